@@ -1,0 +1,1 @@
+"""Why does this network train, or not? Pure functions in JAX that answer by measurement."""

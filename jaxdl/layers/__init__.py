@@ -1,0 +1,5 @@
+"""Flax Linen modules that Flax lacks, or whose numerics must be explicit."""
+
+from jaxdl.layers.batch_norm import BatchNorm
+
+__all__ = ["BatchNorm"]

@@ -1,0 +1,5 @@
+"""Networks: images in NHWC, outputs as logits or values, `train` a keyword."""
+
+from jaxdl.models.mlp import MLP
+
+__all__ = ["MLP"]

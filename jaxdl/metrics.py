@@ -1,0 +1,84 @@
+r"""Per-example metrics: `metric(outputs, targets) -> (batch,)` in float32.
+
+A row with a NaN counts as wrong: argmax would point at the NaN and might agree by chance.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from jaxdl.losses import holds_labels, mean_squared_error
+
+
+def accuracy(
+    outputs: Float[Array, "batch ..."], targets: Shaped[Array, "..."]
+) -> Float[Array, " batch"]:
+    """1 where the largest output is the target's class, 0 elsewhere; of a tie, the first counts.
+
+    Args:
+        outputs: logits or probabilities (batch, ..., classes).
+        targets: integer labels (batch, ...), or one value for each class (batch, ..., classes),
+            the largest naming the class.
+
+    Raises:
+        ValueError: shapes that do not agree, labels that are no integers.
+
+    Example:
+        >>> accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])).tolist()
+        [1.0, 0.0]
+    """
+    labels = _labels(outputs, targets)
+    return _mean_over_outputs((jnp.argmax(outputs, axis=-1) == labels) & ~_has_nan(outputs))
+
+
+def top_k(
+    outputs: Float[Array, "batch ..."], targets: Shaped[Array, "..."], *, k: int = 5
+) -> Float[Array, " batch"]:
+    """1 where the target's class is among the k largest outputs, 0 elsewhere.
+
+    Of a tie the lower class counts as larger, so that k=1 is `accuracy`.
+
+    Args:
+        outputs: logits or probabilities (batch, ..., classes).
+        targets: as for `accuracy`.
+        k: how many classes count, from 1 to their number.
+
+    Raises:
+        ValueError: k out of range; as for `accuracy`.
+
+    Example:
+        >>> top_k(jnp.array([[0.5, 0.3, 0.2]] * 2), jnp.array([1, 2]), k=2).tolist()
+        [1.0, 0.0]
+    """
+    labels = _labels(outputs, targets)[..., None]
+    classes = outputs.shape[-1]
+    if not 1 <= k <= classes:
+        raise ValueError(f"k must be from 1 to the {classes} classes, got {k}; pass a smaller k")
+    index = jnp.arange(classes)
+    of_label = jnp.sum(jnp.where(index == labels, outputs, 0), axis=-1, keepdims=True)
+    ahead = (outputs > of_label) | ((outputs == of_label) & (index < labels))
+    exists = jnp.any(index == labels, axis=-1)
+    return _mean_over_outputs((jnp.sum(ahead, axis=-1) < k) & exists & ~_has_nan(outputs))
+
+
+def squared_error(
+    outputs: Float[Array, "batch ..."], targets: Shaped[Array, "..."]
+) -> Float[Array, " batch"]:
+    """Squared error averaged over the outputs of an example; `losses.mean_squared_error`.
+
+    Example:
+        >>> squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 0.0]])).tolist()
+        [2.5]
+    """
+    return mean_squared_error(outputs, targets).astype(jnp.float32)
+
+
+def _labels(outputs: Array, targets: Array) -> Int[Array, "..."]:
+    return targets if holds_labels(outputs, targets) else jnp.argmax(targets, axis=-1)
+
+
+def _has_nan(outputs: Array) -> Bool[Array, "..."]:
+    return jnp.any(jnp.isnan(outputs), axis=-1)
+
+
+def _mean_over_outputs(correct: Bool[Array, "batch ..."]) -> Float[Array, " batch"]:
+    return jnp.mean(correct, axis=tuple(range(1, correct.ndim)), dtype=jnp.float32)

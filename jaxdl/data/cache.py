@@ -1,0 +1,125 @@
+"""The decoded copy of a data set: .npy files that a later load reads in a fraction of a second."""
+
+import hashlib
+import json
+import logging
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdl.data.atomic import partial_folder, publish
+from jaxdl.data.types import Arrays, DataError, Dataset
+
+logger = logging.getLogger("jaxdl.data")
+
+_RECORD = "dataset.json"
+_FORMAT = 1
+_PARTS = ("train", "test")
+
+
+def identity(paths: Iterable[Path]) -> str:
+    """A digest of the files' names, sizes and modification times (nanoseconds), not of content.
+
+    It is enough to notice a file that was replaced, and costs no reading; a change of content
+    that keeps the size and sets the old time back goes unseen.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        stat = path.stat()
+        digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def write_cache(folder: Path, dataset: Dataset, *, source: str, verified: bool) -> None:
+    """Write `dataset` to `folder`, whole or not at all, replacing what is there.
+
+    Arguments:
+        folder: where the copy goes.
+        dataset: with train and perhaps test; nothing cut by the user.
+        source: `identity` of the files it was decoded from.
+        verified: whether those files were the published ones.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    with partial_folder(folder.parent) as partial:
+        made = partial / folder.name
+        made.mkdir()
+        arrays: dict[str, Any] = {}
+        for part in _PARTS:
+            split = getattr(dataset, part)
+            if split is None:
+                continue
+            for what in ("inputs", "targets"):
+                values = np.ascontiguousarray(getattr(split, what))
+                np.save(made / f"{part}_{what}.npy", values, allow_pickle=False)
+                arrays[f"{part}_{what}"] = _describe(values)
+        record = {
+            "format": _FORMAT,
+            "name": dataset.name,
+            "classes": dataset.classes,
+            "source": source,
+            "verified": verified,
+            "arrays": arrays,
+        }
+        (made / _RECORD).write_text(json.dumps(record, indent=1))
+        publish(made, folder)
+
+
+def read_cache(folder: Path, *, source: str | None) -> Dataset | None:
+    """Read the copy in `folder`, or None where there is none for `source`, or a damaged one.
+
+    The arrays are read into memory, and are the caller's own: writing to them changes no file.
+
+    Arguments:
+        folder: as given to `write_cache`.
+        source: the `identity` that the copy must come from; None takes any.
+    """
+    if not folder.is_dir():
+        return None
+    try:
+        record = json.loads((folder / _RECORD).read_text())
+        if record["format"] != _FORMAT:
+            raise DataError(f"format must be {_FORMAT}, got {record['format']}")
+        if source is not None and record["source"] != source:
+            logger.info("%s was decoded from other files than there are now", folder)
+            return None
+        arrays = {name: _load(folder, name, record["arrays"][name]) for name in record["arrays"]}
+        splits = [
+            Arrays(inputs=arrays[f"{part}_inputs"], targets=arrays[f"{part}_targets"])
+            if f"{part}_inputs" in arrays
+            else None
+            for part in _PARTS
+        ]
+        train, test = splits
+        if train is None:
+            raise DataError("there must be a train split, got none")
+        return Dataset(
+            name=record["name"],
+            train=train,
+            validation=None,
+            test=test,
+            classes=tuple(record["classes"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s is damaged (%s): it is decoded again", folder, error)
+        return None
+
+
+def _describe(values: np.ndarray) -> dict[str, Any]:
+    return {
+        "shape": list(values.shape),
+        "dtype": values.dtype.str,
+        "crc32": zlib.crc32(values.reshape(-1).view(np.uint8).data),
+    }
+
+
+def _load(folder: Path, name: str, described: dict[str, Any]) -> np.ndarray:
+    values = np.load(folder / f"{name}.npy", allow_pickle=False)
+    found = _describe(values)
+    if found != described:
+        raise DataError(f"{name}.npy must be {described}, got {found}")
+    return values

@@ -1,0 +1,130 @@
+"""CIFAR-10's binary release: six files of records, extracted or still in the official archive."""
+
+import gzip
+import tarfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from jaxdl.data.checks import check_labels
+from jaxdl.data.types import Arrays, DataError
+
+CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
+CIFAR_FOLDER = "cifar-10-batches-bin"
+CIFAR_TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+CIFAR_FILES = (*CIFAR_TRAIN_FILES, "test_batch.bin")
+
+
+def locate_cifar10(folder: Path) -> dict[str, Path]:
+    """Find the release in `folder`: its extracted folder, its files, or its archive, in this order.
+
+    Raises:
+        DataError: none of them, or a folder that lacks one of the six files.
+    """
+    for place in (folder / CIFAR_FOLDER, folder):
+        present = [name for name in CIFAR_FILES if (place / name).is_file()]
+        missing = [name for name in CIFAR_FILES if name not in present]
+        if not missing:
+            return {name: place / name for name in CIFAR_FILES}
+        if present:
+            raise DataError(
+                f"{place / missing[0]}: the six .bin files must be there, got {len(present)}; "
+                f"extract {CIFAR_ARCHIVE} again"
+            )
+    archive = folder / CIFAR_ARCHIVE
+    if not archive.is_file():
+        raise DataError(
+            f"{archive}: the archive, or the folder {CIFAR_FOLDER} extracted from it, must be "
+            "there, got neither; copy one of them into that folder"
+        )
+    return {CIFAR_ARCHIVE: archive}
+
+
+def read_cifar10_set(
+    files: Mapping[str, Path], classes: int, shape: tuple[int, ...]
+) -> list[Arrays]:
+    """Read the train and test splits from `files`, as `locate_cifar10` found them.
+
+    Arguments:
+        files: the archive by `CIFAR_ARCHIVE`, or the six paths by the names in `CIFAR_FILES`.
+        classes: labels must be in 0..classes-1.
+        shape: (height, width, channels), of each image.
+
+    Raises:
+        DataError: a damaged file or archive, or an archive with a member that has no place in it.
+    """
+    if CIFAR_ARCHIVE in files:
+        batches = _read_archive(files[CIFAR_ARCHIVE], classes, shape)
+    else:
+        batches = {
+            name: _decode(path.read_bytes(), str(path), classes, shape)
+            for name, path in files.items()
+        }
+    train = [batches.pop(name) for name in CIFAR_TRAIN_FILES]
+    return [
+        Arrays(
+            inputs=np.concatenate([batch.inputs for batch in train]),
+            targets=np.concatenate([batch.targets for batch in train]),
+        ),
+        batches[CIFAR_FILES[-1]],
+    ]
+
+
+def _decode(content: bytes, where: str, classes: int, shape: tuple[int, ...]) -> Arrays:
+    """Turn records of one label byte and the red, green and blue planes into NHWC images."""
+    height, width, channels = shape
+    record = 1 + height * width * channels
+    if not content or len(content) % record:
+        raise DataError(
+            f"{where}: the size must be a multiple of {record} bytes, one record an image, "
+            f"got {len(content)}; the file is truncated or is no CIFAR-10 batch, fetch it again"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, record)
+    check_labels(records[:, 0], classes, where)
+    planes = records[:, 1:].reshape(-1, channels, height, width)
+    return Arrays(
+        inputs=np.ascontiguousarray(planes.transpose(0, 2, 3, 1)),
+        targets=records[:, 0].astype(np.int32),
+    )
+
+
+def _read_archive(archive: Path, classes: int, shape: tuple[int, ...]) -> dict[str, Arrays]:
+    """Decode the members in memory: nothing is extracted, so nothing can be written elsewhere."""
+    batches = {}
+    try:
+        # tarfile's own gzip reader skips the checksum at the end; gzip's does not.
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                _check_member(member, archive)
+                path = PurePosixPath(member.name)
+                if member.isfile() and path.parts[:-1] == (CIFAR_FOLDER,):
+                    content = tar.extractfile(member)
+                    if content is not None and path.name in CIFAR_FILES:
+                        where = f"{archive}: {member.name}"
+                        batches[path.name] = _decode(content.read(), where, classes, shape)
+            while stream.read(1 << 20):
+                pass
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(
+            f"{archive}: the archive must be whole, got {error}; fetch it again"
+        ) from error
+    missing = [name for name in CIFAR_FILES if name not in batches]
+    if missing:
+        raise DataError(
+            f"{archive}: the archive must hold {CIFAR_FOLDER}/{missing[0]}, got no such member; "
+            "fetch it again"
+        )
+    return batches
+
+
+def _check_member(member: tarfile.TarInfo, archive: Path) -> None:
+    path = PurePosixPath(member.name)
+    escapes = path.is_absolute() or ".." in path.parts
+    if escapes or not (member.isfile() or member.isdir()):
+        kind = "a path outside the archive's folder" if escapes else "a link or a device"
+        raise DataError(
+            f"{archive}: members must be plain files in the archive's own folder, got "
+            f"{member.name!r}, {kind}; do not use this archive, fetch the official one"
+        )

@@ -1,0 +1,105 @@
+"""Fetching a release's files through tensorflow-datasets' download manager."""
+
+import contextlib
+import logging
+import socket
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jaxdl.data.atomic import partial_folder, publish
+from jaxdl.data.published import Published, sha256
+from jaxdl.data.types import DataError
+
+logger = logging.getLogger("jaxdl.data")
+
+_CONNECT_SECONDS = 10.0
+
+
+def download(resources: Sequence[Published], folder: Path) -> None:
+    """Bring every file to `folder` under its published name, verified by size and sha256.
+
+    A file that is there already is hashed again, and fetched again if it differs. A file gets
+    its name only once it is whole, so that a broken run leaves none to be mistaken for it.
+
+    Arguments:
+        resources: the files of a release.
+        folder: where they go.
+
+    Raises:
+        DataError: a file that cannot be fetched, or is not the published one.
+    """
+    wanted = [resource for resource in resources if not _is_there(resource, folder)]
+    if not wanted:
+        return
+    megabytes = sum(resource.size for resource in wanted) / 1e6
+    names = ", ".join(resource.filename for resource in wanted)
+    host = urllib.parse.urlsplit(wanted[0].url).netloc
+    print(f"Downloading {names} ({megabytes:.1f} MB) from {host} to {folder}", file=sys.stderr)
+    with partial_folder(folder) as partial, progress_bars():
+        for resource in wanted:
+            publish(_fetch(resource, partial), folder / resource.filename)
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[None]:
+    """Leave tensorflow-datasets' progress bars on for a terminal alone."""
+    from tensorflow_datasets.core.utils import tqdm_utils
+
+    before = tqdm_utils._active
+    tqdm_utils.display_progress_bar(before and sys.stderr.isatty())
+    try:
+        yield
+    finally:
+        tqdm_utils.display_progress_bar(before)
+
+
+def _is_there(resource: Published, folder: Path) -> bool:
+    path = folder / resource.filename
+    if not path.is_file():
+        return False
+    if sha256(path) == resource.sha256:
+        return True
+    logger.warning("%s is not the published file: it is fetched again", path)
+    return False
+
+
+def _fetch(resource: Published, partial: Path) -> Path:
+    import tensorflow_datasets as tfds
+
+    url_info = tfds.core.download.checksums.UrlInfo(
+        size=tfds.core.utils.Size(resource.size),
+        checksum=resource.sha256,
+        filename=resource.filename,
+    )
+    try:
+        _check_reachable(resource.url)
+        manager = tfds.download.DownloadManager(
+            download_dir=partial,
+            url_infos={resource.url: url_info},
+            force_checksums_validation=True,
+        )
+        path = Path(manager.download(resource.url))
+    except (
+        tfds.download.DownloadError,
+        tfds.core.download.download_manager.NonMatchingChecksumError,
+        OSError,  # the network's errors and a full disk alike
+    ) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{resource.url}: the download must give the published {resource.size} bytes "
+            f"(sha256 {resource.sha256[:12]}...), got: {reason}; try again later, or fetch "
+            f"{resource.filename} by other means and pass its folder as raw_dir"
+        ) from error
+    return path
+
+
+def _check_reachable(url: str) -> None:
+    """Fail in seconds where there is no network: the manager retries for minutes first."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.hostname is None or urllib.request.getproxies():
+        return  # a proxy makes the connection: whether it can, only it knows
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()

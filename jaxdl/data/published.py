@@ -1,0 +1,58 @@
+"""The digests of the published files, and whether a file on disk is one of them."""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of a release.
+
+    Arguments:
+        filename: as published.
+        url: where it is fetched from.
+        size: in bytes.
+        sha256: of the file as published.
+        content_sha256: of a `.gz` file's decompressed content, which recompression keeps.
+    """
+
+    filename: str
+    url: str
+    size: int
+    sha256: str
+    content_sha256: str | None = None
+
+
+def sha256(path: Path, *, decompress: bool = False) -> str:
+    """The hex digest of a file, or of its gunzipped content, read once in small blocks."""
+    digest = hashlib.sha256()
+    with gzip.open(path) if decompress else path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def are_published(files: Mapping[str, Path], resources: Iterable[Published]) -> bool:
+    """Whether every file is a published one, as it is, decompressed or recompressed."""
+    by_name = {resource.filename: resource for resource in resources}
+    for name, path in files.items():
+        resource = by_name.get(name) or by_name.get(f"{name}.gz")
+        if resource is None or not _is_published(path, resource):
+            return False
+    return bool(files)
+
+
+def _is_published(path: Path, resource: Published) -> bool:
+    digest = sha256(path)
+    if digest in (resource.sha256, resource.content_sha256):
+        return True
+    if resource.content_sha256 is None or path.suffix != ".gz":
+        return False
+    try:
+        return sha256(path, decompress=True) == resource.content_sha256
+    except (OSError, EOFError, zlib.error):
+        return False

@@ -1,0 +1,95 @@
+"""Cutting validation, and test where the publisher made none, from the training examples."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+from jaxdl.data.types import Arrays, Dataset
+
+_WITH_TEST = (0.85, 0.15)
+_WITHOUT_TEST = (0.70, 0.15, 0.15)
+# Decimal fractions sum to 1 within a few units in the last place of float64.
+_ROUNDING = 1e-9
+
+
+def split(dataset: Dataset, *, key: jax.Array, fractions: Sequence[float] | None = None) -> Dataset:
+    r"""Shuffle the training examples once, and cut them in two or three.
+
+    Part j ends at example $\lfloor n \sum_{i \le j} f_i \rfloor$ of the shuffled order, which is a
+    pure function of `key` and the number of examples n.
+
+    Arguments:
+        dataset: as `load` gives it.
+        key: a `jax.random.key`.
+        fractions: (train, validation) where a test split is published, default (0.85, 0.15);
+            else (train, validation, test), default (0.70, 0.15, 0.15). They sum to 1.
+
+    Raises:
+        ValueError: a data set with a validation split, fractions of the wrong number, below 0 or
+            of another sum, a part without examples, or a key of another kind.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> arrays = Arrays(inputs=np.arange(10.0)[:, None], targets=np.arange(10.0)[:, None])
+        >>> split(Dataset("ten", arrays, None, None), key=jax.random.key(0))
+        Dataset('ten', train=7, validation=1, test=2, classes=0)
+    """
+    if dataset.validation is not None:
+        raise ValueError(
+            f"split takes a data set without a validation split, got {dataset}; "
+            "split what `load` returned"
+        )
+    parts = ("train", "validation") if dataset.test is not None else ("train", "validation", "test")
+    if fractions is None:
+        fractions = _WITH_TEST if dataset.test is not None else _WITHOUT_TEST
+    count = len(dataset.train)
+    ends = _ends(fractions, parts, count)
+    order = np.asarray(jax.random.permutation(_check_key(key), count))
+    pieces = [
+        Arrays(inputs=dataset.train.inputs[rows], targets=dataset.train.targets[rows])
+        for rows in np.split(order, ends[:-1])
+    ]
+    test = dataset.test if dataset.test is not None else pieces[2]
+    return replace(dataset, train=pieces[0], validation=pieces[1], test=test)
+
+
+def _ends(fractions: Sequence[float], parts: Sequence[str], count: int) -> list[int]:
+    if len(fractions) != len(parts):
+        raise ValueError(
+            f"fractions must be those of {', '.join(parts)}, got {len(fractions)}: "
+            f"{tuple(fractions)}; pass {len(parts)}"
+        )
+    total = math.fsum(fractions)
+    if not all(fraction >= 0 for fraction in fractions):
+        raise ValueError(
+            f"fractions must not be negative or NaN, got {tuple(fractions)}; pass shares of 1"
+        )
+    if abs(total - 1) > _ROUNDING:
+        raise ValueError(
+            f"fractions must sum to 1, got {tuple(fractions)}, whose sum is {total:.9g}; "
+            "change one of them"
+        )
+    ends = [
+        min(count, math.floor(math.fsum(fractions[: i + 1]) * count + _ROUNDING * count))
+        for i in range(len(fractions) - 1)
+    ]
+    ends.append(count)
+    for part, start, end in zip(parts, [0, *ends], ends, strict=False):
+        if end == start:
+            raise ValueError(
+                f"every split must get an example, got none for {part} from fractions "
+                f"{tuple(fractions)} of {count} examples; give {part} a larger fraction"
+            )
+    return ends
+
+
+def _check_key(key: jax.Array) -> jax.Array:
+    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
+        raise ValueError(
+            f"key must be one jax.random.key, got {key.dtype} of shape {key.shape}; "
+            "pass jax.random.key(seed)"
+        )
+    return key

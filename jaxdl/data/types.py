@@ -1,0 +1,64 @@
+"""What a data set is: plain, frozen containers of NumPy arrays."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """A data file that is missing, damaged or not what its name says; the text has the fix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Examples and what is to be predicted from them; `len` counts the examples.
+
+    Arguments:
+        inputs: (n, ...), images as (n, height, width, channels).
+        targets: (n,) int32 labels, or (n, outputs) floats for regression.
+
+    Example:
+        >>> import numpy as np
+        >>> len(Arrays(inputs=np.zeros((5, 2)), targets=np.zeros((5, 1))))
+        5
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A named data set; a part that the publisher did not make, or nobody has cut yet, is None.
+
+    Arguments:
+        name: as `load` knows it.
+        train: the examples to learn from.
+        validation: cut from `train` by `split`.
+        test: published, or cut by `split`.
+        classes: the names of labels 0, 1, ...; empty for regression.
+        features: the names of the input columns, where they have names.
+
+    Example:
+        >>> import numpy as np
+        >>> arrays = Arrays(inputs=np.zeros((5, 2)), targets=np.zeros((5, 1)))
+        >>> Dataset("zeros", train=arrays, validation=None, test=None).classes
+        ()
+    """
+
+    name: str
+    train: Arrays
+    validation: Arrays | None
+    test: Arrays | None
+    classes: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        sizes = ", ".join(
+            f"{part}={'None' if arrays is None else len(arrays)}" for part, arrays in parts.items()
+        )
+        return f"Dataset({self.name!r}, {sizes}, classes={len(self.classes)})"

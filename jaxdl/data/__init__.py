@@ -1,5 +1,6 @@
 """Data sets: found, read, checked, split and scaled."""
 
+from jaxdl.data.preprocessing import Scaler, image_statistics, normalize_images, standardize
 from jaxdl.data.sources import Available, available, load, prepare
 from jaxdl.data.splits import split
 from jaxdl.data.types import Arrays, DataError, Dataset
@@ -9,8 +10,12 @@ __all__ = [
     "Available",
     "DataError",
     "Dataset",
+    "Scaler",
     "available",
+    "image_statistics",
     "load",
+    "normalize_images",
     "prepare",
     "split",
+    "standardize",
 ]

@@ -1,0 +1,171 @@
+"""Scalers see the training split alone, and equal the definition computed in full precision."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdl.data import (
+    Arrays,
+    Dataset,
+    image_statistics,
+    load,
+    normalize_images,
+    split,
+    standardize,
+)
+
+
+@pytest.fixture(scope="module")
+def housing():
+    return split(load("boston_housing"), key=jax.random.key(0))
+
+
+def test_the_training_split_gets_mean_0_and_variance_1(housing):
+    scaled, _ = standardize(housing)
+    train = scaled.train.inputs.astype(np.float64)
+    # Each value is rounded to float32 once: relative error 2^-24, and |z| < 10 here, so a mean of
+    # such values is off by less than 10 * 2^-24 = 6e-7 and a mean square by 2 * 10 times that.
+    np.testing.assert_allclose(train.mean(axis=0), 0, atol=6e-7)
+    np.testing.assert_allclose((train**2).mean(axis=0), 1, atol=1.2e-5)
+    assert scaled.train.inputs.dtype == np.float32
+
+
+def test_the_other_splits_are_scaled_by_the_training_statistics(housing):
+    scaled, scaler = standardize(housing)
+    mean = housing.train.inputs.astype(np.float64).mean(axis=0)
+    std = housing.train.inputs.astype(np.float64).std(axis=0)
+    np.testing.assert_allclose(scaler.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(scaler.std, std, rtol=1e-12)
+    for part in ("validation", "test"):
+        before, after = getattr(housing, part).inputs, getattr(scaled, part).inputs
+        np.testing.assert_allclose(after, (before - mean) / std, rtol=1e-6)
+
+
+def test_what_is_outside_the_training_split_cannot_change_the_scaler(housing):
+    spoiled = Dataset(
+        housing.name,
+        train=housing.train,
+        validation=Arrays(1e6 * housing.validation.inputs, housing.validation.targets),
+        test=Arrays(1e6 * housing.test.inputs, housing.test.targets),
+    )
+    chex.assert_trees_all_equal(vars(standardize(housing)[1]), vars(standardize(spoiled)[1]))
+
+
+def test_targets_are_scaled_instead_of_inputs(housing):
+    scaled, scaler = standardize(housing, targets=True)
+    assert scaled.train.inputs is housing.train.inputs
+    assert abs(scaled.train.targets.mean(dtype=np.float64)) < 6e-7
+    back = scaler.inverse(scaled.test.targets)
+    np.testing.assert_allclose(back, housing.test.targets, rtol=1e-5)
+
+
+def test_inverse_undoes_transform(housing):
+    scaled, scaler = standardize(housing)
+    # Rounding z to float32 moves x by at most |z| sigma 2^-24.
+    atol = float(np.abs(scaled.train.inputs).max() * scaler.std.max() * 2**-23)
+    np.testing.assert_allclose(scaler.inverse(scaled.train.inputs), housing.train.inputs, atol=atol)
+
+
+def test_a_constant_feature_is_refused_by_name(housing):
+    inputs = housing.train.inputs.copy()
+    # 0.1 is no float32: its computed deviation from its computed mean need not be zero.
+    inputs[:, 5] = np.float32(0.1)
+    dataset = Dataset(
+        "d", Arrays(inputs, housing.train.targets), None, None, features=housing.features
+    )
+    with pytest.raises(ValueError, match=r"got 1 constant, the first being RM \(column 5\)"):
+        standardize(dataset)
+
+
+def test_a_constant_pixel_is_refused_by_place():
+    with pytest.raises(ValueError, match=r"the first being feature \(0, 0, 0\)"):
+        standardize(load("digits"))
+
+
+def test_labels_and_bytes_are_refused():
+    images = Arrays(np.zeros((2, 1, 1, 1), np.uint8), np.zeros(2, np.int32))
+    dataset = Dataset("d", images, None, None, classes=("a", "b"))
+    with pytest.raises(ValueError, match="inputs of uint8; pass images through normalize_images"):
+        standardize(dataset)
+    with pytest.raises(ValueError, match="takes regression targets, got the labels of d"):
+        standardize(dataset, targets=True)
+
+
+def test_a_training_split_with_nan_is_refused():
+    arrays = Arrays(np.array([[1.0], [np.nan]]), np.zeros((2, 1)))
+    with pytest.raises(ValueError, match="inputs must be finite"):
+        standardize(Dataset("d", arrays, None, None))
+
+
+@pytest.mark.parametrize("count", [1, 999, 2_500])  # below, at and across the chunks' borders
+def test_uint8_statistics_are_those_of_float64(count):
+    images = np.random.default_rng(0).integers(0, 256, (count, 3, 2, 3), np.uint8)
+    mean, std = image_statistics(images)
+    values = images.astype(np.float64) / 255
+    # float64 sums of 15,000 values agree to about 1e-13; the histogram itself is exact.
+    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, values.std((0, 1, 2)), rtol=1e-12)
+
+
+def test_uint8_and_float_images_agree():
+    images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), np.uint8)
+    exact, floats = image_statistics(images), image_statistics(images / 255)
+    np.testing.assert_allclose(exact, floats, rtol=1e-12)
+
+
+def test_an_image_of_one_intensity_has_deviation_exactly_0():
+    _, std = image_statistics(np.full((10, 3, 3, 1), 77, np.uint8))
+    assert std.tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((0, 2, 2, 1), np.uint8), "n at least 1"),
+        (np.zeros((5, 2, 2), np.uint8), r"got \(5, 2, 2\)"),
+        (np.zeros((5, 2, 2, 1), np.int32), "uint8 or floats, got int32"),
+        (np.full((5, 2, 2, 1), 16.0), r"in \[0, 1\], got 16\.0 to 16\.0"),
+        (np.full((5, 2, 2, 1), np.nan), r"in \[0, 1\], got nan"),
+    ],
+)
+def test_bad_images_are_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        image_statistics(images)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_normalized_images_have_mean_0_and_variance_1(dtype):
+    images = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 3), np.uint8)
+    normalize = jax.jit(normalize_images(*image_statistics(images)))
+    given = images if dtype == np.uint8 else (images / 255).astype(np.float32)
+    values = normalize(jnp.asarray(given))
+    chex.assert_shape(values, images.shape)
+    assert values.dtype == jnp.float32
+    wide = np.asarray(values, np.float64)
+    # x in [0, 1] and its mean are off by at most 2.5 * 2^-24 together; divided by a standard
+    # deviation of 0.289, z is off by at most 9 * 2^-24 = 5.2e-7, and z^2 by 2 |z| < 4 times that.
+    np.testing.assert_allclose(wide.mean((0, 1, 2)), 0, atol=5.2e-7)
+    np.testing.assert_allclose((wide**2).mean((0, 1, 2)), 1, atol=2.1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ([0.5, 0.5], [0.5], r"shapes \(2,\) and \(1,\)"),
+        (0.5, 0.0, "std positive"),
+        (0.5, -1.0, "std positive"),
+        (float("nan"), 1.0, "mean must be finite"),
+        (0.5, float("inf"), "std positive"),
+    ],
+)
+def test_bad_statistics_are_refused(mean, std, message):
+    with pytest.raises(ValueError, match=message):
+        normalize_images(mean, std)
+
+
+def test_statistics_of_other_channels_are_refused():
+    # Broadcasting would turn a grey image into three channels.
+    with pytest.raises(ValueError, match=r"\(batch, height, width, 3\)"):
+        normalize_images([0.5] * 3, [0.5] * 3)(jnp.zeros((1, 2, 2, 1)))

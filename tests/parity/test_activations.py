@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdl import activations
+from jaxdl.layers import PReLU, RReLU
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
@@ -90,3 +91,25 @@ def test_softmax(key):
         np.testing.assert_allclose(values, expected.detach().numpy(), RTOL, ATOL)
         cotangent = jnp.broadcast_to(jnp.arange(6.0), x.shape)
         np.testing.assert_allclose(vjp(cotangent)[0], theirs.grad.numpy(), RTOL, ATOL)
+
+
+@pytest.mark.parametrize("per_feature", [False, True])
+def test_prelu(key, per_feature):
+    x = jnp.concatenate([jax.random.normal(key, (9, 4)), jnp.zeros((1, 4))])
+    layer = PReLU(per_feature=per_feature)
+    variables = layer.init(key, x)
+    values, vjp = jax.vjp(layer.apply, variables, x)
+    gradients, of_x = vjp(jnp.ones_like(x))
+    theirs = torch.nn.PReLU(4 if per_feature else 1)
+    inputs = torch.tensor(np.asarray(x), requires_grad=True)
+    expected = theirs(inputs)
+    expected.sum().backward()
+    np.testing.assert_allclose(values, expected.detach().numpy(), RTOL, ATOL)
+    np.testing.assert_allclose(of_x, inputs.grad.numpy(), RTOL, ATOL)
+    slope = np.atleast_1d(gradients["params"]["negative_slope"])
+    np.testing.assert_allclose(slope, theirs.weight.grad.numpy(), RTOL, ATOL)
+
+
+def test_rrelu_in_evaluation():
+    expected = torch.nn.RReLU().eval()(torch.tensor(X)).numpy()
+    np.testing.assert_allclose(RReLU().apply({}, jnp.asarray(X), train=False), expected, RTOL, ATOL)

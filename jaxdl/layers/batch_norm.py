@@ -52,7 +52,9 @@ class BatchNorm(nn.Module):
     bias_init: Callable[..., Array] = nn.initializers.zeros_init()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "... features"], *, train: bool) -> Float[Array, "... features"]:
+    def __call__(
+        self, x: Float[Array, "... features"], *, train: bool
+    ) -> Float[Array, "... features"]:
         """Normalise `x`; with `train=True`, apply with `mutable=["batch_stats"]`."""
         features = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
@@ -63,7 +65,8 @@ class BatchNorm(nn.Module):
             if count < 2:
                 raise ValueError(
                     "BatchNorm needs at least two values per feature in training, "
-                    f"got {count} from inputs of shape {x.shape}; pass a larger batch or train=False"
+                    f"got {count} from inputs of shape {x.shape}; "
+                    "pass a larger batch or train=False"
                 )
             if not self.is_initializing():
                 kept = var * (count / (count - 1)) if self.unbiased_variance else var

@@ -1,12 +1,13 @@
 """The multilayer perceptron."""
 
-import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Float
+
+from jaxdl.activations import relu
+from jaxdl.initializers import bind_fan_in, lecun_normal, zeros
+from jaxdl.layers.norm import apply_norm, removes_bias
 
 
 class MLP(nn.Module):
@@ -14,16 +15,91 @@ class MLP(nn.Module):
 
     $$h_l = \phi(W_l^\top h_{l-1} + b_l), \qquad y = W_L^\top h_{L-1} + b_L$$
 
-    Inputs of any shape (batch, ...) are flattened. Dropout follows each activation. A bias that a
-    norm standing directly behind it would remove is left out.
+    Inputs of shape (batch, ...) are flattened. Layer l is named `dense_l`, its norm `norm_l`;
+    dropout follows the activation and a norm that stands after it.
 
     Attributes:
         features: the width of every layer, the last being the outputs.
-        activation: elementwise function, or a factory's product such as `PReLU()`.
-        norm: a factory of norm modules, e.g. `functools.partial(BatchNorm, momentum=0.99)`.
-        norm_position: where the norm stands, "before" or "after" the activation.
-        dropout_rate: the share of hidden units set to zero in training, in [0, 1).
+        activation: an elementwise function, e.g. `jaxdl.activations.tanh`.
+        norm: a factory of norm modules, e.g. `functools.partial(BatchNorm, momentum=0.99)`; Flax's
+            own LayerNorm, GroupNorm and BatchNorm fit as well.
+        norm_position: the norm stands "before" or "after" the activation. A bias directly before
+            a norm that subtracts each feature's mean is redundant, and left out.
+        dropout_rate: the share of hidden units set to zero in training, in [0, 1); the others
+            are divided by 1 - dropout_rate.
         kernel_init: initializer of every kernel, of shape (fan_in, fan_out).
-        bias_init: initializer of every bias, given its layer's fan_in: `bias_init(fan_in)` when
-            it is a factory such as `torch_bias`, else an initializer of shape (fan_out,).
+        bias_init: initializer of every bias, of shape (fan_out,), or a function of fan_in that
+            returns one, such as `torch_bias`.
+
+    Raises:
+        ValueError: no features or one below 1, a position or a rate outside the values above.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> model = MLP([8, 10])
+        >>> variables = model.init(jax.random.key(0), jnp.ones((1, 28, 28, 1)), train=False)
+        >>> model.apply(variables, jnp.ones((5, 28, 28, 1)), train=False).shape
+        (5, 10)
+
+    Source: Goodfellow, Bengio and Courville, Deep Learning (2016), chapter 6.
     """
+
+    features: Sequence[int]
+    activation: Callable[[Array], Array] = relu
+    norm: Callable[..., nn.Module] | None = None
+    norm_position: str = "before"
+    dropout_rate: float = 0.0
+    kernel_init: Callable[..., Array] = lecun_normal()
+    bias_init: Callable[..., Array] | Callable[[int], Callable[..., Array]] = zeros()
+
+    def __post_init__(self) -> None:
+        """Refuse settings no network can be built from."""
+        # A tuple makes equal models equal keys, so that runs share what is compiled.
+        object.__setattr__(self, "features", tuple(self.features))
+        if not self.features or any(width < 1 for width in self.features):
+            raise ValueError(
+                "MLP features must name at least one width, each 1 or more, "
+                f"got {self.features}; the last is the number of outputs"
+            )
+        if self.norm_position not in ("before", "after"):
+            raise ValueError(
+                "MLP norm_position must be 'before' or 'after' the activation, "
+                f"got {self.norm_position!r}"
+            )
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise ValueError(
+                f"MLP dropout_rate must lie in [0, 1), got {self.dropout_rate}; "
+                "it is the share of units set to zero"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch ..."], *, train: bool
+    ) -> Float[Array, "batch outputs"]:
+        """The outputs (logits or values); `train` switches dropout and batch statistics on."""
+        x = x.reshape(x.shape[0], -1)
+        *hidden, outputs = self.features
+        for layer, width in enumerate(hidden):
+            norm = None if self.norm is None else self.norm(name=f"norm_{layer}")
+            before = norm is not None and self.norm_position == "before"
+            x = self._dense(layer, width, x, use_bias=not (before and removes_bias(norm)))
+            if before:
+                x = apply_norm(norm, x, train=train)
+            x = self.activation(x)
+            if norm is not None and not before:
+                x = apply_norm(norm, x, train=train)
+            if self.dropout_rate > 0.0:
+                x = nn.Dropout(self.dropout_rate, name=f"dropout_{layer}")(
+                    x, deterministic=not train
+                )
+        return self._dense(len(hidden), outputs, x)
+
+    def _dense(self, layer: int, width: int, x: Array, use_bias: bool = True) -> Array:
+        return nn.Dense(
+            width,
+            use_bias=use_bias,
+            kernel_init=self.kernel_init,
+            bias_init=bind_fan_in(self.bias_init, x.shape[-1]),
+            name=f"dense_{layer}",
+        )(x)

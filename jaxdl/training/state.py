@@ -1,0 +1,117 @@
+"""The state of a run: all that is needed to go on from where it stands."""
+
+import inspect
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Int, Key
+
+# What the run's key is folded with, one number a purpose, so that no two streams meet.
+DROPOUT_STREAM = 0
+ORDER_STREAM = 1
+
+
+@struct.dataclass
+class TrainState:
+    """A frozen pytree: the step count, the variables, the optimizer's state and the run's key.
+
+    Attributes:
+        step: updates made so far; with the key it fixes the position in the data as well.
+        params: the learned parameters.
+        batch_stats: the running statistics of norms, empty where there are none.
+        opt_state: the optimizer's state.
+        key: the run's key; never consumed, only folded with a purpose and a count.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    key: Key[Array, ""]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `model.apply` takes."""
+        if not self.batch_stats:
+            return {"params": self.params}
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def dropout_key(self) -> Key[Array, ""]:
+        """The key of this step's dropout masks: a function of the run's key and the step."""
+        return jax.random.fold_in(jax.random.fold_in(self.key, DROPOUT_STREAM), self.step)
+
+
+def init_state(
+    key: Key[Array, ""],
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    sample_inputs: Any,
+) -> TrainState:
+    """The state before the first step.
+
+    Arguments:
+        key: from `jax.random.key`; split into the key of the initial parameters and the run's.
+        model: a Linen module.
+        optimizer: any optax gradient transformation.
+        sample_inputs: inputs as the model sees them, (batch, ...), of any batch size; only their
+            shape and dtype matter.
+
+    Raises:
+        TypeError: the key is no key, or the model or optimizer not what it says.
+        ValueError: the model has variables other than `params` and `batch_stats`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdl import models, optimizers
+        >>> state = init_state(
+        ...     jax.random.key(0), models.MLP([4, 2]), optimizers.sgd(0.1), jnp.ones((1, 3)))
+        >>> jax.tree.map(jnp.shape, state.params)["dense_0"]
+        {'bias': (4,), 'kernel': (3, 4)}
+    """
+    check_key(key)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a flax.linen.Module, got {type(model).__name__}")
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"optimizer must be an optax.GradientTransformation, got {type(optimizer).__name__}; "
+            "call the factory, e.g. optimizers.sgd(0.1)"
+        )
+    init_key, run_key = jax.random.split(key)
+    variables = dict(model.init(init_key, sample_inputs, **train_argument(model, False)))
+    params = variables.pop("params", {})
+    batch_stats = variables.pop("batch_stats", {})
+    if variables:
+        raise ValueError(
+            "a model may have the collections 'params' and 'batch_stats', "
+            f"got also {sorted(variables)}; move what it keeps there into one of the two"
+        )
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        key=run_key,
+    )
+
+
+def train_argument(model: nn.Module, train: bool) -> dict[str, Any]:
+    """The keyword `train` for models that name it, nothing for those that do not."""
+    named = "train" in inspect.signature(type(model).__call__).parameters
+    return {"train": train} if named else {}
+
+
+def check_key(key: Any) -> None:
+    """Refuse what is not a single key made by `jax.random.key`."""
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise TypeError(
+            f"key must be made by jax.random.key(seed), got {type(key).__name__} {key!r}; "
+            "a bare seed or an old-style uint32 key is not taken"
+        )
+    if key.shape != ():
+        raise TypeError(
+            f"key must be a single key of shape (), got shape {key.shape}; pass one of them"
+        )

@@ -1,0 +1,217 @@
+"""The train step and the evaluation step: pure functions, each written once."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Int
+
+from jaxdl.training.state import TrainState, train_argument
+
+Batch = Mapping[str, Any]
+"""`{"inputs": (batch, ...), "targets": (batch, ...)}`."""
+
+PerExample = Callable[[Any, Any], Array]
+"""A loss or a metric: (outputs, targets) -> (batch,)."""
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+EvalStep = Callable[[Mapping[str, Any], Batch], dict[str, Array]]
+
+
+def scale_images(inputs: Array) -> Array:
+    """Cast uint8 images to float32 in [0, 1], by x / 255; leave all other inputs alone.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> scale_images(jnp.array([0, 51, 255], jnp.uint8)).tolist()
+        [0.0, 0.2..., 1.0]
+    """
+    return inputs.astype(jnp.float32) / 255 if inputs.dtype == jnp.uint8 else inputs
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss: PerExample,
+    metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
+    *,
+    preprocess: Callable[[Array], Array] = scale_images,
+) -> TrainStep:
+    r"""One update of the parameters, as a pure function (state, batch) -> (state, metrics).
+
+    $$\theta \leftarrow \theta + u\Bigl(\nabla_\theta \frac{1}{B}\sum_{i=1}^{B}
+      \ell(f_\theta(x_i), y_i)\Bigr)$$
+
+    with u the optimizer's update. The metrics are means over the batch, under their functions'
+    names, computed from the outputs before the update; "loss" is among them.
+
+    Arguments:
+        model: a Linen module, called with `train=True` and an rng named "dropout".
+        optimizer: any optax gradient transformation.
+        loss: per example, (outputs, targets) -> (batch,).
+        metrics: functions of the same kind, or a mapping from names to them.
+        preprocess: a pure function of the batch's inputs, applied on the device.
+
+    Raises:
+        ValueError: two metrics of one name; at the first call, a loss or metric whose result is
+            not of shape (batch,).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdl import losses, models, optimizers, training
+        >>> model, optimizer = models.MLP([1]), optimizers.sgd(0.1)
+        >>> batch = {"inputs": jnp.ones((4, 2)), "targets": jnp.ones((4, 1))}
+        >>> state = training.init_state(jax.random.key(0), model, optimizer, batch["inputs"])
+        >>> step = make_train_step(model, optimizer, losses.mean_squared_error)
+        >>> state, measured = jax.jit(step)(state, batch)
+        >>> int(state.step), list(measured)
+        (1, ['loss'])
+    """
+    named = name_metrics(metrics)
+    train = train_argument(model, True)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        inputs = preprocess(batch["inputs"])
+
+        def objective(params: Any) -> tuple[Array, tuple[Any, Any]]:
+            outputs, updates = model.apply(
+                {**state.variables, "params": params},
+                inputs,
+                **train,
+                mutable=["batch_stats"],
+                rngs={"dropout": state.dropout_key()},
+            )
+            return per_example("loss", loss, outputs, batch).mean(), (outputs, updates)
+
+        (mean_loss, (outputs, updates)), gradients = jax.value_and_grad(objective, has_aux=True)(
+            state.params
+        )
+        changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        measured = {
+            name: per_example(name, metric, outputs, batch).mean() for name, metric in named.items()
+        }
+        state = replace(
+            state,
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, changes),
+            batch_stats=updates.get("batch_stats", state.batch_stats),
+            opt_state=opt_state,
+        )
+        return state, {"loss": mean_loss, **measured}
+
+    return train_step
+
+
+def make_eval_step(
+    model: nn.Module,
+    loss: PerExample,
+    metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
+    *,
+    preprocess: Callable[[Array], Array] = scale_images,
+) -> EvalStep:
+    """Sums over a batch of the per-example loss and metrics: (variables, batch) -> sums.
+
+    Sums of batches of any size add up to the sum over the set, so a mean taken at the end is
+    exact. The model runs with `train=False`; nothing it holds changes.
+
+    Arguments and errors: as in `make_train_step`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdl import losses, models
+        >>> model = models.MLP([1], kernel_init=jax.nn.initializers.ones)
+        >>> batch = {"inputs": jnp.ones((4, 2)), "targets": jnp.zeros((4, 1))}
+        >>> variables = model.init(jax.random.key(0), batch["inputs"], train=False)
+        >>> make_eval_step(model, losses.mean_squared_error)(variables, batch)["loss"].item()
+        16.0
+    """
+    named = {"loss": loss, **name_metrics(metrics)}
+    train = train_argument(model, False)
+
+    def eval_step(variables: Mapping[str, Any], batch: Batch) -> dict[str, Array]:
+        outputs = model.apply(variables, preprocess(batch["inputs"]), **train)
+        return {
+            name: per_example(name, metric, outputs, batch).sum() for name, metric in named.items()
+        }
+
+    return eval_step
+
+
+def make_train_epoch(
+    train_step: TrainStep, *, unroll: int = 1
+) -> Callable[[TrainState, Batch, Int[Array, "steps batch"]], tuple[TrainState, dict[str, Array]]]:
+    """Many train steps in one scan: (state, arrays, order) -> (state, metrics of shape (steps,)).
+
+    Arguments:
+        train_step: as `make_train_step` makes it.
+        unroll: steps written out in one turn of the loop; the arithmetic is the same.
+
+    The returned function gathers the examples `order[i]` of `arrays` for step i, so the whole set
+    stays where it is and as it is stored.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdl import losses, models, optimizers, training
+        >>> model, optimizer = models.MLP([1]), optimizers.sgd(0.1)
+        >>> arrays = {"inputs": jnp.ones((6, 2)), "targets": jnp.ones((6, 1))}
+        >>> state = training.init_state(jax.random.key(0), model, optimizer, arrays["inputs"])
+        >>> epoch = make_train_epoch(make_train_step(model, optimizer, losses.mean_squared_error))
+        >>> state, measured = jax.jit(epoch)(state, arrays, jnp.arange(6).reshape(3, 2))
+        >>> measured["loss"].shape
+        (3,)
+    """
+
+    def train_epoch(
+        state: TrainState, arrays: Batch, order: Int[Array, "steps batch"]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        return lax.scan(
+            lambda state, indices: train_step(state, take(arrays, indices)),
+            state,
+            order,
+            unroll=unroll,
+        )
+
+    return train_epoch
+
+
+def take(arrays: Batch, indices: Int[Array, " batch"]) -> dict[str, Array]:
+    """The examples `indices`, which must lie within the arrays."""
+    return {name: array.at[indices].get(mode="promise_in_bounds") for name, array in arrays.items()}
+
+
+def name_metrics(
+    metrics: Iterable[PerExample] | Mapping[str, PerExample],
+) -> dict[str, PerExample]:
+    """Metrics by name; a `functools.partial` is named after the function that it calls."""
+    if isinstance(metrics, Mapping):
+        named = dict(metrics)
+    else:
+        pairs = [(getattr(metric, "func", metric).__name__, metric) for metric in metrics]
+        named = dict(pairs)
+        if len(named) < len(pairs):
+            raise ValueError(
+                f"metrics must have different names, got {[name for name, _ in pairs]}; "
+                "pass a mapping from names to functions"
+            )
+    if "loss" in named:
+        raise ValueError(
+            'the name "loss" is the loss\'s own; give that metric another in a mapping'
+        )
+    return named
+
+
+def per_example(name: str, function: PerExample, outputs: Any, batch: Batch) -> Array:
+    """The values of a loss or metric, refused unless there is one for each example."""
+    values = function(outputs, batch["targets"])
+    expected = batch["inputs"].shape[:1]
+    if values.shape != expected:
+        raise ValueError(
+            f"{name} must give one value per example, of shape {expected}, got {values.shape}; "
+            "average over the output axes only, the step takes the mean over the batch"
+        )
+    return values

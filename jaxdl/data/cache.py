@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdl.data.atomic import partial_folder, publish
+from jaxdl.data.atomic import partial_folder, publish, sweep
 from jaxdl.data.types import Arrays, DataError, Dataset
 
 logger = logging.getLogger("jaxdl.data")
@@ -78,6 +78,7 @@ def read_cache(folder: Path, *, source: str | None) -> Dataset | None:
         folder: as given to `write_cache`.
         source: the `identity` that the copy must come from; None takes any.
     """
+    sweep(folder.parent)
     if not folder.is_dir():
         return None
     try:
@@ -104,7 +105,7 @@ def read_cache(folder: Path, *, source: str | None) -> Dataset | None:
             test=test,
             classes=tuple(record["classes"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s is damaged (%s): it is decoded again", folder, error)
         return None
 

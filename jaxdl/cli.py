@@ -6,6 +6,9 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 
+# A program reads one line for each set.
+_PIPE_WIDTH = 1_000
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command: 0 if it succeeded, 1 with one line on standard error if it did not.
@@ -18,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Example:
         >>> main(["data", "list"])
-        ...Data sets...
+        Data sets...
         0
     """
     arguments = _parser().parse_args(argv)
@@ -63,14 +66,18 @@ def _list(arguments: argparse.Namespace) -> None:
     from jaxdl.data import available
 
     table = Table(title="Data sets", title_justify="left")
-    for heading in ("name", "kind", "task", "examples", "shape", "found"):
-        # A path must stay whole, on as many lines as it takes.
-        table.add_column(heading, overflow="fold", justify="default")
+    for heading in ("name", "kind", "task", "examples", "shape"):
+        table.add_column(heading, no_wrap=True)
+    # A path must stay whole, on as many lines as it takes.
+    table.add_column("found", overflow="fold")
     for entry in available(data_dir=arguments.data_dir, raw_dir=arguments.raw_dir):
         shape = " x ".join(str(size) for size in entry.shape)
         row = (entry.name, entry.kind, entry.task, f"{entry.examples:,}", shape, entry.found)
         table.add_row(*[value.replace("[", r"\[") for value in row])
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(table)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from jaxdl.data.types import Arrays, DataError, Dataset
 
 _FORMAT = "array_record"
 _INFO = "dataset_info.json"
+# tensorflow-datasets' own unfinished folders have longer names.
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
 _CHUNK = 1_000
 
 
@@ -25,8 +28,8 @@ def find_prepared(data_dir: Path, files: FileSet) -> Path | None:
     """The newest array_record copy of the set in `data_dir`, by whomever it was written."""
     copies = [
         info.parent
-        for info in (data_dir / files.name).glob(f"[0-9]*.[0-9]*.[0-9]*/{_INFO}")
-        if _file_format(info) == _FORMAT
+        for info in (data_dir / files.name).glob(f"*/{_INFO}")
+        if _VERSION.fullmatch(info.parent.name) and _file_format(info) == _FORMAT
     ]
     return max(copies, key=lambda copy: [int(i) for i in copy.name.split(".")], default=None)
 

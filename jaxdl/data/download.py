@@ -48,7 +48,7 @@ def progress_bars() -> Iterator[None]:
     """Leave tensorflow-datasets' progress bars on for a terminal alone."""
     from tensorflow_datasets.core.utils import tqdm_utils
 
-    before = tqdm_utils._active
+    before = tqdm_utils._active  # there is no public way to ask
     tqdm_utils.display_progress_bar(before and sys.stderr.isatty())
     try:
         yield

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from jaxdl.data import Arrays, DataError, Dataset
-from jaxdl.data.builders import find_prepared, read_prepared, write_prepared
+from jaxdl.data.builders import (
+    _builder_class,
+    find_prepared,
+    read_prepared,
+    write_prepared,
+)
 from jaxdl.data.catalog import FILE_SETS, FileSet
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -83,6 +88,44 @@ def test_the_newest_version_is_taken_by_number(tmp_path):
     for version in ("3.0.9", "3.0.10"):
         write_prepared(tmp_path, dataclasses.replace(files, version=version), random_dataset(files))
     assert find_prepared(tmp_path, files).name == "3.0.10"
+
+
+def test_an_unfinished_folder_is_no_copy(tmp_path):
+    files = FILE_SETS[0]
+    folder = write_prepared(tmp_path, files, random_dataset(files))
+    folder.rename(folder.with_name("3.0.1.incompleteAB12CD"))
+    assert find_prepared(tmp_path, files) is None
+
+
+def test_a_copy_that_tensorflow_datasets_shuffled_and_sharded_is_read(tmp_path):
+    # As its own builders write: records in an order of hashes, several files for a split.
+    files = FILE_SETS[0]
+    dataset = random_dataset(files)
+
+    class Plain(_builder_class(files, dataset), skip_registration=True):
+        name = files.name  # a class without one is named after itself
+
+        def _info(self):
+            features = super()._info().features
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+    builder = Plain(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(num_shards=3, try_download_gcs=False)
+    )
+    copy = find_prepared(tmp_path, files)
+    assert len(list(copy.glob("*train*array_record*"))) == 3
+    found = read_prepared(copy, files)
+
+    def pairs(arrays):
+        return sorted(
+            (image.tobytes(), int(label))
+            for image, label in zip(arrays.inputs, arrays.targets, strict=True)
+        )
+
+    assert pairs(found.train) == pairs(dataset.train)
+    assert pairs(found.test) == pairs(dataset.test)
+    assert not np.array_equal(found.train.inputs, dataset.train.inputs)
 
 
 def test_a_copy_in_another_format_is_passed_over(tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import hashlib
 import http.server
+import logging
 import threading
 
 import pytest
@@ -181,6 +182,16 @@ def test_load_downloads_once(server, published_fashion, tmp_path, check_fashion)
     for _ in range(2):
         check_fashion(load_files(published_fashion, data_dir=tmp_path, raw_dir=None))
     assert len(server.requests) == 4
+
+
+def test_an_incomplete_system_package_is_passed_over(
+    published_fashion, fashion_raw, tmp_path, check_fashion, caplog
+):
+    (fashion_raw / "t10k-labels-idx1-ubyte").unlink()
+    files = dataclasses.replace(published_fashion, system_folders=(fashion_raw,))
+    with caplog.at_level(logging.INFO, "jaxdl.data"):
+        check_fashion(load_files(files, data_dir=tmp_path / "data", raw_dir=None))
+    assert f"{fashion_raw} is passed over" in caplog.text
 
 
 def test_load_after_a_broken_download_is_whole(server, published_fashion, tmp_path, check_fashion):

@@ -62,6 +62,15 @@ def test_a_missing_package_gives_the_command_that_installs_it(monkeypatch, name,
         load(name)
 
 
+def test_load_refuses_a_value_that_is_not_finite(monkeypatch):
+    mlxtend = pytest.importorskip("mlxtend.data")
+    inputs, targets = mlxtend.boston_housing_data()
+    inputs[7, 5] = np.nan
+    monkeypatch.setattr(mlxtend, "boston_housing_data", lambda: (inputs, targets))
+    with pytest.raises(DataError, match=r"mlxtend: inputs must be finite, got nan at \(7, 5\)"):
+        load("boston_housing")
+
+
 def test_raw_dir_means_nothing_to_an_embedded_set(tmp_path):
     with pytest.raises(ValueError, match="raw_dir must be None for digits"):
         load("digits", raw_dir=tmp_path)

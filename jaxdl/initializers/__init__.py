@@ -21,7 +21,17 @@ from jaxdl.initializers.random import (
     xavier_normal,
     xavier_uniform,
 )
-from jaxdl.initializers.structured import constant, ones, zeros
+from jaxdl.initializers.structured import (
+    constant,
+    dirac,
+    identical_features,
+    identity,
+    ones,
+    orthogonal,
+    sparse,
+    zero_hadamard,
+    zeros,
+)
 
 __all__ = [
     "Fans",
@@ -30,17 +40,22 @@ __all__ = [
     "bind_fan_in",
     "compute_fans",
     "constant",
+    "dirac",
     "gain",
     "glorot_normal",
     "glorot_uniform",
     "he_normal",
     "he_uniform",
+    "identical_features",
+    "identity",
     "kaiming_normal",
     "kaiming_uniform",
     "lecun_normal",
     "lecun_uniform",
     "normal",
     "ones",
+    "orthogonal",
+    "sparse",
     "torch_bias",
     "torch_kernel",
     "truncated_normal",
@@ -49,5 +64,6 @@ __all__ = [
     "variance_scaling",
     "xavier_normal",
     "xavier_uniform",
+    "zero_hadamard",
     "zeros",
 ]

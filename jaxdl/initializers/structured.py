@@ -1,12 +1,23 @@
-"""Weights with a structure: constants, and matrices that hold more than independent draws."""
+"""Weights with a structure: constants, identities, and matrices of dependent draws."""
 
+import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxdl.initializers.protocol import Initializer, require_finite, working_dtype
+from jaxdl.initializers.fans import compute_fans
+from jaxdl.initializers.protocol import (
+    Initializer,
+    require_finite,
+    require_non_negative,
+    require_positive,
+    working_dtype,
+)
+from jaxdl.initializers.random import he_normal, normal
 
 
 def constant(value: ArrayLike) -> Initializer:
@@ -19,7 +30,6 @@ def constant(value: ArrayLike) -> Initializer:
         ValueError: a value that is not finite; when called, a dtype that is no float.
 
     Example:
-        >>> import jax
         >>> constant(0.5)(jax.random.key(0), (2,)).tolist()
         [0.5, 0.5]
     """
@@ -41,3 +51,244 @@ def zeros() -> Initializer:
 def ones() -> Initializer:
     """Every weight 1, the usual start of a norm's scale; see `constant`."""
     return constant(1.0)
+
+
+def identity(gain: ArrayLike = 1.0) -> Initializer:
+    r"""A dense kernel that passes on as many inputs as it has units for; the key is not used.
+
+    $$W_{ij} = gain \cdot \delta_{ij}$$
+
+    Args:
+        gain: positive.
+
+    Raises:
+        ValueError: a gain that is not positive; when called, a shape that is not (fan_in, fan_out).
+
+    Example:
+        >>> identity()(jax.random.key(0), (2, 3)).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+
+    Source: Le, Jaitly and Hinton (2015).
+    """
+    require_positive("gain", gain)
+
+    def init(
+        key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "..."]:
+        _require_dense("identity", shape, "for a convolution use dirac()")
+        fan_in, fan_out = shape
+        return (jnp.eye(fan_in, fan_out, dtype=working_dtype(dtype)) * gain).astype(dtype)
+
+    return init
+
+
+def dirac(groups: int = 1) -> Initializer:
+    r"""A convolution that passes on as many channels as it has units for; the key is not used.
+
+    $$W_{t, c, \, gm + c} = \delta_{t, centre}, \qquad
+      c < \min(c_{in}, m), \quad m = c_{out} / groups$$
+
+    The centre is the tap that "SAME" padding lays on the output's own position, so the layer
+    returns its input. In a window of even size it is the left of the two middle ones; PyTorch,
+    which pads both sides alike, takes the right.
+
+    Args:
+        groups: `feature_group_count` of the layer; each group is a map of its own.
+
+    Raises:
+        ValueError: groups below 1; when called, a kernel without a window of 1 to 3 axes, or groups
+            that do not divide the output channels.
+
+    Example:
+        >>> dirac()(jax.random.key(0), (3, 1, 1)).ravel().tolist()
+        [0.0, 1.0, 0.0]
+
+    Source: Zagoruyko and Komodakis (2017); `torch.nn.init.dirac_`.
+    """
+    if groups < 1:
+        raise ValueError(f"groups must be at least 1, got {groups}; 1 is a plain convolution")
+
+    def init(
+        key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "..."]:
+        compute_fans(shape)
+        *window, channels, features = shape
+        if not 1 <= len(window) <= 3:
+            raise ValueError(
+                "dirac needs a convolution kernel (*window, in, out) with 1 to 3 window axes, "
+                f"got shape {tuple(shape)}; for a dense kernel use identity()"
+            )
+        if features % groups:
+            raise ValueError(
+                f"groups must divide the output channels, got {groups} groups for {features}; "
+                "pass the layer's feature_group_count"
+            )
+        within = jnp.eye(channels, features // groups, dtype=working_dtype(dtype))
+        return _at_centre(jnp.tile(within, (1, groups)), window).astype(dtype)
+
+    return init
+
+
+def zero_hadamard(*, orthonormal: bool = False) -> Initializer:
+    r"""ZerO: identities, and a Hadamard matrix where a layer widens; the key is not used.
+
+    $$W = \begin{cases} I^* & n_{in} \ge n_{out} \\
+      c \, I^* H_m I^* & n_{in} < n_{out} \end{cases}, \qquad
+      m = \lceil \log_2 n_{out} \rceil, \quad c = 2^{-(m-1)/2}$$
+
+    I* is the identity cut or padded with zeros to fit, H_m Sylvester's matrix of size 2^m, of
+    entries +-1: without it a wider layer would hold units that are zero for ever. A convolution
+    holds W at its centre tap, see `dirac`.
+
+    Args:
+        orthonormal: take c = 2^{-m/2}, which keeps the norm where the width is a power of two. The
+            paper's c doubles the square norm; its authors' published code has the other.
+
+    Raises:
+        ValueError: when called, a shape without fans.
+
+    Example:
+        >>> zero_hadamard()(jax.random.key(0), (1, 2)).tolist()
+        [[1.0, 1.0]]
+        >>> zero_hadamard(orthonormal=True)(jax.random.key(0), (2, 4)).tolist()
+        [[0.5, 0.5, 0.5, 0.5], [0.5, -0.5, 0.5, -0.5]]
+
+    Source: Zhao, Schäfer and Anandkumar (2022), algorithms 1 and 2.
+    """
+
+    def init(
+        key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "..."]:
+        compute_fans(shape)
+        *window, channels, features = shape
+        working = working_dtype(dtype)
+        if features <= channels:
+            matrix = jnp.eye(channels, features, dtype=working)
+        else:
+            order = (features - 1).bit_length()
+            scale = 2.0 ** (-(order if orthonormal else order - 1) / 2)
+            row, column = jnp.arange(channels)[:, None], jnp.arange(features)
+            odd = lax.population_count(row & column) % 2 == 1
+            matrix = jnp.where(odd, -scale, scale).astype(working)
+        return _at_centre(matrix, window).astype(dtype)
+
+    return init
+
+
+def orthogonal(gain: ArrayLike = 1.0) -> Initializer:
+    r"""A uniformly random kernel with orthonormal rows or columns, whichever are fewer.
+
+    $$W^\top W = gain^2 I \ (n_{in} \ge n_{out}), \qquad
+      W W^\top = gain^2 I \ (n_{in} \le n_{out})$$
+
+    A convolution kernel is taken as the matrix (window * in, out).
+
+    Args:
+        gain: positive; every singular value of W.
+
+    Raises:
+        ValueError: a gain that is not positive; when called, a shape without fans.
+
+    Example:
+        >>> w = orthogonal()(jax.random.key(0), (5, 3))
+        >>> bool(abs(w.T @ w - jnp.eye(3)).max() < 1e-6)
+        True
+
+    Source: Saxe, McClelland and Ganguli (2014); Mezzadri (2007) for the uniform draw.
+    """
+    require_positive("gain", gain)
+
+    def init(
+        key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "..."]:
+        compute_fans(shape)
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        tall = (max(rows, columns), min(rows, columns))
+        q, r = jnp.linalg.qr(jax.random.normal(key, tall, working_dtype(dtype)))
+        # QR leaves the signs to the algorithm; a positive diagonal of R makes the draw uniform.
+        q = q * jnp.where(jnp.diagonal(r) < 0, -1, 1)
+        return ((q if rows >= columns else q.T) * gain).reshape(shape).astype(dtype)
+
+    return init
+
+
+def sparse(sparsity: float, stddev: ArrayLike = 0.01) -> Initializer:
+    r"""Normal weights of which, for every input, a stated share is zero.
+
+    Of the `fan_out` outgoing weights of each input, `ceil(sparsity * fan_out)` chosen at random
+    are zero, and the others N(0, stddev^2).
+
+    Args:
+        sparsity: share of zeros, in [0, 1).
+        stddev: that of the other weights, at least 0.
+
+    Raises:
+        ValueError: settings out of range; when called, a shape that is not (fan_in, fan_out).
+
+    Example:
+        >>> w = sparse(0.5)(jax.random.key(0), (100, 4))
+        >>> bool(((w == 0).sum(axis=1) == 2).all())
+        True
+
+    Source: Martens (2010), section 5; `torch.nn.init.sparse_`.
+    """
+    if not 0 <= sparsity < 1:
+        raise ValueError(
+            f"sparsity must be in [0, 1), got {sparsity}; for a kernel of zeros use zeros()"
+        )
+    require_non_negative("stddev", stddev)
+
+    def init(
+        key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "..."]:
+        _require_dense("sparse", shape, "a convolution has no sparse initializer")
+        weights_key, places_key = jax.random.split(key)
+        weights = normal(0.0, stddev)(weights_key, shape, dtype)
+        column = lax.broadcasted_iota(jnp.int32, tuple(shape), 1)
+        rank = jax.random.permutation(places_key, column, axis=1, independent=True)
+        return jnp.where(rank < math.ceil(sparsity * shape[1]), 0, weights)
+
+    return init
+
+
+def identical_features() -> Initializer:
+    r"""Every unit of a layer the same: one random column, repeated.
+
+    $$W_{ij} = w_i, \qquad w_i \sim N(0, 2 / n_{in})$$
+
+    Each weight has the variance of `he_normal`, so the signal has its size; but the units share
+    their inputs, outputs and gradients, and stay the same unit until something else, such as
+    dropout or another layer's draws, tells them apart.
+
+    Raises:
+        ValueError: when called, a shape without fans.
+
+    Example:
+        >>> w = identical_features()(jax.random.key(0), (4, 3))
+        >>> bool((w == w[:, :1]).all())
+        True
+
+    Source: Goodfellow, Bengio and Courville (2016), section 8.4, on breaking symmetry.
+    """
+    he = he_normal()
+
+    def init(
+        key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "..."]:
+        compute_fans(shape)
+        return jnp.broadcast_to(he(key, (*shape[:-1], 1), dtype), tuple(shape))
+
+    return init
+
+
+def _at_centre(matrix: Array, window: Sequence[int]) -> Array:
+    centre = tuple((size - 1) // 2 for size in window)
+    return jnp.zeros((*window, *matrix.shape), matrix.dtype).at[centre].set(matrix)
+
+
+def _require_dense(owner: str, shape: Sequence[int], otherwise: str) -> None:
+    compute_fans(shape)
+    if len(shape) != 2:
+        raise ValueError(
+            f"{owner} needs a dense kernel (fan_in, fan_out), got shape {tuple(shape)}; {otherwise}"
+        )

@@ -1,0 +1,143 @@
+"""What every initializer keeps: shape, dtype, purity, and one result however it is run."""
+
+import os
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdl import initializers as ini
+
+DENSE, CONV = (6, 10), (3, 3, 4, 8)
+RANDOM = {
+    "normal": ini.normal(0.1, 0.5),
+    "uniform": ini.uniform(-1.0, 1.0),
+    "truncated_normal": ini.truncated_normal(0.0, 0.5),
+    "variance_scaling": ini.variance_scaling(2.0, "fan_avg", "truncated_normal"),
+    "lecun_normal": ini.lecun_normal(),
+    "lecun_uniform": ini.lecun_uniform(),
+    "glorot_normal": ini.glorot_normal(),
+    "glorot_uniform": ini.glorot_uniform(),
+    "he_normal": ini.he_normal(),
+    "he_uniform": ini.he_uniform(),
+    "torch_kernel": ini.torch_kernel(),
+    "torch_bias": ini.torch_bias(10),
+    "orthogonal": ini.orthogonal(),
+    "sparse": ini.sparse(0.4),
+    "identical_features": ini.identical_features(),
+}
+FIXED = {
+    "zeros": ini.zeros(),
+    "ones": ini.ones(),
+    "constant": ini.constant(0.25),
+    "identity": ini.identity(),
+    "dirac": ini.dirac(groups=2),
+    "zero_hadamard": ini.zero_hadamard(),
+}
+EVERY = RANDOM | FIXED
+DTYPES = [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64]
+
+
+def shapes_of(name):
+    return {"identity": [DENSE], "sparse": [DENSE], "dirac": [CONV]}.get(name, [DENSE, CONV])
+
+
+def test_every_initializer_has_its_row():
+    helpers = {"gain", "backward_gain", "variance_preserving_gain", "bind_fan_in", "compute_fans"}
+    others = helpers | {"Fans", "Initializer", "lsuv"}
+    aliases = {name for name in ini.__all__ if name.startswith(("xavier_", "kaiming_"))}
+    assert set(EVERY) == set(ini.__all__) - others - aliases
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: jnp.dtype(d).name)
+@pytest.mark.parametrize("name", EVERY)
+def test_shape_and_dtype_are_those_asked_for(key, name, dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        for shape in shapes_of(name):
+            weights = EVERY[name](key, shape, dtype)
+            chex.assert_shape(weights, shape)
+            chex.assert_type(weights, dtype)
+            chex.assert_tree_all_finite(weights)
+            # A half-precision result is the float32 one, rounded once.
+            if jnp.finfo(dtype).bits == 16:
+                chex.assert_trees_all_equal(
+                    weights.astype(jnp.float32),
+                    EVERY[name](key, shape).astype(dtype).astype(jnp.float32),
+                )
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_float32_is_the_default_even_with_64_bit_types_on(key, name):
+    with jax.enable_x64(True):
+        chex.assert_type(EVERY[name](key, shapes_of(name)[0]), jnp.float32)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_key_alone_decides(key, name):
+    shape = shapes_of(name)[0]
+    first, again = EVERY[name](key, shape), EVERY[name](key, shape)
+    chex.assert_trees_all_equal(first, again)
+    other = EVERY[name](jax.random.key(1), shape)
+    assert np.array_equal(first, other) == (name in FIXED)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_jit_and_vmap_give_the_same_weights(key, name):
+    shape = shapes_of(name)[-1]
+    init = EVERY[name]
+    keys = jax.random.split(key, 3)
+    expected = jnp.stack([init(k, shape) for k in keys])
+    # Compiled code may fuse a multiplication and an addition, and batch a QR: a few roundings of
+    # numbers of at most 3.
+    for run in (jax.vmap(lambda k: init(k, shape)), jax.jit(jax.vmap(lambda k: init(k, shape)))):
+        chex.assert_trees_all_close(run(keys), expected, atol=3 * 8 * 2.0**-23)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_dtype_that_would_lose_the_weights_is_refused(key, name):
+    shape = shapes_of(name)[0]
+    with pytest.raises(ValueError, match="floating type, got int32"):
+        EVERY[name](key, shape, jnp.int32)
+    with pytest.raises(ValueError, match="jax_enable_x64"):
+        EVERY[name](key, shape, jnp.float64)
+
+
+SHARDED = """
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from jaxdl import initializers as ini
+
+assert jax.device_count() == 8
+mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+layouts = [NamedSharding(mesh, p) for p in (P("a", "b"), P(("a", "b"), None), P(None, "a"))]
+families = [
+    ini.normal(), ini.uniform(-1.0, 1.0), ini.truncated_normal(), ini.he_normal(),
+    ini.variance_scaling(1.0, "fan_avg", "truncated_normal"), ini.orthogonal(),
+    ini.sparse(0.4), ini.identical_features(),
+]
+key = jax.random.key(0)
+for family in families:
+    alone = np.asarray(jax.jit(lambda k: family(k, (16, 24)))(key))
+    for layout in layouts:
+        split = jax.jit(lambda k: family(k, (16, 24)), out_shardings=layout)(key)
+        assert split.sharding == layout
+        np.testing.assert_allclose(np.asarray(split), alone, atol=3 * 8 * 2.0**-23)
+print("same weights")
+"""
+
+
+def test_the_weights_do_not_depend_on_how_many_devices_hold_them():
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.strip() == "same weights", done.stderr

@@ -20,7 +20,7 @@ from jaxdl.data.sources import load_files, prepare_files
 from jaxdl.data.types import Arrays, Dataset
 
 _OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}
-_MOST_KILLS = 16
+_MOST_KILLS = 12
 
 
 def forked(action: Callable[[], None], data_dir: Path, kill_before: int | None) -> tuple[int, int]:

@@ -1,0 +1,64 @@
+"""List and run the experiments: `python -m experiments list`, `... run NAME...`."""
+
+import argparse
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+FOLDER = Path(__file__).parent
+NOT_EXPERIMENTS = {"__main__", "common"}
+
+
+def names() -> list[str]:
+    """Every experiment's name, which is its file's."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in NOT_EXPERIMENTS)
+
+
+def list_experiments() -> int:
+    """Print each experiment with the first line of its docstring."""
+    table = Table("experiment", "what it shows", box=None)
+    for name in names():
+        text = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text("utf-8"))) or ""
+        table.add_row(name, text.partition("\n")[0])
+    Console().print(table)
+    return 0
+
+
+def run(chosen: list[str], options: list[str]) -> int:
+    """Run the chosen experiments one after another, each in a process of its own.
+
+    Returns 0 if every one of them ended with 0, else 1.
+    """
+    failed = []
+    for name in chosen:
+        print(f"== {name}", flush=True)
+        script = FOLDER / f"{name}.py"
+        if subprocess.run([sys.executable, str(script), *options], check=False).returncode:
+            failed.append(name)
+    if failed:
+        print(f"failed, or with a refuted claim: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def main() -> int:
+    """The command line; options that it does not know are the experiments' own."""
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="what there is")
+    runner = commands.add_parser("run", help="run some, or all; other options go to each script")
+    runner.add_argument("names", nargs="*", metavar="NAME", help="none: all of them")
+    arguments, options = parser.parse_known_args()
+    if arguments.command == "list":
+        return list_experiments()
+    unknown = [name for name in arguments.names if name not in names()]
+    if unknown:
+        parser.error(f"no experiment {', '.join(unknown)}; there are {', '.join(names())}")
+    return run(arguments.names or names(), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""What every experiment shares: claims, the command line, what is written and what is shown.
+
+An experiment is a module with a docstring (what it shows, the source, the command, the time),
+a frozen dataclass `Config`, its `PRESETS`, and three functions:
+
+    run(config) -> dict of arrays      measures; writes no file
+    claims(results) -> list[Claim]     what the lecture or the paper says of these numbers
+    plot(results) -> Figure            what to look at
+"""
+
+import argparse
+import base64
+import dataclasses
+import html
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Results = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A statement with a number: it holds where `low <= measured <= high`.
+
+    Attributes:
+        text: what is said, with its unit and its source.
+        measured: the number that this run found; NaN never holds.
+        low: the least value for which the statement is true; -inf for no bound.
+        high: the greatest; inf for no bound.
+    """
+
+    text: str
+    measured: float
+    low: float
+    high: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the measurement lies within the band."""
+        return bool(self.low <= self.measured <= self.high)
+
+    @property
+    def band(self) -> str:
+        """The band in words."""
+        if self.low == -np.inf:
+            return f"at most {self.high:.4g}"
+        if self.high == np.inf:
+            return f"at least {self.low:.4g}"
+        return f"{self.low:.4g} to {self.high:.4g}"
+
+
+def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
+    """Run `experiment` (a module) from the command line; 0 if every claim holds, else 1.
+
+    `--preset NAME` chooses the knobs, `--output DIR` where `NAME/` is written (default `runs`),
+    and every field of `Config` is an option.
+    """
+    name = Path(experiment.__file__).stem
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--preset", choices=sorted(experiment.PRESETS), default="default")
+    parser.add_argument("--output", type=Path, default=Path("runs"))
+    chosen, rest = parser.parse_known_args(arguments)
+    config = tyro.cli(
+        experiment.Config,
+        prog=f"{name}.py [--preset {{{','.join(experiment.PRESETS)}}}] [--output DIR]",
+        description=experiment.__doc__,
+        default=experiment.PRESETS[chosen.preset],
+        args=rest,
+    )
+    results = experiment.run(config)
+    claims = experiment.claims(results)
+    folder = save(
+        chosen.output / name,
+        config={"preset": chosen.preset, **dataclasses.asdict(config)},
+        results=results,
+        claims=claims,
+        figure=experiment.plot(results),
+        title=name,
+        text=experiment.__doc__,
+    )
+    report(claims)
+    print(f"{folder}/index.html: the figure and the claims; {seconds_since_start():.1f} s in all")
+    return 0 if all(claim.holds for claim in claims) else 1
+
+
+def save(
+    folder: Path,
+    *,
+    config: Mapping[str, Any],
+    results: Results,
+    claims: Sequence[Claim],
+    figure: "Figure",
+    title: str,
+    text: str,
+) -> Path:
+    """Write config.json, results.npz, claims.json, figure.png and index.html into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
+    np.savez(folder / "results.npz", **dict(results))
+    (folder / "claims.json").write_text(
+        json.dumps([as_json(claim) for claim in claims], indent=2) + "\n"
+    )
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=150)
+    (folder / "figure.png").write_bytes(png.getvalue())
+    (folder / "index.html").write_text(page(title, text, claims, png.getvalue()), encoding="utf-8")
+    return folder
+
+
+def as_json(claim: Claim) -> dict[str, Any]:
+    """A claim as plain values; JSON has no infinity and no NaN, so these are null."""
+
+    def number(value: float) -> float | None:
+        return float(value) if np.isfinite(value) else None
+
+    return {
+        "text": claim.text,
+        "measured": number(claim.measured),
+        "low": number(claim.low),
+        "high": number(claim.high),
+        "holds": claim.holds,
+    }
+
+
+def report(claims: Sequence[Claim]) -> None:
+    """Print the claims as a table."""
+    table = Table("claim", "measured", "expected", "")
+    for claim in claims:
+        verdict = "[green]holds[/]" if claim.holds else "[bold red]REFUTED[/]"
+        table.add_row(claim.text, f"{claim.measured:.4g}", claim.band, verdict)
+    Console().print(table)
+
+
+def page(title: str, text: str, claims: Sequence[Claim], png: bytes) -> str:
+    """One HTML page that needs no other file: the text, the claims and the figure."""
+    rows = "\n".join(
+        f"<tr class={'holds' if claim.holds else 'refuted'}><td>{html.escape(claim.text)}</td>"
+        f"<td>{claim.measured:.4g}</td><td>{claim.band}</td>"
+        f"<td>{'holds' if claim.holds else 'REFUTED'}</td></tr>"
+        for claim in claims
+    )
+    image = base64.b64encode(png).decode()
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>
+body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 sans-serif; }}
+pre {{ white-space: pre-wrap; font: inherit; }}
+img {{ max-width: 100%; }}
+table {{ border-collapse: collapse; margin: 1rem 0; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: .3rem .7rem; text-align: left; }}
+.refuted td:last-child {{ color: #b00020; font-weight: bold; }}
+.holds td:last-child {{ color: #11691d; }}
+</style></head><body>
+<h1>{html.escape(title)}</h1>
+<pre>{html.escape(text.strip())}</pre>
+<table><tr><th>claim</th><th>measured</th><th>expected</th><th></th></tr>
+{rows}
+</table>
+<img alt="{html.escape(title)}: the figure" src="data:image/png;base64,{image}">
+</body></html>
+"""
+
+
+def new_figure(rows: int, columns: int, *, width: float = 10.0, height: float = 4.0) -> Any:
+    """A figure and its grid of axes, without any window: sizes in inches.
+
+    Returns (Figure, array of Axes of shape (rows, columns)).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def interval(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over seeds and the half-width of its 95 % interval, by Student's t."""
+    from scipy.stats import t
+
+    count = values.shape[axis]
+    spread = values.std(axis=axis, ddof=1) / np.sqrt(count)
+    return values.mean(axis=axis), t.ppf(0.975, count - 1) * spread
+
+
+def seconds_since_start() -> float:
+    """Seconds since this process was started, the interpreter and all imports included."""
+    return time.time() - psutil.Process().create_time()

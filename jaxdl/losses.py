@@ -8,6 +8,7 @@ are raised to float32 first.
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float, Shaped
 
 
@@ -96,7 +97,9 @@ def mean_absolute_error(
         [1.5]
     """
     predictions, values = _pair(outputs, targets)
-    return _mean_over_outputs(jnp.abs(predictions - values))
+    error = predictions - values
+    # JAX takes 1 for the derivative of |x| at 0.
+    return _mean_over_outputs(error * lax.stop_gradient(jnp.sign(error)))
 
 
 def huber(

@@ -114,6 +114,12 @@ def test_huber_gradient_is_the_error_clipped_at_delta():
     np.testing.assert_allclose(gradient, [-2.0, -0.5, 0.0, 0.5, 2.0, 2.0], atol=0)
 
 
+def test_absolute_error_does_not_push_where_there_is_no_error():
+    outputs = jnp.array([-2.0, 0.0, 0.5])
+    gradient = jax.grad(lambda o: losses.mean_absolute_error(o, jnp.zeros(3)).sum())(outputs)
+    np.testing.assert_array_equal(gradient, [-1.0, 0.0, 1.0])
+
+
 def test_binary_cross_entropy_equals_its_formula(key):
     logits = 3 * jax.random.normal(key, (16, 4))
     targets = jnp.linspace(0, 1, 64).reshape(16, 4)

@@ -33,6 +33,7 @@ class Available:
         examples: published, over all splits.
         shape: of one input.
         found: where it was found, or what to do to get it.
+        ready: whether `load` needs neither a download nor another package.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Available:
     examples: int
     shape: tuple[int, ...]
     found: str
+    ready: bool
 
 
 def load(name: str, data_dir: Folder | None = None, raw_dir: Folder | None = None) -> Dataset:
@@ -99,10 +101,13 @@ def available(data_dir: Folder | None = None, raw_dir: Folder | None = None) -> 
             found=f"the package {embedded.package}"
             if importlib.util.find_spec(embedded.package)
             else 'to be installed: pip install "jaxdl[experiments]"',
+            ready=importlib.util.find_spec(embedded.package) is not None,
         )
         for embedded in EMBEDDED_SETS
     ]
     for files in FILE_SETS:
+        found = _whereabouts(files, _data_dir(data_dir), _folder(raw_dir))
+        megabytes = sum(resource.size for resource in files.published) / 1e6
         entries.append(
             Available(
                 name=files.name,
@@ -110,7 +115,8 @@ def available(data_dir: Folder | None = None, raw_dir: Folder | None = None) -> 
                 task="classification",
                 examples=sum(files.examples),
                 shape=files.shape,
-                found=_whereabouts(files, _data_dir(data_dir), _folder(raw_dir)),
+                found=found or f"to be downloaded when loaded: {megabytes:.0f} MB",
+                ready=found is not None,
             )
         )
     return entries
@@ -215,7 +221,7 @@ def _locate_in_system(files: FileSet) -> dict[str, Path] | None:
     return None
 
 
-def _whereabouts(files: FileSet, data_dir: Path, raw_dir: Path | None) -> str:
+def _whereabouts(files: FileSet, data_dir: Path, raw_dir: Path | None) -> str | None:
     if raw_dir is not None:
         try:
             return f"raw files in {next(iter(files.locate(raw_dir).values())).parent}"
@@ -227,10 +233,7 @@ def _whereabouts(files: FileSet, data_dir: Path, raw_dir: Path | None) -> str:
     if (data_dir / "decoded" / files.name).is_dir():
         return f"decoded in {data_dir / 'decoded' / files.name}"
     raw = _locate_in_system(files)
-    if raw is not None:
-        return f"raw files in {next(iter(raw.values())).parent}"
-    megabytes = sum(resource.size for resource in files.published) / 1e6
-    return f"to be downloaded when loaded: {megabytes:.0f} MB"
+    return None if raw is None else f"raw files in {next(iter(raw.values())).parent}"
 
 
 def _file_set(name: str) -> FileSet:

@@ -16,7 +16,7 @@ from jaxdl.training.compilation import batch_shapes, compile_programs, scan_is_f
 from jaxdl.training.history import EpochMeasurements, History, epoch_means, join
 from jaxdl.training.order import epoch_order
 from jaxdl.training.progress import progress_bar
-from jaxdl.training.state import TrainState, check_key
+from jaxdl.training.state import TrainState, check_parts
 from jaxdl.training.steps import PerExample, name_metrics, scale_images
 
 
@@ -125,7 +125,7 @@ def fit(
         >>> round(result.state.params["dense_0"]["kernel"].item(), 3)
         2.0
     """
-    check_key(key)
+    check_parts(key, model, optimizer)
     _check_run(dataset, epochs, batch_size)
     programs = compile_programs(model, optimizer, loss, name_metrics(metrics), preprocess)
     arrays = put_on_device(dataset.train)

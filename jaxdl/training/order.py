@@ -1,5 +1,7 @@
 """In which order an epoch visits the examples."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,7 @@ def epoch_order(key: Key[Array, ""], epoch: int, examples: int) -> Int[np.ndarra
     return np.argsort(words.view(np.uint64)[:, 0]).astype(np.int32)
 
 
-def _words(key: Array, epoch: int, examples: int) -> Array:
+def _words(key: Array, epoch: Any, examples: int) -> Array:
     epoch_key = jax.random.fold_in(jax.random.fold_in(key, ORDER_STREAM), epoch)
     return jax.random.bits(epoch_key, (examples, 2), jnp.uint32)
 

@@ -72,14 +72,7 @@ def init_state(
         >>> jax.tree.map(jnp.shape, state.params)["dense_0"]
         {'bias': (4,), 'kernel': (3, 4)}
     """
-    check_key(key)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a flax.linen.Module, got {type(model).__name__}")
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            f"optimizer must be an optax.GradientTransformation, got {type(optimizer).__name__}; "
-            "call the factory, e.g. optimizers.sgd(0.1)"
-        )
+    check_parts(key, model, optimizer)
     init_key, run_key = jax.random.split(key)
     variables = dict(model.init(init_key, sample_inputs, **train_argument(model, False)))
     params = variables.pop("params", {})
@@ -104,8 +97,8 @@ def train_argument(model: nn.Module, train: bool) -> dict[str, Any]:
     return {"train": train} if named else {}
 
 
-def check_key(key: Any) -> None:
-    """Refuse what is not a single key made by `jax.random.key`."""
+def check_parts(key: Any, model: Any, optimizer: Any) -> None:
+    """Refuse a key that is not a single one of `jax.random.key`, a class, or a bare factory."""
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise TypeError(
             f"key must be made by jax.random.key(seed), got {type(key).__name__} {key!r}; "
@@ -114,4 +107,14 @@ def check_key(key: Any) -> None:
     if key.shape != ():
         raise TypeError(
             f"key must be a single key of shape (), got shape {key.shape}; pass one of them"
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a flax.linen.Module, got {model!r}; "
+            "build it, e.g. models.MLP([128, 10])"
+        )
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"optimizer must be an optax.GradientTransformation, got {optimizer!r}; "
+            "call the factory, e.g. optimizers.sgd(0.1)"
         )

@@ -24,7 +24,10 @@ EvalStep = Callable[[Mapping[str, Any], Batch], dict[str, Array]]
 
 
 def scale_images(inputs: Array) -> Array:
-    """Cast uint8 images to float32 in [0, 1], by x / 255; leave all other inputs alone.
+    """Cast uint8 images to float32 in [0, 1], x / 255 to a rounding; leave other inputs alone.
+
+    Compiled, the division is a product with the rounded reciprocal: at most one unit in the last
+    place from PyTorch's `ToTensor`, a relative 1.2e-7.
 
     Example:
         >>> import jax.numpy as jnp
@@ -200,7 +203,8 @@ def name_metrics(
             )
     if "loss" in named:
         raise ValueError(
-            'the name "loss" is the loss\'s own; give that metric another in a mapping'
+            'a metric must not be named "loss", which is the loss\'s own; '
+            "pass a mapping from other names to functions"
         )
     return named
 

@@ -1,0 +1,28 @@
+"""The order of an epoch is a uniform permutation and a function of (key, epoch)."""
+
+import jax
+import numpy as np
+from scipy import stats
+
+from jaxdl.training import epoch_order
+
+
+def test_is_a_permutation(key):
+    for examples in (1, 2, 7, 1000):
+        np.testing.assert_array_equal(np.sort(epoch_order(key, 0, examples)), np.arange(examples))
+
+
+def test_is_a_function_of_key_and_epoch(key):
+    first = epoch_order(key, 3, 100)
+    np.testing.assert_array_equal(first, epoch_order(key, 3, 100))
+    assert (first != epoch_order(key, 4, 100)).any()
+    assert (first != epoch_order(jax.random.key(1), 3, 100)).any()
+
+
+def test_every_permutation_is_equally_likely(key):
+    # All 24 orders of four examples; the key is fixed, the false-alarm rate of the bound 1e-6.
+    epochs = 2400
+    seen = [tuple(epoch_order(key, epoch, 4)) for epoch in range(epochs)]
+    _, counts = np.unique(seen, axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert stats.chisquare(counts).pvalue > 1e-6

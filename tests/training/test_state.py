@@ -1,0 +1,74 @@
+"""The state of a run."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxdl import models, optimizers, training
+from jaxdl.layers import BatchNorm
+from jaxdl.training.state import check_parts
+
+MODEL = models.MLP([4, 2], norm=BatchNorm)
+INPUTS = jnp.ones((1, 3))
+
+
+def test_holds_all_that_is_needed_to_go_on(key):
+    state = training.init_state(key, MODEL, optimizers.adam(0.1), INPUTS)
+    assert state.step == 0
+    assert set(state.variables) == {"params", "batch_stats"}
+    chex.assert_trees_all_equal_shapes(state.params, state.opt_state[0].mu)
+
+
+def test_is_a_function_of_the_key(key):
+    first = training.init_state(key, MODEL, optimizers.sgd(0.1), INPUTS)
+    again = training.init_state(key, MODEL, optimizers.sgd(0.1), INPUTS)
+    other = training.init_state(jax.random.key(1), MODEL, optimizers.sgd(0.1), INPUTS)
+    chex.assert_trees_all_equal(first.params, again.params)
+    assert not jnp.allclose(first.params["dense_0"]["kernel"], other.params["dense_0"]["kernel"])
+
+
+def test_a_model_without_statistics_has_params_alone(key):
+    state = training.init_state(key, models.MLP([2]), optimizers.sgd(0.1), INPUTS)
+    assert set(state.variables) == {"params"}
+
+
+def test_takes_a_model_that_does_not_name_train(key):
+    state = training.init_state(key, nn.Dense(2), optimizers.sgd(0.1), INPUTS)
+    chex.assert_shape(state.params["kernel"], (3, 2))
+
+
+def test_dropout_keys_differ_by_step_and_from_the_order(key):
+    state = training.init_state(key, MODEL, optimizers.sgd(0.1), INPUTS)
+    keys = [state.replace(step=jnp.int32(step)).dropout_key() for step in range(100)]
+    drawn = jnp.stack([jax.random.bits(k) for k in keys])
+    assert len(set(drawn.tolist())) == 100
+
+
+class Cached(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        self.variable("cache", "seen", jnp.zeros, ())
+        return nn.Dense(1)(x)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"key": 0}, "jax.random.key"),
+        ({"key": jnp.zeros(2, jnp.uint32)}, "old-style"),
+        ({"key": jax.random.split(jax.random.key(0))}, "single key"),
+        ({"model": nn.Dense}, "flax.linen.Module"),
+        ({"optimizer": optimizers.sgd}, "call the factory"),
+    ],
+)
+def test_refuses(key, change, text):
+    given = {"key": key, "model": MODEL, "optimizer": optimizers.sgd(0.1)} | change
+    with pytest.raises(TypeError, match=text):
+        check_parts(**given)
+
+
+def test_refuses_a_model_with_other_collections(key):
+    with pytest.raises(ValueError, match="cache"):
+        training.init_state(key, Cached(), optimizers.sgd(0.1), INPUTS)

@@ -1,5 +1,6 @@
 """How weights start: `init(key, shape, dtype=jnp.float32) -> Array`, JAX's own protocol."""
 
+from jaxdl.initializers.data_dependent import lsuv
 from jaxdl.initializers.fans import Fans, bind_fan_in, compute_fans
 from jaxdl.initializers.gains import backward_gain, gain, variance_preserving_gain
 from jaxdl.initializers.protocol import Initializer
@@ -52,6 +53,7 @@ __all__ = [
     "kaiming_uniform",
     "lecun_normal",
     "lecun_uniform",
+    "lsuv",
     "normal",
     "ones",
     "orthogonal",

@@ -5,6 +5,7 @@ from typing import Literal
 import optax
 
 from jaxdl.optimizers.checks import check_decay, check_epsilon, check_rate
+from jaxdl.optimizers.transforms import scale_by_adam
 
 
 def sgd(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
@@ -97,6 +98,8 @@ def adam(
     with m_0 = v_0 = 0. Epsilon stands inside the root, as in the lecture; PyTorch, optax and the
     paper add it to the root, sqrt(v_hat) + epsilon, which is `epsilon_position="outside"`. At
     1e-8 the first bounds the step at 10^4 eta m_hat, the second at 10^8 eta m_hat.
+    The bias corrections are exact to float32's rounding, as PyTorch's are and optax's are not:
+    see `jaxdl.optimizers.transforms.bias_correction`.
 
     Arguments:
         learning_rate: eta, a float, a schedule of the step, or a traced array.
@@ -111,7 +114,7 @@ def adam(
     Example:
         >>> optimizer = adam(0.5)
         >>> updates, _ = optimizer.update({"w": 4.0}, optimizer.init({"w": 1.0}))
-        >>> round(updates["w"].item(), 4)
+        >>> round(updates["w"].item(), 6)
         -0.5
 
     Source: Kingma and Ba (2015), algorithm 1.
@@ -125,10 +128,7 @@ def adam(
             "epsilon_position must be 'inside' the root (the lecture) or 'outside' (PyTorch), "
             f"got {epsilon_position!r}"
         )
-    inside = epsilon_position == "inside"
     return optax.chain(
-        optax.scale_by_adam(
-            beta1, beta2, eps=0.0 if inside else epsilon, eps_root=epsilon if inside else 0.0
-        ),
+        scale_by_adam(beta1=beta1, beta2=beta2, epsilon=epsilon, epsilon_position=epsilon_position),
         optax.scale_by_learning_rate(learning_rate),
     )

@@ -1,0 +1,292 @@
+"""What an epoch of Fashion-MNIST costs: `training.fit`, a hand-written scan, and PyTorch.
+
+784-128-10, ReLU, Adam at 1e-3, batches of 100. Arms, interleaved in one process:
+
+    fit          `training.fit`, from one epoch's end to the next: order, steps, history, all
+    scan         the same arithmetic as a jitted `lax.scan` written by hand, `random.permutation`
+    torch        PyTorch, the whole set preloaded as float32 tensors, fused Adam
+    dataloader   PyTorch, a DataLoader over examples that are PIL images, each made a tensor
+
+All arms start from the same weights; before anything is timed, the losses of an epoch in the same
+order are compared. Then peak memory above the imports, in a process of its own.
+
+Run: python experiments/benchmarks/fashion_mnist_epoch.py     (needs the extra `parity`)
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+from rich.table import Table
+
+from jaxdl import data, initializers, losses, metrics, models, optimizers, training
+
+BATCH, RATE = 100, 1e-3
+KEY = jax.random.key(0)
+MODEL = models.MLP(
+    [128, 10], kernel_init=initializers.torch_kernel(), bias_init=initializers.torch_bias
+)
+OPTIMIZER = optimizers.adam(RATE, epsilon_position="outside")
+TARGETS = {"fit / scan": 1.05, "torch / fit": 2.2, "dataloader / fit": 6.0}
+
+Epochs = Iterator[tuple[float, np.ndarray]]
+"""Yields (seconds, losses of each step) of one epoch after another, the first in a given order."""
+
+
+def timed(epoch: Callable[[], Any]) -> tuple[float, np.ndarray]:
+    """The seconds that `epoch` takes until its losses are there, and the losses."""
+    started = time.perf_counter()
+    step_losses = np.asarray(jax.block_until_ready(epoch()))
+    return time.perf_counter() - started, step_losses
+
+
+def fit_epochs(dataset: data.Dataset) -> Epochs:
+    """`training.fit`, as often as asked; it must be called anew for each pair of epochs."""
+    state = None
+    while True:
+        ends: list[float] = []
+        result = training.fit(
+            MODEL,
+            dataset,
+            OPTIMIZER,
+            loss=losses.cross_entropy,
+            metrics=[metrics.accuracy],
+            epochs=1 if state is None else 2,
+            batch_size=BATCH,
+            key=KEY,
+            state=state,
+            observers=[lambda event, ends=ends: ends.append(time.perf_counter())],
+        )
+        state = result.state
+        # The second epoch of a call: what `fit` does once a run is not part of an epoch.
+        seconds = np.nan if len(ends) < 2 else ends[1] - ends[0]
+        yield seconds, result.history.steps["loss"][-600:]
+
+
+def scan_epochs(dataset: data.Dataset, state: training.TrainState, order: np.ndarray) -> Epochs:
+    """The epoch that one would write by hand in JAX."""
+    images = jnp.asarray(dataset.train.inputs.reshape(-1, 784))
+    labels = jnp.asarray(dataset.train.targets)
+    params = {
+        name: (layer["kernel"], layer["bias"])
+        for name, layer in jax.device_get(state.params).items()
+    }
+    adam = optimizers.adam(RATE, epsilon_position="outside")
+
+    def loss_of(params: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        (w0, b0), (w1, b1) = params["dense_0"], params["dense_1"]
+        logits = jax.nn.relu(x @ w0 + b0) @ w1 + b1
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        return loss, jnp.mean(logits.argmax(-1) == y)
+
+    def step(carry: Any, indices: Any) -> tuple[Any, Any]:
+        params, opt_state = carry
+        x = images_of(indices)
+        (loss, accuracy), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            params, x, labels[indices]
+        )
+        updates, opt_state = adam.update(gradients, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), (loss, accuracy)
+
+    def images_of(indices: Any) -> Any:
+        return images[indices].astype(jnp.float32) / 255
+
+    def epoch(carry: Any, order: Any) -> Any:
+        return jax.lax.scan(step, carry, order.reshape(-1, BATCH))
+
+    in_order = jax.jit(epoch, donate_argnums=0)
+    shuffled = jax.jit(
+        lambda carry, key: epoch(carry, jax.random.permutation(key, len(labels))), donate_argnums=0
+    )
+    carry = (params, adam.init(params))
+    carry, (step_losses, _) = in_order(carry, order)
+    yield np.nan, np.asarray(step_losses)
+    for number in range(1, sys.maxsize):
+
+        def one_epoch(number: int = number) -> Any:
+            nonlocal carry
+            carry, (step_losses, _) = shuffled(carry, jax.random.fold_in(KEY, number))
+            return step_losses
+
+        yield timed(one_epoch)
+
+
+def torch_network(state: training.TrainState) -> Any:
+    """The same network with the same weights in PyTorch, and its fused Adam."""
+    import torch
+
+    network = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(784, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10)
+    )
+    for linear, name in ((network[1], "dense_0"), (network[3], "dense_1")):
+        layer = jax.device_get(state.params[name])
+        linear.weight.data = torch.tensor(layer["kernel"].T.copy())
+        linear.bias.data = torch.tensor(layer["bias"])
+    return network, torch.optim.Adam(network.parameters(), RATE, fused=True)
+
+
+def torch_epochs(dataset: data.Dataset, state: training.TrainState, order: np.ndarray) -> Epochs:
+    """PyTorch over preloaded tensors."""
+    import torch
+
+    network, adam = torch_network(state)
+    images = torch.tensor(dataset.train.inputs.reshape(-1, 784)).float() / 255
+    labels = torch.tensor(dataset.train.targets).long()
+
+    def epoch(order: Any) -> np.ndarray:
+        seen = []
+        for indices in order.split(BATCH):
+            adam.zero_grad()
+            loss = torch.nn.functional.cross_entropy(network(images[indices]), labels[indices])
+            loss.backward()
+            adam.step()
+            seen.append(loss.detach())
+        return torch.stack(seen).numpy()
+
+    yield np.nan, epoch(torch.tensor(order))
+    while True:
+        yield timed(lambda: epoch(torch.randperm(len(labels))))
+
+
+def dataloader_epochs(
+    dataset: data.Dataset, state: training.TrainState, order: np.ndarray
+) -> Epochs:
+    """PyTorch as its tutorials have it: one PIL image and one `ToTensor` an example."""
+    import torch
+    from PIL import Image
+
+    network, adam = torch_network(state)
+
+    class Examples(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(dataset.train)
+
+        def __getitem__(self, index: int) -> Any:
+            image = Image.fromarray(dataset.train.inputs[index, ..., 0])
+            tensor = torch.from_numpy(np.array(image, copy=True)).view(28, 28, 1)
+            tensor = tensor.permute(2, 0, 1).contiguous().float().div(255)
+            return tensor, int(dataset.train.targets[index])
+
+    def epoch(loader: Any) -> np.ndarray:
+        seen = []
+        for images, labels in loader:
+            adam.zero_grad()
+            loss = torch.nn.functional.cross_entropy(network(images), labels)
+            loss.backward()
+            adam.step()
+            seen.append(loss.detach())
+        return torch.stack(seen).numpy()
+
+    load = torch.utils.data.DataLoader
+    yield np.nan, epoch(load(Examples(), BATCH, sampler=order.tolist()))
+    shuffled = load(Examples(), BATCH, shuffle=True)
+    while True:
+        yield timed(lambda: epoch(shuffled))
+
+
+def compare(rounds: int) -> dict[str, np.ndarray]:
+    """The seconds of `rounds` epochs of each arm, interleaved after an agreement of the losses."""
+    dataset = data.load("fashion_mnist")
+    state = jax.jit(lambda key: training.init_state(key, MODEL, OPTIMIZER, jnp.zeros((1, 784))))(
+        KEY
+    )
+    order = training.epoch_order(state.key, 0, len(dataset.train))
+    arms = {
+        "fit": fit_epochs(dataset),
+        "scan": scan_epochs(dataset, state, order),
+        "torch": torch_epochs(dataset, state, order),
+        "dataloader": dataloader_epochs(dataset, state, order),
+    }
+    first = {name: next(arm)[1] for name, arm in arms.items()}
+    for name, step_losses in first.items():
+        difference = abs(step_losses[-100:].mean() / first["scan"][-100:].mean() - 1)
+        print(
+            f"{name:>10}: loss of the first epoch's last 100 steps {step_losses[-100:].mean():.6f}"
+        )
+        if not difference < 1e-3:
+            raise SystemExit(f"{name} does not train as the others do: {difference:.1e} apart")
+    for arm in arms.values():
+        next(arm)  # a warm-up: what is compiled or allocated at the second epoch
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, arm in arms.items():
+            seconds[name].append(next(arm)[0])
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def report(seconds: dict[str, np.ndarray]) -> None:
+    """Medians, and the ratios of the arms with their targets."""
+    table = Table("arm", "median (s)", "least (s)", "greatest (s)")
+    for name, values in seconds.items():
+        table.add_row(name, *(f"{f(values):.3f}" for f in (np.median, np.min, np.max)))
+    Console().print(table)
+    ratios = Table("ratio", "of medians", "of each round, least to greatest", "target")
+    for name, target in TARGETS.items():
+        above, below = (seconds[arm] for arm in name.split(" / "))
+        by_round = above / below
+        side = "at most" if name == "fit / scan" else "at least"
+        ratios.add_row(
+            name,
+            f"{np.median(above) / np.median(below):.2f}",
+            f"{by_round.min():.2f} to {by_round.max():.2f}",
+            f"{side} {target}",
+        )
+    Console().print(ratios)
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has held so far (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+
+
+def measure_memory() -> None:
+    """Print the peak of a run above its imports, beside the size of data and state."""
+    jax.block_until_ready(jnp.zeros(()))  # the backend is up
+    imports = peak_megabytes()
+    dataset = data.load("fashion_mnist")
+    result = training.fit(
+        MODEL,
+        dataset,
+        OPTIMIZER,
+        loss=losses.cross_entropy,
+        metrics=[metrics.accuracy],
+        epochs=2,
+        batch_size=BATCH,
+        key=KEY,
+    )
+    splits = [dataset.train, dataset.test]
+    of_data = sum(part.inputs.nbytes + part.targets.nbytes for part in splits) / 1e6
+    leaves = jax.tree.leaves((result.state.params, result.state.opt_state))
+    of_state = sum(leaf.nbytes for leaf in leaves) / 1e6
+    above = peak_megabytes() - imports
+    print(
+        f"peak memory above the imports ({imports:.0f} MB): {above:.0f} MB; data {of_data:.0f}, "
+        f"state {of_state:.0f}, the rest {above - of_data - of_state:.0f} (target: at most 100)"
+    )
+
+
+def main() -> None:
+    """The timings, then the memory."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7, help="timed epochs of each arm")
+    parser.add_argument("--memory", action="store_true", help="the memory alone")
+    arguments = parser.parse_args()
+    if arguments.memory:
+        measure_memory()
+        return
+    report(compare(arguments.rounds))
+    subprocess.run([sys.executable, __file__, "--memory"], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Measurements as tables for a terminal."""
+
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+
+def propagation_table(measured: Any) -> Table:
+    """One line for each row of a `Propagation`; a mapped one shows the mean over its runs.
+
+    A gradient that is 0 in every entry shows so, and a value that is not finite as nan or inf.
+    """
+    shares = {"dead", "saturated", "gradient zeros"}
+    of_weights = {
+        "weight norm": measured.weight_norm,
+        "weight gradient": measured.weight_gradient_norm,
+    }
+    if measured.update_ratio is not None:
+        of_weights["update / weight"] = measured.update_ratio
+    columns = {
+        "mean": measured.mean,
+        "variance": measured.variance,
+        "dead": measured.dead_fraction,
+        "saturated": measured.saturated_fraction,
+        "gradient variance": measured.gradient_variance,
+        "gradient zeros": measured.gradient_zero_fraction,
+        **of_weights,
+    }
+    table = Table("row", "kind", "shape")
+    for name in columns:
+        table.add_column(name, justify="right")
+    cells = {name: _per_row(column) for name, column in columns.items()}
+    for index, row in enumerate(measured.names):
+        shown = [
+            ""
+            if name in of_weights and not measured.has_weights[index]
+            else _cell(cells[name][index], name in shares)
+            for name in columns
+        ]
+        shape = "x".join(map(str, measured.shapes[index]))
+        table.add_row(row, measured.kinds[index], shape, *shown)
+    return table
+
+
+def _per_row(column: Any) -> np.ndarray:
+    values = np.asarray(column, np.float64)
+    return values.reshape(-1, values.shape[-1]).mean(axis=0)
+
+
+def _cell(value: float, is_share: bool) -> str:
+    if is_share:
+        return "" if np.isnan(value) else f"{value:.1%}"
+    return "0" if value == 0 else f"{value:.3g}"

@@ -1,5 +1,7 @@
 """LSUV: what it reaches in dense, convolutional and residual nets, and where it must refuse."""
 
+from typing import Any
+
 import chex
 import flax.linen as nn
 import jax
@@ -28,7 +30,7 @@ class Net(nn.Module):
 
 class ResidualConvNet(nn.Module):
     @nn.compact
-    def __call__(self, x, *, train: bool):
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = nn.Conv(8, (3, 3), kernel_init=he_normal(), name="stem")(x)
         for i in range(3):
             y = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}")(x)
@@ -94,7 +96,7 @@ def test_training_mode_is_reached_through_the_settings_of_apply(key):
     x = 3 * jax.random.normal(key, (16, 8, 8, 3))
     model = ResidualConvNet()
     variables = model.init(key, x, train=False)
-    settings = {"train": True, "rngs": {"dropout": key}}
+    settings: dict[str, Any] = {"train": True, "rngs": {"dropout": key}}
     scaled = lsuv(model, variables, x, mutable=["batch_stats"], **settings)
     _, state = model.apply(
         scaled, x, capture_intermediates=True, mutable=["intermediates", "batch_stats"], **settings

@@ -1,5 +1,7 @@
 """Activation modules: their parameters, their draws, and what each reduces to."""
 
+from typing import Any
+
 import chex
 import flax
 import flax.linen as nn
@@ -25,7 +27,7 @@ def test_prelu_starts_as_a_leaky_relu_of_a_quarter(key):
 @pytest.mark.parametrize(("per_feature", "shape"), [(False, ()), (True, (5,))])
 def test_prelu_slope_learns_from_the_negative_inputs_alone(key, per_feature, shape):
     x = jax.random.normal(key, (64, 5))
-    layer = PReLU(per_feature=per_feature)
+    layer: Any = PReLU(per_feature=per_feature)
     variables = layer.init(key, x)
     chex.assert_shape(variables["params"]["negative_slope"], shape)
     gradient = jax.grad(lambda v: layer.apply(v, x).sum())(variables)
@@ -55,7 +57,8 @@ def test_rrelu_evaluates_with_the_mean_slope(key):
 
 def test_rrelu_slopes_are_uniform_and_independent_in_training(key):
     x = jnp.full((200, 500), -1.0)
-    slopes = -RReLU().apply({}, x, train=True, rngs={"dropout": key})
+    layer: Any = RReLU()
+    slopes = -layer.apply({}, x, train=True, rngs={"dropout": key})
     low, high = 1 / 8, 1 / 3
     assert low <= float(slopes.min()) <= float(slopes.max()) <= high
     # 1e5 draws; at 5 standard errors a false alarm has probability 6e-7 for each statement.
@@ -80,7 +83,8 @@ def test_rrelu_is_pure_in_its_key_and_leaves_positive_inputs(key):
 
 def test_rrelu_derivative_is_the_slope_drawn(key):
     x = jnp.full((8,), -2.0)
-    value, vjp = jax.vjp(lambda x: RReLU().apply({}, x, train=True, rngs={"dropout": key}), x)
+    layer: Any = RReLU()
+    value, vjp = jax.vjp(lambda x: layer.apply({}, x, train=True, rngs={"dropout": key}), x)
     chex.assert_trees_all_close(vjp(jnp.ones(8))[0], value / x, rtol=RTOL)
 
 
@@ -126,11 +130,12 @@ def test_maxout_kernel_has_the_variance_of_its_fan_in(key):
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_dtypes_are_kept_under_jit(key, dtype):
     x = jnp.ones((2, 3), dtype)
-    for layer, settings in (
+    cases: list[tuple[Any, dict[str, Any]]] = [
         (PReLU(per_feature=True), {}),
         (RReLU(), {"train": True, "rngs": {"dropout": key}}),
         (RReLU(), {"train": False}),
-    ):
+    ]
+    for layer, settings in cases:
         init_settings = {k: v for k, v in settings.items() if k == "train"}
         variables = layer.init({"params": key, "dropout": key}, x, **init_settings)
         y = jax.jit(lambda v, x, f=layer, s=settings: f.apply(v, x, **s))(variables, x)

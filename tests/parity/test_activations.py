@@ -1,5 +1,7 @@
 """Values and derivatives of every activation against PyTorch's, kinks included."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +98,7 @@ def test_softmax(key):
 @pytest.mark.parametrize("per_feature", [False, True])
 def test_prelu(key, per_feature):
     x = jnp.concatenate([jax.random.normal(key, (9, 4)), jnp.zeros((1, 4))])
-    layer = PReLU(per_feature=per_feature)
+    layer: Any = PReLU(per_feature=per_feature)
     variables = layer.init(key, x)
     values, vjp = jax.vjp(layer.apply, variables, x)
     gradients, of_x = vjp(jnp.ones_like(x))
@@ -112,4 +114,6 @@ def test_prelu(key, per_feature):
 
 def test_rrelu_in_evaluation():
     expected = torch.nn.RReLU().eval()(torch.tensor(X)).numpy()
-    np.testing.assert_allclose(RReLU().apply({}, jnp.asarray(X), train=False), expected, RTOL, ATOL)
+    layer: Any = RReLU()
+    values = layer.apply({}, jnp.asarray(X), train=False)
+    np.testing.assert_allclose(values, expected, RTOL, ATOL)

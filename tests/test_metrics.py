@@ -45,7 +45,9 @@ def test_a_row_with_a_nan_is_wrong_whatever_its_label(metric):
 
 @pytest.mark.parametrize("metric", [metrics.accuracy, lambda o, t: metrics.top_k(o, t, k=3)])
 def test_a_label_that_names_no_class_is_wrong(metric):
-    np.testing.assert_array_equal(metric(jnp.ones((2, 3)), jnp.array([-1, 3])), 0)
+    for value in (-1.0, 1.0):
+        outputs = jnp.full((2, 3), value)
+        np.testing.assert_array_equal(metric(outputs, jnp.array([-1, 3])), 0)
 
 
 def test_infinite_logits_still_rank():

@@ -50,8 +50,12 @@ def scale_by_adam(
     """
 
     def init_fn(params: Any) -> optax.ScaleByAdamState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros, nu=zeros)
+        # Two trees of their own: one buffer in two places could not be donated.
+        return optax.ScaleByAdamState(
+            count=jnp.zeros((), jnp.int32),
+            mu=jax.tree.map(jnp.zeros_like, params),
+            nu=jax.tree.map(jnp.zeros_like, params),
+        )
 
     def update_fn(
         updates: Any, state: optax.ScaleByAdamState, params: Any = None

@@ -96,6 +96,11 @@ class Propagation:
         return _wide(self.gradient_stddev) ** 2
 
     @property
+    def gradient_second_moment(self) -> Any:
+        """Mean square of the entries of dL/da, in float64 (outside of any trace)."""
+        return self.gradient_variance + _wide(self.gradient_mean) ** 2
+
+    @property
     def is_activation(self) -> tuple[bool, ...]:
         """Whether each row is what follows a module, in place of its output."""
         return tuple(kind == ACTIVATION for kind in self.kinds)

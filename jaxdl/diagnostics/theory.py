@@ -1,0 +1,224 @@
+"""What an infinitely wide network shows at initialisation: no network is built, no key is needed.
+
+In the limit of wide layers the pre-activations of a layer are Gaussian with one variance q, and two
+numbers tell how signal and gradient cross it: E[f(z)^2] and E[f'(z)^2] for z ~ N(0, q).
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxdl.initializers.gains import Elementwise, evaluate_float64, gaussian_expectation
+from jaxdl.initializers.protocol import require_non_negative, require_positive
+
+# Where the search for a critical point ends: a unit whose input has a standard deviation of 1,000
+# is a step function.
+LARGEST_VARIANCE = 1e6
+# Stands for q -> 0 from above, where every function is two straight pieces.
+SMALLEST_VARIANCE = 1e-24
+
+
+@dataclass(frozen=True)
+class MeanField:
+    r"""The prediction for each hidden layer, l = 1 to depth, in float64.
+
+    Attributes:
+        preactivation_variance: q_l, the variance of z_l, whose mean is 0.
+        activation_mean: E[a_l], a_l = f(z_l).
+        activation_variance: E[a_l^2] - E[a_l]^2.
+        activation_second_moment: E[a_l^2].
+        gradient_factor: chi_l = fan_out Var(W) E[f'(z_l)^2], by which E[(dL/dz)^2] grows from
+            layer l + 1 back to layer l, where the layer above has the same weight variance.
+        preactivation_gradient: E[(dL/dz_l)^2] over that of the last hidden layer.
+        activation_gradient: E[(dL/da_l)^2] over that of the last hidden layer.
+    """
+
+    preactivation_variance: Float[np.ndarray, " depth"]
+    activation_mean: Float[np.ndarray, " depth"]
+    activation_variance: Float[np.ndarray, " depth"]
+    activation_second_moment: Float[np.ndarray, " depth"]
+    gradient_factor: Float[np.ndarray, " depth"]
+    preactivation_gradient: Float[np.ndarray, " depth"]
+    activation_gradient: Float[np.ndarray, " depth"]
+
+
+def mean_field(
+    activation: Elementwise,
+    *,
+    weight_variance: float,
+    depth: int,
+    bias_variance: float = 0.0,
+    input_second_moment: float = 1.0,
+    fan_ratio: float = 1.0,
+    kinks: Sequence[float] = (),
+) -> MeanField:
+    r"""Follow variance forward and gradient backward through hidden layers of infinite width.
+
+    $$q_1 = \sigma_w^2 E[x^2] + \sigma_b^2, \qquad
+      q_{l+1} = \sigma_w^2 E[f(z_l)^2] + \sigma_b^2, \qquad z_l \sim N(0, q_l)$$
+
+    $$\chi_l = r\, \sigma_w^2 E[f'(z_l)^2], \qquad
+      \frac{E[(\partial L / \partial z_l)^2]}{E[(\partial L / \partial z_{l+1})^2]} = \chi_l,
+      \qquad
+      \frac{E[(\partial L / \partial a_l)^2]}{E[(\partial L / \partial a_{l+1})^2]} = \chi_{l+1}$$
+
+    The forward factor is fan_in Var(W), the backward one fan_out Var(W): r is fan_out / fan_in.
+    The backward equations take the weights met on the way back as independent of those met on the
+    way forward, which holds for wide layers. In ReLU layers of n units, one draw of the weights
+    departs from q_l by a share of about sqrt(5 l / n).
+
+    Arguments:
+        activation: an elementwise function f in JAX.
+        weight_variance: sigma_w^2 = fan_in Var(W); He is 2, LeCun 1. Glorot and Bengio's
+            "standard" U(-1/sqrt(n), 1/sqrt(n)) is 1/3: through tanh, which is linear while the
+            signal is small, variance and gradient both fall by 3 a layer.
+        depth: hidden layers, at least 1.
+        bias_variance: sigma_b^2.
+        input_second_moment: E[x^2], the mean over the entries of an input of their squares.
+        fan_ratio: r.
+        kinks: where f or f' jumps, besides 0, +-1/2, +-1, +-2, +-3 and +-6.
+
+    Raises:
+        ValueError: a setting that is negative or not finite, a depth below 1, an f that is not
+            elementwise, a signal that leaves float64.
+
+    Example:
+        >>> he = mean_field(jax.nn.relu, weight_variance=2.0, depth=50)
+        >>> he.activation_second_moment[-1].round(9), he.activation_gradient[0].round(9)
+        (np.float64(1.0), np.float64(1.0))
+        >>> standard = mean_field(
+        ...     jnp.tanh, weight_variance=1 / 3, depth=5, input_second_moment=1e-6)
+        >>> (standard.activation_variance[1:] / standard.activation_variance[:-1]).round(4)
+        array([0.3333, 0.3333, 0.3333, 0.3333])
+
+    Source: Poole et al. (2016), equation 3; Schoenholz et al. (2017), equations 3 and 17; Glorot
+    and Bengio (2010), equations 5 and 6.
+    """
+    require_non_negative("weight_variance", weight_variance)
+    require_non_negative("bias_variance", bias_variance)
+    require_non_negative("input_second_moment", input_second_moment)
+    require_positive("fan_ratio", fan_ratio)
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1 hidden layer, got {depth}; pass a larger depth")
+    rows: list[tuple[float, ...]] = []
+    square = input_second_moment
+    for layer in range(1, depth + 1):
+        variance = weight_variance * square + bias_variance
+        if not math.isfinite(variance):
+            raise ValueError(
+                "the signal must stay within float64, got a variance that is not finite at layer "
+                f"{layer} of {depth}; pass a smaller depth or weight_variance"
+            )
+        mean = _expectation(activation, variance, kinks)
+        square = _second_moment(activation, variance, kinks)
+        spread = _variance(activation, mean, variance, kinks)
+        factor = fan_ratio * weight_variance * _squared_slope(activation, variance, kinks)
+        rows.append((variance, mean, spread, square, factor))
+    variances, means, spreads, squares, factors = np.array(rows).T
+    with np.errstate(under="ignore", over="ignore"):
+        below, above = (
+            np.append(np.cumprod(part[::-1])[::-1], 1.0) for part in (factors[:-1], factors[1:])
+        )
+    return MeanField(
+        preactivation_variance=variances,
+        activation_mean=means,
+        activation_variance=spreads,
+        activation_second_moment=squares,
+        gradient_factor=factors,
+        preactivation_gradient=below,
+        activation_gradient=above,
+    )
+
+
+def critical_weight_variance(
+    activation: Elementwise, *, bias_variance: float = 0.0, kinks: Sequence[float] = ()
+) -> float:
+    r"""The weight variance at which the gradient neither vanishes nor explodes with depth.
+
+    $$\sigma_w^2 E[f'(z)^2] = 1, \qquad q = \sigma_w^2 E[f(z)^2] + \sigma_b^2, \qquad
+      z \sim N(0, q)$$
+
+    Both equations are solved at once for sigma_w^2 and q, and the solution of smallest q is taken.
+    Without a bias and with f(0) = 0 that is q -> 0, where f is two straight pieces:
+    sigma_w^2 = 2 / (f'(0-)^2 + f'(0+)^2), whatever f does further out. For ReLU, which is two such
+    pieces everywhere, the signal then keeps any variance; for tanh it falls slowly towards 0.
+
+    Arguments:
+        activation: an elementwise function f in JAX.
+        bias_variance: sigma_b^2.
+        kinks: as in `mean_field`.
+
+    Raises:
+        ValueError: no solution with q up to 1e6: for ReLU under any bias variance, which the
+            signal then gains at each layer.
+
+    Example:
+        >>> round(critical_weight_variance(jax.nn.relu), 9)
+        2.0
+        >>> round(critical_weight_variance(jnp.tanh), 9)
+        1.0
+        >>> 1 < critical_weight_variance(jnp.tanh, bias_variance=0.05) < 2
+        True
+
+    Source: Schoenholz et al. (2017), section 3, the line chi_1 = 1.
+    """
+    require_non_negative("bias_variance", bias_variance)
+
+    def weight_variance(variance: float) -> float:
+        slope = _squared_slope(activation, variance, kinks)
+        return 1 / slope if slope > 0 else math.inf
+
+    def surplus(variance: float) -> float:
+        square = _second_moment(activation, variance, kinks)
+        return weight_variance(variance) * square + bias_variance - variance
+
+    at_zero = float(evaluate_float64(activation, np.zeros(1))[0])
+    if bias_variance == 0 and at_zero == 0:
+        if math.isfinite(solution := weight_variance(SMALLEST_VARIANCE)):
+            return solution
+    else:
+        grid = np.geomspace(1e-6, LARGEST_VARIANCE, 49)
+        for low, high in itertools.pairwise(grid):
+            if surplus(low) >= 0 > surplus(high):
+                return weight_variance(_bisect(surplus, float(low), float(high)))
+    raise ValueError(
+        "the activation must have a variance at which signal and gradient are both kept, got none "
+        f"for {getattr(activation, '__name__', activation)!s} with bias_variance={bias_variance} "
+        f"up to q = {LARGEST_VARIANCE:g}; pass another bias_variance"
+    )
+
+
+def _bisect(decreasing: Any, low: float, high: float) -> float:
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if decreasing(middle) >= 0 else (low, middle)
+    return math.sqrt(low * high)
+
+
+def _expectation(f: Elementwise, variance: float, kinks: Sequence[float]) -> float:
+    if variance == 0:
+        return float(evaluate_float64(f, np.zeros(1))[0])
+    return gaussian_expectation(f, variance, kinks=kinks)
+
+
+def _second_moment(f: Elementwise, variance: float, kinks: Sequence[float]) -> float:
+    return _expectation(lambda z: f(z) ** 2, variance, kinks)
+
+
+def _variance(f: Elementwise, mean: float, variance: float, kinks: Sequence[float]) -> float:
+    """E[(f - mean)^2] itself: for a small signal on a large mean E[f^2] - mean^2 cancels."""
+    return _expectation(lambda z: (f(z) - mean) ** 2, variance, kinks)
+
+
+def _squared_slope(f: Elementwise, variance: float, kinks: Sequence[float]) -> float:
+    def squared_derivative(z: Any) -> Any:
+        return jax.jvp(f, (z,), (jnp.ones_like(z),))[1] ** 2
+
+    return _expectation(squared_derivative, max(variance, SMALLEST_VARIANCE), kinks)

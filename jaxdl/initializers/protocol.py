@@ -67,6 +67,27 @@ def require_non_negative(name: str, value: ArrayLike) -> None:
     _require(name, value, "finite and at least 0", lambda x: math.isfinite(x) and x >= 0)
 
 
+def require_order(
+    owner: str, low_name: str, low: ArrayLike, high_name: str, high: ArrayLike
+) -> None:
+    """Refuse bounds that are not in order; traced ones pass."""
+    try:
+        ordered = float(low) < float(high)  # type: ignore[arg-type]
+    except jax.errors.ConcretizationTypeError:
+        return
+    if not ordered:
+        raise ValueError(
+            f"{owner} needs {low_name} < {high_name}, got {low_name}={low}, {high_name}={high}; "
+            "swap or widen the bounds"
+        )
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is not one of the choices, and list them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; pass one")
+
+
 def _require(name: str, value: ArrayLike, rule: str, holds: Callable[[float], bool]) -> None:
     try:
         number = float(value)  # type: ignore[arg-type]

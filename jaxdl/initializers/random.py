@@ -12,8 +12,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxdl.initializers.fans import compute_fans
 from jaxdl.initializers.protocol import (
     Initializer,
+    require_choice,
     require_finite,
     require_non_negative,
+    require_order,
     require_positive,
     working_dtype,
 )
@@ -65,7 +67,7 @@ def uniform(low: ArrayLike, high: ArrayLike) -> Initializer:
     """
     require_finite("low", low)
     require_finite("high", high)
-    _require_order("uniform", "low", low, "high", high)
+    require_order("uniform", "low", low, "high", high)
 
     def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         bounds = jnp.asarray(low, dtype), jnp.asarray(high, dtype)
@@ -103,7 +105,7 @@ def truncated_normal(
     for name, value in (("mean", mean), ("lower", lower), ("upper", upper)):
         require_finite(name, value)
     require_non_negative("stddev", stddev)
-    _require_order("truncated_normal", "lower", lower, "upper", upper)
+    require_order("truncated_normal", "lower", lower, "upper", upper)
 
     def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         bounds = jnp.asarray(lower, dtype), jnp.asarray(upper, dtype)
@@ -140,8 +142,8 @@ def variance_scaling(
         2.0
     """
     require_positive("scale", scale)
-    _require_choice("mode", mode, _MODES)
-    _require_choice("distribution", distribution, _DISTRIBUTIONS)
+    require_choice("mode", mode, _MODES)
+    require_choice("distribution", distribution, _DISTRIBUTIONS)
 
     def init(
         key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32
@@ -314,22 +316,3 @@ def _he_scale(negative_slope: ArrayLike) -> ArrayLike:
 def _sqrt(value: ArrayLike) -> ArrayLike:
     """The root in float64 where the value is known, for float64 weights; else as it is traced."""
     return jnp.sqrt(value) if isinstance(value, jax.Array) else math.sqrt(float(value))  # type: ignore[arg-type]
-
-
-def _require_order(
-    owner: str, low_name: str, low: ArrayLike, high_name: str, high: ArrayLike
-) -> None:
-    try:
-        ordered = float(low) < float(high)  # type: ignore[arg-type]
-    except jax.errors.ConcretizationTypeError:
-        return
-    if not ordered:
-        raise ValueError(
-            f"{owner} needs {low_name} < {high_name}, got {low_name}={low}, {high_name}={high}; "
-            "swap or widen the bounds"
-        )
-
-
-def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; pass one")

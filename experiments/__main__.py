@@ -18,8 +18,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in NOT_EXPERIMENTS)
 
 
-def list_experiments() -> int:
-    """Print each experiment with the first line of its docstring."""
+def list_experiments(names_alone: bool) -> int:
+    """Print each experiment with the first line of its docstring, or the names alone."""
+    if names_alone:
+        print("\n".join(names()))
+        return 0
     table = Table("experiment", "what it shows", box=None)
     for name in names():
         text = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text("utf-8"))) or ""
@@ -48,12 +51,13 @@ def main() -> int:
     """The command line; options that it does not know are the experiments' own."""
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="what there is")
+    lister = commands.add_parser("list", help="what there is")
+    lister.add_argument("--names", action="store_true", help="the names alone, one a line")
     runner = commands.add_parser("run", help="run some, or all; other options go to each script")
     runner.add_argument("names", nargs="*", metavar="NAME", help="none: all of them")
     arguments, options = parser.parse_known_args()
     if arguments.command == "list":
-        return list_experiments()
+        return list_experiments(arguments.names)
     unknown = [name for name in arguments.names if name not in names()]
     if unknown:
         parser.error(f"no experiment {', '.join(unknown)}; there are {', '.join(names())}")

@@ -28,7 +28,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Results = Mapping[str, np.ndarray]
+Results = Mapping[str, Any]
+"""Arrays by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,8 @@ def save(
     """Write config.json, results.npz, claims.json, figure.png and index.html into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
-    np.savez(folder / "results.npz", **dict(results))
+    arrays: dict[str, Any] = dict(results)
+    np.savez(folder / "results.npz", **arrays)
     (folder / "claims.json").write_text(
         json.dumps([as_json(claim) for claim in claims], indent=2) + "\n"
     )
@@ -163,6 +165,7 @@ pre {{ white-space: pre-wrap; font: inherit; }}
 img {{ max-width: 100%; }}
 table {{ border-collapse: collapse; margin: 1rem 0; }}
 th, td {{ border-bottom: 1px solid #ccc; padding: .3rem .7rem; text-align: left; }}
+td + td {{ white-space: nowrap; }}
 .refuted td:last-child {{ color: #b00020; font-weight: bold; }}
 .holds td:last-child {{ color: #11691d; }}
 </style></head><body>
@@ -176,15 +179,11 @@ th, td {{ border-bottom: 1px solid #ccc; padding: .3rem .7rem; text-align: left;
 """
 
 
-def new_figure(rows: int, columns: int, *, width: float = 10.0, height: float = 4.0) -> Any:
-    """A figure and its grid of axes, without any window: sizes in inches.
-
-    Returns (Figure, array of Axes of shape (rows, columns)).
-    """
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib Figure without any window; width and height in inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def interval(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:

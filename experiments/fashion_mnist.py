@@ -16,6 +16,7 @@ from typing import Any
 
 import common
 import jax
+import jax.numpy as jnp
 import numpy as np
 from common import Claim, Results
 
@@ -55,8 +56,10 @@ def run(config: Config) -> Results:
     imported = common.seconds_since_start()
     dataset = data.load("fashion_mnist", data_dir=config.data_dir, raw_dir=config.raw_dir)
     loaded = common.seconds_since_start()
+    test = dataset.test
+    assert test is not None
     # The lecture watches the test split as it trains; nothing is chosen by what it sees.
-    dataset = replace(dataset, validation=dataset.test)
+    dataset = replace(dataset, validation=test)
     model = models.MLP(
         [128, 10], kernel_init=initializers.torch_kernel(), bias_init=initializers.torch_bias
     )
@@ -92,8 +95,8 @@ def run(config: Config) -> Results:
         f"train {epoch_seconds:.2f}"
     )
     fast = train(1e-3, config.long_epochs, observers=())
-    test = dataset.test
-    logits = model.apply(slow[0].state.variables, training.scale_images(test.inputs), train=False)
+    images = training.scale_images(jnp.asarray(test.inputs))
+    logits: Any = model.apply(slow[0].state.variables, images, train=False)
     scores = np.asarray(jax.nn.softmax(logits))
     right = scores.argmax(-1) == test.targets
     shown = np.r_[np.flatnonzero(right)[:SHOWN_OF_EACH], np.flatnonzero(~right)[:SHOWN_OF_EACH]]
@@ -179,9 +182,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Loss; accuracy against the lecture's; the gap; test images with scores and decisions."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 7.5), layout="constrained")
+    figure = common.new_figure(12, 7.5)
     curves, grid = figure.subfigures(2, 1, height_ratios=[1.1, 1])
     left, middle, right = curves.subplots(1, 3)
 

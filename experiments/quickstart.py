@@ -49,7 +49,7 @@ def run(config: Config) -> Results:
     """For each network, by seed: signal and gradient of each layer, accuracies in percent."""
     digits = data.split(data.load("mnist_5k"), key=jax.random.key(0))
     print(digits)
-    results: dict[str, np.ndarray] = {
+    results: dict[str, Any] = {
         "images": np.stack(
             [digits.train.inputs[digits.train.targets == digit][0, ..., 0] for digit in range(10)]
         ),
@@ -134,9 +134,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """The digits; signal and gradient by layer, theory as a thin line; accuracy by epoch."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 5.5), layout="constrained")
+    figure = common.new_figure(12, 5.5)
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 3.4])
     for picture, image in zip(top.subplots(1, 10), results["images"], strict=True):
         picture.imshow(image, cmap="gray_r")

@@ -54,6 +54,10 @@ def fit_epochs(dataset: data.Dataset) -> Epochs:
     state = None
     while True:
         ends: list[float] = []
+
+        def note(event: training.EpochEnd, ends: list[float] = ends) -> None:
+            ends.append(time.perf_counter())
+
         result = training.fit(
             MODEL,
             dataset,
@@ -64,7 +68,7 @@ def fit_epochs(dataset: data.Dataset) -> Epochs:
             batch_size=BATCH,
             key=KEY,
             state=state,
-            observers=[lambda event, ends=ends: ends.append(time.perf_counter())],
+            observers=[note],
         )
         state = result.state
         # The second epoch of a call: what `fit` does once a run is not part of an epoch.
@@ -264,8 +268,8 @@ def measure_memory() -> None:
         batch_size=BATCH,
         key=KEY,
     )
-    splits = [dataset.train, dataset.test]
-    of_data = sum(part.inputs.nbytes + part.targets.nbytes for part in splits) / 1e6
+    splits = [split for split in (dataset.train, dataset.test) if split is not None]
+    of_data = sum(split.inputs.nbytes + split.targets.nbytes for split in splits) / 1e6
     leaves = jax.tree.leaves((result.state.params, result.state.opt_state))
     of_state = sum(leaf.nbytes for leaf in leaves) / 1e6
     above = peak_megabytes() - imports

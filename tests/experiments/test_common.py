@@ -1,0 +1,113 @@
+"""What every experiment shares: a claim that can fail, and what is written of it."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import common
+import numpy as np
+import pytest
+from common import Claim
+
+ROOT = Path(common.__file__).parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The knobs."""
+
+    value: float = 1.0
+    """What is measured."""
+
+
+def experiment():
+    """A module as the scripts are: it measures its own knob and claims that it is 1 to 2."""
+    made = types.ModuleType("toy", "A toy with <signs> & more.")
+    made.__file__ = "toy.py"
+    made.Config = Config
+    made.PRESETS = {"default": Config(), "smoke": Config(1.5), "full": Config(3.0)}
+    made.run = lambda config: {"value": np.array([config.value])}
+    made.claims = lambda results: [
+        Claim("the value is 1 to 2", results["value"][0], 1.0, 2.0),
+        Claim("the value is positive", results["value"][0], 0.0, np.inf),
+    ]
+    made.plot = lambda results: common.new_figure(2, 1)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "value"),
+    [
+        ([], 0, 1.0),
+        (["--preset", "smoke"], 0, 1.5),
+        (["--preset", "full"], 1, 3.0),
+        (["--preset", "full", "--value", "2"], 0, 2.0),
+        (["--value", "0.5"], 1, 0.5),
+    ],
+)
+def test_writes_everything_and_exits_by_the_claims(tmp_path, capsys, arguments, code, value):
+    assert common.main(experiment(), [*arguments, "--output", str(tmp_path)]) == code
+    folder = tmp_path / "toy"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["value"] == value
+    assert config["preset"] == (arguments[1] if "--preset" in arguments else "default")
+    with np.load(folder / "results.npz", allow_pickle=False) as results:
+        assert results["value"] == [value]
+    claims = json.loads((folder / "claims.json").read_text())
+    assert [claim["holds"] for claim in claims] == [code == 0, True]
+    assert claims[1]["high"] is None
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "index.html").read_text()
+    assert "A toy with &lt;signs&gt; &amp; more." in page
+    assert ("REFUTED" in page) == (code == 1)
+    assert ("REFUTED" in capsys.readouterr().out) == (code == 1)
+
+
+@pytest.mark.parametrize("measured", [np.nan, np.inf, -1e-9])
+def test_a_claim_outside_its_band_or_not_a_number_is_refuted(measured):
+    assert not Claim("positive", measured, 0.0, 1.0).holds
+
+
+def test_bands_in_words():
+    assert Claim("", 0, -np.inf, 2).band == "at most 2"
+    assert Claim("", 0, 1.5, np.inf).band == "at least 1.5"
+    assert Claim("", 0, 1, 2).band == "1 to 2"
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(size=(5, 20_000))
+    mean, half_width = common.interval(draws)
+    covered = (np.abs(mean) < half_width).mean()
+    # A binomial share of 20,000 around 0.95 has a deviation of 0.0015: five of them.
+    assert covered == pytest.approx(0.95, abs=5 * 0.0015)
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments", *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+def test_lists_every_script():
+    listed = run("list", "--names").stdout.split()
+    assert listed == sorted(
+        path.stem
+        for path in (ROOT / "experiments").glob("*.py")
+        if path.stem not in ("common", "__main__")
+    )
+    assert {"quickstart", "fashion_mnist"} <= set(listed)
+
+
+def test_an_unknown_experiment_is_refused_with_the_known():
+    done = run("run", "no_such")
+    assert done.returncode == 2
+    assert "no experiment no_such; there are" in done.stderr
+
+
+def test_a_failing_script_makes_the_run_fail():
+    done = run("run", "quickstart", "--no-such-knob", "1")
+    assert done.returncode == 1
+    assert "quickstart" in done.stderr

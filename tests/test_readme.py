@@ -1,0 +1,25 @@
+"""What the README shows runs as it stands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_library_in_fifteen_lines():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    statements = [line for line in code.splitlines() if line]
+    assert len(statements) <= 16
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    accuracy = float(re.search(r"'accuracy': ([\d.]+)", done.stdout).group(1))
+    assert accuracy > 0.85
+
+
+def test_every_file_it_names_is_there():
+    for name in re.findall(r"(?:experiments|docs)/\w+\.\w+", README):
+        assert (ROOT / name).is_file(), name

@@ -137,7 +137,7 @@ def map_stacked(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any
     return jax.tree.map(lambda *each: jnp.concatenate(each)[places], *mapped)
 
 
-def parameters_of(params: Any, row: Row) -> list[Array]:
+def parameters_of(params: Any, row: Row) -> list[Any]:
     """The parameters of the row's module, kernel and bias apart; none for an activation."""
     if row.kind == ACTIVATION:
         return []

@@ -52,3 +52,43 @@ def _cell(value: float, is_share: bool) -> str:
     if is_share:
         return "" if np.isnan(value) else f"{value:.1%}"
     return "0" if value == 0 else f"{value:.3g}"
+
+
+def summary_table(sizes: Any) -> Table:
+    """One line for each row of a `Summary`, and the totals."""
+    table = Table(show_footer=True)
+    held_elsewhere = sizes.total_parameters - sum(sizes.parameters)
+    table.add_column("row", footer="total")
+    table.add_column("kind")
+    table.add_column("shape")
+    totals = {
+        "parameters": f"{sizes.total_parameters:,}",
+        "forward FLOPs": f"{sizes.total_flops.forward:,}",
+        "backward FLOPs": f"{sizes.total_flops.backward:,}",
+        "activations": _memory(sizes.total_activation_bytes),
+    }
+    for name, total in totals.items():
+        table.add_column(name, footer=total, justify="right")
+    for index, name in enumerate(sizes.names):
+        table.add_row(
+            name,
+            sizes.kinds[index],
+            "x".join(map(str, sizes.shapes[index])),
+            f"{sizes.parameters[index]:,}" if sizes.parameters[index] else "",
+            *(f"{count:,}" if count else "" for count in sizes.flops[index]),
+            _memory(sizes.activation_bytes[index]),
+        )
+    if held_elsewhere:
+        table.add_row("held by containers", "", "", f"{held_elsewhere:,}", "", "", "")
+    table.caption = f"parameters take {_memory(sizes.parameter_bytes)}"
+    return table
+
+
+def _memory(size: int | float) -> str:
+    if size < 1024:
+        return f"{size} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} TiB"

@@ -26,11 +26,11 @@ class Histogram:
         nonfinite: (rows,), entries that are NaN or infinite.
     """
 
-    edges: Float[Array, "..."]
-    counts: Int[Array, "..."]
-    below: Int[Array, "..."]
-    above: Int[Array, "..."]
-    nonfinite: Int[Array, "..."]
+    edges: Float[Array | np.ndarray, "..."]
+    counts: Int[Array | np.ndarray, "..."]
+    below: Int[Array | np.ndarray, "..."]
+    above: Int[Array | np.ndarray, "..."]
+    nonfinite: Int[Array | np.ndarray, "..."]
 
     @property
     def density(self) -> Any:

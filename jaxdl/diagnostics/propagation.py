@@ -22,6 +22,8 @@ from jaxdl.diagnostics.recording import (
 from jaxdl.diagnostics.tracing import ACTIVATION, Row
 from jaxdl.training.steps import Batch, PerExample, scale_images
 
+Values = Float[Array | np.ndarray, "..."]
+
 
 @struct.dataclass
 class Propagation:
@@ -62,19 +64,19 @@ class Propagation:
         loss: mean over the batch.
     """
 
-    mean: Float[Array, "..."]
-    stddev: Float[Array, "..."]
-    dead_fraction: Float[Array, "..."]
-    saturated_fraction: Float[Array, "..."]
-    nonfinite_fraction: Float[Array, "..."]
-    gradient_mean: Float[Array, "..."]
-    gradient_stddev: Float[Array, "..."]
-    gradient_zero_fraction: Float[Array, "..."]
-    gradient_nonfinite_fraction: Float[Array, "..."]
-    weight_norm: Float[Array, "..."]
-    weight_gradient_norm: Float[Array, "..."]
-    update_ratio: Float[Array, "..."] | None
-    loss: Float[Array, "..."]
+    mean: Values
+    stddev: Values
+    dead_fraction: Values
+    saturated_fraction: Values
+    nonfinite_fraction: Values
+    gradient_mean: Values
+    gradient_stddev: Values
+    gradient_zero_fraction: Values
+    gradient_nonfinite_fraction: Values
+    weight_norm: Values
+    weight_gradient_norm: Values
+    update_ratio: Values | None
+    loss: Values
     names: tuple[str, ...] = struct.field(pytree_node=False)
     kinds: tuple[str, ...] = struct.field(pytree_node=False)
     shapes: tuple[tuple[int, ...], ...] = struct.field(pytree_node=False)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 
@@ -11,25 +12,28 @@ def propagation_table(measured: Any) -> Table:
 
     A gradient that is 0 in every entry shows so, and a value that is not finite as nan or inf.
     """
-    shares = {"dead", "saturated", "gradient zeros"}
+    shares = {"dead", "saturated", "gradient\nzeros"}
     of_weights = {
-        "weight norm": measured.weight_norm,
-        "weight gradient": measured.weight_gradient_norm,
+        "weight\nnorm": measured.weight_norm,
+        "weight\ngradient": measured.weight_gradient_norm,
     }
     if measured.update_ratio is not None:
-        of_weights["update / weight"] = measured.update_ratio
+        of_weights["update /\nweight"] = measured.update_ratio
     columns = {
         "mean": measured.mean,
         "variance": measured.variance,
         "dead": measured.dead_fraction,
         "saturated": measured.saturated_fraction,
-        "gradient variance": measured.gradient_variance,
-        "gradient zeros": measured.gradient_zero_fraction,
+        "gradient\nvariance": measured.gradient_variance,
+        "gradient\nzeros": measured.gradient_zero_fraction,
         **of_weights,
     }
-    table = Table("row", "kind", "shape")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("row", "kind"):
+        table.add_column(name, overflow="fold")
     for name in columns:
-        table.add_column(name, justify="right")
+        # A narrow terminal may fold names; a number that lost its exponent would be a wrong one.
+        table.add_column(name, justify="right", no_wrap=True)
     cells = {name: _per_row(column) for name, column in columns.items()}
     for index, row in enumerate(measured.names):
         shown = [
@@ -38,8 +42,7 @@ def propagation_table(measured: Any) -> Table:
             else _cell(cells[name][index], name in shares)
             for name in columns
         ]
-        shape = "x".join(map(str, measured.shapes[index]))
-        table.add_row(row, measured.kinds[index], shape, *shown)
+        table.add_row(row, measured.kinds[index], *shown)
     return table
 
 
@@ -50,38 +53,48 @@ def _per_row(column: Any) -> np.ndarray:
 
 def _cell(value: float, is_share: bool) -> str:
     if is_share:
-        return "" if np.isnan(value) else f"{value:.1%}"
-    return "0" if value == 0 else f"{value:.3g}"
+        return "" if np.isnan(value) else f"{value:.0%}"
+    return "0" if value == 0 else f"{value:.2g}"
 
 
 def summary_table(sizes: Any) -> Table:
     """One line for each row of a `Summary`, and the totals."""
-    table = Table(show_footer=True)
+    table = Table(show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     held_elsewhere = sizes.total_parameters - sum(sizes.parameters)
-    table.add_column("row", footer="total")
-    table.add_column("kind")
-    table.add_column("shape")
+    table.add_column("row", footer="total", overflow="fold")
+    for name in ("kind", "shape"):
+        table.add_column(name, overflow="fold")
     totals = {
         "parameters": f"{sizes.total_parameters:,}",
-        "forward FLOPs": f"{sizes.total_flops.forward:,}",
-        "backward FLOPs": f"{sizes.total_flops.backward:,}",
+        "forward\nFLOPs": _operations(sizes.total_flops.forward),
+        "backward\nFLOPs": _operations(sizes.total_flops.backward),
         "activations": _memory(sizes.total_activation_bytes),
     }
     for name, total in totals.items():
-        table.add_column(name, footer=total, justify="right")
+        table.add_column(name, footer=total, justify="right", no_wrap=True)
     for index, name in enumerate(sizes.names):
         table.add_row(
             name,
             sizes.kinds[index],
             "x".join(map(str, sizes.shapes[index])),
             f"{sizes.parameters[index]:,}" if sizes.parameters[index] else "",
-            *(f"{count:,}" if count else "" for count in sizes.flops[index]),
+            *(_operations(count) if count else "" for count in sizes.flops[index]),
             _memory(sizes.activation_bytes[index]),
         )
     if held_elsewhere:
         table.add_row("held by containers", "", "", f"{held_elsewhere:,}", "", "", "")
     table.caption = f"parameters take {_memory(sizes.parameter_bytes)}"
     return table
+
+
+def _operations(count: int) -> str:
+    """Three digits and a decimal prefix."""
+    size: int | float = count
+    for prefix in ("", "k", "M", "G", "T"):
+        if size < 1000:
+            return f"{size:.3g} {prefix}".rstrip()
+        size /= 1000
+    return f"{size:.3g} P"
 
 
 def _memory(size: int | float) -> str:

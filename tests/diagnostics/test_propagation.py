@@ -424,7 +424,20 @@ def test_the_table_names_every_row_and_blanks_what_a_row_lacks(key):
     for name in measured.names:
         assert name in text
     assert "nan" not in text
-    assert "100.0%" in text
+    assert "100%" in text
+
+
+def test_a_narrow_table_folds_names_and_keeps_numbers_whole(key):
+    batch = regression_batch(key, 4, 3, 1)
+    model = models.MLP([5, 1])
+    measured = propagation(
+        model, init(model, batch["inputs"], train=False), batch, loss=losses.mean_squared_error
+    )
+    console = Console(width=80, file=io.StringIO())
+    console.print(measured)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert f"{measured.variance[0]:.2g}" in text
 
 
 def test_refusals(key):

@@ -152,7 +152,7 @@ def make_train_epoch(
 
     Arguments:
         train_step: as `make_train_step` makes it.
-        unroll: steps written out in one turn of the loop; the arithmetic is the same.
+        unroll: steps written out in one turn of the loop: the same up to rounding.
 
     The returned function gathers the examples `order[i]` of `arrays` for step i, so the whole set
     stays where it is and as it is stored.

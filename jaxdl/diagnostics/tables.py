@@ -10,27 +10,27 @@ from rich.table import Table
 def propagation_table(measured: Any) -> Table:
     """One line for each row of a `Propagation`; a mapped one shows the mean over its runs.
 
-    A gradient that is 0 in every entry shows so, and a value that is not finite as nan or inf.
+    "exact zeros" are those of the gradient; a value that is not finite shows as nan or inf. It
+    fits 80 columns.
     """
-    shares = {"dead", "saturated", "gradient\nzeros"}
+    shares = {"dead", "satu-\nrated", "exact\nzeros"}
     of_weights = {
         "weight\nnorm": measured.weight_norm,
         "weight\ngradient": measured.weight_gradient_norm,
     }
     if measured.update_ratio is not None:
-        of_weights["update /\nweight"] = measured.update_ratio
+        of_weights["update/\nweight"] = measured.update_ratio
     columns = {
         "mean": measured.mean,
         "variance": measured.variance,
         "dead": measured.dead_fraction,
-        "saturated": measured.saturated_fraction,
+        "satu-\nrated": measured.saturated_fraction,
         "gradient\nvariance": measured.gradient_variance,
-        "gradient\nzeros": measured.gradient_zero_fraction,
+        "exact\nzeros": measured.gradient_zero_fraction,
         **of_weights,
     }
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("row", "kind"):
-        table.add_column(name, overflow="fold")
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("row", overflow="fold", min_width=10)
     for name in columns:
         # A narrow terminal may fold names; a number that lost its exponent would be a wrong one.
         table.add_column(name, justify="right", no_wrap=True)
@@ -42,7 +42,7 @@ def propagation_table(measured: Any) -> Table:
             else _cell(cells[name][index], name in shares)
             for name in columns
         ]
-        table.add_row(row, measured.kinds[index], *shown)
+        table.add_row(row, *shown)
     return table
 
 
@@ -59,7 +59,7 @@ def _cell(value: float, is_share: bool) -> str:
 
 def summary_table(sizes: Any) -> Table:
     """One line for each row of a `Summary`, and the totals."""
-    table = Table(show_footer=True, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(show_footer=True, box=SIMPLE_HEAD, padding=0, pad_edge=False)
     held_elsewhere = sizes.total_parameters - sum(sizes.parameters)
     table.add_column("row", footer="total", overflow="fold")
     for name in ("kind", "shape"):

@@ -8,14 +8,19 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxdl.initializers.gains import Elementwise, evaluate_float64, gaussian_expectation
+from jaxdl.initializers.gains import (
+    Elementwise,
+    evaluate_float64,
+    gaussian_expectation,
+    gaussian_quadrature,
+)
 from jaxdl.initializers.protocol import require_non_negative, require_positive
 
 # Where the search for a critical point ends: a unit whose input has a standard deviation of 1,000
@@ -107,20 +112,20 @@ def mean_field(
     require_positive("fan_ratio", fan_ratio)
     if depth < 1:
         raise ValueError(f"depth must be at least 1 hidden layer, got {depth}; pass a larger depth")
+    gaussian_expectation(activation, kinks=kinks)  # refuses what is no elementwise function
     rows: list[tuple[float, ...]] = []
     square = input_second_moment
     for layer in range(1, depth + 1):
         variance = weight_variance * square + bias_variance
-        if not math.isfinite(variance):
+        moments = _moments(activation, variance, kinks) if math.isfinite(variance) else None
+        if moments is None or not math.isfinite(moments.square):
             raise ValueError(
                 "the signal must stay within float64, got a variance that is not finite at layer "
                 f"{layer} of {depth}; pass a smaller depth or weight_variance"
             )
-        mean = _expectation(activation, variance, kinks)
-        square = _second_moment(activation, variance, kinks)
-        spread = _variance(activation, mean, variance, kinks)
-        factor = fan_ratio * weight_variance * _squared_slope(activation, variance, kinks)
-        rows.append((variance, mean, spread, square, factor))
+        square = moments.square
+        factor = fan_ratio * weight_variance * moments.squared_slope
+        rows.append((variance, moments.mean, moments.variance, square, factor))
     variances, means, spreads, squares, factors = np.array(rows).T
     with np.errstate(under="ignore", over="ignore"):
         below, above = (
@@ -170,24 +175,25 @@ def critical_weight_variance(
     Source: Schoenholz et al. (2017), section 3, the line chi_1 = 1.
     """
     require_non_negative("bias_variance", bias_variance)
+    gaussian_expectation(activation, kinks=kinks)  # refuses what is no elementwise function
 
-    def weight_variance(variance: float) -> float:
-        slope = _squared_slope(activation, variance, kinks)
-        return 1 / slope if slope > 0 else math.inf
+    def solve(variance: float) -> tuple[float, float]:
+        """The weight variance that keeps the gradient at q, and what it adds to q."""
+        moments = _moments(activation, variance, kinks)
+        if moments.squared_slope == 0:
+            return math.inf, math.inf
+        weight_variance = 1 / moments.squared_slope
+        return weight_variance, weight_variance * moments.square + bias_variance - variance
 
-    def surplus(variance: float) -> float:
-        square = _second_moment(activation, variance, kinks)
-        return weight_variance(variance) * square + bias_variance - variance
-
-    at_zero = float(evaluate_float64(activation, np.zeros(1))[0])
-    if bias_variance == 0 and at_zero == 0:
-        if math.isfinite(solution := weight_variance(SMALLEST_VARIANCE)):
+    if bias_variance == 0 and _moments(activation, 0.0, kinks).square == 0:
+        if math.isfinite(solution := solve(SMALLEST_VARIANCE)[0]):
             return solution
     else:
-        grid = np.geomspace(1e-6, LARGEST_VARIANCE, 49)
-        for low, high in itertools.pairwise(grid):
-            if surplus(low) >= 0 > surplus(high):
-                return weight_variance(_bisect(surplus, float(low), float(high)))
+        grid = [float(q) for q in np.geomspace(1e-6, LARGEST_VARIANCE, 49)]
+        surplus = [solve(q)[1] for q in grid]
+        for place, (now, after) in enumerate(itertools.pairwise(surplus)):
+            if now >= 0 > after:
+                return solve(_bisect(lambda q: solve(q)[1], grid[place], grid[place + 1]))[0]
     raise ValueError(
         "the activation must have a variance at which signal and gradient are both kept, got none "
         f"for {getattr(activation, '__name__', activation)!s} with bias_variance={bias_variance} "
@@ -202,23 +208,29 @@ def _bisect(decreasing: Any, low: float, high: float) -> float:
     return math.sqrt(low * high)
 
 
-def _expectation(f: Elementwise, variance: float, kinks: Sequence[float]) -> float:
+class _Moments(NamedTuple):
+    mean: float
+    variance: float
+    square: float
+    squared_slope: float
+
+
+def _moments(f: Elementwise, variance: float, kinks: Sequence[float]) -> _Moments:
+    """Of f(z) and f'(z), z ~ N(0, variance); a variance of 0 is a limit for f' alone."""
+
+    def slope(z: Any) -> Any:
+        return jax.jvp(f, (z,), (jnp.ones_like(z),))[1]
+
+    points, weights = gaussian_quadrature(variance or SMALLEST_VARIANCE, kinks=kinks)
+    squared_slope = weights @ evaluate_float64(slope, points) ** 2
     if variance == 0:
-        return float(evaluate_float64(f, np.zeros(1))[0])
-    return gaussian_expectation(f, variance, kinks=kinks)
-
-
-def _second_moment(f: Elementwise, variance: float, kinks: Sequence[float]) -> float:
-    return _expectation(lambda z: f(z) ** 2, variance, kinks)
-
-
-def _variance(f: Elementwise, mean: float, variance: float, kinks: Sequence[float]) -> float:
-    """E[(f - mean)^2] itself: for a small signal on a large mean E[f^2] - mean^2 cancels."""
-    return _expectation(lambda z: (f(z) - mean) ** 2, variance, kinks)
-
-
-def _squared_slope(f: Elementwise, variance: float, kinks: Sequence[float]) -> float:
-    def squared_derivative(z: Any) -> Any:
-        return jax.jvp(f, (z,), (jnp.ones_like(z),))[1] ** 2
-
-    return _expectation(squared_derivative, max(variance, SMALLEST_VARIANCE), kinks)
+        points, weights = np.zeros(1), np.ones(1)
+    values = evaluate_float64(f, points)
+    mean = weights @ values
+    return _Moments(
+        mean=float(mean),
+        # Not E[f^2] - mean^2, which cancels for a small signal on a large mean.
+        variance=float(weights @ (values - mean) ** 2),
+        square=float(weights @ values**2),
+        squared_slope=float(squared_slope),
+    )

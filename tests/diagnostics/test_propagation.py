@@ -401,6 +401,38 @@ def test_a_lifted_transformation_is_one_row(key, model):
     )
 
 
+def test_a_hand_written_backward_pass_is_followed_and_has_no_slope(key):
+    @jax.custom_vjp
+    def straight_through(z):
+        return jnp.sign(z)
+
+    straight_through.defvjp(lambda z: (jnp.sign(z), None), lambda _, g: (g,))
+    batch = regression_batch(key, 8, 3, 1)
+    model = models.MLP([5, 1], activation=straight_through)
+    measured = propagation(
+        model, init(model, batch["inputs"], train=False), batch, loss=losses.mean_squared_error
+    )
+    np.testing.assert_allclose(measured.gradient_stddev[0], measured.gradient_stddev[1])
+    assert np.isnan(measured.saturated_fraction[1])
+
+
+class Scaled(nn.Module):
+    scale: Any
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(self.scale * nn.tanh(nn.Dense(4)(x)))
+
+
+def test_a_setting_of_the_model_may_be_mapped_over(key):
+    batch = regression_batch(key, 8, 3, 1)
+    variables = init(Scaled(1.0), batch["inputs"])
+    measured = jax.vmap(
+        lambda scale: propagation(Scaled(scale), variables, batch, loss=losses.mean_squared_error)
+    )(jnp.array([1.0, 2.0]))
+    np.testing.assert_allclose(2 * measured.stddev[0, 1], measured.stddev[1, 1], rtol=ROUNDING)
+
+
 def test_bfloat16_is_measured_in_float32(key):
     batch = regression_batch(key, 64, 4, 1)
     model = nn.Sequential([nn.Dense(32, dtype=jnp.bfloat16), nn.tanh, nn.Dense(1)])
@@ -431,13 +463,24 @@ def test_a_narrow_table_folds_names_and_keeps_numbers_whole(key):
     batch = regression_batch(key, 4, 3, 1)
     model = models.MLP([5, 1])
     measured = propagation(
-        model, init(model, batch["inputs"], train=False), batch, loss=losses.mean_squared_error
+        model,
+        init(model, batch["inputs"], train=False),
+        batch,
+        loss=losses.mean_squared_error,
+        optimizer=optimizers.sgd(1e-3),
     )
-    console = Console(width=80, file=io.StringIO())
-    console.print(measured)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "…" not in text
-    assert f"{measured.variance[0]:.2g}" in text
+    # The longest numbers that two digits can give.
+    longest = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1.2e-10), measured)
+    longest = longest.replace(mean=-longest.mean)
+    for each in (measured, longest):
+        console = Console(width=80, file=io.StringIO())
+        console.print(each)
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "…" not in text
+        assert f"{each.mean[0]:.2g}" in text
+        assert each.update_ratio is not None
+        last = f"{each.update_ratio[0]:.2g}"
+        assert any(line.rstrip().endswith(last) for line in text.splitlines())
 
 
 def test_refusals(key):

@@ -14,8 +14,8 @@ from jaxdl.diagnostics.flops import Flops, count_flops
 from jaxdl.layers import BatchNorm
 
 
-def shape(*sizes: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(sizes, dtype)
+def shape(*sizes: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
 
 def test_dense_layers_by_hand():

@@ -4,10 +4,10 @@ Source: the lecture's first PyTorch notebook: ReLU, PyTorch's default initialisa
 rate 1e-4, batches of 100, 4 epochs; its slide repeats it at 1e-3.
 Run: python experiments/fashion_mnist.py
 Expected: training accuracy 69.465, 80.110, 82.467, 83.615 % by epoch and test accuracy 82.8 % at
-rate 1e-4; test accuracy 86.3 to 87.5 % at 1e-3; trained on, the training accuracy leaves the
-test accuracy behind. Training accuracy is the mean over the epoch's steps, each measured before
-its update, as the lecture's loop counts it.
-Time: 40 s on 2 CPU cores.
+rate 1e-4; test accuracy 86.2 % at 1e-3, from 85.3 to 87.1 by seed (the slide's 86.65 is one
+run); trained on, the training accuracy leaves the test accuracy behind. Training accuracy is the
+mean over the epoch's steps, each measured before its update, as the lecture's loop counts it.
+Time: 45 s on 2 CPU cores.
 """
 
 import sys
@@ -26,6 +26,8 @@ LECTURE_TRAIN_ACCURACY = np.array([69.465, 80.110, 82.467, 83.615])
 LECTURE_EPOCHS = len(LECTURE_TRAIN_ACCURACY)
 LECTURE_BAND = np.array([1.2, 0.6, 0.6, 0.6])
 """Points of accuracy; over 16 seeds the first epoch's has a standard deviation of 0.45."""
+TORCH_TEST_ACCURACY, TORCH_DEVIATION, TORCH_SEEDS = 86.20, 0.55, 16
+"""The same in PyTorch 2.13 at rate 1e-3, after 4 epochs: percent, its deviation over seeds."""
 SHOWN_OF_EACH = 4
 """Test images shown: so many that the network gets right, and as many that it gets wrong."""
 
@@ -158,12 +160,15 @@ def claims(results: Results) -> list[Claim]:
             82.8 + 3 * 0.18,
         )
     )
+    # PyTorch's mean is itself one of 16 seeds; three standard errors of the difference.
+    band = 3 * TORCH_DEVIATION * np.sqrt(1 / seeds + 1 / TORCH_SEEDS)
     made.append(
         Claim(
-            f"rate 1e-3: test accuracy after 4 epochs, % (slide 86.65); mean of {seeds} seeds",
+            f"rate 1e-3: test accuracy after 4 epochs, % (slide 86.65, one run; PyTorch "
+            f"{TORCH_TEST_ACCURACY}, mean of {TORCH_SEEDS} seeds); mean of {seeds} seeds",
             results["fast_test"][:, LECTURE_EPOCHS - 1].mean(),
-            86.3,
-            87.5,
+            TORCH_TEST_ACCURACY - band,
+            TORCH_TEST_ACCURACY + band,
         )
     )
     gap = results["fast_train"] - results["fast_test"]

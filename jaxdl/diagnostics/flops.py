@@ -1,7 +1,7 @@
 """Floating-point operations of a traced program: its matrix products and convolutions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
@@ -79,7 +79,11 @@ def _of_equation(eqn: JaxprEqn, reads: list[bool]) -> tuple[Flops, list[bool]]:
 
 
 def _of_scan(eqn: JaxprEqn, body: Jaxpr, reads: list[bool]) -> tuple[Flops, list[bool]]:
-    consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+    # Constants, carries, then slices; slices alone have an axis fewer inside. jax 0.11 dropped the
+    # parameters that count them.
+    carries = sum(len(_shape(a)) == len(_shape(b)) for a, b in _pairs(eqn.outvars, body.outvars))
+    slices = sum(len(_shape(a)) != len(_shape(b)) for a, b in _pairs(eqn.invars, body.invars))
+    consts = len(body.invars) - carries - slices
     while True:
         flops, gives = count_flops(body, reads)
         carried = [
@@ -118,6 +122,10 @@ def _programs_in(eqn: JaxprEqn) -> list[Jaxpr]:
             elif isinstance(each, Jaxpr):
                 found.append(each)
     return found
+
+
+def _pairs(left: Sequence[Any], right: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(left, right, strict=True)
 
 
 def _shape(atom: Any) -> tuple[int, ...]:

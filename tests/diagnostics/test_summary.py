@@ -119,6 +119,21 @@ def test_a_scan_counts_as_often_as_it_runs():
     assert summary(Scanned(), shape(3, 4)).total_flops == (6 * one, 12 * one)
 
 
+def test_what_a_scan_carries_is_learned_and_its_slices_are_not():
+    def scanned(weights, start, data):
+        def turn(carry, each):
+            return jnp.tanh(carry @ weights), each @ each
+
+        return jax.lax.scan(turn, start, data)
+
+    program = jax.make_jaxpr(scanned)(jnp.ones((4, 4)), jnp.ones((4, 4)), jnp.ones((3, 4, 4)))
+    flops, gives = count_flops(program.jaxpr, [True, False, False])
+    # Two products of 128 operations in each of 3 turns; only the first has learned factors, both
+    # its weights and what it carries.
+    assert flops == (3 * 256, 3 * 256)
+    assert gives == [True, False]
+
+
 def test_loops_and_branches():
     def looped(x):
         x = jax.lax.while_loop(lambda x: x[0, 0] < 5, lambda x: x @ x, x)

@@ -29,6 +29,9 @@ LARGEST_VARIANCE = 1e6
 # Stands for q -> 0 from above, where every function is two straight pieces.
 SMALLEST_VARIANCE = 1e-24
 
+# To what multiple the points of a quadrature are filled up, with weights of 0.
+POINTS_STEP = 4096
+
 
 @dataclass(frozen=True)
 class MeanField:
@@ -222,6 +225,9 @@ def _moments(f: Elementwise, variance: float, kinks: Sequence[float]) -> _Moment
         return jax.jvp(f, (z,), (jnp.ones_like(z),))[1]
 
     points, weights = gaussian_quadrature(variance or SMALLEST_VARIANCE, kinks=kinks)
+    # How many points there are depends on the variance, and JAX compiles anew for each number.
+    spare = -len(points) % POINTS_STEP
+    points, weights = np.pad(points, (0, spare), "edge"), np.pad(weights, (0, spare))
     squared_slope = weights @ evaluate_float64(slope, points) ** 2
     if variance == 0:
         points, weights = np.zeros(1), np.ones(1)

@@ -97,7 +97,7 @@ def leaky_relu(x: Float[Array, "..."], *, negative_slope: float = 0.01) -> Float
 
     $$f(x) = \max(0, x) + a \min(0, x)$$
 
-    Args:
+    Arguments:
         x: any shape.
         negative_slope: a.
 
@@ -111,7 +111,7 @@ def elu(x: Float[Array, "..."], *, alpha: float = 1.0) -> Float[Array, "..."]:
 
     $$f(x) = x \ (x > 0), \qquad \alpha (e^x - 1) \ (x \le 0)$$
 
-    Args:
+    Arguments:
         x: any shape.
         alpha: minus the value at minus infinity.
 
@@ -125,7 +125,7 @@ def celu(x: Float[Array, "..."], *, alpha: float = 1.0) -> Float[Array, "..."]:
 
     $$f(x) = x \ (x > 0), \qquad \alpha (e^{x / \alpha} - 1) \ (x \le 0)$$
 
-    Args:
+    Arguments:
         x: any shape.
         alpha: minus the value at minus infinity, not 0.
 
@@ -150,7 +150,7 @@ def gelu(x: Float[Array, "..."], *, approximate: bool = False) -> Float[Array, "
     $$f(x) = x\, \Phi(x) \approx
       \frac{x}{2}\left(1 + \tanh\left(\sqrt{2 / \pi}\,(x + 0.044715 x^3)\right)\right)$$
 
-    Args:
+    Arguments:
         x: any shape.
         approximate: take the tanh form; the exact one is PyTorch's default, and not JAX's.
 
@@ -200,7 +200,7 @@ def softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def hard_shrink(x: Float[Array, "..."], *, threshold: float = 0.5) -> Float[Array, "..."]:
     """Zero within `threshold` of zero, the identity beyond; f'(+-threshold) = 0.
 
-    Args:
+    Arguments:
         x: any shape.
         threshold: at least 0.
 
@@ -216,7 +216,7 @@ def hard_shrink(x: Float[Array, "..."], *, threshold: float = 0.5) -> Float[Arra
 def soft_shrink(x: Float[Array, "..."], *, threshold: float = 0.5) -> Float[Array, "..."]:
     """Zero within `threshold` of zero, moved towards it beyond; f'(+-threshold) = 0.
 
-    Args:
+    Arguments:
         x: any shape.
         threshold: at least 0.
 
@@ -234,7 +234,7 @@ def softmax(x: Float[Array, "..."], *, axis: int = -1) -> Float[Array, "..."]:
 
     $$f(x)_i = \frac{e^{x_i}}{\sum_j e^{x_j}}$$
 
-    Args:
+    Arguments:
         x: any shape with at least one axis.
         axis: the classes.
 

@@ -23,7 +23,7 @@ def cross_entropy(
     $$\ell = -\sum_k q_k \log \frac{e^{o_k}}{\sum_j e^{o_j}}, \qquad
       q = (1 - s)\, p + s / K$$
 
-    Args:
+    Arguments:
         outputs: logits (batch, ..., classes).
         targets: integer labels (batch, ...), or probabilities (batch, ..., classes), one-hot
             among them. A label outside [0, classes) gives NaN.
@@ -63,7 +63,7 @@ def mean_squared_error(
 
     $$\ell = \frac{1}{m} \sum_i (o_i - t_i)^2$$
 
-    Args:
+    Arguments:
         outputs: predictions (batch, ...).
         targets: values of exactly the same shape.
 
@@ -85,7 +85,7 @@ def mean_absolute_error(
 
     $$\ell = \frac{1}{m} \sum_i |o_i - t_i|$$
 
-    Args:
+    Arguments:
         outputs: predictions (batch, ...).
         targets: values of exactly the same shape.
 
@@ -111,7 +111,7 @@ def huber(
         e_i^2 / 2 & |e_i| \le \delta \\ \delta (|e_i| - \delta / 2) & \text{else}
       \end{cases}, \qquad e = o - t$$
 
-    Args:
+    Arguments:
         outputs: predictions (batch, ...).
         targets: values of exactly the same shape.
         delta: the error at which the two meet, positive, in the units of the targets.
@@ -138,7 +138,7 @@ def binary_cross_entropy(
 
     $$\ell = -\frac{1}{m} \sum_i t_i \log \sigma(o_i) + (1 - t_i) \log \sigma(-o_i)$$
 
-    Args:
+    Arguments:
         outputs: logits (batch, ...).
         targets: probabilities in [0, 1], or 0 and 1, of exactly the same shape.
 

@@ -14,7 +14,7 @@ def accuracy(
 ) -> Float[Array, " batch"]:
     """1 where the largest output is the target's class, 0 elsewhere; of a tie, the first counts.
 
-    Args:
+    Arguments:
         outputs: logits or probabilities (batch, ..., classes).
         targets: integer labels (batch, ...), or one value for each class (batch, ..., classes),
             the largest naming the class.
@@ -37,7 +37,7 @@ def top_k(
 
     Of a tie the lower class counts as larger, so that k=1 is `accuracy`.
 
-    Args:
+    Arguments:
         outputs: logits or probabilities (batch, ..., classes).
         targets: as for `accuracy`.
         k: how many classes count, from 1 to their number.

@@ -38,7 +38,7 @@ def lsuv(
     norm and the activation. A layer is any module with a parameter named `kernel`; one that is
     called more than once is judged by its first call.
 
-    Args:
+    Arguments:
         model: a Linen model.
         variables: its variables; not changed.
         inputs: a batch, as the model takes it.

@@ -22,7 +22,7 @@ def compute_fans(shape: Sequence[int]) -> Fans:
 
     For a grouped convolution the kernel holds the input channels of one group, and so does fan_in.
 
-    Args:
+    Arguments:
         shape: the kernel's shape, at least two axes, none of them empty.
 
     Raises:
@@ -58,7 +58,7 @@ def bind_fan_in(bias_init: Callable[..., Any], fan_in: int) -> Initializer:
     required positional parameter, such as `torch_bias`, is called with it; any other is returned
     as it is.
 
-    Args:
+    Arguments:
         bias_init: an initializer `(key, shape, dtype)`, or a function `fan_in -> initializer`.
         fan_in: values each unit of the layer reads.
 

@@ -38,7 +38,7 @@ _USUAL_KINKS = (0.5, 1.0, 2.0, 3.0, 6.0)
 def gain(activation: str | Elementwise, **params: float) -> float:
     r"""The gain of an activation: published for a name, computed for a function.
 
-    Args:
+    Arguments:
         activation: a name of `TABLE`, or an elementwise function, whose gain is
             `variance_preserving_gain`.
         **params: the activation's own settings; of the named, only leaky_relu has one,
@@ -80,7 +80,7 @@ def variance_preserving_gain(f: Elementwise, *, kinks: Sequence[float] = ()) -> 
 
     $$g = \frac{1}{\sqrt{E[f(z)^2]}}, \qquad z \sim N(0, 1)$$
 
-    Args:
+    Arguments:
         f: elementwise function; see `gaussian_expectation` for it and for `kinks`.
         kinks: where f or its derivative jumps, besides the usual places.
 
@@ -106,7 +106,7 @@ def backward_gain(f: Elementwise, *, kinks: Sequence[float] = ()) -> float:
 
     $$g = \frac{1}{\sqrt{E[f'(z)^2]}}, \qquad z \sim N(0, 1)$$
 
-    Args:
+    Arguments:
         f: elementwise function in JAX, which is differentiated.
         kinks: where f or its derivative jumps, besides the usual places.
 
@@ -134,7 +134,7 @@ def gaussian_expectation(
 
     $$E[f(z)], \qquad z \sim N(0, \sigma^2)$$
 
-    Args:
+    Arguments:
         f: elementwise function in JAX or NumPy, finite within 12 standard deviations; it is
             called outside any trace and with 64-bit types, whatever the process uses.
         variance: sigma^2, positive.
@@ -174,7 +174,7 @@ def gaussian_quadrature(
     and its odd orders put a point on ReLU's. Panels grow away from 0 by a constant factor, so that
     a function of unit scale is resolved under any variance.
 
-    Args:
+    Arguments:
         variance: sigma^2, positive.
         kinks: where the function or its derivative jumps, besides the usual places.
 

@@ -29,7 +29,7 @@ def normal(mean: ArrayLike = 0.0, stddev: ArrayLike = 1.0) -> Initializer:
 
     $$W_{ij} \sim N(\mu, \sigma^2)$$
 
-    Args:
+    Arguments:
         mean: mu, finite.
         stddev: sigma, at least 0.
 
@@ -53,7 +53,7 @@ def uniform(low: ArrayLike, high: ArrayLike) -> Initializer:
 
     Rounding to a half-precision dtype may reach `high` itself.
 
-    Args:
+    Arguments:
         low: the smallest value, finite.
         high: the upper bound, above `low`.
 
@@ -88,7 +88,7 @@ def truncated_normal(
 
     `stddev` is that of the parent normal: with the default bounds the weights have 0.88 of it.
 
-    Args:
+    Arguments:
         mean: mu, finite.
         stddev: sigma of the normal before truncation, at least 0.
         lower: the lower bound, in standard deviations from the mean.
@@ -127,7 +127,7 @@ def variance_scaling(
     The truncated normal is cut at two standard deviations of its parent, which is widened so that
     the variance after truncation is the stated one.
 
-    Args:
+    Arguments:
         scale: fan times variance, positive.
         mode: the fan n that divides it.
         distribution: "normal" is not truncated.
@@ -184,7 +184,7 @@ def glorot_normal(gain: ArrayLike = 1.0) -> Initializer:
 
     $$\mathrm{Var}(W_{ij}) = \frac{2 \, gain^2}{n_{in} + n_{out}}$$
 
-    Args:
+    Arguments:
         gain: positive, that of the activation; see `gain`.
 
     Raises:
@@ -214,7 +214,7 @@ def he_normal(
 
     $$\mathrm{Var}(W_{ij}) = \frac{2}{(1 + a^2) \, n}$$
 
-    Args:
+    Arguments:
         negative_slope: a, the slope below zero, finite; 0 is ReLU.
         mode: "fan_in" keeps the signal's variance, "fan_out" the gradient's.
 
@@ -256,7 +256,7 @@ def torch_kernel() -> Initializer:
 def torch_bias(fan_in: int) -> Initializer:
     r"""PyTorch's default bias: uniform on +-1/sqrt(fan_in), the fan_in being the kernel's.
 
-    Args:
+    Arguments:
         fan_in: values each unit of the layer reads; see `compute_fans`.
 
     Raises:

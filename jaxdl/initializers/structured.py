@@ -58,7 +58,7 @@ def identity(gain: ArrayLike = 1.0) -> Initializer:
 
     $$W_{ij} = gain \cdot \delta_{ij}$$
 
-    Args:
+    Arguments:
         gain: positive.
 
     Raises:
@@ -92,7 +92,7 @@ def dirac(groups: int = 1) -> Initializer:
     returns its input. In a window of even size it is the left of the two middle ones; PyTorch,
     which pads both sides alike, takes the right.
 
-    Args:
+    Arguments:
         groups: `feature_group_count` of the layer; each group is a map of its own.
 
     Raises:
@@ -140,7 +140,7 @@ def zero_hadamard(*, orthonormal: bool = False) -> Initializer:
     entries +-1: without it a wider layer would hold units that are zero for ever. A convolution
     holds W at its centre tap, see `dirac`.
 
-    Args:
+    Arguments:
         orthonormal: take c = 2^{-m/2}, which keeps the norm where the width is a power of two. The
             paper's c doubles the square norm; its authors' published code has the other.
 
@@ -183,7 +183,7 @@ def orthogonal(gain: ArrayLike = 1.0) -> Initializer:
 
     A convolution kernel is taken as the matrix (window * in, out).
 
-    Args:
+    Arguments:
         gain: positive; every singular value of W.
 
     Raises:
@@ -218,7 +218,7 @@ def sparse(sparsity: float, stddev: ArrayLike = 0.01) -> Initializer:
     Of the `fan_out` outgoing weights of each input, `ceil(sparsity * fan_out)` chosen at random
     are zero, and the others N(0, stddev^2).
 
-    Args:
+    Arguments:
         sparsity: share of zeros, in [0, 1).
         stddev: that of the other weights, at least 0.
 

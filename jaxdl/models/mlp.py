@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from jaxdl.activations import relu
 from jaxdl.initializers import bind_fan_in, lecun_normal, zeros
-from jaxdl.layers.norm import apply_norm, removes_bias
+from jaxdl.models.block import NormFactory, activate, check_hidden, check_widths, needs_bias
 
 
 class MLP(nn.Module):
@@ -46,7 +46,7 @@ class MLP(nn.Module):
 
     features: Sequence[int]
     activation: Callable[[Array], Array] = relu
-    norm: Callable[..., nn.Module] | None = None
+    norm: NormFactory | None = None
     norm_position: str = "before"
     dropout_rate: float = 0.0
     kernel_init: Callable[..., Array] = lecun_normal()
@@ -56,21 +56,8 @@ class MLP(nn.Module):
         """Refuse settings no network can be built from."""
         # A tuple makes equal models equal keys, so that runs share what is compiled.
         object.__setattr__(self, "features", tuple(self.features))
-        if not self.features or any(width < 1 for width in self.features):
-            raise ValueError(
-                "MLP features must name at least one width, each 1 or more, "
-                f"got {self.features}; the last is the number of outputs"
-            )
-        if self.norm_position not in ("before", "after"):
-            raise ValueError(
-                "MLP norm_position must be 'before' or 'after' the activation, "
-                f"got {self.norm_position!r}"
-            )
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(
-                f"MLP dropout_rate must lie in [0, 1), got {self.dropout_rate}; "
-                "it is the share of units set to zero"
-            )
+        check_widths("MLP features", self.features, "the last is the number of outputs")
+        check_hidden("MLP", self.norm_position, self.dropout_rate)
         super().__post_init__()
 
     @nn.compact
@@ -82,17 +69,11 @@ class MLP(nn.Module):
         *hidden, outputs = self.features
         for layer, width in enumerate(hidden):
             norm = None if self.norm is None else self.norm(name=f"norm_{layer}")
-            before = norm is not None and self.norm_position == "before"
-            x = self._dense(layer, width, x, use_bias=not (before and removes_bias(norm)))
-            if before:
-                x = apply_norm(norm, x, train=train)
-            x = self.activation(x)
-            if norm is not None and not before:
-                x = apply_norm(norm, x, train=train)
+            x = self._dense(layer, width, x, use_bias=needs_bias(norm, self.norm_position))
+            x = activate(x, self.activation, norm, self.norm_position, train=train)
             if self.dropout_rate > 0.0:
-                x = nn.Dropout(self.dropout_rate, name=f"dropout_{layer}")(
-                    x, deterministic=not train
-                )
+                dropout = nn.Dropout(self.dropout_rate, name=f"dropout_{layer}")
+                x = dropout(x, deterministic=not train)
         return self._dense(len(hidden), outputs, x)
 
     def _dense(self, layer: int, width: int, x: Array, use_bias: bool = True) -> Array:

@@ -195,6 +195,25 @@ def interval(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]
     return values.mean(axis=axis), t.ppf(0.975, count - 1) * spread
 
 
+def band_of_mean(
+    mean: float, deviation: float, *, over: int, seeds: int, comparisons: int = 1
+) -> tuple[float, float]:
+    """Where the mean over `seeds` new runs falls, in 99 of 100 repetitions, by Student's t.
+
+    Arguments:
+        mean: that of earlier runs, from other seeds.
+        deviation: their standard deviation, n - 1 in the denominator.
+        over: how many they were.
+        seeds: how many the new ones are.
+        comparisons: bands that are to hold together; each is widened for it (Bonferroni).
+    """
+    from scipy.stats import t
+
+    quantile = t.ppf(1 - 0.005 / comparisons, over - 1)
+    half_width = float(quantile * deviation * np.sqrt(1 / over + 1 / seeds))
+    return mean - half_width, mean + half_width
+
+
 def seconds_since_start() -> float:
     """Seconds since this process was started, the interpreter and all imports included."""
     return time.time() - psutil.Process().create_time()

@@ -1,0 +1,178 @@
+"""All zeros, too small, too large, calibrated: what the scale of the first weights decides.
+
+[784, 128, 128, 10] on MNIST digits, zero biases, gradient descent at rate 0.1, batches of 50.
+With all weights zero the units of a layer get the same gradient and stay one unit, repeated: with
+ReLU nothing but the output's bias ever moves; with the sigmoid all units move, in step. Weights
+that are too small wait a hundred steps for a gradient that their own product makes; too large, the
+loss starts far above chance, and what it settles on is worse.
+
+Source: the lecture on weight initialisation; Goodfellow, Bengio and Courville (2016), section 8.4.
+Run: python experiments/init_scale.py
+Expected: zero weights leave the units of every layer bitwise equal; after 300 steps the
+calibrated start (He) has the least loss, then the large, then the small, then the zeros.
+Time: 10 s on 2 CPU cores.
+"""
+
+import itertools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import common
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import Claim, Results
+
+from jaxdl import activations, data, initializers, losses, models, optimizers, training
+
+FEATURES, BATCH_SIZE, RATE = (128, 128, 10), 50, 0.1
+
+
+class Arm(NamedTuple):
+    """A start: its label, its weights, its activation, its line."""
+
+    label: str
+    kernel_init: initializers.Initializer
+    activation: Callable[..., Any]
+    style: str
+
+
+ARMS = {
+    "zeros": Arm("all zeros", initializers.zeros(), activations.relu, "k:"),
+    "zeros_sigmoid": Arm("all zeros, sigmoid", initializers.zeros(), activations.sigmoid, "C4--"),
+    "small": Arm("too small, s.d. 0.015", initializers.normal(0.0, 0.015), activations.relu, "C0-"),
+    "large": Arm("too large, s.d. 0.5", initializers.normal(0.0, 0.5), activations.relu, "C3-."),
+    "he": Arm("calibrated (He)", initializers.he_normal(), activations.relu, "C2-"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The knobs."""
+
+    seeds: int = 10
+    """Runs of each start; at least 3."""
+    steps: int = 300
+    """Updates of each run."""
+
+
+PRESETS = {"default": Config(), "smoke": Config(seeds=5), "full": Config(seeds=40, steps=2000)}
+
+
+def run(config: Config) -> Results:
+    """By seed and step, the loss of each start; how far the units of a layer are apart."""
+    digits = data.load("mnist_5k")
+    order = training.epoch_order(jax.random.key(0), 0, len(digits.train))
+    rows = np.resize(order, config.steps * BATCH_SIZE).reshape(config.steps, BATCH_SIZE)
+    arrays = {
+        "inputs": jnp.asarray(digits.train.inputs),
+        "targets": jnp.asarray(digits.train.targets),
+    }
+    keys = jax.random.split(jax.random.key(1), config.seeds)
+    optimizer = optimizers.sgd(RATE)
+    results: dict[str, Any] = {}
+    for name, arm in ARMS.items():
+        model = models.MLP(FEATURES, activation=arm.activation, kernel_init=arm.kernel_init)
+        step = training.make_train_step(model, optimizer, losses.cross_entropy)
+        epoch = training.make_train_epoch(step)
+
+        @jax.jit
+        def train(keys: Any, model: Any = model, epoch: Any = epoch) -> tuple[Any, Any]:
+            def one(key: Any) -> tuple[Any, Any]:
+                sample = jnp.zeros((1, *digits.train.inputs.shape[1:]))
+                state = training.init_state(key, model, optimizer, sample)
+                state, measured = epoch(state, arrays, rows)
+                return state.params, measured["loss"]
+
+            return jax.lax.map(one, keys)
+
+        params, results[f"{name}_loss"] = jax.device_get(train(keys))
+        results[f"{name}_apart"] = np.stack(
+            [units_apart(params[layer]["kernel"]) for layer in ("dense_0", "dense_1")]
+        )
+        results[f"{name}_moved"] = np.array(
+            [np.abs(params[f"dense_{layer}"]["kernel"]).max() for layer in range(3)]
+        )
+    return results
+
+
+def units_apart(kernels: np.ndarray) -> float:
+    """The largest difference between the incoming weights of a unit and those of the first."""
+    return float(np.abs(kernels - kernels[..., :1]).max())
+
+
+def final(loss: np.ndarray) -> np.ndarray:
+    """By seed: the mean loss of the last 50 steps."""
+    return loss[:, -50:].mean(1)
+
+
+def claims(results: Results) -> list[Claim]:
+    """The symmetry, exactly; and the order of the losses."""
+    seeds, steps = results["he_loss"].shape
+    made = [
+        Claim(
+            f"zeros, ReLU: the largest weight after {steps} steps",
+            results["zeros_moved"].max(),
+            0.0,
+            0.0,
+        ),
+        Claim(
+            f"zeros, sigmoid: the largest difference between two units of a layer after {steps} "
+            "steps",
+            results["zeros_sigmoid_apart"].max(),
+            0.0,
+            0.0,
+        ),
+        Claim(
+            "zeros, sigmoid: the largest weight into a hidden unit, which did move",
+            results["zeros_sigmoid_moved"][:2].max(),
+            1e-3,
+            np.inf,
+        ),
+    ]
+    order = ("he", "large", "small", "zeros")
+    for better, worse in itertools.pairwise(order):
+        lead, half_width = common.interval(
+            final(results[f"{worse}_loss"]) - final(results[f"{better}_loss"])
+        )
+        made.append(
+            Claim(
+                f"{ARMS[better].label} ends below {ARMS[worse].label}: loss of the last 50 steps, "
+                f"nats; lower end of the 95 % interval over {seeds} seeds",
+                lead - half_width,
+                0.0,
+                np.inf,
+            )
+        )
+    return made
+
+
+def plot(results: Results) -> Any:
+    """The loss by step, and the same close up."""
+    figure = common.new_figure(12, 5)
+    whole, close = figure.subplots(1, 2)
+    window = 20
+    for name, arm in ARMS.items():
+        loss = results[f"{name}_loss"]
+        smooth = np.apply_along_axis(np.convolve, 1, loss, np.ones(window) / window, mode="valid")
+        steps = np.arange(smooth.shape[1]) + window
+        for axes in (whole, close):
+            axes.fill_between(
+                steps, smooth.min(0), smooth.max(0), color=arm.style[: 1 + (arm.style[0] == "C")],
+                alpha=0.2, lw=0,
+            )  # fmt: skip
+            axes.plot(steps, smooth.mean(0), arm.style, lw=2, label=arm.label)
+    for axes in (whole, close):
+        axes.axhline(np.log(10), color="k", lw=0.7)
+        axes.set(xlabel="step", ylabel=f"cross-entropy (nats), mean of {window} steps")
+    whole.set(yscale="log", title=f"Mean and range of {len(loss)} seeds")
+    close.set(ylim=(0, 2.6), title="The same, close up")
+    close.text(steps[-1], np.log(10) + 0.03, "chance: ln 10", ha="right")
+    close.legend(loc="upper right", bbox_to_anchor=(1, 0.85))
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(common.main(sys.modules[__name__]))

@@ -1,0 +1,292 @@
+"""Networks that start without any randomness, or without any diversity, against He's.
+
+Three hidden ReLU layers of 256 units on MNIST digits of 14 x 14 pixels, gradient descent at rate
+0.1, batches of 50, 10 epochs. ZerO starts from identities and, where a layer widens (196 to 256),
+a Hadamard matrix; with a partial identity there instead, the added units stay at zero for ever.
+In the network of identical features the units of a layer are one unit, repeated; only something
+that treats them differently, here dropout, can tell them apart.
+Source: Zhao, Schäfer and Anandkumar (2022), theorem 1 and algorithm 1; Blumenfeld, Gilboa and
+Soudry (2020) for identical features.
+Run: python experiments/zero_initialization.py
+Expected: ZerO within half a point of He after 10 epochs, and the same network from any two keys;
+the partial identity two points behind, its second layer changing in no more directions than
+there are pixels that are ever lit (175), where ZerO's uses all; identical features, told apart by
+dropout, two points behind He with dropout. Without dropout they are told apart all the same, by
+rounding alone, and later.
+Time: 25 s on 2 CPU cores.
+"""
+
+import functools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import common
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import Claim, Results
+from jaxtyping import Array, Float, Key
+
+from jaxdl import data, initializers, losses, metrics, models, optimizers, training
+
+SIDE = 14
+PIXELS, WIDTH = SIDE * SIDE, 256
+DEEP, SHALLOW = (WIDTH, WIDTH, WIDTH, 10), (WIDTH, 10)
+BATCH_SIZE = 50
+DROPOUT_RATE = 0.5
+OPTIMIZERS = {DEEP: optimizers.sgd(0.1), SHALLOW: optimizers.sgd(0.5)}
+
+
+class Arm(NamedTuple):
+    """A network: its label, where it starts from, its widths, its dropout, its line."""
+
+    label: str
+    kernel_init: initializers.Initializer
+    features: tuple[int, ...]
+    dropout_rate: float
+    style: str
+
+
+ARMS: Mapping[str, Arm] = {
+    "he": Arm("He", initializers.he_normal(), DEEP, 0.0, "C0o-"),
+    "zero": Arm("ZerO (Hadamard)", initializers.zero_hadamard(), DEEP, 0.0, "C1s--"),
+    "identity": Arm("partial identity", initializers.identity(), DEEP, 0.0, "C2^:"),
+    "he_shallow": Arm("He, dropout", initializers.he_normal(), SHALLOW, DROPOUT_RATE, "C0o-"),
+    "identical_dropout": Arm(
+        "identical features, dropout",
+        initializers.identical_features(),
+        SHALLOW,
+        DROPOUT_RATE,
+        "C1s--",
+    ),
+    "identical": Arm("identical features", initializers.identical_features(), SHALLOW, 0.0, "C2^:"),
+}
+
+
+EXPECTED_EPOCHS, EXPECTED_OVER = 10, 20
+EXPECTED_LEAD = {"zero": (0.03, 0.44), "identical_dropout": (2.00, 1.21)}
+"""He's lead in points of test accuracy, its deviation: seeds 1000 to 1019, after 10 epochs."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The knobs."""
+
+    seeds: int = 5
+    """Runs of each network, from seed `first_seed` on; at least 3."""
+    first_seed: int = 0
+    """The least of the seeds."""
+    epochs: int = 10
+    """Passes over the training split."""
+
+
+PRESETS = {"default": Config(), "smoke": Config(seeds=3, epochs=3), "full": Config(seeds=20)}
+
+
+def run(config: Config) -> Results:
+    """Test accuracy in percent by seed and epoch; what layer 2 has learned; what keys change."""
+    digits = data.split(data.load("mnist_5k"), key=jax.random.key(0))
+    assert digits.test is not None
+    train, test = (
+        {"inputs": halve(part.inputs), "targets": jnp.asarray(part.targets)}
+        for part in (digits.train, digits.test)
+    )
+    keys = jax.vmap(jax.random.key)(config.first_seed + jnp.arange(config.seeds))
+    orders = np.stack(
+        [
+            [training.epoch_order(key, epoch, len(digits.train)) for key in keys]
+            for epoch in range(config.epochs)
+        ]
+    )
+    orders = orders.reshape(config.epochs, config.seeds, -1, BATCH_SIZE)
+
+    results: dict[str, Any] = {"lit_pixels": (np.asarray(train["inputs"]) > 0).any(0).sum()}
+    for name, arm in ARMS.items():
+        train_epoch, evaluate = compiled(arm.features, arm.dropout_rate)
+        start = jax.vmap(functools.partial(initial_state, arm))(keys)
+        state, accuracy = start, []
+        for order in orders:
+            state, _ = train_epoch(state, train, order)
+            accuracy.append(100 * np.asarray(evaluate(state.variables, test)["accuracy"]))
+        results[f"{name}_test"] = np.stack(accuracy, axis=1) / len(digits.test)
+        if arm.features == DEEP:
+            change = state.params["dense_1"]["kernel"] - start.params["dense_1"]["kernel"]
+            results[f"{name}_singular_values"] = np.linalg.svd(change, compute_uv=False)
+        else:
+            results[f"{name}_similarity"] = np.stack(
+                [similarity(each.params["dense_0"]["kernel"]) for each in (start, state)], axis=1
+            )
+        print(f"{arm.label:28} test accuracy {results[f'{name}_test'][:, -1].round(1)} %")
+        if name in ("he", "zero"):
+            # Every seed in the order of the first: what is left is what the key does.
+            common_order = np.broadcast_to(orders[0, :1], orders[0].shape)
+            one_order, _ = train_epoch(start, train, common_order)
+            other_order, _ = train_epoch(start, train, orders[0])
+            results |= {
+                f"{name}_start_difference": largest_difference(start.params),
+                f"{name}_one_order_difference": largest_difference(one_order.params),
+                f"{name}_own_order_difference": largest_difference(other_order.params),
+            }
+    return results
+
+
+def halve(images: np.ndarray) -> Array:
+    """28 x 28 grey levels to 14 x 14 in [0, 1], flat: the mean of each square of four."""
+    squares = images.reshape(-1, SIDE, 2, SIDE, 2)
+    return jnp.asarray(squares.mean((2, 4), dtype=np.float32).reshape(-1, PIXELS) / 255)
+
+
+def initial_state(arm: Arm, key: Key[Array, ""]) -> training.TrainState:
+    """The state before the first step."""
+    model = models.MLP(arm.features, kernel_init=arm.kernel_init)
+    return training.init_state(key, model, OPTIMIZERS[arm.features], np.zeros((1, PIXELS), "f"))
+
+
+@functools.cache
+def compiled(features: tuple[int, ...], dropout_rate: float) -> tuple[Any, Any]:
+    """An epoch of all seeds, each in its own order, and their sums over a split."""
+    model = models.MLP(features, dropout_rate=dropout_rate)
+    step = training.make_train_step(model, OPTIMIZERS[features], losses.cross_entropy)
+    evaluate = training.make_eval_step(model, losses.cross_entropy, [metrics.accuracy])
+    return (
+        jax.jit(jax.vmap(training.make_train_epoch(step), in_axes=(0, None, 0))),
+        jax.jit(jax.vmap(evaluate, in_axes=(0, None))),
+    )
+
+
+def similarity(kernels: Float[Array, "seeds inputs units"]) -> Float[np.ndarray, " seeds"]:
+    """The mean cosine between the incoming weights of two units of a layer."""
+    columns = np.asarray(kernels, np.float64)
+    columns = columns / np.linalg.norm(columns, axis=1, keepdims=True)
+    units = columns.shape[2]
+    return (np.square(columns.sum(2)).sum(1) - units) / (units * (units - 1))
+
+
+def largest_difference(params: Any) -> Float[np.ndarray, ""]:
+    """Between any weight of one seed and the same of the first."""
+    return np.max([np.abs(leaf - leaf[:1]).max() for leaf in jax.tree.leaves(params)])
+
+
+def rank(singular_values: np.ndarray) -> np.ndarray:
+    """By seed: directions above float32's noise, 1e-5 of the largest."""
+    return (singular_values > 1e-5 * singular_values.max(1, keepdims=True)).sum(1)
+
+
+def claims(results: Results) -> list[Claim]:
+    """How near ZerO comes to He, that no key changes it, and what the Hadamard matrix is for."""
+    seeds, epochs = results["he_test"].shape
+    final = {name: results[f"{name}_test"][:, -1] for name in ARMS}
+    behind, half_width = common.interval(final["he"] - final["identity"])
+    lit = int(results["lit_pixels"])
+    made = [
+        Claim(
+            "ZerO: largest difference between the networks of two keys, before training",
+            results["zero_start_difference"],
+            0.0,
+            0.0,
+        ),
+        Claim(
+            "ZerO: the same after an epoch in the same order of the data",
+            results["zero_one_order_difference"],
+            0.0,
+            0.0,
+        ),
+        Claim(
+            "ZerO: the same after an epoch, each key in its own order",
+            results["zero_own_order_difference"],
+            1e-3,
+            np.inf,
+        ),
+        Claim(
+            f"partial identity: rank of what layer 2 learns, at most the {lit} lit pixels",
+            rank(results["identity_singular_values"]).max(),
+            1,
+            lit,
+        ),
+        Claim(
+            f"ZerO: rank of what layer 2 learns, more than {lit}, of {WIDTH}",
+            rank(results["zero_singular_values"]).min(),
+            lit + 1,
+            WIDTH,
+        ),
+        Claim(
+            "identical features: least mean cosine between two units of layer 1, before training",
+            results["identical_similarity"][:, 0].min(),
+            1 - 1e-6,
+            1 + 1e-6,
+        ),
+    ]
+    if epochs != EXPECTED_EPOCHS:
+        return made
+    made.append(
+        Claim(
+            "He's lead over the partial identity, points of test accuracy: lower end of the 95 % "
+            f"interval over {seeds} seeds",
+            behind - half_width,
+            0.0,
+            np.inf,
+        )
+    )
+    for reference, name in (("he", "zero"), ("he_shallow", "identical_dropout")):
+        lead, half_width = common.interval(final[reference] - final[name])
+        band = common.band_of_mean(
+            *EXPECTED_LEAD[name], over=EXPECTED_OVER, seeds=seeds, comparisons=len(EXPECTED_LEAD)
+        )
+        made.append(
+            Claim(
+                f"lead of {ARMS[reference].label} over {ARMS[name].label}, points of test "
+                f"accuracy; mean of {seeds} seeds, +- {half_width:.2f}",
+                lead,
+                *band,
+            )
+        )
+    return made
+
+
+def plot(results: Results) -> Any:
+    """Accuracy by epoch of the deep and of the shallow networks; what layer 2 has learned."""
+    figure = common.new_figure(12, 4.5)
+    (deep, spectrum, shallow) = figure.subplots(1, 3)
+    epochs = np.arange(1, results["he_test"].shape[1] + 1)
+    for name, arm in ARMS.items():
+        axes = deep if arm.features == DEEP else shallow
+        values = results[f"{name}_test"]
+        axes.plot(epochs, values.mean(0), arm.style, ms=4, label=arm.label)
+        low, high = values.min(0), values.max(0)
+        axes.fill_between(epochs, low, high, color=arm.style[:2], alpha=0.2, lw=0)
+        if arm.features == DEEP:
+            values = results[f"{name}_singular_values"]
+            line = arm.style[:2] + arm.style[3:]
+            indices = np.arange(1, values.shape[1] + 1)
+            spectrum.plot(indices, np.median(values, 0), line, label=arm.label)
+    for axes, title in (
+        (deep, "3 hidden layers: mean, range"),
+        (shallow, "1 hidden layer: mean, range"),
+    ):
+        axes.set(
+            xlabel="epoch",
+            ylabel="test accuracy (%)",
+            ylim=(max(0, axes.get_ylim()[0]), 100),
+            title=title,
+        )
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(fontsize=9)
+    spectrum.axvline(results["lit_pixels"], color="k", lw=0.8)
+    spectrum.text(
+        results["lit_pixels"] + 4, 2e-7, "pixels ever lit", rotation=90, ha="left", va="bottom"
+    )
+    spectrum.set(
+        yscale="log",
+        ylim=(1e-7, None),
+        xlabel="singular value, in order",
+        ylabel="size",
+        title="What layer 2 has learned",
+    )
+    spectrum.legend(loc="lower left", fontsize=9)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(common.main(sys.modules[__name__]))

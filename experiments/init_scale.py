@@ -65,7 +65,7 @@ def run(config: Config) -> Results:
     """By seed and step, the loss of each start; how far the units of a layer are apart."""
     digits = data.load("mnist_5k")
     order = training.epoch_order(jax.random.key(0), 0, len(digits.train))
-    rows = np.resize(order, config.steps * BATCH_SIZE).reshape(config.steps, BATCH_SIZE)
+    rows = jnp.asarray(np.resize(order, (config.steps, BATCH_SIZE)))
     arrays = {
         "inputs": jnp.asarray(digits.train.inputs),
         "targets": jnp.asarray(digits.train.targets),

@@ -41,8 +41,10 @@ class Arm(NamedTuple):
 
 ARMS = {
     "zeros": Arm("all zeros", initializers.zeros(), activations.relu, "k:"),
-    "zeros_sigmoid": Arm("all zeros, sigmoid", initializers.zeros(), activations.sigmoid, "C4--"),
-    "small": Arm("too small, s.d. 0.015", initializers.normal(0.0, 0.015), activations.relu, "C0-"),
+    "zeros_sigmoid": Arm("all zeros, sigmoid", initializers.zeros(), activations.sigmoid, "C4-"),
+    "small": Arm(
+        "too small, s.d. 0.015", initializers.normal(0.0, 0.015), activations.relu, "C0--"
+    ),
     "large": Arm("too large, s.d. 0.5", initializers.normal(0.0, 0.5), activations.relu, "C3-."),
     "he": Arm("calibrated (He)", initializers.he_normal(), activations.relu, "C2-"),
 }
@@ -170,7 +172,7 @@ def plot(results: Results) -> Any:
     whole.set(yscale="log", title=f"Mean and range of {len(loss)} seeds")
     close.set(ylim=(0, 2.6), title="The same, close up")
     close.text(steps[-1], np.log(10) + 0.03, "chance: ln 10", ha="right")
-    close.legend(loc="upper right", bbox_to_anchor=(1, 0.85))
+    whole.legend(loc="upper right")
     return figure
 
 

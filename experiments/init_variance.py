@@ -307,7 +307,7 @@ def plot(results: Results) -> Any:
             if bottom_of < square < top_of:
                 axes.axhspan(min(square, outside), max(square, outside), color="0.9", zorder=0)
         axes.text(
-            0.98, 0.97, "grey: outside float32", transform=axes.transAxes, ha="right", va="top"
+            0.5, 0.97, "grey: outside float32", transform=axes.transAxes, ha="center", va="top"
         )
         axes.set_ylim(bottom_of, top_of)
         close.set(

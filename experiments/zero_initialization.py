@@ -247,7 +247,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Accuracy by epoch of the deep and of the shallow networks; what layer 2 has learned."""
-    figure = common.new_figure(12, 4.5)
+    figure = common.new_figure(12, 5.5)
     (deep, spectrum, shallow) = figure.subplots(1, 3)
     epochs = np.arange(1, results["he_test"].shape[1] + 1)
     for name, arm in ARMS.items():
@@ -272,7 +272,7 @@ def plot(results: Results) -> Any:
             title=title,
         )
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=9)
+        axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     spectrum.axvline(results["lit_pixels"], color="k", lw=0.8)
     spectrum.text(
         results["lit_pixels"] + 4, 2e-7, "pixels ever lit", rotation=90, ha="left", va="bottom"

@@ -54,7 +54,8 @@ def progress_bar(
         task = bar.add_task("", total=epochs * examples, epoch=0, epochs=epochs, measured="")
 
         def advance(seen: int, measured: Mapping[str, float]) -> None:
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in measured.items())
+            loss_first = sorted(measured, key=lambda name: name != "loss")
+            shown = "  ".join(f"{name} {measured[name]:.4f}" for name in loss_first)
             bar.update(task, advance=seen, measured=shown)
             done = int(bar.tasks[0].completed // examples)
             bar.update(task, epoch=done)

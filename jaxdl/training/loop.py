@@ -96,7 +96,8 @@ def fit(
 
     Arguments:
         model: a Linen module; it is called with `train=` where it names that argument.
-        dataset: its `train` split is trained on.
+        dataset: its `train` split is trained on. The device holds arrays as stored, but float64 and
+            int64 as float32 and int32 unless `jax_enable_x64` is set.
         optimizer: any optax gradient transformation.
         loss: per example, (outputs, targets) -> (batch,).
         metrics: functions of the same kind, or a mapping from names to them.

@@ -1,32 +1,52 @@
 """Settings are refused where they are given, before anything is traced."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 
 def check_rate(learning_rate: Any) -> None:
-    """Refuse a negative or NaN rate; schedules and traced arrays are taken as they are."""
-    if callable(learning_rate) or isinstance(learning_rate, jax.core.Tracer):
+    """Refuse a rate below zero, infinite or NaN, and a schedule that begins with one.
+
+    Traced arrays, and plateaus, which have checked their own rate, are taken as they are.
+    """
+    if is_traced(learning_rate) or isinstance(learning_rate, optax.GradientTransformation):
         return
-    value = np.asarray(learning_rate)
-    if not np.all(value >= 0.0):
-        raise ValueError(
-            f"learning_rate must be 0 or more, got {learning_rate}; "
-            "the update already stands on the side of descent"
-        )
+    if callable(learning_rate):
+        with jax.ensure_compile_time_eval():
+            rate = learning_rate(jnp.zeros((), jnp.int32))
+        given = f"a schedule that gives {rate} at step 0; steps are counted from 0"
+    else:
+        rate = learning_rate
+        given = f"{rate}; the update already points downhill"
+    if not is_traced(rate) and not np.all(np.isfinite(rate) & (np.asarray(rate) >= 0)):
+        raise ValueError(f"learning_rate must be finite and 0 or more, got {given}")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse a number below zero or NaN."""
+    if not is_traced(value) and not np.all(np.asarray(value) >= 0):
+        raise ValueError(f"{name} must be 0 or more, got {value}")
 
 
 def check_decay(name: str, value: Any) -> None:
     """Refuse a decay rate of a moving average outside [0, 1)."""
-    if not isinstance(value, jax.core.Tracer) and not 0.0 <= value < 1.0:
+    if not is_traced(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) < 1)):
         raise ValueError(
             f"{name} must lie in [0, 1), got {value}; it is the weight of the old value"
         )
 
 
-def check_epsilon(value: Any) -> None:
-    """Refuse an epsilon below zero."""
-    if not isinstance(value, jax.core.Tracer) and not value >= 0.0:
-        raise ValueError(f"epsilon must be 0 or more, got {value}")
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def is_traced(value: Any) -> bool:
+    """Whether the value is known only when the compiled function runs."""
+    return isinstance(value, jax.core.Tracer)

@@ -1,12 +1,14 @@
 """The gradient transformations whose stated numerics optax does not offer."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
+
+EpsilonPosition = Literal["inside", "outside"]
 
 
 def bias_correction(decay: Any, count: Array) -> Array:
@@ -22,56 +24,117 @@ def bias_correction(decay: Any, count: Array) -> Array:
         >>> round(bias_correction(0.999, jnp.int32(1)).item(), 2)
         1000.0
     """
+    return -1.0 / jnp.expm1(count * log(decay))
+
+
+def log(decay: Any) -> Any:
+    """The logarithm, in double precision where the decay is a plain number."""
     if isinstance(decay, (int, float)):
-        log_decay: Any = math.log(decay) if decay > 0 else -math.inf
-    else:
-        log_decay = jnp.log(decay)
-    return -1.0 / jnp.expm1(count * log_decay)
+        return math.log(decay) if decay > 0 else -math.inf
+    return jnp.log(decay)
 
 
-def scale_by_adam(
-    *,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    epsilon: float = 1e-8,
-    epsilon_position: Literal["inside", "outside"] = "inside",
+def root(square: Array, epsilon: Any, position: EpsilonPosition) -> Array:
+    """sqrt(square + epsilon), or sqrt(square) + epsilon."""
+    return jnp.sqrt(square + epsilon) if position == "inside" else jnp.sqrt(square) + epsilon
+
+
+def zeros(params: Any) -> Any:
+    """A tree of zeros of its own: one buffer in two places could not be donated."""
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+def quotient(numerator: Any, denominator: Any) -> Any:
+    """Leaf by leaf, in the numerator's own type."""
+    return jax.tree.map(lambda n, d: (n / d).astype(jnp.result_type(n)), numerator, denominator)
+
+
+class CenteredState(NamedTuple):
+    """The moving mean of the gradient, and its moving variance."""
+
+    mu: optax.Updates
+    variance: optax.Updates
+
+
+def scale_by_centered_rms(
+    decay: float, epsilon: float, epsilon_position: EpsilonPosition
 ) -> optax.GradientTransformation:
-    r"""Adam's direction, m_hat over the root of v_hat: see `jaxdl.optimizers.adam`.
+    r"""The gradient over the root of its moving variance: `jaxdl.optimizers.rmsprop(centered)`.
 
-    The state is optax's `ScaleByAdamState(count, mu, nu)`. `optax.scale_by_adam` differs in the
-    rounding of the bias correction alone (see `bias_correction`).
+    $$\mathrm{Var}_t = \rho\,(\mathrm{Var}_{t-1} + (1-\rho)(g_t - m_{t-1})^2)
+      = E[g^2]_t - m_t^2$$
 
-    Example:
-        >>> import jax.numpy as jnp
-        >>> direction = scale_by_adam(epsilon=0.0)
-        >>> updates, _ = direction.update(jnp.array([3.0, -5.0]), direction.init(jnp.zeros(2)))
-        >>> updates.round(6).tolist()
-        [1.0, -1.0]
+    The first form is never negative. PyTorch and optax compute the second, whose rounding makes
+    the root NaN where gradients hardly vary.
+
+    Source: Welford (1962), West (1979), for weights that decay.
     """
 
-    def init_fn(params: Any) -> optax.ScaleByAdamState:
-        # Two trees of their own: one buffer in two places could not be donated.
-        return optax.ScaleByAdamState(
-            count=jnp.zeros((), jnp.int32),
-            mu=jax.tree.map(jnp.zeros_like, params),
-            nu=jax.tree.map(jnp.zeros_like, params),
-        )
+    def init_fn(params: Any) -> CenteredState:
+        return CenteredState(zeros(params), zeros(params))
 
     def update_fn(
-        updates: Any, state: optax.ScaleByAdamState, params: Any = None
-    ) -> tuple[Any, optax.ScaleByAdamState]:
+        updates: Any, state: CenteredState, params: Any = None
+    ) -> tuple[Any, CenteredState]:
         del params
-        count = optax.safe_increment(state.count)
-        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)
-        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.nu, updates)
-        of_mu, of_nu = bias_correction(beta1, count), bias_correction(beta2, count)
+        variance = jax.tree.map(
+            lambda s, g, m: decay * (s + (1 - decay) * jnp.square(g - m)),
+            state.variance,
+            updates,
+            state.mu,
+        )
+        mu = optax.tree.update_moment(updates, state.mu, decay, 1)
+        roots = jax.tree.map(lambda s: root(s, epsilon, epsilon_position), variance)
+        return quotient(updates, roots), CenteredState(mu, variance)
 
-        def direction(m: Array, v: Array) -> Array:
-            m_hat, v_hat = m * of_mu, v * of_nu
-            inside = epsilon_position == "inside"
-            root = jnp.sqrt(v_hat + epsilon) if inside else jnp.sqrt(v_hat) + epsilon
-            return (m_hat / root).astype(m.dtype)
+    return optax.GradientTransformation(init_fn, update_fn)
 
-        return jax.tree.map(direction, mu, nu), optax.ScaleByAdamState(count, mu, nu)
+
+def scale_by_adagrad(
+    initial_accumulator: float, epsilon: float, epsilon_position: EpsilonPosition
+) -> optax.GradientTransformation:
+    """The gradient over the root of the sum of its squares: see `jaxdl.optimizers.adagrad`.
+
+    The state is optax's `ScaleByRssState`; `optax.scale_by_rss` has epsilon inside alone.
+    """
+
+    def init_fn(params: Any) -> Any:
+        return optax.ScaleByRssState(
+            jax.tree.map(lambda p: jnp.full_like(p, initial_accumulator), params)
+        )
+
+    def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        total = jax.tree.map(lambda s, g: s + jnp.square(g), state.sum_of_squares, updates)
+        roots = jax.tree.map(lambda s: root(s, epsilon, epsilon_position), total)
+        return quotient(updates, roots), optax.ScaleByRssState(total)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def scale_by_adadelta(
+    decay: float, epsilon: float, gradient_epsilon: float
+) -> optax.GradientTransformation:
+    """The gradient in units of the parameter: see `jaxdl.optimizers.adadelta`.
+
+    The state is optax's `ScaleByAdaDeltaState`; `optax.scale_by_adadelta` has one epsilon.
+    """
+
+    def init_fn(params: Any) -> Any:
+        return optax.ScaleByAdaDeltaState(zeros(params), zeros(params))
+
+    def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        of_gradient = optax.tree.update_moment(updates, state.e_g, decay, 2)
+        updates = jax.tree.map(
+            lambda g, of_g, of_x: (
+                g * (jnp.sqrt(of_x + epsilon) / jnp.sqrt(of_g + gradient_epsilon))
+            ),
+            updates,
+            of_gradient,
+            state.e_x,
+        )
+        of_update = optax.tree.update_moment(updates, state.e_x, decay, 2)
+        return updates, optax.ScaleByAdaDeltaState(of_gradient, of_update)
 
     return optax.GradientTransformation(init_fn, update_fn)

@@ -55,7 +55,9 @@ def make_train_step(
 
     Arguments:
         model: a Linen module, called with `train=True` and an rng named "dropout".
-        optimizer: any optax gradient transformation.
+        optimizer: any optax gradient transformation; those that ask for them are given the
+            batch's loss and gradient (`value`, `grad`) and the functions of the parameters that
+            compute them (`value_fn(params)`, `grad_fn(params, i)`): line searches, SAM.
         loss: per example, (outputs, targets) -> (batch,).
         metrics: functions of the same kind, or a mapping from names to them.
         preprocess: a pure function of the batch's inputs, applied on the device.
@@ -77,6 +79,7 @@ def make_train_step(
     """
     named = name_metrics(metrics)
     train = train_argument(model, True)
+    update = optax.with_extra_args_support(optimizer).update
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         inputs = preprocess(batch["inputs"])
@@ -94,7 +97,15 @@ def make_train_step(
         (mean_loss, (outputs, updates)), gradients = jax.value_and_grad(objective, has_aux=True)(
             state.params
         )
-        changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        changes, opt_state = update(
+            gradients,
+            state.opt_state,
+            state.params,
+            value=mean_loss,
+            grad=gradients,
+            value_fn=lambda params: objective(params)[0],
+            grad_fn=lambda params, _: jax.grad(objective, has_aux=True)(params)[0],
+        )
         measured = {
             name: per_example(name, metric, outputs, batch).mean() for name, metric in named.items()
         }

@@ -160,7 +160,7 @@ def test_a_zero_gradient_at_the_start_moves_nothing(factory):
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: optimizers.sgd(-0.1), "learning_rate must be 0 or more, got -0.1"),
+        (lambda: optimizers.sgd(-0.1), "learning_rate must be finite and 0 or more, got -0.1"),
         (lambda: optimizers.adam(float("nan")), "learning_rate"),
         (lambda: optimizers.momentum(0.1, decay=1.0), r"decay must lie in \[0, 1\), got 1.0"),
         (lambda: optimizers.adam(0.1, beta1=-0.1), "beta1"),

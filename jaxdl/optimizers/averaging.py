@@ -1,0 +1,142 @@
+"""Averages of the parameters over a run, chained after an optimizer."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from jaxdl.optimizers.checks import check_decay
+
+
+class AverageState(NamedTuple):
+    """Updates seen, parameters averaged, and their average; the parameters until there is one."""
+
+    step: Int[Array, ""]
+    averaged: Int[Array, ""]
+    average: optax.Params
+
+
+def ema(decay: float = 0.999) -> optax.GradientTransformation:
+    r"""An exponential moving average of the parameters.
+
+    $$\bar\theta_1 = \theta_1, \qquad \bar\theta_t = \beta\bar\theta_{t-1} + (1-\beta)\theta_t$$
+
+    Chained after the optimizer, whose updates it passes on untouched, it sees each new value of
+    the parameters: `optax.chain(adam(1e-3), ema(0.999))`; `averaged_parameters` reads it. The
+    same numbers as PyTorch's `AveragedModel` with `get_ema_multi_avg_fn(decay)`. The running
+    statistics of norms belong to the parameters that ran, not to their average.
+
+    Arguments:
+        decay: beta, in [0, 1).
+
+    Raises:
+        ValueError: a decay outside [0, 1).
+
+    Example:
+        >>> import optax
+        >>> from jaxdl import optimizers
+        >>> optimizer = optax.chain(optimizers.sgd(1.0), ema(0.5))
+        >>> params, state = 0.0, optimizer.init(0.0)
+        >>> for _ in range(3):                       # 1, 2, 3
+        ...     updates, state = optimizer.update(-1.0, state, params)
+        ...     params = params + updates
+        >>> averaged_parameters(state).item()
+        2.25
+
+    Source: Polyak and Juditsky (1992); Tarvainen and Valpola (2017), eq. 1.
+    """
+    check_decay("decay", decay)
+    return average(lambda step: True, lambda count: 1 - decay)
+
+
+def swa(*, start: int = 0, every: int = 1) -> optax.GradientTransformation:
+    r"""The equal average of the parameters from some update on: stochastic weight averaging.
+
+    $$\bar\theta \leftarrow \bar\theta + \frac{\theta_t - \bar\theta}{n + 1}$$
+
+    after update t = start + every, start + 2 every, ..., with n the parameters averaged so far.
+    Until the first of them the average is the parameters themselves. Chained as `ema` is.
+
+    Arguments:
+        start: updates before the averaging begins, 0 or more.
+        every: updates from one averaged value to the next, at least 1; an epoch's, in the paper.
+
+    Raises:
+        ValueError: a negative start, every below 1.
+
+    Example:
+        >>> import optax
+        >>> from jaxdl import optimizers
+        >>> optimizer = optax.chain(optimizers.sgd(1.0), swa(start=1))
+        >>> params, state = 0.0, optimizer.init(0.0)
+        >>> for _ in range(3):                       # 1, 2, 3
+        ...     updates, state = optimizer.update(-1.0, state, params)
+        ...     params = params + updates
+        >>> averaged_parameters(state).item()
+        2.5
+
+    Source: Izmailov et al. (2018), algorithm 1.
+    """
+    if not start >= 0 or not every >= 1:
+        raise ValueError(
+            f"start must be 0 or more and every at least 1, got {start} and {every}; "
+            "both count updates"
+        )
+    return average(
+        lambda step: (step > start) & ((step - start) % every == 0), lambda count: 1 / (count + 1)
+    )
+
+
+def average(is_taken: Any, weight_of_new: Any) -> optax.GradientTransformation:
+    """A link that averages the parameters after the steps that are taken."""
+
+    def init_fn(params: Any) -> AverageState:
+        zero = jnp.zeros((), jnp.int32)
+        # Copies: the same buffer as parameters and as their average could not be donated.
+        return AverageState(zero, jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params))
+
+    def update_fn(
+        updates: Any, state: AverageState, params: Any = None
+    ) -> tuple[Any, AverageState]:
+        if params is None:
+            raise ValueError("an average needs the parameters: update(grads, state, params)")
+        step = optax.safe_increment(state.step)
+        taken = jnp.asarray(is_taken(step))
+        weight = jnp.where(taken, weight_of_new(state.averaged), 0.0)
+        weight = jnp.where(state.averaged == 0, 1.0, weight)
+
+        def towards(old: Array, theta: Array) -> Array:
+            return (old + weight * (theta - old)).astype(old.dtype)
+
+        new = optax.apply_updates(params, updates)
+        mean = jax.tree.map(towards, state.average, new)
+        return updates, AverageState(step, state.averaged + taken, mean)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def averaged_parameters(opt_state: optax.OptState) -> Any:
+    """The average that `ema` or `swa` keeps in an optimizer's state.
+
+    Raises:
+        ValueError: the state holds no average, or more than one.
+
+    Example:
+        >>> import optax
+        >>> from jaxdl import optimizers
+        >>> averaged_parameters(optax.chain(optimizers.sgd(0.1), ema()).init({"w": 1.0}))
+        {'w': Array(1., ...)}
+    """
+
+    def is_average(node: Any) -> bool:
+        return isinstance(node, AverageState)
+
+    found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_average) if is_average(node)]
+    if len(found) != 1:
+        raise ValueError(
+            f"opt_state must hold one average of the parameters, and this one holds {len(found)}; "
+            "chain ema or swa after the optimizer: optax.chain(adam(1e-3), ema(0.999))"
+        )
+    return found[0].average

@@ -1,0 +1,108 @@
+"""Bounds on the gradient, chained before an optimizer, and defined for every input."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from jaxdl.optimizers.checks import is_traced
+
+
+def clip_by_value(limit: Any) -> optax.GradientTransformation:
+    r"""Each element by itself: $g \leftarrow \min(\max(g, -c), c)$, the lecture's clipping.
+
+    Infinite elements become plus or minus the limit; NaN stays NaN, so that it is seen. The
+    direction of the gradient changes. PyTorch's `clip_grad_value_`, `optax.clip`.
+
+    Arguments:
+        limit: c, above 0, in units of the gradient.
+
+    Raises:
+        ValueError: a limit that is not above 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> clip = clip_by_value(1.0)
+        >>> clip.update(jnp.array([0.5, -3.0, jnp.inf]), clip.init(None))[0].tolist()
+        [0.5, -1.0, 1.0]
+    """
+    check_limit(limit)
+    return optax.clip(limit)
+
+
+def clip_by_global_norm(limit: Any) -> optax.GradientTransformation:
+    r"""All elements together: $g \leftarrow g\,\min(1, c / \lVert g\rVert)$, the direction kept.
+
+    The norm is that of the whole tree. Where its square overflows, it is formed again of the
+    scaled elements. Infinite elements leave the limit of the direction: they share the norm
+    c among them, with their signs, and finite ones become 0. One NaN makes all of them NaN,
+    since no norm is defined: nothing of a broken gradient is taken for a good one.
+    PyTorch's `clip_grad_norm_` divides by the norm plus 1e-6, and makes an infinite element NaN
+    and every other 0, as optax does.
+
+    Arguments:
+        limit: c, above 0, in units of the gradient.
+
+    Raises:
+        ValueError: a limit that is not above 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> clip = clip_by_global_norm(1.0)
+        >>> gradients = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([4.0])}
+        >>> jax.tree.map(lambda g: g.round(6).tolist(), clip.update(gradients, clip.init(None))[0])
+        {'a': [0.6..., 0.0], 'b': [0.8...]}
+
+    Source: Pascanu, Mikolov and Bengio (2013), algorithm 1.
+    """
+    check_limit(limit)
+
+    def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        if not jax.tree.leaves(updates):
+            return updates, state
+        norm = global_norm(updates)
+        return jax.lax.cond(
+            jnp.isfinite(norm), shorten, shorten_extremes, limit, norm, updates
+        ), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update_fn)
+
+
+def global_norm(updates: Any) -> Array:
+    """The root of the sum of all squares, in float32 at least."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(widen(g))) for g in jax.tree.leaves(updates)))
+
+
+def widen(g: Array) -> Array:
+    """As float32, or as it is if it is wider."""
+    return jnp.asarray(g, jnp.promote_types(jnp.result_type(g), jnp.float32))
+
+
+def shorten(limit: Any, norm: Array, updates: Any) -> Any:
+    """Onto the sphere of radius `limit`; to the bit unchanged within it."""
+    factor = limit / jnp.maximum(norm, limit)
+    return jax.tree.map(lambda g: (g * factor).astype(jnp.result_type(g)), updates)
+
+
+def shorten_extremes(limit: Any, norm: Array, updates: Any) -> Any:
+    """The same where the plain sum of squares is not finite; a NaN is the largest of all."""
+    del norm
+    largest = jnp.stack([jnp.max(jnp.abs(widen(g)), initial=0) for g in jax.tree.leaves(updates)])
+    largest = largest.max()
+
+    def scaled(g: Array) -> Array:
+        of_infinity = jnp.where(jnp.isinf(g), jnp.sign(g), 0)
+        return jnp.where(jnp.isinf(largest), of_infinity, widen(g) / largest)
+
+    unit = jax.tree.map(scaled, updates)
+    factor = jnp.minimum(limit / global_norm(unit), largest)
+    return jax.tree.map(lambda u, g: (u * factor).astype(jnp.result_type(g)), unit, updates)
+
+
+def check_limit(limit: Any, *, name: str = "limit") -> None:
+    """Refuse a bound at 0, below it, or NaN."""
+    if not is_traced(limit) and not limit > 0:
+        raise ValueError(f"{name} must be above 0, got {limit}; leave the link out for none")

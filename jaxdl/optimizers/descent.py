@@ -1,0 +1,183 @@
+"""Descent along the gradient: plain, with a velocity, with a look-ahead, by its sign."""
+
+from typing import Any, Literal
+
+import jax
+import optax
+
+from jaxdl.optimizers.checks import check_choice, check_decay
+from jaxdl.optimizers.decay import decayed_weights, is_kernel
+from jaxdl.optimizers.learning_rate import (
+    LearningRate,
+    current_learning_rate,
+    scale_by_learning_rate,
+)
+
+RatePosition = Literal["inside", "outside"]
+
+
+def sgd(learning_rate: LearningRate) -> optax.GradientTransformation:
+    r"""Stochastic gradient descent.
+
+    $$\theta_{t+1} = \theta_t - \eta\, g_t$$
+
+    The same numbers as `torch.optim.SGD(lr)` and `optax.sgd`.
+
+    Arguments:
+        learning_rate: eta, a float, a schedule of the step, a traced array, or a plateau.
+
+    Raises:
+        ValueError: a negative rate.
+
+    Example:
+        >>> optimizer = sgd(0.5)
+        >>> updates, _ = optimizer.update({"w": 4.0}, optimizer.init({"w": 1.0}))
+        >>> updates["w"].item()
+        -2.0
+
+    Source: Robbins and Monro (1951).
+    """
+    return optax.chain(scale_by_learning_rate(learning_rate))
+
+
+def momentum(
+    learning_rate: LearningRate, *, decay: float = 0.9, rate_position: RatePosition = "inside"
+) -> optax.GradientTransformation:
+    r"""Gradient descent with a velocity.
+
+    $$v_t = \gamma v_{t-1} + \eta\, g_t, \qquad \theta_{t+1} = \theta_t - v_t$$
+
+    with v_0 = 0. The rate stands inside v, so a schedule acts on new gradients only. PyTorch
+    (`torch.optim.SGD(momentum=gamma)`) and optax multiply the whole velocity by it instead:
+
+    $$v_t = \gamma v_{t-1} + g_t, \qquad \theta_{t+1} = \theta_t - \eta\, v_t$$
+
+    The two are the same while the rate is constant.
+
+    Arguments:
+        learning_rate: eta, a float, a schedule of the step, a traced array, or a plateau.
+        decay: gamma, in [0, 1).
+        rate_position: "inside" the velocity, or "outside" for PyTorch's and optax's numerics.
+
+    Raises:
+        ValueError: a negative rate, a decay outside [0, 1), an unknown position.
+
+    Example:
+        >>> optimizer = momentum(0.5, decay=0.5)
+        >>> state = optimizer.init({"w": 1.0})
+        >>> _, state = optimizer.update({"w": 4.0}, state)
+        >>> optimizer.update({"w": 4.0}, state)[0]["w"].item()
+        -3.0
+
+    Source: Polyak (1964); Rumelhart, Hinton and Williams (1986).
+    """
+    check_decay("decay", decay)
+    return velocity(learning_rate, optax.trace(decay), rate_position)
+
+
+def nesterov(
+    learning_rate: LearningRate, *, decay: float = 0.9, rate_position: RatePosition = "inside"
+) -> optax.GradientTransformation:
+    r"""Nesterov's accelerated gradient: the gradient is taken where the velocity leads.
+
+    $$v_t = \gamma v_{t-1} + \eta\, \nabla f(\theta_{t-1} - \gamma v_{t-1}), \qquad
+      \theta_t = \theta_{t-1} - v_t$$
+
+    A training step takes its gradient at the parameters it holds, so these are the look-ahead
+    point $\phi_t = \theta_t - \gamma v_t$, for which the two equations read
+
+    $$v_t = \gamma v_{t-1} + \eta\, \nabla f(\phi_{t-1}), \qquad
+      \phi_t = \phi_{t-1} - (\gamma v_t + \eta\, \nabla f(\phi_{t-1}))$$
+
+    `nesterov_theta` maps phi to theta. PyTorch (`SGD(momentum=gamma, nesterov=True)`) and optax
+    hold phi too, with the rate outside v.
+
+    Arguments and errors: as in `momentum`.
+
+    Example:
+        >>> optimizer = nesterov(0.5, decay=0.5)
+        >>> optimizer.update({"w": 4.0}, optimizer.init({"w": 1.0}))[0]["w"].item()
+        -3.0
+
+    Source: Nesterov (1983); Sutskever, Martens, Dahl and Hinton (2013), eqs 3 and 4.
+    """
+    check_decay("decay", decay)
+    return velocity(learning_rate, optax.trace(decay, nesterov=True), rate_position)
+
+
+def nesterov_theta(params: Any, opt_state: optax.OptState, *, decay: float = 0.9) -> Any:
+    r"""The lecture's parameters from those that `nesterov` holds: $\theta = \phi + \gamma v$.
+
+    With `rate_position="outside"` v is multiplied by the rate of the next update, which is exact
+    while the rate is constant.
+
+    Arguments:
+        params: phi, as the training holds them.
+        opt_state: the state of `nesterov` itself.
+        decay: the gamma that `nesterov` was given.
+
+    Example:
+        >>> optimizer = nesterov(0.5, decay=0.5)
+        >>> updates, state = optimizer.update({"w": 4.0}, optimizer.init({"w": 1.0}))
+        >>> held = {"w": 1.0 + updates["w"]}
+        >>> nesterov_theta(held, state, decay=0.5)["w"].item()      # 1 - 0.5 * 4
+        -1.0
+    """
+    states: Any = opt_state
+    outside = isinstance(states[0], optax.TraceState)
+    trace = states[0 if outside else 1].trace
+    # The trace is v itself, or, behind the rate, minus v.
+    scale = decay * (current_learning_rate(opt_state) if outside else -1.0)
+    return jax.tree.map(lambda phi, v: phi + scale * v, params, trace)
+
+
+def velocity(
+    learning_rate: LearningRate, trace: optax.GradientTransformation, rate_position: RatePosition
+) -> optax.GradientTransformation:
+    """A trace of gradients that holds the rate inside or is multiplied by it."""
+    check_choice("rate_position", rate_position, ("inside", "outside"))
+    rate = scale_by_learning_rate(learning_rate)
+    return optax.chain(rate, trace) if rate_position == "inside" else optax.chain(trace, rate)
+
+
+def lion(
+    learning_rate: LearningRate,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+    weight_decay: float = 0.0,
+    mask: Any = is_kernel,
+) -> optax.GradientTransformation:
+    r"""The sign of an interpolation between momentum and gradient.
+
+    $$\theta_{t+1} = \theta_t - \eta\,\bigl(\operatorname{sign}(\beta_1 m_{t-1} + (1-\beta_1) g_t)
+      + \lambda\theta_t\bigr), \qquad m_t = \beta_2 m_{t-1} + (1-\beta_2) g_t$$
+
+    Every coordinate moves by eta, so the rate is 3 to 10 times smaller than Adam's. The same
+    numbers as `optax.lion(weight_decay=..., mask=...)`, whose decay is 1e-3 by default.
+
+    Arguments:
+        learning_rate: eta, a float, a schedule of the step, a traced array, or a plateau.
+        beta1: the weight of the momentum in the direction, in [0, 1).
+        beta2: the weight of the old momentum, in [0, 1).
+        weight_decay: lambda, decoupled from the gradient.
+        mask: which parameters decay, see `l2`.
+
+    Raises:
+        ValueError: a negative rate or decay, a beta outside [0, 1); at init, a mask that does
+            not fit the parameters.
+
+    Example:
+        >>> optimizer = lion(0.5)
+        >>> optimizer.update({"w": 4.0}, optimizer.init({"w": 1.0}))[0]["w"].item()
+        -0.5
+
+    Source: Chen et al. (2023), algorithm 2.
+    """
+    check_decay("beta1", beta1)
+    check_decay("beta2", beta2)
+    return optax.chain(
+        optax.scale_by_lion(beta1, beta2),
+        *decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

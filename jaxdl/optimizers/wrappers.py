@@ -1,0 +1,83 @@
+"""Optimizers around an optimizer: gradients gathered over steps, gradients taken uphill."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdl.optimizers.clipping import check_limit, global_norm
+
+
+def accumulate(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    r"""One update from the mean gradient of several batches, none in between.
+
+    $$g = \frac{1}{k}\sum_{i=1}^{k} g_{t+i}$$
+
+    With batches of equal size the same, to rounding, as one batch k times as large, except for
+    what looks at a batch as a whole (BatchNorm). A schedule counts the updates, not the batches.
+    This is `optax.MultiSteps`.
+
+    Arguments:
+        optimizer: what is updated; chain clipping and decay inside it.
+        steps: k, at least 1.
+
+    Raises:
+        ValueError: steps below 1.
+
+    Example:
+        >>> from jaxdl import optimizers
+        >>> optimizer = accumulate(optimizers.sgd(0.5), 2)
+        >>> state = optimizer.init(1.0)
+        >>> first, state = optimizer.update(2.0, state, 1.0)
+        >>> first.item(), optimizer.update(4.0, state, 1.0)[0].item()
+        (0.0, -1.5)
+    """
+    if not steps >= 1:
+        raise ValueError(f"steps must be at least 1, got {steps}; it counts batches to an update")
+    return optax.MultiSteps(optimizer, every_k_schedule=steps).gradient_transformation()
+
+
+def sam(
+    optimizer: optax.GradientTransformation, *, radius: float = 0.05
+) -> optax.GradientTransformationExtraArgs:
+    r"""Sharpness-aware minimisation: the gradient at the worst point of a small ball.
+
+    $$\hat g = \nabla L(\theta + r\, g / \lVert g\rVert), \qquad g = \nabla L(\theta)$$
+
+    is what the optimizer gets, on the same batch, at the cost of a second gradient. By way of
+    `optax.contrib.sam`; `training.make_train_step` passes the `grad_fn(params, i)` that it needs.
+    Running statistics of norms come from the first pass alone. Where the gradient is zero, it
+    stays there.
+
+    Arguments:
+        optimizer: what gets the gradient.
+        radius: r, above 0, in units of the parameters' norm.
+
+    Raises:
+        ValueError: a radius that is not above 0; at an update, no `grad_fn`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdl import optimizers
+        >>> gradient = jax.grad(lambda theta: jnp.sum(theta**2))
+        >>> theta, optimizer = jnp.array([3.0, 4.0]), sam(optimizers.sgd(1.0), radius=0.5)
+        >>> updates, _ = optimizer.update(
+        ...     gradient(theta), optimizer.init(theta), theta, grad_fn=lambda at, i: gradient(at)
+        ... )
+        >>> bool(jnp.allclose(updates, -2 * 1.1 * theta))
+        True
+
+    Source: Foret, Kleiner, Mobahi and Neyshabur (2021), algorithm 1.
+    """
+    check_limit(radius, name="radius")
+
+    def uphill(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        # optax.contrib.normalize divides a zero gradient by its norm, which is NaN.
+        norm = global_norm(updates)
+        scale = jnp.where(norm == 0, 0.0, -radius / norm)
+        return jax.tree.map(lambda g: (scale * g).astype(g.dtype), updates), state
+
+    ascent = optax.GradientTransformation(lambda params: optax.EmptyState(), uphill)
+    return optax.contrib.sam(optimizer, ascent, opaque_mode=True)

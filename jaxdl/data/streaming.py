@@ -1,0 +1,294 @@
+"""Batches of data larger than the device or the host, read ahead of the steps that use them."""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+from jaxtyping import Array
+
+from jaxdl.data.types import Arrays, DataError
+
+Decode = Callable[[Any], Mapping[str, Any]]
+"""From an example as the source gives it to {"inputs": ..., "targets": ...}."""
+
+Read = Callable[[np.ndarray], dict[str, np.ndarray]]
+_FIELDS = ("inputs", "targets")
+
+
+@runtime_checkable
+class RandomAccess(Protocol):
+    """What is read by index: a list, a memory map, a data source of tensorflow-datasets."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+def stream(
+    source: Arrays | RandomAccess,
+    order: Sequence[int] | np.ndarray,
+    *,
+    batch_size: int,
+    start_step: int = 0,
+    drop_last: bool = False,
+    decode: Decode | None = None,
+    device: jax.Device | Sharding | None = None,
+    process_index: int | None = None,
+    process_count: int | None = None,
+    prefetch: int = 2,
+    threads: int = 1,
+) -> Generator[dict[str, Array], None, None]:
+    r"""The batches of one epoch, each read, decoded and put on the device before it is asked for.
+
+    $$B_s = \{x_{o(sb)}, \dots, x_{o(sb + b - 1)}\}, \quad s = s_0, s_0 + 1, \dots$$
+
+    With `order=training.epoch_order(key, epoch, len(source))` these are the batches that `fit`
+    takes from the same examples in memory, in the same order and bit for bit: full ones, then the
+    smaller last one. Nothing before `start_step` is read. Of P processes each reads and yields its
+    own b / P consecutive examples of each batch.
+
+    The reading threads end when the iterator is exhausted, closed (`.close()`) or dropped. They
+    read no more than `prefetch` batches beyond the one in use.
+
+    Arguments:
+        source: `Arrays`, of memory-mapped arrays for instance, or what has `len(source)` and
+            `source[i]`, an example; `source.__getitems__(indices)` is used where there is one.
+        order: o, the examples in order of use, (examples,); `range(len(source))` for evaluation.
+        batch_size: b, examples a step, of all processes together.
+        start_step: s_0, the first step to read, from 0.
+        drop_last: leave out the smaller last batch.
+        decode: from what `source` gives to {"inputs": ..., "targets": ...}, arrays or numbers of
+            one shape and dtype; by default the source's examples are such mappings. It runs in the
+            reading threads. `decode_tfds` is one.
+        device: where batches are put, as for `jax.device_put`: a device, or a sharding of the first
+            axis. Over the devices of all processes it makes one global array of each batch. By
+            default the default device.
+        process_index: which part is read, from 0; default `jax.process_index()`.
+        process_count: P; default `jax.process_count()`.
+        prefetch: batches ahead of the one in use, at least 1.
+        threads: batches read at once, at most `prefetch`; with more than 1 the source and `decode`
+            must be safe to call from several threads.
+
+    Raises:
+        ValueError: what no batches can be made of; P that does not divide a batch, the smaller
+            last one included; a sharding that lays them out otherwise than the processes read.
+        ImportError: grain is not installed.
+        DataError: from the iterator, an example that cannot be read, or that is unlike the others
+            of its batch; it names the index.
+
+    JAX holds float64 and int64 as float32 and int32 unless `jax_enable_x64` is set.
+
+    Example:
+        >>> import numpy as np
+        >>> source = Arrays(inputs=np.arange(5.0)[:, None], targets=np.arange(5))
+        >>> [batch["targets"].tolist() for batch in stream(source, [4, 0, 3, 1, 2], batch_size=2)]
+        [[4, 0], [3, 1], [2]]
+    """
+    if process_count is None:
+        process_count = jax.process_count()
+    if process_index is None:
+        process_index = jax.process_index()
+    indices = _check_order(order, len(source))
+    steps = _check_steps(len(indices), batch_size, start_step, drop_last)
+    _check_threads(prefetch, threads)
+    # Of a full batch and of the last one.
+    rows = sorted({min(batch_size, len(indices) - batch_size * s) for s in (0, steps - 1)})[::-1]
+    _check_processes(rows, process_index, process_count)
+    if isinstance(device, Sharding):
+        for size in rows:
+            _check_sharding(device, size, process_index, process_count)
+    if isinstance(source, Arrays):
+        read = _read_arrays(source, decode)
+    else:
+        read = _read_examples(source, decode)
+    grain = _import_grain()
+    # What the caller's thread has set for itself, a reading thread would not see.
+    config: Any = jax.config
+    x64, default = config.jax_enable_x64, config.jax_default_device
+
+    def load(step: int) -> dict[str, Array]:
+        batch = indices[step * batch_size : (step + 1) * batch_size]
+        part = len(batch) // process_count
+        mine = batch[process_index * part : (process_index + 1) * part]
+        with jax.enable_x64(x64), jax.default_device(default):
+            return {name: _put(values, device, len(batch)) for name, values in read(mine).items()}
+
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    dataset = grain.MapDataset.range(start_step, steps).map(load)
+    return _iterate(dataset.to_iter_dataset(options))
+
+
+def decode_tfds(example: Mapping[str, Any]) -> dict[str, Any]:
+    """A labelled image of tensorflow-datasets as `load` has it: the label as int32.
+
+    Example:
+        >>> import numpy as np
+        >>> decode_tfds({"image": np.zeros((2, 2, 1), np.uint8), "label": 3})["targets"]
+        np.int32(3)
+    """
+    return {"inputs": example["image"], "targets": np.int32(example["label"])}
+
+
+def _iterate(dataset: Any) -> Generator[dict[str, Array], None, None]:
+    batches: Iterator[dict[str, Array]] = iter(dataset)
+    try:
+        # Not a loop: its variable would keep a batch alive while the next is waited for.
+        yield from batches
+    finally:
+        batches.close()  # type: ignore[attr-defined]
+
+
+def _read_arrays(arrays: Arrays, decode: Decode | None) -> Read:
+    if decode is not None:
+        raise ValueError(
+            f"decode must be None for Arrays, which hold what the step takes, got {decode}; "
+            "give the step a preprocess"
+        )
+    if len(arrays.inputs) != len(arrays.targets):
+        raise ValueError(
+            "source must have as many targets as inputs, "
+            f"got {len(arrays.inputs)} inputs and {len(arrays.targets)} targets"
+        )
+    return lambda rows: {name: np.asarray(getattr(arrays, name)[rows]) for name in _FIELDS}
+
+
+def _read_examples(source: RandomAccess, decode: Decode | None) -> Read:
+    """Reads examples into one array a field; an error names the example's index."""
+    together = getattr(source, "__getitems__", None)
+
+    def read_one(row: int) -> Any:
+        try:
+            return source[row]
+        except Exception as error:
+            raise _unreadable(row, error) from error
+
+    def read_all(rows: list[int]) -> Iterator[Any]:
+        if together is None:
+            return map(read_one, rows)
+        try:
+            return iter(together(rows))
+        except Exception:
+            # One of them, and not which, is known: alone it says so itself.
+            return iter([read_one(row) for row in rows])
+
+    def read(rows: np.ndarray) -> dict[str, np.ndarray]:
+        batch: dict[str, np.ndarray] = {}
+        listed = rows.tolist()
+        for position, (row, example) in enumerate(zip(listed, read_all(listed), strict=True)):
+            try:
+                fields = example if decode is None else decode(example)
+                values = {name: np.asarray(fields[name]) for name in _FIELDS}
+            except Exception as error:
+                raise _unreadable(row, error) from error
+            for name, value in values.items():
+                if not position:
+                    batch[name] = np.empty((len(listed), *value.shape), value.dtype)
+                expected = batch[name]
+                if (value.shape, value.dtype) != (expected.shape[1:], expected.dtype):
+                    raise DataError(
+                        f"{name} must be alike, {expected.dtype} of shape {expected.shape[1:]} "
+                        f"as those of example {listed[0]}, got {value.dtype} of shape "
+                        f"{value.shape} from example {row}; make them so in decode"
+                    )
+                expected[position] = value
+        return batch
+
+    return read
+
+
+def _unreadable(row: int, error: Exception) -> DataError:
+    return DataError(
+        f"example {row} of the source must be readable, got {type(error).__name__}: {error}; "
+        "repair it, or leave it out of order"
+    )
+
+
+def _put(values: np.ndarray, device: Any, rows: int) -> Array:
+    if isinstance(device, Sharding) and not device.is_fully_addressable:
+        shape = (rows, *values.shape[1:])
+        return jax.make_array_from_process_local_data(device, values, shape)
+    return jax.device_put(values, device)
+
+
+def _check_order(order: Sequence[int] | np.ndarray, examples: int) -> np.ndarray:
+    indices = np.asarray(order)
+    if indices.ndim != 1 or not len(indices) or not np.issubdtype(indices.dtype, np.integer):
+        raise ValueError(
+            "order must be a sequence of indices, at least one, "
+            f"got {indices.dtype} of shape {indices.shape}; pass training.epoch_order(...)"
+        )
+    if indices.min() < 0 or indices.max() >= examples:
+        raise ValueError(
+            f"order must hold indices in 0..{examples - 1}, as the source has {examples} "
+            f"examples, got {indices.min()}..{indices.max()}; make it for len(source)"
+        )
+    return indices
+
+
+def _check_steps(examples: int, batch_size: int, start_step: int, drop_last: bool) -> int:
+    if not 1 <= batch_size <= examples:
+        raise ValueError(
+            f"batch_size must be at least 1 and at most the {examples} examples of the order, "
+            f"got {batch_size}; pass a number between"
+        )
+    steps = examples // batch_size if drop_last else -(-examples // batch_size)
+    if not 0 <= start_step <= steps:
+        raise ValueError(
+            f"start_step must be at least 0 and at most the epoch's {steps} steps, "
+            f"got {start_step}; start the next epoch's order"
+        )
+    return steps
+
+
+def _check_threads(prefetch: int, threads: int) -> None:
+    if prefetch < 1:
+        raise ValueError(f"prefetch must be at least 1, got {prefetch}; 2 keeps the device busy")
+    if not 1 <= threads <= prefetch:
+        raise ValueError(
+            f"threads must be at least 1 and at most the {prefetch} batches of prefetch, "
+            f"got {threads}; pass a larger prefetch too"
+        )
+
+
+def _check_processes(rows: Sequence[int], index: int, count: int) -> None:
+    if not 0 <= index < count:
+        raise ValueError(
+            f"process_index must be in 0..{count - 1}, as there are {count} processes, got {index}"
+        )
+    for size in rows:
+        if size % count:
+            raise ValueError(
+                f"every batch must be shared evenly by {count} processes, got one of {size} "
+                "examples; pass drop_last=True for a last batch, or another batch_size"
+            )
+
+
+def _check_sharding(sharding: Sharding, rows: int, index: int, count: int) -> None:
+    """Refuse a layout in which the devices here would not hold exactly what is read here."""
+    part = rows // count
+    size, start = (part, 0) if sharding.is_fully_addressable else (rows, index * part)
+    try:
+        layout = sharding.addressable_devices_indices_map((size,))
+    except (ValueError, IndexError) as error:  # the latter for a layout of more axes
+        raise ValueError(
+            f"device must lay out the {size} examples of a batch along their first axis alone, "
+            f"got {sharding}; pass a batch_size that its devices divide, or drop_last=True"
+        ) from error
+    slices = [cut or (slice(None),) for cut in layout.values()]
+    held = {row for (cut,) in slices for row in range(*cut.indices(size))}
+    if held != set(range(start, start + part)):
+        raise ValueError(
+            f"the devices of process {index} must hold examples {start}..{start + part - 1} of a "
+            f"batch of {rows}, which it reads, got {sharding}; order its mesh by process"
+        )
+
+
+def _import_grain() -> Any:
+    try:
+        import grain
+    except ImportError as error:
+        raise ImportError(
+            'stream needs the package grain, which is not installed; pip install "jaxdl[stream]"'
+        ) from error
+    return grain

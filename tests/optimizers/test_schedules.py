@@ -1,5 +1,6 @@
 """Every schedule against its equation in float64, for small and large steps."""
 
+import inspect
 import math
 from typing import Any
 
@@ -308,3 +309,10 @@ def test_refuses_rates_and_steps(name):
 def test_refuses(make, text):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+def test_refuses_an_unknown_shape():
+    # Not through the types, which the tests check and a user's process does not.
+    unchecked: Any = inspect.unwrap(schedules.one_cycle)
+    with pytest.raises(ValueError, match="anneal must be one of cosine, linear, got 'cos'"):
+        unchecked(0.1, steps=30, anneal="cos")

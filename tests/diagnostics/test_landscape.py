@@ -1,6 +1,7 @@
 """Surfaces and directions against closed forms and the rescaling of ReLU networks."""
 
 import re
+from typing import Any
 
 import chex
 import jax
@@ -27,7 +28,7 @@ def network():
         )
 
     def loss(params):
-        outputs = model.apply({"params": params}, x, train=False)
+        outputs: Any = model.apply({"params": params}, x, train=False)
         return jnp.mean(losses.mean_squared_error(outputs, y))
 
     return loss, params

@@ -101,7 +101,7 @@ def test_a_nearly_straight_path_still_gets_orthonormal_directions():
     steps = np.arange(9.0)[:, None]
     path = jnp.asarray(np.hstack([1e4 * steps, 2e4 * steps, 1e-2 * (-1) ** steps]))
     found = principal_directions(path)
-    matrix = np.float64(np.stack(found.directions))
+    matrix = np.stack(found.directions).astype(np.float64)
     # Float32's rounding of two unit vectors.
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(2), atol=3e-7)
     np.testing.assert_allclose(np.abs(matrix[0]), np.array([1, 2, 0]) / np.sqrt(5), atol=1e-5)

@@ -76,7 +76,7 @@ def global_norm(updates: Any) -> Array:
     return jnp.sqrt(sum(jnp.sum(jnp.square(widen(g))) for g in jax.tree.leaves(updates)))
 
 
-def widen(g: Array) -> Array:
+def widen(g: Any) -> Array:
     """As float32, or as it is if it is wider."""
     return jnp.asarray(g, jnp.promote_types(jnp.result_type(g), jnp.float32))
 
@@ -93,7 +93,7 @@ def shorten_extremes(limit: Any, norm: Array, updates: Any) -> Any:
     largest = jnp.stack([jnp.max(jnp.abs(widen(g)), initial=0) for g in jax.tree.leaves(updates)])
     largest = largest.max()
 
-    def scaled(g: Array) -> Array:
+    def scaled(g: Any) -> Array:
         of_infinity = jnp.where(jnp.isinf(g), jnp.sign(g), 0)
         return jnp.where(jnp.isinf(largest), of_infinity, widen(g) / largest)
 

@@ -137,7 +137,7 @@ def scale_by_nadam(
         of_mu = following / (1 - weights * following)
         of_nu = bias_correction(beta2, now.count)
 
-        def direction(g: Array, m: Array, v: Array) -> Array:
+        def direction(g: Any, m: Array, v: Array) -> Array:
             ahead = of_mu * m + of_gradient * g
             return (ahead / root(v * of_nu, epsilon, epsilon_position)).astype(m.dtype)
 

@@ -103,7 +103,8 @@ def make_train_step(
             state.params,
             value=mean_loss,
             grad=gradients,
-            value_fn=lambda params: objective(params)[0],
+            # optax's line searches want a value_fn that takes every further argument.
+            value_fn=lambda params, grad_fn=None: objective(params)[0],
             grad_fn=lambda params, _: jax.grad(objective, has_aux=True)(params)[0],
         )
         measured = {

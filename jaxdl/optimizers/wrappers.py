@@ -80,4 +80,12 @@ def sam(
         return jax.tree.map(lambda g: (scale * g).astype(g.dtype), updates), state
 
     ascent = optax.GradientTransformation(lambda params: optax.EmptyState(), uphill)
-    return optax.contrib.sam(optimizer, ascent, opaque_mode=True)
+    inner = optax.contrib.sam(optimizer, ascent, opaque_mode=True)
+
+    def update_fn(
+        updates: Any, state: Any, params: Any = None, *, grad_fn: Any = None, **extra: Any
+    ) -> tuple[Any, Any]:
+        del extra  # a step passes what others ask for
+        return inner.update(updates, state, params, grad_fn=grad_fn)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update_fn)

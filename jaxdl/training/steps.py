@@ -1,5 +1,6 @@
 """The train step and the evaluation step: pure functions, each written once."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -97,15 +98,15 @@ def make_train_step(
         (mean_loss, (outputs, updates)), gradients = jax.value_and_grad(objective, has_aux=True)(
             state.params
         )
-        changes, opt_state = update(
-            gradients,
-            state.opt_state,
-            state.params,
-            value=mean_loss,
-            grad=gradients,
+        asked_for = {
+            "value": mean_loss,
+            "grad": gradients,
             # optax's line searches want a value_fn that takes every further argument.
-            value_fn=lambda params, grad_fn=None: objective(params)[0],
-            grad_fn=lambda params, _: jax.grad(objective, has_aux=True)(params)[0],
+            "value_fn": lambda params, grad_fn=None: objective(params)[0],
+            "grad_fn": lambda params, _: jax.grad(objective, has_aux=True)(params)[0],
+        }
+        changes, opt_state = update(
+            gradients, state.opt_state, state.params, **accepted(update, asked_for)
         )
         measured = {
             name: per_example(name, metric, outputs, batch).mean() for name, metric in named.items()
@@ -192,6 +193,14 @@ def make_train_epoch(
         )
 
     return train_epoch
+
+
+def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that the function takes by name, all if it takes any."""
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return arguments
+    return {name: value for name, value in arguments.items() if name in parameters}
 
 
 def take(arrays: Batch, indices: Int[Array, " batch"]) -> dict[str, Array]:

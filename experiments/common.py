@@ -6,6 +6,10 @@ a frozen dataclass `Config`, its `PRESETS`, and three functions:
     run(config) -> dict of arrays      measures; writes no file
     claims(results) -> list[Claim]     what the lecture or the paper says of these numbers
     plot(results) -> Figure            what to look at
+
+and, where there is something to watch, a fourth:
+
+    animate(results, folder) -> list[Path]   writes the files; GIFs are shown on the page
 """
 
 import argparse
@@ -83,14 +87,17 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
     )
     results = experiment.run(config)
     claims = experiment.claims(results)
-    folder = save(
-        chosen.output / name,
+    folder = chosen.output / name
+    folder.mkdir(parents=True, exist_ok=True)
+    save(
+        folder,
         config={"preset": chosen.preset, **dataclasses.asdict(config)},
         results=results,
         claims=claims,
         figure=experiment.plot(results),
         title=name,
         text=experiment.__doc__,
+        animations=experiment.animate(results, folder) if hasattr(experiment, "animate") else (),
     )
     report(claims)
     print(f"{folder}/index.html: the figure and the claims; {seconds_since_start():.1f} s in all")
@@ -106,6 +113,7 @@ def save(
     figure: "Figure",
     title: str,
     text: str,
+    animations: Sequence[Path] = (),
 ) -> Path:
     """Write config.json, results.npz, claims.json, figure.png and index.html into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +126,10 @@ def save(
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=150)
     (folder / "figure.png").write_bytes(png.getvalue())
-    (folder / "index.html").write_text(page(title, text, claims, png.getvalue()), encoding="utf-8")
+    gifs = [file.read_bytes() for file in animations if file.suffix == ".gif"]
+    (folder / "index.html").write_text(
+        page(title, text, claims, png.getvalue(), gifs), encoding="utf-8"
+    )
     return folder
 
 
@@ -146,15 +157,22 @@ def report(claims: Sequence[Claim]) -> None:
     Console().print(table)
 
 
-def page(title: str, text: str, claims: Sequence[Claim], png: bytes) -> str:
-    """One HTML page that needs no other file: the text, the claims and the figure."""
+def page(
+    title: str, text: str, claims: Sequence[Claim], png: bytes, gifs: Sequence[bytes] = ()
+) -> str:
+    """One HTML page that needs no other file: text, claims, figure and animations."""
     rows = "\n".join(
         f"<tr class={'holds' if claim.holds else 'refuted'}><td>{html.escape(claim.text)}</td>"
         f"<td>{claim.measured:.4g}</td><td>{claim.band}</td>"
         f"<td>{'holds' if claim.holds else 'REFUTED'}</td></tr>"
         for claim in claims
     )
-    image = base64.b64encode(png).decode()
+    kinds = [("png", png), *(("gif", gif) for gif in gifs)]
+    images = "\n".join(
+        f'<img alt="{html.escape(title)}: the {"figure" if kind == "png" else "animation"}" '
+        f'src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+        for kind, data in kinds
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -174,7 +192,7 @@ td + td {{ white-space: nowrap; }}
 <table><tr><th>claim</th><th>measured</th><th>expected</th><th></th></tr>
 {rows}
 </table>
-<img alt="{html.escape(title)}: the figure" src="data:image/png;base64,{image}">
+{images}
 </body></html>
 """
 

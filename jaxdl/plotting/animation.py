@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxdl.plotting.contours import Landscape, add_legend, backdrop, path_styles
+from jaxdl.plotting.contours import COLOURS, Landscape, add_legend, backdrop, path_styles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+SHADES = 12
+"""Of each path's colour in a GIF, which has 256 colours in all."""
 
 
 def animate_paths(
@@ -98,16 +101,24 @@ def has_ffmpeg() -> bool:
 
 
 def _write_gif(path: Path, frames: Sequence[np.ndarray], frames_per_second: int) -> None:
-    """All frames in the colours of the last, which shows every path.
+    """All frames in one palette: the colours of the paths, their mixtures with white, and greys.
 
     A palette for each frame, matplotlib's way, makes the still background flicker from one to the
-    next, and the file ten times as large.
+    next, and the file ten times as large; one that is fitted to a frame tints the greys.
     """
+    from matplotlib.colors import to_rgb
     from PIL import Image
 
-    images = [Image.fromarray(frame) for frame in frames]
-    palette = images[-1].quantize(256)
-    first, *others = (image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images)
+    pure = np.array([to_rgb(colour) for colour in COLOURS])
+    share = np.linspace(0.0, 1.0, SHADES, endpoint=False)[:, None, None]
+    mixed = (pure + share * (1 - pure)).reshape(-1, 3)
+    grey = np.linspace(0.0, 1.0, 256 - len(mixed))[:, None].repeat(3, axis=1)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.round(255 * np.concatenate([mixed, grey])).astype(np.uint8).tobytes())
+    first, *others = (
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in frames
+    )
     first.save(
         path, save_all=True, append_images=others, duration=round(1000 / frames_per_second), loop=0
     )

@@ -198,7 +198,7 @@ def backdrop(
         for start in {tuple(np.asarray(path[0]).tolist()) for path in landscape.paths.values()}:
             axes.plot(*start, "o", ms=11, mfc="none", mec="k", mew=1.5, zorder=5)
         for minimum in landscape.minima:
-            axes.plot(*minimum, "*", ms=13, mfc="w", mec="k", zorder=2)
+            axes.plot(*minimum, "*", ms=13, mfc="w", mec="k", zorder=4)
         axes.set(
             xlim=(x[0], x[-1]),
             ylim=(y[0], y[-1]),

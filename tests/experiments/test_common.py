@@ -1,5 +1,6 @@
 """What every experiment shares: a claim that can fail, and what is written of it."""
 
+import base64
 import dataclasses
 import json
 import subprocess
@@ -64,6 +65,24 @@ def test_writes_everything_and_exits_by_the_claims(tmp_path, capsys, arguments, 
     assert "A toy with &lt;signs&gt; &amp; more." in page
     assert ("REFUTED" in page) == (code == 1)
     assert ("REFUTED" in capsys.readouterr().out) == (code == 1)
+
+
+def test_animations_are_written_and_the_gif_is_shown(tmp_path):
+    animated = experiment()
+
+    def animate(results, folder):
+        assert results["value"] == [1.0]
+        files = [folder / "toy.gif", folder / "toy.mp4"]
+        for file in files:
+            file.write_bytes(file.suffix.encode())
+        return files
+
+    animated.animate = animate
+    assert common.main(animated, ["--output", str(tmp_path)]) == 0
+    page = (tmp_path / "toy" / "index.html").read_text()
+    assert f"data:image/gif;base64,{base64.b64encode(b'.gif').decode()}" in page
+    assert page.count("<img") == 2
+    assert (tmp_path / "toy" / "toy.mp4").read_bytes() == b".mp4"
 
 
 @pytest.mark.parametrize("measured", [np.nan, np.inf, -1e-9])

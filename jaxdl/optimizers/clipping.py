@@ -64,11 +64,34 @@ def clip_by_global_norm(limit: Any) -> optax.GradientTransformation:
         if not jax.tree.leaves(updates):
             return updates, state
         norm = global_norm(updates)
-        return jax.lax.cond(
-            jnp.isfinite(norm), shorten, shorten_extremes, limit, norm, updates
-        ), state
+        largest, norm = jax.lax.cond(jnp.isfinite(norm), of_ordinary, of_extreme, norm, updates)
+        factor = jnp.minimum(limit / norm, largest)
+        clipped = jax.tree.map(
+            lambda g: (in_units_of(largest, g) * factor).astype(jnp.result_type(g)), updates
+        )
+        return clipped, state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update_fn)
+
+
+def of_ordinary(norm: Array, updates: Any) -> tuple[Array, Array]:
+    """The unit 1, and the norm in it."""
+    del updates
+    return jnp.ones_like(norm), norm
+
+
+def of_extreme(norm: Array, updates: Any) -> tuple[Array, Array]:
+    """The largest element, NaN if there is one, and the norm in units of it."""
+    del norm
+    largest = [jnp.max(jnp.abs(widen(g)), initial=0) for g in jax.tree.leaves(updates)]
+    unit = jnp.stack(largest).max()
+    return unit, global_norm(jax.tree.map(lambda g: in_units_of(unit, g), updates))
+
+
+def in_units_of(largest: Array, g: Any) -> Array:
+    """The quotient, and its limit where elements are infinite."""
+    of_infinity = jnp.where(jnp.isinf(g), jnp.sign(widen(g)), 0)
+    return jnp.where(jnp.isinf(largest), of_infinity, widen(g) / largest)
 
 
 def global_norm(updates: Any) -> Array:
@@ -79,27 +102,6 @@ def global_norm(updates: Any) -> Array:
 def widen(g: Any) -> Array:
     """As float32, or as it is if it is wider."""
     return jnp.asarray(g, jnp.promote_types(jnp.result_type(g), jnp.float32))
-
-
-def shorten(limit: Any, norm: Array, updates: Any) -> Any:
-    """Onto the sphere of radius `limit`; to the bit unchanged within it."""
-    factor = limit / jnp.maximum(norm, limit)
-    return jax.tree.map(lambda g: (g * factor).astype(jnp.result_type(g)), updates)
-
-
-def shorten_extremes(limit: Any, norm: Array, updates: Any) -> Any:
-    """The same where the plain sum of squares is not finite; a NaN is the largest of all."""
-    del norm
-    largest = jnp.stack([jnp.max(jnp.abs(widen(g)), initial=0) for g in jax.tree.leaves(updates)])
-    largest = largest.max()
-
-    def scaled(g: Any) -> Array:
-        of_infinity = jnp.where(jnp.isinf(g), jnp.sign(g), 0)
-        return jnp.where(jnp.isinf(largest), of_infinity, widen(g) / largest)
-
-    unit = jax.tree.map(scaled, updates)
-    factor = jnp.minimum(limit / global_norm(unit), largest)
-    return jax.tree.map(lambda u, g: (u * factor).astype(jnp.result_type(g)), unit, updates)
 
 
 def check_limit(limit: Any, *, name: str = "limit") -> None:

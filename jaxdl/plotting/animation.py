@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHADES = 12
-"""Of each path's colour in a GIF, which has 256 colours in all."""
+"""Of each path's colour in a GIF; the other 160 of its 256 colours are greys."""
 
 
 def animate_paths(
@@ -112,7 +112,8 @@ def _write_gif(path: Path, frames: Sequence[np.ndarray], frames_per_second: int)
     pure = np.array([to_rgb(colour) for colour in COLOURS])
     share = np.linspace(0.0, 1.0, SHADES, endpoint=False)[:, None, None]
     mixed = (pure + share * (1 - pure)).reshape(-1, 3)
-    grey = np.linspace(0.0, 1.0, 256 - len(mixed))[:, None].repeat(3, axis=1)
+    # Pillow maps all of 252 to 255 to what is nearest to 252, and white is to stay white.
+    grey = np.append(np.linspace(0.0, 248 / 255, 255 - len(mixed)), 1.0)[:, None].repeat(3, axis=1)
     palette = Image.new("P", (1, 1))
     palette.putpalette(np.round(255 * np.concatenate([mixed, grey])).astype(np.uint8).tobytes())
     first, *others = (

@@ -1,6 +1,8 @@
 """The file that an animation is: its frames, size and duration, and that its paths move."""
 
+import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,24 @@ def test_fewer_steps_can_be_shown(tmp_path):
 def test_mp4(tmp_path):
     file = animate_paths(PANEL, path=tmp_path / "a.mp4", seconds=0.5, frames_per_second=10, dpi=40)
     assert file.read_bytes()[4:8] == b"ftyp"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
+def test_ffmpeg_is_given_every_frame(tmp_path, monkeypatch, gif):
+    """A program of that name which copies its input: 9 steps, and the last for a second more."""
+    program = tmp_path / "ffmpeg"
+    program.write_text('#!/bin/sh\nfor last; do :; done\nexec cat > "$last"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    file = animate_paths(
+        PANEL, path=tmp_path / "a.mp4", seconds=0.9, frames_per_second=10, size=(4.0, 3.0), dpi=50
+    )
+    raw = np.frombuffer(file.read_bytes(), np.uint8).reshape(19, 150, 200, 4)[..., :3]
+    assert np.all(raw[8:] == raw[8])
+    for frame, (_, shown) in zip(raw, frames_of(gif), strict=False):
+        # The greys of the GIF are within 4, and white, most of the frame, is white.
+        assert np.abs(frame - shown).mean() < 2
+        assert np.all(shown[0, 0] == 255)
 
 
 def test_an_mp4_without_ffmpeg_is_refused(tmp_path, monkeypatch):

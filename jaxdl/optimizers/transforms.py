@@ -61,7 +61,7 @@ def scale_by_centered_rms(
 ) -> optax.GradientTransformation:
     r"""The gradient over the root of its moving variance: `jaxdl.optimizers.rmsprop(centered)`.
 
-    $$\mathrm{Var}_t = \rho\,(\mathrm{Var}_{t-1} + (1-\rho)(g_t - m_{t-1})^2)
+    $$\mathrm{Var}_t = \rho\,\mathrm{Var}_{t-1} + \frac{1-\rho}{\rho}\,(g_t - m_t)^2
       = E[g^2]_t - m_t^2$$
 
     The first form is never negative. PyTorch and optax compute the second, whose rounding makes
@@ -77,13 +77,15 @@ def scale_by_centered_rms(
         updates: Any, state: CenteredState, params: Any = None
     ) -> tuple[Any, CenteredState]:
         del params
+        mu = optax.tree.update_moment(updates, state.mu, decay, 1)
+        # At rho = 0 the mean is the gradient and nothing is divided.
+        weight = (1 - decay) / jnp.maximum(decay, jnp.finfo(jnp.float32).tiny)
         variance = jax.tree.map(
-            lambda s, g, m: decay * (s + (1 - decay) * jnp.square(g - m)),
+            lambda s, g, m: (decay * s + weight * jnp.square(g - m)).astype(s.dtype),
             state.variance,
             updates,
-            state.mu,
+            mu,
         )
-        mu = optax.tree.update_moment(updates, state.mu, decay, 1)
         roots = jax.tree.map(lambda s: root(s, epsilon, epsilon_position), variance)
         return quotient(updates, roots), CenteredState(mu, variance)
 

@@ -18,6 +18,7 @@ __all__ = [
     "metrics",
     "models",
     "optimizers",
+    "plotting",
     "training",
 ]
 

@@ -79,7 +79,7 @@ def scale_by_centered_rms(
         del params
         mu = optax.tree.update_moment(updates, state.mu, decay, 1)
         # At rho = 0 the mean is the gradient and nothing is divided.
-        weight = (1 - decay) / jnp.maximum(decay, jnp.finfo(jnp.float32).tiny)
+        weight = (1 - decay) / jnp.where(decay == 0, 1.0, decay)
         variance = jax.tree.map(
             lambda s, g, m: (decay * s + weight * jnp.square(g - m)).astype(s.dtype),
             state.variance,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import serialization
 from problems import PROBLEMS, trajectory
 
 from jaxdl import optimizers, training
@@ -76,6 +77,14 @@ def test_no_two_leaves_of_the_state_share_a_buffer(factory):
     leaves = jax.tree.leaves((PARAMS, factory(0.1).init(PARAMS)))
     pointers = [leaf.unsafe_buffer_pointer() for leaf in leaves if leaf.size]
     assert len(set(pointers)) == len(pointers)
+
+
+@every_optimizer
+def test_the_state_goes_through_a_file(factory):
+    optimizer = factory(0.1)
+    _, state = optimizer.update(gradients_of(PARAMS), optimizer.init(PARAMS), PARAMS)
+    restored = serialization.from_bytes(optimizer.init(PARAMS), serialization.to_bytes(state))
+    chex.assert_trees_all_equal(restored, state)
 
 
 @every_optimizer

@@ -281,9 +281,9 @@ def plot(results: Results) -> Any:
         xlabel="rate / chosen rate",
         ylabel="validation accuracy (%)",
         title="Tuning; the chosen rate in the legend",
-        xlim=(1e-4, 3e3),
+        xlim=(1e-8, 1e3),
     )
-    tuning.legend(fontsize=7, loc="lower left")
+    tuning.legend(fontsize=7.5, loc="center left")
     tuning.grid(lw=0.3)
     smallest = results["loss"][..., -window:].mean()
     curves.set(

@@ -413,10 +413,10 @@ def plot(results: Results) -> Any:
     saddle.set(
         xscale="log",
         yscale="log",
-        xlabel="h, curvature of the way out",
+        xlabel="h, curvature of the way out; rate 0.01, Adadelta 1",
         ylabel="steps to leave",
-        title="Saddle $(x^2 - h y^2)/2$, rate 0.01 (Adadelta 1)",
-        ylim=(None, 3e6),
+        title="Leaving the saddle $(x^2 - h y^2)/2$",
+        ylim=(None, 1e6),
     )
     saddle.invert_xaxis()
     saddle.legend(fontsize=7.5, ncols=3, loc="upper center")

@@ -1,0 +1,132 @@
+"""The regularisers and the two decays: each claim holds, and can be refuted."""
+
+import jax
+import numpy as np
+import pytest
+import regularization
+import weight_decay
+from regularization import ACCURACY, ARMS, HELPERS, LOSS, NOISES, TRUE_ACCURACY
+
+
+def refuted(experiment, results):
+    return [i for i, claim in enumerate(experiment.claims(results)) if not claim.holds]
+
+
+def regularization_results():
+    """(noise, arm, seed, check, split, measure): the network over-fits, the helpers help."""
+    seeds, checks = 4, 30
+    curves = np.zeros((len(NOISES), len(ARMS), seeds, checks, 3, 3))
+    names = list(ARMS)
+    curves[..., 0, ACCURACY] = 98.0
+    curves[..., 2, ACCURACY] = 61.0
+    curves[..., TRUE_ACCURACY] = 76.0
+    curves[..., 2, LOSS] = 2.0
+    for name in HELPERS:
+        if name in names:
+            curves[:, names.index(name), ..., 0, ACCURACY] = 85.0
+            curves[:, names.index(name), ..., TRUE_ACCURACY] = 84.0
+    curves[:, names.index("smoothing_0.1"), ..., 2, LOSS] = 1.5
+    # The validation loss is least at check 3 with wrong labels, at check 11 with true ones.
+    for noise, least in ((0, 10), (1, 2)):
+        curves[noise, ..., 1, LOSS] = 1.0 + 0.1 * np.abs(np.arange(checks) - least)
+        curves[noise, 0, :, least, 2, LOSS] = 1.3
+        curves[noise, 0, :, least, 0, ACCURACY] = 80.0
+        curves[noise, 0, :, least, 2, ACCURACY] = 68.0
+        curves[noise, 0, :, least, :, TRUE_ACCURACY] = 85.0
+    spread = 0.01 * np.arange(seeds)[:, None, None, None]
+    return {"names": np.array(names), "curves": curves + spread}
+
+
+def test_the_regularisers_claims_hold():
+    results = regularization_results()
+    assert refuted(regularization, results) == []
+    assert regularization.plot(results).axes
+
+
+@pytest.mark.parametrize(
+    ("index", "where", "value"),
+    [
+        *((1 + 2 * i, (1, arm, ..., TRUE_ACCURACY), 70.0) for i, arm in enumerate(HELPERS[:4])),
+        *((2 + 2 * i, (1, arm, ..., 0, ACCURACY), 99.0) for i, arm in enumerate(HELPERS[:4])),
+        (9, (1, "none", slice(None), 2, slice(None), TRUE_ACCURACY), 70.0),
+        (10, (1, "none", slice(None), 2, 0, ACCURACY), 110.0),
+        (11, (1, "smoothing_0.1", ..., 2, LOSS), 3.0),
+        (12, (1, "smoothing_0.1", ..., 0, ACCURACY), 90.0),
+        (13, (0, "none", slice(None), 10, 2, LOSS), 3.0),
+    ],
+)
+def test_each_of_them_can_be_refuted(index, where, value):
+    results = regularization_results()
+    noise, arm, *rest = where
+    results["curves"][(noise, list(ARMS).index(arm), *rest)] = value
+    assert refuted(regularization, results) == [index]
+
+
+def test_a_network_that_does_not_overfit_refutes_the_first_claim():
+    results = regularization_results()
+    results["curves"][1, 0, ..., 2, ACCURACY] = 99.0
+    assert 0 in refuted(regularization, results)
+
+
+def test_a_late_stop_is_refuted():
+    results = regularization_results()
+    results["curves"][1, 0, :, 20, 1, LOSS] = 0.0
+    assert {14, 15} <= set(refuted(regularization, results))
+
+
+def test_a_fifth_of_the_labels_is_wrong_and_none_of_the_inputs():
+    wrong = regularization.splits(0.2, jax.random.key(0))
+    clean = regularization.splits(0.0, jax.random.key(0))
+    for name, count in (("train", 1000), ("validation", 1000), ("test", 3000)):
+        flipped = np.asarray(wrong[name]["targets"] != wrong[name]["truth"])
+        assert len(flipped) == count
+        # Binomial: 4.5 standard deviations, a false alarm in 10^5.
+        assert abs(flipped.mean() - 0.2) < 4.5 * np.sqrt(0.2 * 0.8 / count)
+        np.testing.assert_array_equal(wrong[name]["inputs"], clean[name]["inputs"])
+        np.testing.assert_array_equal(clean[name]["targets"], clean[name]["truth"])
+
+
+def decay_results():
+    """What `free_weights` measures itself, and grids with the best in the middle."""
+    strengths = len(weight_decay.GRID_STRENGTHS["l2"])
+    bowl = 1.0 + 0.1 * np.abs(np.arange(strengths) - 3.0)
+    grid = np.broadcast_to(bowl[:, None, None], (len(weight_decay.GRID_RATES), strengths, 3, 3))
+    return {
+        "sgd_apart": np.array(2e-7),
+        "sgd_rounding": np.array(3e-7),
+        "adam_apart": np.array(0.8),
+        "l2_grid": grid.copy(),
+        "decay_grid": grid.copy(),
+        **weight_decay.free_weights(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        (None, None, []),
+        ("free_sgd_decay", lambda v: v * np.linspace(1, 1.001, v.shape[1])[:, None], [0]),
+        ("free_adam_l2", lambda v: v[:, :1] + (v - v[:, :1]) / 2, [1]),
+        ("sgd_apart", lambda v: v + 1e-3, [2]),
+        ("adam_apart", np.zeros_like, [3]),
+        ("l2_grid", lambda v: tilted(v), [4]),
+        ("decay_grid", lambda v: tilted(v), [5]),
+    ],
+)
+def test_the_decays_claims(name, change, expected):
+    results = decay_results()
+    if name:
+        results[name] = change(results[name])
+    assert refuted(weight_decay, results) == expected
+    assert weight_decay.plot(results).axes
+
+
+def tilted(grid):
+    """The best strength falls as the rate rises: one grid step of one for one of the other."""
+    return np.stack([np.roll(rows, 2 - i, axis=0) for i, rows in enumerate(grid)])
+
+
+def test_a_run_that_overflowed_is_not_the_best():
+    results = decay_results()
+    results["decay_grid"][:, 0] = np.nan
+    assert refuted(weight_decay, results) == []

@@ -18,6 +18,7 @@ import dataclasses
 import html
 import io
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,6 +86,7 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
         default=experiment.PRESETS[chosen.preset],
         args=rest,
     )
+    keep_compiled()
     results = experiment.run(config)
     claims = experiment.claims(results)
     folder = chosen.output / name
@@ -102,6 +104,23 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
     report(claims)
     print(f"{folder}/index.html: the figure and the claims; {seconds_since_start():.1f} s in all")
     return 0 if all(claim.holds for claim in claims) else 1
+
+
+def keep_compiled() -> None:
+    """Keep compiled programs in the user's cache folder, so that a second start compiles nothing.
+
+    The folder is `compiled` beside the data, $JAXDL_DATA_DIR or ~/.cache/jaxdl, unless JAX's own
+    $JAX_COMPILATION_CACHE_DIR names another. Programs are kept by their content, compiler and
+    options: a change of any of them compiles anew.
+    """
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = os.environ.get("JAXDL_DATA_DIR") or "~/.cache/jaxdl"
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser() / "compiled"))
+    # Most programs here compile in less than the second that JAX waits for before it keeps one.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def save(

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import types
@@ -37,6 +38,38 @@ def experiment():
     ]
     made.plot = lambda results: common.new_figure(2, 1)
     return made
+
+
+@pytest.fixture(autouse=True)
+def _no_cache_of_the_users(monkeypatch, tmp_path):
+    """What `main` keeps stays out of the user's folder, and out of this process."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+
+
+COUNTED = """
+import sys, jax, common, glorot_histograms
+missed = []
+jax.monitoring.register_event_listener(
+    lambda event, **_: missed.append(event) if event.endswith("/cache_misses") else None
+)
+common.main(glorot_histograms, ["--preset", "smoke", "--output", sys.argv[1]])
+print("compiled", len(missed))
+"""
+
+
+def test_a_second_start_compiles_nothing(tmp_path):
+    environment = os.environ | {"JAXDL_DATA_DIR": str(tmp_path / "user")}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
+    counts = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", COUNTED, str(tmp_path / "runs")],
+            cwd=ROOT / "experiments", env=environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        counts.append(int(done.stdout.rsplit(maxsplit=1)[-1]))
+    assert counts[0] > 5
+    assert counts[1] == 0
+    assert any((tmp_path / "user" / "compiled").iterdir())
 
 
 @pytest.mark.parametrize(

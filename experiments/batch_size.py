@@ -13,7 +13,7 @@ Expected: about 2,200 steps of one example, 170 of 16, 70 of 64, 40 of all. Up t
 batch, about 55, steps fall as the batch grows; beyond it they hardly do, and examples are wasted.
 On a CPU a mini-batch of 16 is there in half the seconds of single examples, whose steps are spent
 on moving all the weights, and in a twentieth of those of the full batch.
-Time: 60 s on 2 CPU cores.
+Time: 2 minutes on 2 busy CPU cores.
 """
 
 import sys

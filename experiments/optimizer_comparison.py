@@ -7,8 +7,8 @@ once. What their rules do, beside how well, is in optimizer_table.
 Source: the lecture on optimisation; Choi et al. (2019) for the tuning.
 Run: python experiments/optimizer_comparison.py
 Expected: tuned alike, the eight optimizers' mean test accuracies lie within a point of each other
-(85.2 to 86.0 % after 3 epochs), and the seeds of one spread as far. A rate ten times too small
-costs 2 points and more, half a decade too large can cost everything: the tuning is the difference.
+(85.2 to 86.0 % after 3 epochs), no farther apart than the seeds of one. A rate ten times too small
+costs 1 to 3 points, one ten times too large from 3 points to everything.
 Time: 2 min on 2 CPU cores, each a device of its own.
 """
 

@@ -12,7 +12,7 @@ than Adam. Adadelta's epsilon of 1e-6 exceeds the squared gradients of this netw
 entries: rates nearly alike, a path that the loss's scale changes, a flat saddle slow to leave. Nor
 are its units consistent: the root of the epsilon under RMS of the updates has the parameters'
 units, so that its step goes as 1/c, as Adam's; it is consistent if that epsilon goes as c^2.
-Time: 20 s on 2 CPU cores.
+Time: 25 s on 2 CPU cores.
 """
 
 import sys
@@ -413,7 +413,7 @@ def plot(results: Results) -> Any:
     saddle.set(
         xscale="log",
         yscale="log",
-        xlabel="h, curvature of the way out; rate 0.01, Adadelta 1",
+        xlabel="curvature h (rate 0.01, Adadelta 1)",
         ylabel="steps to leave",
         title="Leaving the saddle $(x^2 - h y^2)/2$",
         ylim=(None, 1e6),

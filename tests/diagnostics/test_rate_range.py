@@ -1,6 +1,7 @@
 """The range test: where its suggestion stands, and that its runs are those of `fit`."""
 
 import functools
+import importlib
 
 import flax.linen as nn
 import jax
@@ -10,8 +11,10 @@ import optax
 import pytest
 
 from jaxdl import data, layers, losses, models, optimizers, training
-from jaxdl.diagnostics import rate_range as module
 from jaxdl.diagnostics.rate_range import rate_range
+
+# The package exports the function under the module's name.
+module = importlib.import_module("jaxdl.diagnostics.rate_range")
 
 
 def quadratic(eigenvalues, seed):

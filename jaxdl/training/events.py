@@ -31,7 +31,7 @@ class Run:
     model: nn.Module
     dataset: Dataset
     loss: PerExample
-    optimizer: optax.GradientTransformation | None = None
+    optimizer: optax.GradientTransformation
     metrics: Mapping[str, PerExample] = field(default_factory=dict)
     preprocess: Callable[[Any], Array] = scale_images
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -98,6 +98,10 @@ def _done() -> None:
     return None
 
 
+def _anything(run: Run) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Observer:
     """A pair of functions in the manner of optax: the memory is handed in and out.
@@ -107,6 +111,7 @@ class Observer:
         init: (state) -> memory, a pytree of arrays whose structure, shapes and dtypes never
             change; `fit` carries it and stores it with every checkpoint, so that a resumed run
             goes on as one that was never killed. It touches no file: a resumed run calls it too.
+        check: refuses a run that the observer cannot serve, before anything is compiled.
         close: called once when the run ends, an error included.
 
     Example:
@@ -118,6 +123,7 @@ class Observer:
 
     observe: Callable[[Event, Any], tuple[Any, Change | None]]
     init: Callable[[Any], Any] = _nothing
+    check: Callable[[Run], None] = _anything
     close: Callable[[], None] = _done
 
 

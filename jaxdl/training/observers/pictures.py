@@ -1,0 +1,62 @@
+"""Images with what the network takes them for, as one picture."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_SIDE, _TEXT, _GAP, _COLUMNS = 96, 28, 6, 4
+_RIGHT, _WRONG = (17, 105, 29), (176, 0, 32)
+
+
+def is_image(inputs: np.ndarray) -> bool:
+    """Whether a batch can be drawn: (batch, height, width, 1 or 3).
+
+    Example:
+        >>> is_image(np.zeros((5, 28, 28, 1))), is_image(np.zeros((5, 13)))
+        (True, False)
+    """
+    return inputs.ndim == 4 and inputs.shape[-1] in (1, 3)
+
+
+def predictions_picture(
+    images: np.ndarray, scores: np.ndarray, targets: np.ndarray, classes: Sequence[str]
+) -> np.ndarray:
+    """Each image over its decision, the decision's score and, where that is wrong, its class.
+
+    Arguments:
+        images: (batch, height, width, 1 or 3); other types than uint8 are stretched from their
+            smallest to their largest value.
+        scores: (batch, classes), which add up to 1.
+        targets: (batch,).
+        classes: the names.
+
+    Returns:
+        uint8 pixels, (height, width, 3).
+    """
+    from PIL import Image, ImageDraw
+
+    rows = -(-len(images) // _COLUMNS)
+    cell = (_SIDE + _GAP, _SIDE + _TEXT + _GAP)
+    sheet = Image.new("RGB", (_COLUMNS * cell[0], rows * cell[1]), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (image, score, target) in enumerate(
+        zip(_as_bytes(images), scores, targets, strict=True)
+    ):
+        left, top = (index % _COLUMNS) * cell[0], (index // _COLUMNS) * cell[1]
+        pixels = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
+        sheet.paste(pixels.resize((_SIDE, _SIDE), Image.Resampling.NEAREST), (left, top))
+        decision = int(score.argmax())
+        right = decision == int(target)
+        lines = f"{classes[decision]} {100 * score[decision]:.0f} %"
+        if not right:
+            lines += f"\nis {classes[int(target)]}"
+        draw.multiline_text((left, top + _SIDE), lines, fill=_RIGHT if right else _WRONG, spacing=0)
+    return np.asarray(sheet)
+
+
+def _as_bytes(images: np.ndarray) -> np.ndarray:
+    if images.dtype == np.uint8:
+        return images
+    values = np.nan_to_num(images.astype(np.float64))
+    low, high = values.min(), values.max()
+    return (255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8)

@@ -1,0 +1,114 @@
+"""Signal and gradient, measured again every few epochs of a run."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jaxdl.training.events import Event, Observer
+from jaxdl.training.observers.probe import host_variables, probe_batch
+
+if TYPE_CHECKING:
+    from jaxdl.diagnostics import Propagation
+
+Report = Callable[[Event, "Propagation"], None]
+
+
+def propagation_every(
+    epochs: int,
+    report: Report | str | os.PathLike[str],
+    *,
+    examples: int = 100,
+    batch: Mapping[str, Any] | None = None,
+    saturation: float = 0.01,
+    updates: bool = True,
+) -> Observer:
+    """Measure `diagnostics.propagation` after every so many epochs, and after the last.
+
+    The examples are the same each time, so what changes is the network. Dropout masks are a
+    function of the step. Of several processes the first measures.
+
+    Arguments:
+        epochs: between two measurements, at least 1.
+        report: a function of the event and the `Propagation`; or a folder, in which
+            `propagation_<step>.npz` is written each time: an array a field, and `names`.
+        examples: the first of the training split, 2 or more.
+        batch: {"inputs": ..., "targets": ...} in place of them.
+        saturation: as in `diagnostics.propagation`.
+        updates: measure the optimizer's next update too; False for an optimizer that asks for more
+            than the gradient, such as `sam`.
+
+    Raises:
+        ValueError: fewer than 1 epoch, fewer than 2 examples.
+
+    Example:
+        >>> kept = []
+        >>> observers = [propagation_every(5, lambda event, measured: kept.append(measured))]
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}; 1 measures after each")
+    if examples < 2:
+        raise ValueError(f"examples must be at least 2, got {examples}; 100 are usual")
+    tell = report if callable(report) else _writer(Path(report))
+
+    def check(run: Any) -> None:
+        if batch is None:
+            probe_batch(run, examples)
+
+    def observe(event: Event, memory: Any) -> tuple[Any, None]:
+        due = event.epoch % epochs == 0 or event.epoch == event.epochs
+        if event.epoch_ended and due and jax.process_index() == 0:
+            probe = probe_batch(event.run, examples) if batch is None else batch
+            tell(event, _measure(event, probe, saturation, updates))
+        return memory, None
+
+    return Observer(observe, check=check)
+
+
+def _measure(
+    event: Event, batch: Mapping[str, Any], saturation: float, updates: bool
+) -> "Propagation":
+    # diagnostics is built on training: imported above, each would wait for the other.
+    from jaxdl.diagnostics import propagation
+
+    run = event.run
+    return propagation(
+        run.model,
+        host_variables(event),
+        batch,
+        loss=run.loss,
+        optimizer=run.optimizer if updates else None,
+        opt_state=_on_host(event.state.opt_state) if updates else None,
+        key=jax.random.key(event.step),
+        preprocess=run.preprocess,
+        saturation=saturation,
+    )
+
+
+def _on_host(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: leaf if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else np.asarray(leaf),
+        tree,
+    )  # fmt: skip
+
+
+def _writer(folder: Path) -> Report:
+    def write(event: Event, measured: "Propagation") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [field.name for field in fields(measured)]
+        arrays: dict[str, Any] = {
+            name: np.asarray(getattr(measured, name))
+            for name in names
+            if name != "shapes" and getattr(measured, name) is not None
+        }
+        # Under its own name only when it is whole.
+        partial = folder / f".{os.getpid()}.npz"
+        np.savez(partial, **arrays)
+        os.replace(partial, folder / f"propagation_{event.step:09d}.npz")
+
+    return write

@@ -1,5 +1,6 @@
 """A file that TensorBoard reads, written at once and in order."""
 
+import io
 import os
 import socket
 import struct
@@ -28,7 +29,7 @@ class EventFile:
     def __init__(self, folder: Path, first_step: int) -> None:
         try:
             from tensorboardX import summary
-            from tensorboardX.proto import event_pb2
+            from tensorboardX.proto import event_pb2, summary_pb2
             from tensorboardX.record_writer import masked_crc32c
         except ImportError as error:
             raise ImportError(
@@ -36,6 +37,7 @@ class EventFile:
                 "pip install 'jaxdl[tensorboard]'"
             ) from error
         self._summary, self._protos, self._checksum = summary, event_pb2, masked_crc32c
+        self._values = summary_pb2.Summary
         folder.mkdir(parents=True, exist_ok=True)
         # Files are read in the order of their names.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
@@ -69,7 +71,8 @@ class EventFile:
                 max=edges[-1],
                 num=float(entries.size),
                 sum=float(entries.sum()),
-                sum_squares=float(entries @ entries),
+                # Not entries @ entries: BLAS wakes threads for it, 5 ms where cores are busy.
+                sum_squares=float(np.square(entries).sum()),
                 # TensorBoard's buckets are named by their right edges; an empty one leads.
                 bucket_limits=edges.tolist(),
                 bucket_counts=[0.0, *counts.astype(float).tolist()],
@@ -78,7 +81,17 @@ class EventFile:
 
     def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
         """A picture of uint8, (height, width, 3)."""
-        self._write(step=step, summary=self._summary.image(tag, pixels, dataformats="HWC"))
+        from PIL import Image
+
+        png = io.BytesIO()
+        # Three times as fast as the usual level 6, and little larger.
+        Image.fromarray(pixels).save(png, format="png", compress_level=1)
+        height, width, colours = pixels.shape
+        picture = self._values.Image(
+            height=height, width=width, colorspace=colours, encoded_image_string=png.getvalue()
+        )
+        value = self._values.Value(tag=tag, image=picture)
+        self._write(step=step, summary=self._values(value=[value]))
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         """A text in Markdown."""

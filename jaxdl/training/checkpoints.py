@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from jaxdl.data.atomic import partial_folder, publish
 from jaxdl.training import step_folder
@@ -28,27 +28,27 @@ _ASIDE = "damaged-"
 def open(folder: str | os.PathLike[str], identity: Mapping[str, Any], *, keep: int = 3) -> "Store":
     """Take a folder for the checkpoints of one run, until the store is closed or the process ends.
 
-        Arguments:
-            folder: made if it is not there.
-            identity: from `identify`: what a later run must share to go on from these checkpoints.
-            keep: how many of the newest to keep, at least 1.
+    Arguments:
+        folder: made if it is not there.
+        identity: from `identify`: what a later run must share to go on from these checkpoints.
+        keep: how many of the newest to keep, at least 1.
 
-        Raises:
-            OSError: the folder cannot be written, or another run is using it.
-            ValueError: `keep` is below 1, or the newest checkpoint there is of another model,
-                optimizer, dtype or setting; the message names what differs.
+    Raises:
+        OSError: the folder cannot be written, or another run is using it.
+        ValueError: `keep` is below 1, or the newest checkpoint there is of another model,
+            optimizer, dtype or setting; the message names what differs.
 
-        Example:
-            >>> import tempfile, jax.numpy as jnp
-            >>> from jaxdl.training.identity import identify
-            >>> state = {"kernel": jnp.ones((3, 2))}
-            >>> folder = tempfile.mkdtemp()
-            >>> with open(folder, identify(state, config={})) as store:
-            ...     store.save(100, state, {"losses": [0.5, 0.25]})
-            >>> with open(folder, identify(state, config={})) as store:
-            ...     step, restored, extra = store.restore(state)
-            >>> step, extra
-            (100, {'losses': [0.5, 0.25]})
+    Example:
+        >>> import tempfile, jax.numpy as jnp
+        >>> from jaxdl.training.identity import identify
+        >>> state = {"kernel": jnp.ones((3, 2))}
+        >>> folder = tempfile.mkdtemp()
+        >>> with open(folder, identify(state, config={})) as store:
+        ...     store.save(100, state, {"losses": [0.5, 0.25]})
+        >>> with open(folder, identify(state, config={})) as store:
+        ...     step, restored, extra = store.restore(state)
+        >>> step, extra
+        (100, {'losses': [0.5, 0.25]})
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}; the newest checkpoint is kept")
@@ -114,7 +114,7 @@ class Store:
         if not parts:
             raise ValueError("tree must hold at least one number, got none; save a TrainState")
         manifest = Manifest(step, self._identity, leaves, array_leaves, encoded, {})
-        # Not a daemon: a process that ends without closing its store still finishes the save.
+        # Not a daemon, so that a process that ends without closing its store waits for the save.
         self._writer = threading.Thread(
             target=self._write, args=(manifest, parts), name=f"checkpoint of step {step}"
         )
@@ -183,7 +183,7 @@ class Store:
             if self._lock is not None:
                 os.close(self._lock)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Store":
         return self
 
     def __exit__(
@@ -221,6 +221,8 @@ class Store:
                     os.replace(old, partial / old.name)
         except Exception as error:  # whatever it is, the run is told at its next call
             self._failure = (manifest.step, error)
+            if not threading.main_thread().is_alive():
+                raise  # no call will follow that could tell
 
     def _newest_whole(self, wanted: Mapping[str, str]) -> tuple[Manifest, list[Bytes]] | None:
         saves = _saves(self.folder)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-Bytes = UInt8[np.ndarray, " bytes"]
+Bytes = UInt8[np.ndarray, " _"]
 
 # Small leaves share a part, because a file each costs more than its bytes; a leaf this large has
 # one of its own, so that parts are written side by side.

@@ -1,7 +1,7 @@
 """How a run's functions are compiled and called on the backend at hand, decided in one place."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +9,28 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from jax import lax
 from jaxtyping import Array, Key
 
+from jaxdl.data.streaming import stream
+from jaxdl.data.types import Arrays
+from jaxdl.training.calls import Source, make_loop, make_single
 from jaxdl.training.evaluation import make_batch_sums, means
+from jaxdl.training.feeding import Streamed, put_on_device
+from jaxdl.training.nonfinite import OnNonFinite, became_nonfinite, skip_nonfinite
+from jaxdl.training.parallel import AXIS, ONE_DEVICE, Layout
 from jaxdl.training.state import TrainState, init_state
 from jaxdl.training.steps import (
+    Augment,
     Batch,
     PerExample,
     TrainStep,
     make_eval_step,
-    make_train_epoch,
     make_train_step,
-    take,
 )
+
+Piece = tuple[Mapping[str, Array], slice | None]
+"""Metrics on the device and which of their rows count; None for those of a single step."""
 
 # XLA's CPU backend sends a matrix product to YNNPACK where it can. On an MLP's step of batch 100
 # Eigen's threaded product, the older path, is a tenth faster; whole AVX-512 vectors, where there
@@ -34,10 +43,6 @@ CPU_COMPILER_OPTIONS = {
 # The initial state is computed once: its compilation is all its cost, in seconds and memory.
 # Without optimisation, and without the emitters that take 45 MB to compile random numbers.
 CPU_INIT_OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-
-# Steps written out in one turn of the loop: on a CPU each turn costs copies and a condition.
-# Two save 2 to 4 % of an MLP's epoch; four save no more, and compile for longer.
-UNROLL_ON_CPU = 2
 
 # Examples a call of the evaluation step; the result does not depend on it.
 EVALUATION_BATCH = 1000
@@ -62,49 +67,85 @@ class Programs:
     """What a run calls, compiled at the first call of each shape.
 
     Attributes:
-        train_step: the pure train step, not compiled.
+        layout: where state and batches lie.
+        train_step: the pure train step of one device, not compiled.
         init: (key, sample_inputs) -> state.
-        epoch: (state, arrays, order of shape (steps, batch)) -> (state, metrics (steps,));
-            the state is donated.
-        step: (state, arrays, indices (batch,)) -> (state, metrics); the state is donated.
+        loops, singles: `make_loop` and `make_single` of the step, compiled; by whether the devices
+            share the batches of the source.
+        keeps: whether loops leave the state that they are given as it was. Singles never do: the
+            state is donated.
+        became_nonfinite: (state before, state after) -> flag.
         batch_sums: (variables, arrays) -> the sums of each evaluation batch.
+        stacked_sums: (variables, batches) -> the same, of batches laid one after another.
     """
 
+    layout: Layout
     train_step: TrainStep
     init: Callable[[Key[Array, ""], Any], TrainState]
-    epoch: Callable[..., tuple[TrainState, dict[str, Array]]]
-    step: Callable[..., tuple[TrainState, dict[str, Array]]]
+    loops: Mapping[bool, Callable[..., tuple[TrainState, dict[str, Array]]]]
+    singles: Mapping[bool, Callable[..., tuple[TrainState, dict[str, Array]]]]
+    keeps: bool
+    became_nonfinite: Callable[[TrainState, TrainState], Array]
     batch_sums: Callable[..., dict[str, Array]]
+    stacked_sums: Callable[..., dict[str, Array]]
 
-    def run_epoch(
-        self, state: TrainState, arrays: Batch, order: np.ndarray, batch_size: int, scanned: bool
-    ) -> tuple[TrainState, dict[str, np.ndarray]]:
-        """Train on `arrays` in this order; the examples that fill no batch are a step at the end.
+    def run(
+        self, state: TrainState, source: Source, rows: range, *, batch: int, looped: bool
+    ) -> tuple[TrainState, list[Piece]]:
+        """Take the steps of these rows: in one call, or, `looped` being false, in one each."""
+        shared = self.layout.divides(batch)
+        if looped:
+            state, measured = self.loops[shared](state, source, rows.start, rows.stop)
+            return state, [(measured, slice(rows.start, rows.stop))]
+        pieces: list[Piece] = []
+        for row in rows:
+            state, measured = self.singles[shared](state, source, row)
+            pieces.append((measured, None))
+        return state, pieces
 
-        Returns the state and the metrics of each step, on the host.
-        """
-        full = len(order) // batch_size
-        batches = order[: full * batch_size].reshape(full, batch_size)
-        pieces = []
-        if scanned and full:
-            state, measured = self.epoch(state, arrays, batches)
-            pieces.append(measured)
-        else:
-            for indices in batches:
-                state, measured = self.step(state, arrays, indices)
-                pieces.append(measured)
-        if full * batch_size < len(order):
-            state, measured = self.step(state, arrays, order[full * batch_size :])
-            pieces.append(measured)
-        on_host = jax.device_get(pieces)
-        return state, {
-            name: np.concatenate([np.atleast_1d(piece[name]) for piece in on_host])
-            for name in on_host[0]
-        }
+    def place(self, arrays: Arrays) -> list[Any]:
+        """A split on the devices, for `measure`."""
+        if self.layout.mesh is None:
+            return [put_on_device(arrays)]
+        size = self.layout.devices * -(-EVALUATION_BATCH // self.layout.devices)
+        full = len(arrays) // size * size
+        parts = [np.arange(full).reshape(-1, size), np.arange(full, len(arrays))[None]]
+        return [self.layout.put_stack(arrays, order) for order in parts if order.size]
 
-    def measure(self, variables: Mapping[str, Any], arrays: Batch) -> dict[str, float]:
-        """The mean loss and metrics over all examples of `arrays`."""
-        return means(self.batch_sums(variables, arrays), len(arrays["inputs"]))
+    def measure(
+        self, variables: Mapping[str, Any], placed: Sequence[Any], examples: int
+    ) -> dict[str, float]:
+        """The mean loss and metrics over all examples of a split that was placed."""
+        sums = self.batch_sums if self.layout.mesh is None else self.stacked_sums
+        return means(joined([(sums(variables, part), slice(None)) for part in placed]), examples)
+
+    def measure_stream(self, variables: Mapping[str, Any], streamed: Streamed) -> dict[str, float]:
+        """`measure` of a split that is read batch by batch."""
+        batches = stream(
+            streamed.source,
+            range(len(streamed)),
+            batch_size=min(EVALUATION_BATCH, len(streamed)),
+            decode=streamed.decode,
+            device=None if self.layout.mesh is None else self.layout.replicated,
+            prefetch=streamed.prefetch,
+            threads=streamed.threads,
+        )
+        pieces = [(self.batch_sums(variables, batch), slice(None)) for batch in batches]
+        return means(joined(pieces), len(streamed))
+
+
+def joined(pieces: Sequence[Piece]) -> dict[str, np.ndarray]:
+    """The metrics on the host, a row for each step."""
+    on_host = jax.device_get([measured for measured, _ in pieces])
+    return {
+        name: np.concatenate(
+            [
+                values[name][None] if rows is None else values[name][rows]
+                for values, (_, rows) in zip(on_host, pieces, strict=True)
+            ]
+        )
+        for name in on_host[0]
+    }
 
 
 def compile_programs(
@@ -113,9 +154,17 @@ def compile_programs(
     loss: PerExample,
     metrics: Mapping[str, PerExample],
     preprocess: Callable[[Array], Array],
+    *,
+    augment: Augment | None = None,
+    layout: Layout = ONE_DEVICE,
+    on_nonfinite: OnNonFinite = "raise",
 ) -> Programs:
     """The programs of a run; runs with the same (equal, hashable) arguments share them."""
-    arguments = (model, optimizer, loss, tuple(metrics.items()), preprocess)
+    skip = on_nonfinite == "skip"
+    arguments = (
+        *(model, optimizer, loss, tuple(metrics.items())),
+        *(preprocess, augment, layout, skip),
+    )
     try:
         hash(arguments)
     except TypeError:
@@ -129,25 +178,54 @@ def _build_programs(
     loss: PerExample,
     metrics: tuple[tuple[str, PerExample], ...],
     preprocess: Callable[[Array], Array],
+    augment: Augment | None,
+    layout: Layout,
+    skip: bool,
 ) -> Programs:
-    train_step = make_train_step(model, optimizer, loss, dict(metrics), preprocess=preprocess)
+    def step_over(axis_name: str | None) -> TrainStep:
+        step = make_train_step(
+            model,
+            optimizer,
+            loss,
+            dict(metrics),
+            preprocess=preprocess,
+            augment=augment,
+            axis_name=axis_name,
+        )
+        return skip_nonfinite(step) if skip else step
+
+    alone = step_over(None)
     eval_step = make_eval_step(model, loss, dict(metrics), preprocess=preprocess)
     on_cpu = jax.default_backend() == "cpu"
-    jit = functools.partial(jax.jit, compiler_options=compiler_options())
+    options = compiler_options()
+
+    def by_sharing(
+        make: Callable[[TrainStep], Callable[..., Any]], positions: int, donate: bool
+    ) -> dict[bool, Any]:
+        compile_ = functools.partial(layout.compile, positions=positions, donate=donate)
+        one = compile_(make(alone), options)
+        if not layout.mapped:
+            return {True: one, False: one}
+        return {True: compile_(make(step_over(AXIS)), {}, mapped=True), False: one}
+
     return Programs(
-        train_step=train_step,
+        layout=layout,
+        train_step=alone,
         init=jax.jit(
             lambda key, sample: init_state(key, model, optimizer, sample),
             compiler_options=_known_options(CPU_INIT_OPTIONS) if on_cpu else {},
         ),
-        epoch=jit(
-            make_train_epoch(train_step, unroll=UNROLL_ON_CPU if on_cpu else 1), donate_argnums=0
+        loops=by_sharing(make_loop, 2, donate=skip),
+        singles=by_sharing(make_single, 1, donate=True),
+        keeps=not skip,
+        became_nonfinite=jax.jit(became_nonfinite),
+        batch_sums=jax.jit(make_batch_sums(eval_step, EVALUATION_BATCH), compiler_options=options),
+        stacked_sums=jax.jit(
+            lambda variables, stack: lax.map(
+                lambda batch: eval_step(variables, batch), stack["batches"]
+            ),
+            compiler_options=options,
         ),
-        step=jit(
-            lambda state, arrays, indices: train_step(state, take(arrays, indices)),
-            donate_argnums=0,
-        ),
-        batch_sums=jit(make_batch_sums(eval_step, EVALUATION_BATCH)),
     )
 
 
@@ -155,12 +233,13 @@ _shared_programs = functools.lru_cache(maxsize=32)(_build_programs)
 
 
 def scan_is_fast(train_step: TrainStep, state: TrainState, batch: Batch) -> bool:
-    """False for a step with a convolution on a CPU: inside a loop it is 25 times slower there.
+    """`loops_well` of a step; tracing it also reports what cannot be run before anything is."""
+    return loops_well(jax.make_jaxpr(train_step)(state, batch))
 
-    Tracing the step for this also reports what cannot be run before anything is.
-    """
-    jaxpr = str(jax.make_jaxpr(train_step)(state, batch))
-    return jax.default_backend() != "cpu" or "conv_general_dilated" not in jaxpr
+
+def loops_well(jaxpr: Any) -> bool:
+    """False for a step with a convolution on a CPU: inside a loop it is 25 times slower there."""
+    return jax.default_backend() != "cpu" or "conv_general_dilated" not in str(jaxpr)
 
 
 def batch_shapes(arrays: Batch, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

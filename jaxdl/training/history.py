@@ -1,10 +1,14 @@
 """What a run measured, as arrays."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+
+SKIPPED = "skipped"
+"""The metric that tells which steps were: 1 for a step that was skipped, else 0."""
 
 
 @dataclass(frozen=True)
@@ -45,28 +49,41 @@ def epoch_means(
 ) -> dict[str, float]:
     """The means over an epoch's examples, from those of its batches.
 
+    Where steps have a metric "skipped", the other means leave out those that were.
+
     Example:
         >>> epoch_means({"loss": np.array([1.0, 4.0])}, [2, 1])
         {'loss': 2.0}
     """
-    return {
-        name: float(np.average(values.astype(np.float64), weights=batch_sizes))
-        for name, values in steps.items()
-    }
+    sizes = np.asarray(batch_sizes, np.float64)
+    taken = np.ones(len(sizes), bool)
+    if SKIPPED in steps:
+        taken = steps[SKIPPED] == 0
+
+    def mean(name: str) -> float:
+        chosen = taken | (name == SKIPPED)
+        if not chosen.any():
+            return math.nan
+        return float(np.average(steps[name][chosen].astype(np.float64), weights=sizes[chosen]))
+
+    return {name: mean(name) for name in steps}
 
 
-def join(epochs: Sequence[EpochMeasurements]) -> History:
-    """The history of a run from those of its epochs, of which there is at least one."""
+def join(
+    epochs: Sequence[EpochMeasurements], unfinished: Mapping[str, np.ndarray] | None = None
+) -> History:
+    """The history of a run from those of its epochs, and the steps of one that did not end."""
 
     def stack(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
+    parts = [*(epoch.steps for epoch in epochs), *([unfinished] if unfinished else [])]
     return History(
         steps={
-            name: np.concatenate([epoch.steps[name] for epoch in epochs])
-            for name in epochs[0].steps
+            name: np.concatenate([part[name] for part in parts])
+            for name in (parts[0] if parts else ())
         },
         train=stack([epoch.train for epoch in epochs]),
         validation=stack([epoch.validation for epoch in epochs]),
-        seconds=np.array([epoch.seconds for epoch in epochs]),
+        seconds=np.array([epoch.seconds for epoch in epochs], np.float64),
     )

@@ -1,9 +1,10 @@
-"""A whole run: the data on the device, an epoch a call, the history in arrays."""
+"""A whole run: steps in compiled calls, and between them everything else."""
 
-import time
+import contextlib
+import functools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 import flax.linen as nn
 import jax
@@ -12,63 +13,31 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxdl.data.types import Arrays, Dataset
-from jaxdl.training.compilation import batch_shapes, compile_programs, scan_is_fast
-from jaxdl.training.history import EpochMeasurements, History, epoch_means, join
+from jaxdl.training import checkpoints, checks, resuming, signals
+from jaxdl.training.advancing import make_advance
+from jaxdl.training.compilation import Programs, batch_shapes, compile_programs, loops_well
+from jaxdl.training.events import Change, Event, Observer, Run, as_observer
+from jaxdl.training.feeding import (
+    Plan,
+    Streamed,
+    as_streamed,
+    example_shapes,
+    make_feed,
+    put_on_device,
+    read,
+)
+from jaxdl.training.nonfinite import OnNonFinite, first_nonfinite
 from jaxdl.training.order import epoch_order
+from jaxdl.training.parallel import Parallel, resolve
 from jaxdl.training.progress import progress_bar
-from jaxdl.training.state import TrainState, check_parts
-from jaxdl.training.steps import PerExample, name_metrics, scale_images
+from jaxdl.training.result import Result, split_of
+from jaxdl.training.running import Moment, Setting, run_to_end
+from jaxdl.training.state import TrainState, check_parts, init_state, train_argument
+from jaxdl.training.steps import Augment, Batch, PerExample, name_metrics, scale_images
 
+__all__ = ["EpochEnd", "Observer", "Result", "fit", "put_on_device"]
 
-@dataclass(frozen=True)
-class EpochEnd:
-    """What an observer is shown after each epoch.
-
-    Attributes:
-        epoch: epochs finished in this run, from 1.
-        epochs: epochs asked for.
-        state: the state now; its arrays are handed on to the next epoch, so copy what is kept.
-        measured: the epoch's measurements, as they will stand in the history.
-    """
-
-    epoch: int
-    epochs: int
-    state: TrainState
-    measured: EpochMeasurements
-
-
-Observer = Callable[[EpochEnd], None]
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run: its last state, its history, and evaluation on any split.
-
-    Attributes:
-        state: the `TrainState` after the last step.
-        history: the measurements.
-        dataset: the data that the run was given.
-        measure: (variables, arrays) -> the means of loss and metrics.
-    """
-
-    state: TrainState
-    history: History
-    dataset: Dataset
-    measure: Callable[[Mapping[str, Any], Arrays], dict[str, float]]
-
-    def evaluate(self, split: Literal["train", "validation", "test"]) -> dict[str, float]:
-        """The mean loss and metrics over a split, exact for any batch size.
-
-        Raises:
-            ValueError: the dataset has no such split.
-        """
-        arrays = getattr(self.dataset, split, None)
-        if arrays is None:
-            raise ValueError(
-                f"{self.dataset.name} has no split {split!r}; "
-                "make one with data.split(dataset, key=...)"
-            )
-        return self.measure(self.state.variables, arrays)
+EpochEnd = Event
 
 
 def fit(
@@ -82,17 +51,24 @@ def fit(
     batch_size: int,
     key: Key[Array, ""],
     preprocess: Callable[[Array], Array] = scale_images,
-    observers: Sequence[Observer] = (),
+    augment: Augment | None = None,
     drop_last: bool = False,
-    state: TrainState | None = None,
+    parallel: Parallel = "auto",
+    steps_per_call: int | None = None,
+    on_nonfinite: OnNonFinite = "raise",
+    observers: Sequence[Observer | Callable[[Event], Change | None]] = (),
     progress: bool | None = None,
+    state: TrainState | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    keep: int = 3,
 ) -> Result:
     """Train `model` on `dataset.train`, measuring `dataset.validation` after each epoch.
 
-    The data are put on the device once, as stored. An epoch is one permutation of the training
-    examples, a function of (key, epoch); its full batches run in one compiled call and the
-    smaller last batch, if any, as a step of its own. The same key on the same machine gives the
-    same bits.
+    The data are put on the device once, as stored, or read as they are needed where the split is
+    `Streamed`. An epoch is one permutation of the training examples, a function of (key, epoch):
+    full batches, then the smaller last one, if any. The same key on the same machine and devices
+    gives the same bits, however the steps are shared out over calls.
 
     Arguments:
         model: a Linen module; it is called with `train=` where it names that argument.
@@ -106,15 +82,34 @@ def fit(
         key: the key of the run: initial parameters, orders and dropout all follow from it.
         preprocess: a pure function of a batch's inputs, applied inside the step; by default
             uint8 images become float32 in [0, 1].
-        observers: called with an `EpochEnd` after each epoch.
+        augment: (key, inputs) -> inputs, applied to training batches after `preprocess` inside
+            the step; its key is a function of the run's and the step.
+        parallel: "jit" is one device; "pmap" all of this process's; "auto" a mesh over all devices
+            of all processes, if there is more than one; or such a mesh. See `parallel`.
+        steps_per_call: steps between two looks at what came out; by default as many as take about
+            two seconds, an epoch at most. The results do not depend on it.
+        on_nonfinite: what to do about a loss or a state that is not finite: "raise", naming the
+            step and what came first; "skip" the step, which counts but changes nothing; "stop" the
+            run before it.
+        observers: an `Observer`, or a function of an `Event` that is called at the end of each
+            epoch and may return a `Change`.
         drop_last: leave out the smaller last batch of each epoch.
         state: where to start from, left as it is; by default `init_state(key, ...)`. Epochs are
             counted on from its step.
         progress: show a bar; by default when standard error is a terminal.
+        checkpoint_dir: a folder of this run's own, from whose newest checkpoint it goes on by
+            itself. SIGTERM and SIGINT then let the call end, save, and exit with 143 and 130.
+        checkpoint_every: steps between checkpoints; by default one at each epoch's end.
+        keep: how many checkpoints to keep.
 
     Raises:
-        ValueError: a batch size, a number of epochs, or splits that no run can be made from.
+        ValueError: before anything is compiled, a batch size, a number of epochs, splits, targets
+            or devices that no run can be made from.
         TypeError: a key, model or optimizer of another kind.
+        NonFiniteError: with on_nonfinite="raise".
+
+    An error that an observer raises, and a `NonFiniteError`, has the run so far as its attribute
+    `result`.
 
     Example:
         >>> import jax, numpy as np
@@ -127,80 +122,133 @@ def fit(
         2.0
     """
     check_parts(key, model, optimizer)
-    _check_run(dataset, epochs, batch_size)
-    programs = compile_programs(model, optimizer, loss, name_metrics(metrics), preprocess)
-    arrays = put_on_device(dataset.train)
-    validation = None if dataset.validation is None else put_on_device(dataset.validation)
-    if state is None:
-        sample = jax.eval_shape(preprocess, batch_shapes(arrays, 1)["inputs"])
-        state = programs.init(key, jnp.zeros(sample.shape, sample.dtype))
-    else:
-        state = jax.tree.map(jnp.copy, state)
-    run_key = jnp.copy(state.key)
-
-    examples = len(dataset.train)
-    full, remainder = divmod(examples, batch_size)
-    batch_sizes = [batch_size] * full + ([remainder] if remainder and not drop_last else [])
-    # What cannot be run, for the smaller last batch too, is reported before the first step.
-    scanned = all(
-        scan_is_fast(programs.train_step, state, batch_shapes(arrays, size))
-        for size in set(batch_sizes)
-    )
-    first_epoch = int(state.step) // len(batch_sizes)
-
-    epochs_measured = []
-    with progress_bar(epochs, sum(batch_sizes), show=progress) as advance:
-        for epoch in range(epochs):
-            started = time.perf_counter()
-            order = epoch_order(run_key, first_epoch + epoch, examples)[: sum(batch_sizes)]
-            state, steps = programs.run_epoch(state, arrays, order, batch_size, scanned)
-            measured = EpochMeasurements(
-                steps=steps,
-                train=epoch_means(steps, batch_sizes),
-                seconds=time.perf_counter() - started,
-                validation={}
-                if validation is None
-                else programs.measure(state.variables, validation),
-            )
-            epochs_measured.append(measured)
-            advance(sum(batch_sizes), measured.train)
-            for observer in observers:
-                observer(EpochEnd(epoch + 1, epochs, state, measured))
-    return Result(
-        state=state,
-        history=join(epochs_measured),
+    train = dataset.train if isinstance(dataset.train, Arrays) else as_streamed(dataset.train)
+    checks.check_run(dataset, train, epochs, batch_size)
+    checks.check_counts(steps_per_call=steps_per_call, checkpoint_every=checkpoint_every)
+    checks.check_choice("on_nonfinite", on_nonfinite, get_args(OnNonFinite))
+    layout = resolve(parallel, batch_size)
+    plan = Plan(len(train), batch_size, drop_last)
+    run = Run(
+        model=model,
         dataset=dataset,
-        measure=lambda variables, split: programs.measure(variables, put_on_device(split)),
+        loss=loss,
+        optimizer=optimizer,
+        metrics=name_metrics(metrics),
+        preprocess=preprocess,
+        config={"epochs": epochs, "batch_size": batch_size, "drop_last": drop_last},
     )
+    listed = tuple(as_observer(observer) for observer in observers)
+    programs = compile_programs(
+        *(model, optimizer, loss, run.metrics, preprocess),
+        augment=augment,
+        layout=layout,
+        on_nonfinite=on_nonfinite,
+    )
+    shapes = example_shapes(train)
+    sample = jax.eval_shape(preprocess, batch_shapes(shapes, 1)["inputs"])
+    # What cannot be run, for the smaller last batch too, is reported before anything is compiled.
+    looped = _check_shapes(run, programs, train, plan, shapes, key, sample, state)
 
+    if state is None:
+        state = programs.init(key, jnp.zeros(sample.shape, sample.dtype))
+    state = layout.replicate(state)
+    first_epoch = int(state.step) // len(plan.sizes)
+    end = (first_epoch + epochs) * len(plan.sizes)
+    validation = None if dataset.validation is None else programs.place(dataset.validation)
 
-def put_on_device(arrays: Arrays) -> dict[str, Array]:
-    """A split as a batch of all its examples, on the default device, as stored.
+    def validate(variables: Mapping[str, Any]) -> dict[str, float]:
+        if validation is None:
+            return {}
+        return programs.measure(variables, validation, len(dataset.validation or ()))
 
-    On a CPU an array whose memory is aligned to 64 bytes, such as one that `data.load` read from
-    its cache, is used where it is. JAX holds float64 and int64 as float32 and int32 unless
-    `jax_enable_x64` is set.
-    """
-    return {"inputs": jax.device_put(arrays.inputs), "targets": jax.device_put(arrays.targets)}
+    def measure(variables: Mapping[str, Any], split: Any) -> dict[str, float]:
+        if isinstance(split, Arrays):
+            return programs.measure(variables, programs.place(split), len(split))
+        return programs.measure_stream(variables, as_streamed(split))
 
+    def diagnose(state: TrainState, epoch: int, step: int) -> str:
+        start = step * batch_size
+        indices = epoch_order(state.key, epoch, plan.examples)[start : start + plan.sizes[step]]
+        here = jax.tree.map(lambda leaf: leaf.addressable_data(0), state)
+        return first_nonfinite(model, loss, preprocess, augment, here, read(train, indices))
 
-def _check_run(dataset: Dataset, epochs: int, batch_size: int) -> None:
-    for name in ("train", "validation"):
-        split = getattr(dataset, name)
-        if split is not None and len(split.inputs) != len(split.targets):
-            raise ValueError(
-                f"the {name} split of {dataset.name} must have as many targets as inputs, "
-                f"got {len(split.inputs)} inputs and {len(split.targets)} targets"
-            )
-        if split is not None and not len(split.inputs):
-            raise ValueError(f"the {name} split of {dataset.name} must have examples, got none")
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}; one is a pass over the data")
-    examples = len(dataset.train)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if batch_size > examples:
-        raise ValueError(
-            f"batch_size must be at most the {examples} training examples, got {batch_size}; "
-            "pass a smaller batch_size"
+    def result(moment: Moment) -> Result:
+        return Result(moment.state, moment.history, dataset, measure, moment.stopped)
+
+    with contextlib.ExitStack() as stack:
+        for observer in listed:
+            stack.callback(observer.close)
+        moment = Moment(
+            step=int(state.step),
+            state=state,
+            memories=tuple(observer.init(state) for observer in listed),
         )
+        store = None
+        if checkpoint_dir is not None:
+            identity = resuming.identity_of(moment, plan, layout)
+            store = stack.enter_context(checkpoints.open(checkpoint_dir, identity, keep=keep))
+            moment = resuming.restore(store, moment)
+            if moment.step > end:
+                raise ValueError(
+                    f"a run must not be over before it goes on, got {checkpoint_dir} at step "
+                    f"{moment.step} of {end}; ask for more epochs, or pass another folder"
+                )
+        received = stack.enter_context(signals.caught(checkpoint_dir is not None))
+        bar = stack.enter_context(progress_bar(epochs, sum(plan.sizes), show=progress))
+        setting = Setting(
+            run=run,
+            plan=plan,
+            advance=make_advance(
+                programs,
+                make_feed(train, plan, jnp.copy(state.key), layout),
+                looped=looped,
+                watch=on_nonfinite != "skip",
+            ),
+            validate=validate,
+            evaluate=lambda variables, split: measure(variables, split_of(dataset, split)),
+            diagnose=diagnose,
+            spoils=programs.became_nonfinite,
+            replicate=layout.replicate,
+            observers=listed,
+            epochs=epochs,
+            end=end,
+            steps_per_call=steps_per_call,
+            checkpoint_every=checkpoint_every,
+            save=None if store is None else functools.partial(resuming.save, store),
+            wait=lambda: None if store is None else store.wait(),
+            received=received,
+            stop_on_nonfinite=on_nonfinite == "stop",
+            result=result,
+            bar=bar,
+        )
+        return result(run_to_end(setting, moment))
+
+
+def _check_shapes(
+    run: Run,
+    programs: Programs,
+    train: Arrays | Streamed,
+    plan: Plan,
+    shapes: Batch,
+    key: Key[Array, ""],
+    sample: Any,
+    state: TrainState | None,
+) -> bool:
+    """Trace what the run will compute; returns whether its steps may stand in a loop."""
+
+    def traced(sample: Any, batch: Batch) -> tuple[Any, Any]:
+        start = init_state(key, run.model, run.optimizer, sample) if state is None else state
+        outputs = run.model.apply(
+            start.variables, run.preprocess(batch["inputs"]), **train_argument(run.model, False)
+        )
+        return outputs, programs.train_step(start, batch)[1]
+
+    looped = True
+    for size in sorted(set(plan.sizes)):
+        batch = batch_shapes(shapes, size)
+        jaxpr, (outputs, _) = jax.make_jaxpr(traced, return_shape=True)(sample, batch)
+        looped = looped and loops_well(jaxpr)
+        for name, split in {"train": train, "validation": run.dataset.validation}.items():
+            if split is not None:
+                checks.check_targets(name, outputs, batch["targets"], split)
+    return looped

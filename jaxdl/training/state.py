@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, Key
 # What the run's key is folded with, one number a purpose, so that no two streams meet.
 DROPOUT_STREAM = 0
 ORDER_STREAM = 1
+AUGMENT_STREAM = 2
 
 
 @struct.dataclass
@@ -42,7 +43,14 @@ class TrainState:
 
     def dropout_key(self) -> Key[Array, ""]:
         """The key of this step's dropout masks: a function of the run's key and the step."""
-        return jax.random.fold_in(jax.random.fold_in(self.key, DROPOUT_STREAM), self.step)
+        return self._stream_key(DROPOUT_STREAM)
+
+    def augment_key(self) -> Key[Array, ""]:
+        """The key of this step's augmentation: a function of the run's key and the step."""
+        return self._stream_key(AUGMENT_STREAM)
+
+    def _stream_key(self, stream: int) -> Key[Array, ""]:
+        return jax.random.fold_in(jax.random.fold_in(self.key, stream), self.step)
 
 
 def init_state(

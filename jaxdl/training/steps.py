@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Key
 
+from jaxdl.training.norms import synchronized_norms
 from jaxdl.training.state import TrainState, train_argument
 
 Batch = Mapping[str, Any]
@@ -22,6 +23,9 @@ PerExample = Callable[[Any, Any], Array]
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 EvalStep = Callable[[Mapping[str, Any], Batch], dict[str, Array]]
+
+Augment = Callable[[Any, Any], Array]
+"""(key, inputs) -> inputs of the same shape: what `data.augmentation` has."""
 
 
 def scale_images(inputs: Array) -> Array:
@@ -45,6 +49,8 @@ def make_train_step(
     metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
     *,
     preprocess: Callable[[Array], Array] = scale_images,
+    augment: Augment | None = None,
+    axis_name: str | None = None,
 ) -> TrainStep:
     r"""One update of the parameters, as a pure function (state, batch) -> (state, metrics).
 
@@ -62,6 +68,10 @@ def make_train_step(
         loss: per example, (outputs, targets) -> (batch,).
         metrics: functions of the same kind, or a mapping from names to them.
         preprocess: a pure function of the batch's inputs, applied on the device.
+        augment: (key, inputs) -> inputs, applied after `preprocess` with a key of each step's own.
+        axis_name: of a mapped axis over which the batch is shared out: gradients, metrics and
+            the statistics of norms are averaged over it, and each place draws dropout and
+            augmentation of its own.
 
     Raises:
         ValueError: two metrics of one name; at the first call, a loss or metric whose result is
@@ -82,28 +92,40 @@ def make_train_step(
     train = train_argument(model, True)
     update = optax.with_extra_args_support(optimizer).update
 
+    def mean(tree: Any) -> Any:
+        return tree if axis_name is None else lax.pmean(tree, axis_name)
+
+    def own(key: Key[Array, ""]) -> Key[Array, ""]:
+        if axis_name is None:
+            return key
+        return jax.random.fold_in(key, lax.axis_index(axis_name))
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         inputs = preprocess(batch["inputs"])
+        if augment is not None:
+            inputs = augment(own(state.augment_key()), inputs)
 
         def objective(params: Any) -> tuple[Array, tuple[Any, Any]]:
-            outputs, updates = model.apply(
-                {**state.variables, "params": params},
-                inputs,
-                **train,
-                mutable=["batch_stats"],
-                rngs={"dropout": state.dropout_key()},
-            )
+            with synchronized_norms(axis_name):
+                outputs, updates = model.apply(
+                    {**state.variables, "params": params},
+                    inputs,
+                    **train,
+                    mutable=["batch_stats"],
+                    rngs={"dropout": own(state.dropout_key())},
+                )
             return per_example("loss", loss, outputs, batch).mean(), (outputs, updates)
 
         (mean_loss, (outputs, updates)), gradients = jax.value_and_grad(objective, has_aux=True)(
             state.params
         )
+        mean_loss, gradients, updates = mean((mean_loss, gradients, updates))
         asked_for = {
             "value": mean_loss,
             "grad": gradients,
             # optax's line searches want a value_fn that takes every further argument.
-            "value_fn": lambda params, grad_fn=None: objective(params)[0],
-            "grad_fn": lambda params, _: jax.grad(objective, has_aux=True)(params)[0],
+            "value_fn": lambda params, grad_fn=None: mean(objective(params)[0]),
+            "grad_fn": lambda params, _: mean(jax.grad(objective, has_aux=True)(params)[0]),
         }
         changes, opt_state = update(
             gradients, state.opt_state, state.params, **accepted(update, asked_for)
@@ -118,7 +140,7 @@ def make_train_step(
             batch_stats=updates.get("batch_stats", state.batch_stats),
             opt_state=opt_state,
         )
-        return state, {"loss": mean_loss, **measured}
+        return state, {"loss": mean_loss, **mean(measured)}
 
     return train_step
 

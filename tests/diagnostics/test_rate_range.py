@@ -109,7 +109,7 @@ def test_the_runs_are_those_of_fit(method):
     def fit(learning_rate, epochs):
         return training.fit(
             model, data.Dataset("small", arrays, None, None), optimizers.momentum(learning_rate),
-            epochs=epochs, key=key, drop_last=True, progress=False, **SMALL,
+            epochs=epochs, key=key, drop_last=True, progress=False, on_nonfinite="stop", **SMALL,
         ).history.steps["loss"]  # fmt: skip
 
     # Twelve steps in float32 in another order of summation; rates at which it does not diverge.

@@ -1,0 +1,176 @@
+"""What becomes of a run whose loss or state stops being finite, and where that began."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from jaxdl.training.history import SKIPPED
+from jaxdl.training.state import TrainState, train_argument
+from jaxdl.training.steps import Batch, PerExample, TrainStep, per_example
+
+OnNonFinite = Literal["raise", "skip", "stop"]
+
+
+class NonFiniteError(FloatingPointError):
+    """A step that gave a loss or a state that is not finite.
+
+    Attributes:
+        step: its number, that is the updates made before it.
+        quantity: what came first, e.g. "the output of dense_1".
+        result: the run up to the step before.
+    """
+
+    def __init__(self, step: int, quantity: str) -> None:
+        super().__init__(
+            f"step {step} must give a finite loss and state, got {quantity} not finite; lower the "
+            'learning rate, clip the gradient, or pass on_nonfinite="skip" or "stop"'
+        )
+        self.step = step
+        self.quantity = quantity
+        self.result: Any = None
+
+
+def became_nonfinite(before: TrainState, after: TrainState) -> Bool[Array, ""]:
+    """Whether a number of the variables or the optimizer's state was finite and is no more.
+
+    An optimizer may start from an infinity, as a plateau's best value does; that is no fault.
+
+    Example:
+        >>> from jaxdl import models, optimizers, training
+        >>> before = training.init_state(
+        ...     jax.random.key(0), models.MLP([1]), optimizers.sgd(0.1), jnp.ones((1, 2)))
+        >>> after = before.replace(params=jax.tree.map(lambda leaf: leaf / 0, before.params))
+        >>> bool(became_nonfinite(before, after)), bool(became_nonfinite(after, after))
+        (True, False)
+    """
+    found = jnp.zeros((), bool)
+    for old, new in zip(_leaves(before), _leaves(after), strict=True):
+        if jnp.issubdtype(new.dtype, jnp.inexact):
+            found |= jnp.any(~jnp.isfinite(new) & jnp.isfinite(old))
+    return found
+
+
+def skip_nonfinite(train_step: TrainStep) -> TrainStep:
+    """A step that leaves variables and optimizer's state as they were where it would spoil them.
+
+    The step counts all the same, so the next one takes the next batch with the next dropout masks.
+    The metric "skipped" is 1 then, else 0.
+
+    Example:
+        >>> from jaxdl import losses, models, optimizers, training
+        >>> model, optimizer = models.MLP([1]), optimizers.sgd(0.1)
+        >>> batch = {"inputs": jnp.full((4, 2), jnp.nan), "targets": jnp.ones((4, 1))}
+        >>> state = training.init_state(jax.random.key(0), model, optimizer, batch["inputs"])
+        >>> step = training.make_train_step(model, optimizer, losses.mean_squared_error)
+        >>> after, measured = skip_nonfinite(step)(state, batch)
+        >>> int(after.step), measured["skipped"].item()
+        (1, 1.0)
+    """
+
+    def gated(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        after, measured = train_step(state, batch)
+        good = jnp.isfinite(measured["loss"]) & ~became_nonfinite(state, after)
+
+        def chosen(name: str) -> Any:
+            return jax.tree.map(
+                lambda new, old: jnp.where(good, new, old),
+                getattr(after, name),
+                getattr(state, name),
+            )
+
+        kept = {name: chosen(name) for name in ("params", "batch_stats", "opt_state")}
+        return replace(after, **kept), {**measured, SKIPPED: (~good).astype(jnp.float32)}
+
+    return gated
+
+
+def first_nonfinite(
+    model: nn.Module,
+    loss: PerExample,
+    preprocess: Callable[[Any], Any],
+    augment: Callable[[Any, Any], Any] | None,
+    state: TrainState,
+    batch: Mapping[str, np.ndarray],
+) -> str:
+    """What of this step stops being finite first: an activation, the loss, a gradient, an update.
+
+    The step is taken once more, layer by layer and not compiled, from the last good state.
+
+    Example:
+        >>> from jaxdl import losses, models, optimizers, training
+        >>> model, optimizer = models.MLP([4, 1]), optimizers.sgd(0.1)
+        >>> batch = {"inputs": np.full((4, 2), 3e38, np.float32), "targets": np.ones((4, 1))}
+        >>> state = training.init_state(jax.random.key(0), model, optimizer, jnp.ones((1, 2)))
+        >>> first_nonfinite(
+        ...     model, losses.mean_squared_error, lambda x: x, None, state, batch)
+        'the output of dense_0'
+    """
+    inputs = preprocess(jnp.asarray(batch["inputs"]))
+    if not _finite(inputs):
+        return "the inputs, preprocessed,"
+    if augment is not None:
+        inputs = augment(state.augment_key(), inputs)
+        if not _finite(inputs):
+            return "the augmented inputs"
+    seen: list[tuple[str, Any, tuple[str, ...]]] = []
+
+    def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        name = "/".join(context.module.path) or type(context.module).__name__
+        seen.append((f"the input of {name}", args, ()))
+        outputs = call(*args, **kwargs)
+        seen.append((f"the output of {name}", outputs, context.module.path))
+        return outputs
+
+    def run(params: Any) -> tuple[Any, Any]:
+        return model.apply(
+            {**state.variables, "params": params},
+            inputs,
+            **train_argument(model, True),
+            mutable=["batch_stats"],
+            rngs={"dropout": state.dropout_key()},
+        )
+
+    def objective(params: Any) -> Array:
+        return per_example("loss", loss, run(params)[0], batch).mean()
+
+    with nn.intercept_methods(watch):
+        outputs, updates = run(state.params)
+    for what, values, _ in seen:
+        if not _finite(values):
+            return what
+    if not _finite(per_example("loss", loss, outputs, batch)):
+        return "the loss"
+    gradients = jax.grad(objective)(state.params)
+    # Backwards: the last layer's gradient is computed first.
+    for path in reversed([path for _, _, path in seen if path]):
+        part = gradients
+        for name in path:
+            part = part.get(name, {})
+        own = [leaf for leaf in part.values() if isinstance(leaf, jax.Array)]
+        if not _finite(own):
+            return f"the gradient of {'/'.join(path)}"
+    if not _finite(gradients):
+        return "the gradient"
+    if not _finite(updates):
+        return "a running statistic"
+    return "the optimizer's update"
+
+
+def _leaves(state: TrainState) -> list[Any]:
+    return jax.tree.leaves((state.params, state.batch_stats, state.opt_state))
+
+
+def _finite(tree: Any) -> bool:
+    return all(
+        bool(jnp.isfinite(leaf).all())
+        for leaf in jax.tree.leaves(tree)
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    )

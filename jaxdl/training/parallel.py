@@ -1,0 +1,219 @@
+"""How the one train step runs: on a device, on a mesh of devices and processes, or under pmap.
+
+A mesh runs the step as it stands: the batch is sharded, the state replicated, and the compiler
+inserts what devices tell each other. Under pmap the step is run once a device, on its share, and
+averages by itself (`make_train_step(axis_name=...)`). Both give the numbers of one device up to
+the rounding of sums; only a mesh gives its dropout masks too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxdl.data.types import Arrays
+
+Parallel = Literal["auto", "jit", "pmap"] | Mesh
+
+AXIS = "batch"
+"""The axis of the meshes made here, and of pmap."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a run's state and batches lie.
+
+    Attributes:
+        mesh: the devices; None for the default one alone.
+        mapped: whether the step is mapped over the mesh's only axis by pmap.
+    """
+
+    mesh: Mesh | None
+    mapped: bool = False
+
+    @property
+    def devices(self) -> int:
+        """How many share a batch."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """All of an array on every device."""
+        assert self.mesh is not None
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def divides(self, batch: int) -> bool:
+        """Whether the devices can share such a batch evenly."""
+        return batch % self.devices == 0
+
+    def batch_sharding(self) -> NamedSharding:
+        """The examples of a batch shared out."""
+        assert self.mesh is not None
+        return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+
+    def describe(self) -> str:
+        """In words, as a checkpoint keeps it: the last bits of a run depend on it."""
+        if self.mesh is None:
+            return "jit"
+        return f"{'pmap' if self.mapped else 'mesh'} of {self.mesh.devices.shape}"
+
+    def replicate(self, tree: Any) -> Any:
+        """A copy of the tree on every device; its arrays are the same in every process."""
+        if self.mesh is None:
+            return jax.tree.map(jnp.copy, tree)
+        return jax.tree.map(self._replicate_leaf, tree)
+
+    def _replicate_leaf(self, leaf: Any) -> Any:
+        if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key):
+            data = self._replicate_leaf(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        host = np.array(leaf, jnp.asarray(leaf).dtype)
+        return jax.make_array_from_callback(host.shape, self.replicated, lambda at: host[at])
+
+    def put_stack(
+        self, arrays: Arrays, order: np.ndarray, *, mapped: bool = False
+    ) -> dict[str, Any]:
+        """The examples `order`, (steps, batch), batch by batch, as a `Source`.
+
+        A process reads and holds the share of each batch that its own devices use.
+
+        Arguments:
+            mapped: for pmap, whose batches are (devices, batch / devices, ...).
+        """
+        assert self.mesh is not None
+        sharding = self.replicated
+        if self.divides(order.shape[1]):
+            sharding = NamedSharding(self.mesh, PartitionSpec(None, self.mesh.axis_names))
+            if mapped:
+                order = order.reshape(len(order), self.devices, -1)
+
+        def put(values: np.ndarray) -> Any:
+            dtype = jax.dtypes.canonicalize_dtype(values.dtype)
+
+            def part(place: tuple[slice, ...] | None) -> np.ndarray:
+                assert place is not None
+                return np.asarray(values[order[place[: order.ndim]]], dtype)
+
+            shape = (*order.shape, *values.shape[1:])
+            return jax.make_array_from_callback(shape, sharding, part)
+
+        return {"batches": {"inputs": put(arrays.inputs), "targets": put(arrays.targets)}}
+
+    def compile(
+        self,
+        function: Callable[..., Any],
+        options: dict[str, Any],
+        *,
+        positions: int,
+        donate: bool,
+        mapped: bool = False,
+    ) -> Callable[..., Any]:
+        """Compile (state, source, *positions) -> (state, metrics).
+
+        Arguments:
+            function: pure.
+            options: of the compiler.
+            positions: how many arguments follow the source.
+            donate: whether the state's memory is taken for the new one.
+            mapped: over the axis, by pmap.
+        """
+        donated = (0,) if donate else ()
+        if mapped:
+            return jax.pmap(
+                function,
+                axis_name=AXIS,
+                in_axes=(None, 1, *[None] * positions),
+                out_axes=None,
+                donate_argnums=donated,
+                devices=list(self.mesh.devices.flat) if self.mesh is not None else None,
+            )
+        placed: dict[str, Any] = {}
+        if self.mesh is not None:
+            placed["out_shardings"] = self.replicated
+        return jax.jit(function, donate_argnums=donated, compiler_options=options, **placed)
+
+
+ONE_DEVICE = Layout(None)
+
+
+def resolve(parallel: Parallel, batch_size: int) -> Layout:
+    """The layout of `fit`'s argument: "auto" is all devices of all processes.
+
+    Raises:
+        ValueError: another word; a mesh with Explicit axes, without a device of this process, or
+            whose devices do not divide the batch; one device or pmap in several processes.
+
+    Example:
+        >>> resolve("jit", 100)
+        Layout(mesh=None, mapped=False)
+    """
+    if isinstance(parallel, Mesh):
+        if any(kind != AxisType.Auto for kind in parallel.axis_types):
+            raise ValueError(
+                f"parallel must be a mesh of Auto axes, got {parallel.axis_types}; "
+                "make it with jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))"
+            )
+        layout = Layout(parallel)
+    elif parallel in ("auto", "jit", "pmap"):
+        several = jax.process_count() > 1
+        if several and parallel != "auto":
+            raise ValueError(
+                f'parallel must be "auto" or a mesh in {jax.process_count()} processes, '
+                f"got {parallel!r}, which runs in one"
+            )
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        mesh = Mesh(np.array(devices), (AXIS,))
+        single = parallel == "jit" or (parallel == "auto" and len(devices) == 1)
+        layout = Layout(None if single else mesh, mapped=parallel == "pmap")
+    else:
+        raise ValueError(f'parallel must be "auto", "jit", "pmap" or a mesh, got {parallel!r}')
+    if not layout.divides(batch_size):
+        below = batch_size - batch_size % layout.devices
+        raise ValueError(
+            f"batch_size must be a multiple of the {layout.devices} devices that share a batch, "
+            f"got {batch_size}; pass {below + layout.devices}"
+            f'{f" or {below}" if below else ""}, or parallel="jit" for one device'
+        )
+    return layout
+
+
+def initialize(
+    coordinator: str | None = None,
+    *,
+    processes: int | None = None,
+    process: int | None = None,
+    **options: Any,
+) -> None:
+    """Join this process to the others of its run, before anything else of JAX is used.
+
+    On SLURM, GKE, Open MPI and TPU pods all three are found by themselves; elsewhere they are
+    given by hand.
+
+    Arguments:
+        coordinator: "host:port" of process 0, where it listens and the others call.
+        processes: how many there are.
+        process: which of them this is, from 0.
+        options: of `jax.distributed.initialize`, e.g. `heartbeat_timeout_seconds`.
+
+    Raises:
+        ValueError: only some of the three.
+    """
+    given = [coordinator is not None, processes is not None, process is not None]
+    if any(given) and not all(given):
+        raise ValueError(
+            "coordinator, processes and process must be given together, or none of them where a "
+            f"cluster tells, got {coordinator=}, {processes=}, {process=}"
+        )
+    jax.distributed.initialize(coordinator, processes, process, **options)
+
+
+def any_process(flag: int) -> int:
+    """The greatest of the processes' numbers."""
+    if jax.process_count() == 1:
+        return flag
+    return int(np.max(multihost_utils.process_allgather(np.int32(flag))))

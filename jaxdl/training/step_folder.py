@@ -1,6 +1,7 @@
 """One checkpoint on disk: its payload, written by orbax, and the manifest that vouches for it."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -211,12 +212,13 @@ def _named(parts: Sequence[Any]) -> dict[str, Any]:
     return {f"part_{index}": part for index, part in enumerate(parts)}
 
 
+@functools.cache
 def _handler() -> Any:
-    """Orbax without its own commit and with a file an array: it costs a third of the whole.
+    """Orbax without its own commit, and a file a part: a fifth of the time of its checkpointers.
 
-    Folders appear whole by our renaming. OCDBT would gather many small files into one, but the
-    leaves are packed into parts already.
+    Folders appear whole by our renaming. OCDBT gathers many small files, of which packing leaves
+    none. Trained weights hardly compress.
     """
     from orbax import checkpoint
 
-    return checkpoint.PyTreeCheckpointHandler(use_ocdbt=False)
+    return checkpoint.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False)

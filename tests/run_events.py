@@ -36,13 +36,6 @@ def run(optimizer=None, **changes):
     return Run(**(settings | changes))
 
 
-def streamed():
-    """A run whose training split is read example by example."""
-    a_run = run(dataset=dataset())
-    object.__setattr__(a_run.dataset, "train", [1, 2])
-    return a_run
-
-
 def state_of(a_run, mark=0.0):
     state = training.init_state(
         jax.random.key(0), a_run.model, a_run.optimizer, jnp.zeros((1, 5, 5, 1))

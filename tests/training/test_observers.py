@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from run_events import STEPS, dataset, events, run, state_of, streamed
+from run_events import STEPS, dataset, events, run, state_of
 
 from jaxdl import optimizers
 from jaxdl.training import observers
@@ -185,11 +185,6 @@ def test_a_plateaus_state_keeps_its_shapes_and_types():
             "noise has none",
         ),
         (observers.report_plateau(), run(), "must hold the state of a plateau"),
-        (
-            observers.tensorboard("nowhere"),
-            streamed(),
-            "must be arrays to take examples from, got list",
-        ),
     ],
 )
 def test_a_run_that_cannot_be_served_is_refused_before_it_starts(observer, a_run, text):
@@ -347,6 +342,32 @@ def test_propagation_is_measured_every_so_many_epochs_and_at_the_end():
     assert kept[0][1].shapes[0] == (7, 6)
     # All weights are the epoch's number: 25 x 6 of them in the first layer.
     assert kept[0][1].weight_norm[0] == pytest.approx(2 * np.sqrt(25 * 6), rel=1e-6)
+
+
+def test_propagation_reads_a_stream_once():
+    # The split's examples are read by index, as a stream reads them.
+    reads, kept = [], []
+    given = dataset()
+
+    class Source:
+        def __len__(self):
+            return len(given.train)
+
+        def __getitem__(self, index):
+            reads.append(int(index))
+            return {name: getattr(given.train, name)[index] for name in ("inputs", "targets")}
+
+    a_run = run(dataset=given)
+    in_memory, streamed = list(events([1.0, 1.0], a_run)), run(dataset=dataset())
+    object.__setattr__(streamed.dataset, "train", Source())
+    observer = observers.propagation_every(
+        1, lambda event, measured: kept.append(measured), examples=7
+    )
+    observer.observe(in_memory[0], ())
+    for event in in_memory:
+        observer.observe(dataclasses.replace(event, run=streamed), ())
+    assert sorted(reads) == list(range(7))
+    np.testing.assert_array_equal(kept[0].stddev, kept[1].stddev)
 
 
 def test_propagation_is_kept_in_files(tmp_path):

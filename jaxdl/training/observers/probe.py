@@ -1,29 +1,31 @@
 """The same few examples, looked at again and again while a run goes on."""
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxdl.data.types import Arrays
 from jaxdl.training.events import Event, Run
+from jaxdl.training.feeding import as_streamed, read
 
 
-def probe_batch(run: Run, examples: int) -> dict[str, np.ndarray]:
-    """The first `examples` of the training split.
+def make_probe(
+    batch: Mapping[str, Any] | None, examples: int
+) -> Callable[[Run], Mapping[str, Any]]:
+    """The batch given, or else the first `examples` of a run's training split, read once."""
 
-    Raises:
-        ValueError: a training split that is no pair of arrays.
-    """
-    train: Any = run.dataset.train
-    if not (hasattr(train, "inputs") and hasattr(train, "targets")):
-        raise ValueError(
-            f"the training split of {run.dataset.name} must be arrays to take examples from, got "
-            f"{type(train).__name__}; pass batch={{'inputs': ..., 'targets': ...}}"
-        )
-    return {
-        "inputs": np.asarray(train.inputs[:examples]),
-        "targets": np.asarray(train.targets[:examples]),
-    }
+    @functools.lru_cache(maxsize=1)
+    def probe(run: Run) -> Mapping[str, Any]:
+        if batch is not None:
+            return batch
+        train = run.dataset.train
+        split = train if isinstance(train, Arrays) else as_streamed(train)
+        return read(split, np.arange(min(examples, len(split))))
+
+    return probe
 
 
 def host_variables(event: Event) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxdl.training.events import Event, Observer
-from jaxdl.training.observers.probe import host_variables, probe_batch
+from jaxdl.training.observers.probe import host_variables, make_probe
 
 if TYPE_CHECKING:
     from jaxdl.diagnostics import Propagation
@@ -53,20 +53,16 @@ def propagation_every(
         raise ValueError(f"epochs must be at least 1, got {epochs}; 1 measures after each")
     if examples < 2:
         raise ValueError(f"examples must be at least 2, got {examples}; 100 are usual")
+    probe = make_probe(batch, examples)
     tell = report if callable(report) else _writer(Path(report))
-
-    def check(run: Any) -> None:
-        if batch is None:
-            probe_batch(run, examples)
 
     def observe(event: Event, memory: Any) -> tuple[Any, None]:
         due = event.epoch % epochs == 0 or event.epoch == event.epochs
         if event.epoch_ended and due and jax.process_index() == 0:
-            probe = probe_batch(event.run, examples) if batch is None else batch
-            tell(event, _measure(event, probe, saturation, updates))
+            tell(event, _measure(event, probe(event.run), saturation, updates))
         return memory, None
 
-    return Observer(observe, check=check)
+    return Observer(observe)
 
 
 def _measure(

@@ -45,7 +45,8 @@ def early_stopping(
       \text{ for "max")}$$
 
     with $\delta$ the `min_delta`. A NaN is none. With `restore_best` the run ends with the state
-    of its best epoch, whether it was stopped or came to its last epoch; `state.step` says which.
+    of its best epoch, whether it was stopped, and `state.step` says where that was, or came to its
+    last epoch; asked for more epochs later, it goes on from there.
 
     Arguments:
         metric: "loss" or the name of a metric of the run.

@@ -12,7 +12,7 @@ from jaxdl.optimizers.learning_rate import current_learning_rate
 from jaxdl.training.events import Event, Observer, Run
 from jaxdl.training.observers.event_file import EventFile
 from jaxdl.training.observers.pictures import is_image, predictions_picture
-from jaxdl.training.observers.probe import host_variables, probe_batch
+from jaxdl.training.observers.probe import host_variables, make_probe
 from jaxdl.training.state import train_argument
 
 PICTURES = 8
@@ -65,12 +65,8 @@ def tensorboard(
     for name, (value, low) in {**least, "examples": (examples, 2)}.items():
         if value < low:
             raise ValueError(f"{name} must be at least {low}, got {value}")
-    folder = Path(folder)
+    folder, probe = Path(folder), make_probe(batch, examples)
     file: EventFile | None = None
-
-    def check(run: Run) -> None:
-        if histograms and batch is None:
-            probe_batch(run, examples)
 
     def observe(event: Event, memory: Any) -> tuple[Any, None]:
         nonlocal file
@@ -85,8 +81,7 @@ def tensorboard(
         if event.epoch % every == 0 or event.epoch == event.epochs:
             variables = host_variables(event)
             if histograms:
-                probe = probe_batch(event.run, examples) if batch is None else batch
-                _write_histograms(file, event, variables, probe, bins)
+                _write_histograms(file, event, variables, probe(event.run), bins)
             if pictures:
                 _write_predictions(file, event, variables)
         file.flush()
@@ -98,7 +93,7 @@ def tensorboard(
             file.close()
         file = None
 
-    return Observer(observe, check=check, close=close)
+    return Observer(observe, close=close)
 
 
 def config_text(run: Run) -> str:

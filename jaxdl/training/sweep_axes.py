@@ -1,0 +1,112 @@
+"""The axes of a sweep: the values of its settings, and its seeds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+GIVEN_BY_SWEEP = ("key", "order_key", "seed")
+
+
+class Axis(NamedTuple):
+    """One setting: its values as `run` takes them, and as the result names them."""
+
+    name: str
+    values: Sequence[Any] | np.ndarray
+    labels: np.ndarray
+    static: bool
+
+
+def make_axis(name: str, given: Any, static: bool) -> Axis:
+    """Numbers as an array of what the device holds; anything else, or by request, as static.
+
+    Raises:
+        ValueError: no value, one twice, a number that the device does not hold, a reserved name.
+        TypeError: a single value.
+    """
+    if name in GIVEN_BY_SWEEP:
+        raise ValueError(f"over must not name {name!r}, which sweep gives; pass seeds=[...]")
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"over[{name!r}] must be a list of values, got {given!r}; put it in a list")
+    labels = list(given)
+    values = list(given.values()) if isinstance(given, Mapping) else labels
+    if not values:
+        raise ValueError(f"over[{name!r}] must hold a value, got none; leave the setting out")
+    _check_different(name, labels)
+    numeric = all(_is_number(value) for value in values)
+    if not numeric and not isinstance(given, Mapping):
+        labels = [_label(value) for value in values]
+        _check_different(name, labels)
+    if static or not numeric:
+        return Axis(name, values, np.asarray(labels), True)
+    held = _on_device(name, np.asarray(values))
+    _check_different(name, held.tolist())
+    return Axis(name, held, np.asarray(labels), False)
+
+
+def seed_numbers(seeds: int | Iterable[int]) -> np.ndarray:
+    """0 to seeds - 1, or these seeds, as uint32.
+
+    Raises:
+        ValueError: none, one twice, or one that is no integer from 0 to 2^32 - 1.
+    """
+    if isinstance(seeds, int) and seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}; a run needs a key")
+    values = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not values:
+        raise ValueError("seeds must hold a seed, got none; pass e.g. seeds=8")
+    for seed in values:
+        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+            raise ValueError(
+                f"a seed must be an integer from 0 to 2^32 - 1, got {seed!r}; pass another"
+            )
+    _check_different("seed", values)
+    return np.asarray(values, np.uint32)
+
+
+def member_arguments(
+    moving: Sequence[Axis], seeds: np.ndarray, shared_batches: bool
+) -> tuple[np.ndarray, ...]:
+    """(seed, order's seed, each setting), by member in the order of the grid."""
+    sizes = [len(axis.values) for axis in moving]
+    positions = np.indices((*sizes, len(seeds))).reshape(len(sizes) + 1, -1)
+    by_member = seeds[positions[-1]]
+    settings = [np.asarray(a.values)[p] for a, p in zip(moving, positions, strict=False)]
+    return (by_member, np.asarray(seeds[0]) if shared_batches else by_member, *settings)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, jax.Array | np.ndarray):
+        return value.ndim == 0
+    return isinstance(value, Real | np.bool_)
+
+
+def _label(value: Any) -> str:
+    return value if isinstance(value, str) else getattr(value, "__name__", None) or str(value)
+
+
+def _on_device(name: str, values: np.ndarray) -> np.ndarray:
+    """The values in the dtype of the program's argument, refused where it does not hold them."""
+    with np.errstate(over="ignore"):
+        held = values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
+    exact = np.issubdtype(held.dtype, np.floating) or np.array_equal(held, values)
+    if not (np.isfinite(held).all() and exact):
+        raise ValueError(
+            f"over[{name!r}] must hold finite values of {held.dtype}, got {values}; leave the "
+            "others out, or turn jax_enable_x64 on for those that are too large"
+        )
+    return held
+
+
+def _check_different(name: str, values: list[Any]) -> None:
+    try:
+        repeats = len(set(values)) < len(values)
+    except TypeError:  # no hash: the labels tell
+        return
+    if repeats:
+        raise ValueError(
+            f"the values of {name!r} must differ, got {values}; pass each once, or a mapping from "
+            "labels to values"
+        )

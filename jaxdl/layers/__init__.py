@@ -2,5 +2,6 @@
 
 from jaxdl.layers.activations import Maxout, PReLU, RReLU
 from jaxdl.layers.batch_norm import BatchNorm
+from jaxdl.layers.noisy_batch_norm import NoisyBatchNorm
 
-__all__ = ["BatchNorm", "Maxout", "PReLU", "RReLU"]
+__all__ = ["BatchNorm", "Maxout", "NoisyBatchNorm", "PReLU", "RReLU"]

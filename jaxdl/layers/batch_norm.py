@@ -1,9 +1,9 @@
 """Batch normalisation whose statistics can be read in one sitting."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -16,7 +16,10 @@ class BatchNorm(nn.Module):
 
     In training mu and the biased sigma^2 are the batch's, computed in float32 in two passes, and
     `batch_stats` moves to `momentum * running + (1 - momentum) * batch`. In evaluation they are
-    the running ones, and nothing moves. All axes but the last are reduced.
+    the running ones, and nothing moves. All axes but the features' are reduced.
+
+    Under `jit` over a mesh the batch is the whole one, on however many devices. Under `pmap` it is
+    the device's own unless `axis_name` is given; `training.fit` gives it.
 
     Attributes:
         momentum: weight of the OLD running value in [0, 1]; PyTorch's `momentum=0.1` is 0.9 here.
@@ -26,9 +29,22 @@ class BatchNorm(nn.Module):
         use_scale: learn gamma, of shape (features,), started by `scale_init`.
         use_bias: learn beta, of shape (features,), started by `bias_init`.
         axis_name: a pmap axis over which the batch statistics are averaged.
+        cumulative: the running value is the equal average of all batches so far, whatever the
+            momentum; PyTorch's `momentum=None`. Their number is kept as `count`.
+        feature_axis: the axis of the features; 1 for images as PyTorch has them.
+        freeze_scale: gamma stands among the parameters but has no gradient; use a mask to keep
+            an optimizer's weight decay from it.
+        freeze_bias: the same for beta.
+        virtual_batch_size: normalise every so many examples of the batch by themselves, as if each
+            were a batch; the running values take the average of their statistics.
+        axis_index_groups: with `axis_name`, groups of devices, of equal size, each of which shares
+            its statistics: [[0, 1], [2, 3]].
 
     Raises:
-        ValueError: a batch with one value per feature in training mode, whose variance is zero.
+        ValueError: a momentum outside [0, 1], a negative epsilon, groups of unequal size or
+            without an axis; when called, inputs that are empty or have one value per statistic in
+            training, a virtual batch that does not divide the batch, `batch_stats` that are
+            missing, or, in training, not mutable.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -39,7 +55,8 @@ class BatchNorm(nn.Module):
         >>> y.ravel().tolist(), updates["batch_stats"]["mean"].item()
         ([-1.0, 1.0], 0.2...)
 
-    Source: Ioffe and Szegedy (2015), algorithms 1 and 2.
+    Source: Ioffe and Szegedy (2015), algorithms 1 and 2; virtual batches: Hoffer, Hubara and
+    Soudry (2017), algorithm 1.
     """
 
     momentum: float = 0.9
@@ -48,54 +65,131 @@ class BatchNorm(nn.Module):
     use_scale: bool = True
     use_bias: bool = True
     axis_name: str | None = None
+    cumulative: bool = False
+    feature_axis: int = -1
+    freeze_scale: bool = False
+    freeze_bias: bool = False
+    virtual_batch_size: int | None = None
+    axis_index_groups: Sequence[Sequence[int]] | None = None
     scale_init: Callable[..., Array] = nn.initializers.ones_init()
     bias_init: Callable[..., Array] = nn.initializers.zeros_init()
 
+    def __post_init__(self) -> None:
+        """Refuse settings that no statistics can be made by."""
+        if not 0.0 <= self.momentum <= 1.0:
+            raise ValueError(
+                f"momentum must lie in [0, 1], got {self.momentum}; it is the weight of the OLD "
+                "running value, one less PyTorch's"
+            )
+        if not self.epsilon >= 0.0:
+            raise ValueError(f"epsilon must be 0 or more, got {self.epsilon}")
+        if self.virtual_batch_size is not None and self.virtual_batch_size < 1:
+            raise ValueError(
+                f"virtual_batch_size must be at least 1, got {self.virtual_batch_size}"
+            )
+        if self.axis_index_groups is not None:
+            groups = tuple(tuple(group) for group in self.axis_index_groups)
+            if self.axis_name is None or len({len(group) for group in groups}) != 1:
+                raise ValueError(
+                    f"axis_index_groups must be groups of one size and go with an axis_name, "
+                    f"got {groups} and {self.axis_name!r}"
+                )
+            object.__setattr__(self, "axis_index_groups", groups)
+        super().__post_init__()
+
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "... features"], *, train: bool
-    ) -> Float[Array, "... features"]:
+    def __call__(self, x: Float[Array, "..."], *, train: bool) -> Float[Array, "..."]:
         """Normalise `x`; with `train=True`, apply with `mutable=["batch_stats"]`."""
-        features = x.shape[-1]
+        axis = self.feature_axis % x.ndim
+        features = x.shape[axis]
+        if x.size == 0:
+            raise ValueError(f"BatchNorm needs values to normalise, got inputs of shape {x.shape}")
+        self._check_collection(train)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
         values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if train:
-            mean, var, count = _batch_statistics(values, self.axis_name)
-            if count < 2:
-                raise ValueError(
-                    "BatchNorm needs at least two values per feature in training, "
-                    f"got {count} from inputs of shape {x.shape}; "
-                    "pass a larger batch or train=False"
-                )
+            values = self._virtual_batches(values, axis)
+            axis += values.ndim - x.ndim
+            mean, var, count = self._batch_statistics(values, axis)
             if not self.is_initializing():
                 kept = var * (count / (count - 1)) if self.unbiased_variance else var
-                running_mean.value = _moving(self.momentum, running_mean.value, mean)
-                running_var.value = _moving(self.momentum, running_var.value, kept)
+                weight = self._weight_of_new()
+                for running, new in ((running_mean, mean), (running_var, kept)):
+                    batch = new.reshape(-1, features).mean(0).astype(running.value.dtype)
+                    running.value = (1 - weight) * running.value + weight * batch
         else:
-            mean, var = running_mean.value, running_var.value
+            shape = [1] * x.ndim
+            shape[axis] = features
+            mean, var = running_mean.value.reshape(shape), running_var.value.reshape(shape)
         multiplier = lax.rsqrt(var + self.epsilon)
+        shape = [1] * values.ndim
+        shape[axis] = features
         if self.use_scale:
-            multiplier = multiplier * self.param("scale", self.scale_init, (features,), jnp.float32)
+            scale = self.param("scale", self.scale_init, (features,), jnp.float32)
+            scale = lax.stop_gradient(scale) if self.freeze_scale else scale
+            multiplier = multiplier * scale.reshape(shape)
         y = (values - mean) * multiplier
         if self.use_bias:
-            y = y + self.param("bias", self.bias_init, (features,), jnp.float32)
-        return y.astype(x.dtype)
+            bias = self.param("bias", self.bias_init, (features,), jnp.float32)
+            bias = lax.stop_gradient(bias) if self.freeze_bias else bias
+            y = y + bias.reshape(shape)
+        return y.reshape(x.shape).astype(x.dtype)
 
+    def _check_collection(self, train: bool) -> None:
+        if self.is_initializing():
+            return
+        if not self.has_variable("batch_stats", "mean"):
+            raise ValueError(
+                "BatchNorm needs its running statistics, got variables without 'batch_stats'; "
+                "apply the model to {'params': params, 'batch_stats': batch_stats}, with those "
+                "that init or the last training step returned"
+            )
+        if train and not self.is_mutable_collection("batch_stats"):
+            raise ValueError(
+                "BatchNorm in training moves its running statistics, got an apply in which they "
+                "are not mutable; call outputs, updates = model.apply(variables, x, train=True, "
+                "mutable=['batch_stats']) and keep updates['batch_stats']"
+            )
 
-def _batch_statistics(x: Array, axis_name: str | None) -> tuple[Array, Array, int]:
-    """Mean and biased variance per feature, in two passes, and the values each is taken over."""
-    axes = tuple(range(x.ndim - 1))
-    count = x.size // x.shape[-1]
-    mean = jnp.mean(x, axes)
-    if axis_name is not None:
-        mean = lax.pmean(mean, axis_name)
-        count = count * jax.lax.axis_size(axis_name)
-    var = jnp.mean(jnp.square(x - mean), axes)
-    if axis_name is not None:
-        var = lax.pmean(var, axis_name)
-    return mean, var, count
+    def _virtual_batches(self, values: Array, axis: int) -> Array:
+        """With an axis in front that counts the virtual batches."""
+        size = values.shape[0] if self.virtual_batch_size is None else self.virtual_batch_size
+        if self.virtual_batch_size is None:
+            return values[None]
+        if axis == 0 or values.shape[0] % size:
+            raise ValueError(
+                f"virtual_batch_size must divide the batch, the first axis, got {size} and inputs "
+                f"of shape {values.shape} with features on axis {axis}"
+            )
+        return values.reshape(-1, size, *values.shape[1:])
 
+    def _batch_statistics(self, values: Array, axis: int) -> tuple[Array, Array, int]:
+        """Mean and biased variance, in two passes, and the values that each is taken over."""
+        reduced = tuple(other for other in range(1, values.ndim) if other != axis)
+        count = math.prod(values.shape[other] for other in reduced)
+        if self.axis_name is not None:
+            groups = self.axis_index_groups
+            count *= lax.axis_size(self.axis_name) if groups is None else len(groups[0])
 
-def _moving(momentum: float, old: Array, new: Array) -> Array:
-    return momentum * old + (1 - momentum) * new.astype(old.dtype)
+        def mean_of(numbers: Array) -> Array:
+            mean = jnp.mean(numbers, reduced, keepdims=True)
+            if self.axis_name is None:
+                return mean
+            return lax.pmean(mean, self.axis_name, axis_index_groups=self.axis_index_groups)
+
+        if count < 2:
+            raise ValueError(
+                "BatchNorm needs at least two values per feature in training, whose spread is not "
+                f"zero by necessity, got {count} from inputs of shape {values.shape[1:]}; "
+                "pass a larger batch or train=False"
+            )
+        mean = mean_of(values)
+        return mean, mean_of(jnp.square(values - mean)), count
+
+    def _weight_of_new(self) -> Array | float:
+        if not self.cumulative:
+            return 1 - self.momentum
+        count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
+        count.value = count.value + 1
+        return 1 / count.value

@@ -1,12 +1,16 @@
 """Batch normalisation: its statistics, its running averages, its gradient."""
 
+import os
+import subprocess
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdl.layers import BatchNorm
+from jaxdl.layers import BatchNorm, NoisyBatchNorm
 
 
 def batch(shape=(16, 3), mean=0.0, scale=1.0, dtype=np.float32, seed=0):
@@ -114,3 +118,148 @@ def test_refuses_one_value_per_feature_in_training():
     with pytest.raises(ValueError, match="at least two values per feature"):
         train(BatchNorm(), batch((1, 3)))
     train(BatchNorm(), batch((1, 2, 3)))
+
+
+def test_a_cumulative_average_weighs_all_batches_alike():
+    norm, batches = BatchNorm(cumulative=True), [batch(mean=m, seed=m) for m in range(4)]
+    variables = norm.init(jax.random.key(0), batches[0], train=False)
+    for x in batches:
+        _, variables = train(norm, x, variables)
+    stats = variables["batch_stats"]
+    assert stats["count"] == 4
+    means = np.mean([np.mean(x, 0) for x in batches], 0)
+    variances = np.mean([np.var(x, 0, ddof=1) for x in batches], 0)
+    np.testing.assert_allclose(stats["mean"], means, rtol=1e-5)
+    np.testing.assert_allclose(stats["var"], variances, rtol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_any_axis_may_hold_the_features(axis):
+    x = batch((4, 5, 6), mean=2)
+    y, after = train(BatchNorm(feature_axis=axis), x)
+    moved, expected = train(BatchNorm(), jnp.moveaxis(x, axis, -1))
+    # The same sums in another order.
+    np.testing.assert_allclose(jnp.moveaxis(y, axis, -1), moved, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(after, expected, rtol=1e-5)
+
+
+def test_virtual_batches_are_batches_of_their_own():
+    x = batch((12, 3, 2), mean=1)
+    norm = BatchNorm(virtual_batch_size=4, momentum=0.0)
+    y, after = train(norm, x)
+    parts = [train(BatchNorm(momentum=0.0), part) for part in jnp.split(x, 3)]
+    np.testing.assert_allclose(y, jnp.concatenate([y for y, _ in parts]), rtol=1e-5, atol=1e-6)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(
+            after["batch_stats"][name],
+            np.mean([after["batch_stats"][name] for _, after in parts], 0),
+            rtol=1e-5,
+        )
+
+
+IN_GROUPS = """
+import jax, jax.numpy as jnp, numpy as np
+from jaxdl.layers import BatchNorm
+x = jnp.asarray(np.random.default_rng(0).normal(1, 1, (4, 8, 3)), jnp.float32)
+variables = BatchNorm().init(jax.random.key(0), x, train=False)
+def apply(norm, x):
+    return norm.apply(variables, x, train=True, mutable=["batch_stats"])
+norm = BatchNorm(axis_name="devices", axis_index_groups=[[0, 1], [2, 3]], momentum=0.0)
+y, updates = jax.pmap(lambda x: apply(norm, x), axis_name="devices")(x)
+for pair in (slice(0, 2), slice(2, 4)):
+    whole, after = apply(BatchNorm(momentum=0.0), x[pair].reshape(16, 3))
+    np.testing.assert_allclose(y[pair].reshape(16, 3), whole, rtol=1e-5, atol=1e-5)
+    for name, values in updates["batch_stats"].items():
+        for device in values[pair]:
+            np.testing.assert_allclose(device, after["batch_stats"][name], rtol=1e-5)
+"""
+
+
+def test_groups_of_devices_share_their_statistics():
+    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", IN_GROUPS], env=os.environ | four, check=True)
+
+
+@pytest.mark.parametrize("frozen", ["scale", "bias"])
+def test_what_is_frozen_has_no_gradient(frozen):
+    norm, x = BatchNorm(**{f"freeze_{frozen}": True}), batch()
+    variables = norm.init(jax.random.key(0), x, train=False)
+
+    def loss(params):
+        y, _ = norm.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(y))
+
+    gradients = jax.grad(loss)(variables["params"])
+    for name, gradient in gradients.items():
+        assert bool((gradient == 0).all()) == (name == frozen)
+
+
+def test_forgotten_collections_are_named():
+    norm, x = BatchNorm(), batch()
+    variables = norm.init(jax.random.key(0), x, train=False)
+    with pytest.raises(ValueError, match=r"mutable=\['batch_stats'\]\) and keep"):
+        norm.apply(variables, x, train=True)
+    for train_, mutable in ((False, False), (True, ["batch_stats"])):
+        with pytest.raises(ValueError, match="without 'batch_stats'; apply the model to"):
+            norm.apply({"params": variables["params"]}, x, train=train_, mutable=mutable)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "text"),
+    [
+        ({"momentum": 1.5}, (4, 3), r"momentum must lie in \[0, 1\]"),
+        ({"epsilon": -1.0}, (4, 3), "epsilon must be 0 or more"),
+        ({"virtual_batch_size": 0}, (4, 3), "virtual_batch_size must be at least 1"),
+        ({"virtual_batch_size": 3}, (4, 3), "virtual_batch_size must divide the batch"),
+        ({"virtual_batch_size": 1}, (4, 3), "at least two values per feature"),
+        ({"axis_index_groups": [[0], [1]]}, (4, 3), "go with an axis_name"),
+        ({"axis_name": "d", "axis_index_groups": [[0], [1, 2]]}, (4, 3), "groups of one size"),
+        ({}, (0, 3), "needs values to normalise"),
+        ({}, (4, 0), "needs values to normalise"),
+    ],
+)
+def test_refuses_what_has_no_statistics(settings, shape, text):
+    with pytest.raises(ValueError, match=text):
+        train(BatchNorm(**settings), jnp.zeros(shape))
+
+
+def test_noise_moves_the_outputs_and_leaves_evaluation_alone():
+    x = batch((2000, 3), mean=2)
+    norm, plain = NoisyBatchNorm(), BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=False)
+    inner = {name: tree["norm"] for name, tree in variables.items()}
+    np.testing.assert_array_equal(
+        norm.apply(variables, x, train=False), plain.apply(inner, x, train=False)
+    )
+    rngs = {"dropout": jax.random.key(1)}
+    y, _ = norm.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
+    steady, _ = train(plain, x, inner)
+    # y = s z + m with z of mean 0 and variance 1: the mean is m's, U(-0.5, 0.5), and over 2,000
+    # examples it is known to 1.3/sqrt(2000) = 0.03; s lies in (1, 1.25).
+    assert (jnp.abs(y.mean(0)) < 0.5 + 5 * 0.03).all()
+    assert jnp.abs(y.mean(0)).max() > 5 * 0.03
+    slope = jnp.mean(y * steady, 0)
+    assert ((slope > 1 - 0.15) & (slope < 1.25 + 0.15)).all()
+    other = {"dropout": jax.random.key(2)}
+    z, _ = norm.apply(variables, x, train=True, mutable=["batch_stats"], rngs=other)
+    assert not np.allclose(y.mean(0), z.mean(0), atol=0.03)
+
+
+def test_an_images_positions_share_their_noise():
+    x = batch((6, 4, 4, 3))
+    norm = NoisyBatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=False)
+    rngs = {"dropout": jax.random.key(1)}
+    y, _ = norm.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
+    steady, _ = train(BatchNorm(), x, {name: tree["norm"] for name, tree in variables.items()})
+    # Within an image and a feature the outputs are one line of the undisturbed ones.
+    for image, before in zip(y, steady, strict=True):
+        for feature in range(3):
+            line = np.polyfit(before[..., feature].ravel(), image[..., feature].ravel(), 1)
+            fitted = np.polyval(line, before[..., feature])
+            np.testing.assert_allclose(image[..., feature], fitted, atol=1e-5)
+
+
+def test_noise_refuses_ranges_that_are_none():
+    with pytest.raises(ValueError, match="stddev_range 1 or more"):
+        NoisyBatchNorm(stddev_range=0.5)

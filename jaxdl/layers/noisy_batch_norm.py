@@ -1,0 +1,78 @@
+"""Batch normalisation whose outputs are shifted and scaled at random: what it is not about."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdl.layers.batch_norm import BatchNorm
+
+
+class NoisyBatchNorm(nn.Module):
+    r"""BatchNorm, then noise that moves from step to step, and so undoes what the norm steadied.
+
+    $$z_{ij} = s_{ij}\, y_{ij} + m_{ij}, \qquad
+      m_{ij} \sim U(\mu_j \pm r_\mu), \quad s_{ij} \sim N(\sigma_j, r_\sigma^2), \qquad
+      \mu_j \sim U(\pm n_\mu), \quad \sigma_j \sim U(1, n_\sigma)$$
+
+    for example i and feature j, all drawn anew in every training step from the rng "dropout"; the
+    positions of an image share their example's. If BatchNorm trained well because it held the
+    distribution of its outputs still, this would train like none. In evaluation there is no noise.
+
+    Attributes:
+        norm: the BatchNorm whose outputs are disturbed.
+        mean_range: n_mu, 0 or more.
+        stddev_range: n_sigma, 1 or more.
+        mean_spread: r_mu, 0 or more.
+        stddev_spread: r_sigma, 0 or more.
+
+    Raises:
+        ValueError: a number outside its range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> x, norm = jnp.array([[1.0], [3.0]]), NoisyBatchNorm()
+        >>> variables = norm.init(jax.random.key(0), x, train=False)
+        >>> y, _ = norm.apply(variables, x, train=True, mutable=["batch_stats"],
+        ...                   rngs={"dropout": jax.random.key(1)})
+        >>> bool(jnp.abs(y - jnp.array([[-1.0], [1.0]])).max() > 0.01)
+        True
+
+    Source: Santurkar, Tsipras, Ilyas and Madry (2018), section 2.2 and appendix A.
+    """
+
+    norm: BatchNorm = BatchNorm()
+    mean_range: float = 0.5
+    stddev_range: float = 1.25
+    mean_spread: float = 0.1
+    stddev_spread: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse ranges that are none."""
+        spreads = (self.mean_range, self.mean_spread, self.stddev_spread)
+        if min(spreads) < 0 or self.stddev_range < 1:
+            raise ValueError(
+                "mean_range, mean_spread and stddev_spread must be 0 or more and stddev_range 1 or "
+                f"more, got {spreads} and {self.stddev_range}"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch ..."], *, train: bool) -> Float[Array, "batch ..."]:
+        """Normalise `x`; with `train=True` also needs `rngs={"dropout": key}`."""
+        y = self.norm(x, train=train)
+        if not train or self.is_initializing():
+            return y
+        axis = self.norm.feature_axis % x.ndim
+        of_features = [size if place == axis else 1 for place, size in enumerate(x.shape)]
+        of_examples = [x.shape[0], *of_features[1:]]
+        keys = jax.random.split(self.make_rng("dropout"), 4)
+        mean = jax.random.uniform(
+            keys[0], of_features, jnp.float32, -self.mean_range, self.mean_range
+        )
+        stddev = jax.random.uniform(keys[1], of_features, jnp.float32, 1.0, self.stddev_range)
+        shift = mean + self.mean_spread * jax.random.uniform(
+            keys[2], of_examples, jnp.float32, -1.0, 1.0
+        )
+        scale = stddev + self.stddev_spread * jax.random.normal(keys[3], of_examples)
+        return (scale * y + shift).astype(x.dtype)

@@ -32,11 +32,13 @@ def batch_at(source: Source, index: Index) -> Batch:
         [30, 0]
     """
     if "order" in source:
-        return take(source["arrays"], source["order"][index])
-    return {
-        name: lax.dynamic_index_in_dim(array, index, keepdims=False)
-        for name, array in source["batches"].items()
-    }
+        batch = take(source["arrays"], source["order"][index])
+    else:
+        batch = {
+            name: lax.dynamic_index_in_dim(array, index, keepdims=False)
+            for name, array in source["batches"].items()
+        }
+    return batch
 
 
 def make_loop(
@@ -69,7 +71,10 @@ def make_loop(
 
         def turn(index: Array, carry: Any) -> Any:
             state, measured = carry
-            state, values = train_step(state, batch_at(source, index))
+            # Of a source of one row the batch is the same in every turn: tied to the state, what
+            # is computed of it stays in the loop, and the bits those of any other source.
+            batch, _ = lax.optimization_barrier((batch_at(source, index), state.step))
+            state, values = train_step(state, batch)
             return state, {
                 name: lax.dynamic_update_index_in_dim(rows, values[name], index, 0)
                 for name, rows in measured.items()

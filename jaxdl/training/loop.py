@@ -28,7 +28,7 @@ from jaxdl.training.feeding import (
 )
 from jaxdl.training.nonfinite import OnNonFinite, first_nonfinite
 from jaxdl.training.order import epoch_order
-from jaxdl.training.parallel import Parallel, resolve
+from jaxdl.training.parallel import Parallel, local, resolve
 from jaxdl.training.progress import progress_bar
 from jaxdl.training.result import Result, split_of
 from jaxdl.training.running import Moment, Setting, run_to_end
@@ -169,7 +169,7 @@ def fit(
     def diagnose(state: TrainState, epoch: int, step: int) -> str:
         start = step * batch_size
         indices = epoch_order(state.key, epoch, plan.examples)[start : start + plan.sizes[step]]
-        here = jax.tree.map(lambda leaf: leaf.addressable_data(0), state)
+        here = jax.tree.map(local, state)
         return first_nonfinite(model, loss, preprocess, augment, here, read(train, indices))
 
     def result(moment: Moment) -> Result:
@@ -187,7 +187,7 @@ def fit(
         if checkpoint_dir is not None:
             identity = resuming.identity_of(moment, plan, layout)
             store = stack.enter_context(checkpoints.open(checkpoint_dir, identity, keep=keep))
-            moment = resuming.restore(store, moment)
+            moment = resuming.restore(store, moment, layout)
             if moment.step > end:
                 raise ValueError(
                     f"a run must not be over before it goes on, got {checkpoint_dir} at step "

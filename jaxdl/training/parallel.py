@@ -172,14 +172,19 @@ def resolve(parallel: Parallel, batch_size: int) -> Layout:
         layout = Layout(None if single else mesh, mapped=parallel == "pmap")
     else:
         raise ValueError(f'parallel must be "auto", "jit", "pmap" or a mesh, got {parallel!r}')
-    if not layout.divides(batch_size):
-        below = batch_size - batch_size % layout.devices
-        raise ValueError(
-            f"batch_size must be a multiple of the {layout.devices} devices that share a batch, "
-            f"got {batch_size}; pass {below + layout.devices}"
-            f'{f" or {below}" if below else ""}, or parallel="jit" for one device'
-        )
+    check_batch(layout.devices, batch_size)
     return layout
+
+
+def check_batch(devices: int, batch_size: int) -> None:
+    """Refuse a batch that the devices cannot share evenly."""
+    below = batch_size - batch_size % devices
+    if below != batch_size:
+        fits = f"{below + devices} or {below}" if below else f"{devices}"
+        raise ValueError(
+            f"batch_size must be a multiple of the {devices} devices that share a batch, "
+            f'got {batch_size}; pass {fits}, or parallel="jit" for one device'
+        )
 
 
 def initialize(
@@ -210,6 +215,16 @@ def initialize(
             f"cluster tells, got {coordinator=}, {processes=}, {process=}"
         )
     jax.distributed.initialize(coordinator, processes, process, **options)
+
+
+def local(leaf: Any) -> Any:
+    """An array that lies on every device, as this process's first device has it.
+
+    Example:
+        >>> local(jnp.ones(2)).tolist()
+        [1.0, 1.0]
+    """
+    return leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
 
 
 def any_process(flag: int) -> int:

@@ -11,7 +11,7 @@ from jaxdl.training.checkpoints import Store
 from jaxdl.training.feeding import Plan
 from jaxdl.training.history import EpochMeasurements
 from jaxdl.training.identity import identify
-from jaxdl.training.parallel import Layout
+from jaxdl.training.parallel import Layout, local
 from jaxdl.training.running import Moment
 
 
@@ -31,12 +31,14 @@ def save(store: Store, moment: Moment) -> None:
     store.save(moment.step, _tree(moment), _extra(moment))
 
 
-def restore(store: Store, start: Moment) -> Moment:
+def restore(store: Store, start: Moment, layout: Layout) -> Moment:
     """The newest moment in the store, or `start` itself where there is none."""
-    found = store.restore(_tree(start))
+    here = jax.tree.map(local, _tree(start))
+    found = store.restore(here)
     if found is None:
         return start
     step, tree, extra = found
+    tree = layout.replicate(tree)
     return replace(
         start,
         step=step,

@@ -15,7 +15,15 @@ from jaxdl.data.atomic import partial_folder, publish
 from jaxdl.training import step_folder
 from jaxdl.training.folder_lock import lock
 from jaxdl.training.identity import changes, refusal
-from jaxdl.training.leaves import Bytes, describe, differences, pack, unpack, with_digests
+from jaxdl.training.leaves import (
+    Bytes,
+    check_held,
+    describe,
+    differences,
+    pack,
+    unpack,
+    with_digests,
+)
 from jaxdl.training.primary import Outcome, from_primary
 from jaxdl.training.step_folder import DamagedError, Manifest
 
@@ -107,9 +115,10 @@ class Store:
         self.wait()
         if step < 0:
             raise ValueError(f"step must be at least 0, got {step}; count the updates made")
+        encoded, arrays = step_folder.split_extra(extra)
+        check_held(tree)
         if self._lock is None:
             return
-        encoded, arrays = step_folder.split_extra(extra)
         (leaves, array_leaves), parts = pack(tree, arrays)
         if not parts:
             raise ValueError("tree must hold at least one number, got none; save a TrainState")

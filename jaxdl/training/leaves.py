@@ -141,6 +141,17 @@ def pack(*trees: Any) -> tuple[list[list[Leaf]], list[Bytes]]:
     return packed, parts
 
 
+def check_held(tree: Any) -> None:
+    """Refuse in every process what `pack` would refuse in the one that calls it.
+
+    Raises:
+        TypeError: as `pack`.
+        ValueError: as `pack`.
+    """
+    for name, leaf in zip(describe(tree), jax.tree.leaves(tree), strict=True):
+        _local(leaf, name)
+
+
 def with_digests(leaves: Sequence[Leaf], parts: Sequence[Bytes]) -> list[Leaf]:
     """The leaves with the SHA-256 of their bytes."""
     return [dataclasses.replace(leaf, digest=_digest(leaf, parts)) for leaf in leaves]
@@ -183,10 +194,10 @@ def _like(wanted: Any, data: Bytes) -> Any:
         host = data.view(wanted.dtype).reshape(wanted.shape)
         return jax.device_put(host, sharding, may_alias=False)
     # A key's data has one axis more than the keys; its words are 32 bits in every implementation.
+    # Keys cannot be put on the devices of other processes, but their words can.
     host = data.view(np.uint32).reshape(*wanted.shape, -1)
-    words = jax.device_put(host, may_alias=False)
-    keys = jax.random.wrap_key_data(words, impl=_implementation(wanted))
-    return keys if sharding is None else jax.device_put(keys, sharding)
+    words = jax.device_put(host, sharding, may_alias=False)
+    return jax.random.wrap_key_data(words, impl=_implementation(wanted))
 
 
 def _implementation(keys: Any) -> Any:

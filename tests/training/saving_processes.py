@@ -1,6 +1,7 @@
 """Processes that save checkpoints, to be killed, to fail, or to end without a word.
 
-Run: python saving_processes.py hold|kill|forget FOLDER, or fail FOLDER return|raise|exit|forget.
+Run: python saving_processes.py hold|kill|forget FOLDER, fail FOLDER return|raise|exit|forget, or
+share FOLDER PROCESS PORT.
 """
 
 import json
@@ -124,9 +125,61 @@ def forget(folder: Path) -> None:
     open_store(folder).save(5, tree_of(5))
 
 
+def share(folder: Path, process: str, port: str) -> None:
+    """As one of two processes: save a state that both hold, and get it back from process 0."""
+    import jax
+
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def state(seed: int) -> dict[str, Any]:
+        draw = jax.jit(
+            lambda key: {"kernel": jax.random.normal(key, (50, 40)), "key": key},
+            out_shardings=everywhere,
+        )
+        return draw(jax.random.key(seed))
+
+    def held(tree: dict[str, Any]) -> list[np.ndarray]:
+        key = jax.random.key_data(tree["key"].addressable_data(0))
+        return [np.asarray(tree["kernel"].addressable_data(0)), np.asarray(key)]
+
+    saved = state(3)
+    identity = identify(saved, config={}, layout="mesh of 2")
+    with checkpoints.open(folder, identity) as store:
+        assert store.restore(saved) is None
+        store.save(9, saved, {"losses": np.arange(3.0)})
+    with checkpoints.open(folder, identity) as store:
+        restored = store.restore(state(4))
+    assert restored is not None
+    step, tree, extra = restored
+    assert step == 9
+    assert not tree["kernel"].is_fully_addressable
+    for one, other in zip(held(tree), held(saved), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(extra["losses"], np.arange(3.0))
+    sharded = jax.device_put(
+        np.zeros(2, np.float32),
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")),
+    )
+    refused = []
+    for tree in (saved | {"bias": saved["kernel"]}, saved | {"kernel": sharded}):
+        try:
+            checkpoints.open(folder, identify(tree, config={}))
+        except (ValueError, RuntimeError) as error:
+            refused.append(f"{type(error).__name__}: {error}")
+    with checkpoints.open(folder / "sharded", identify(sharded, config={})) as store:
+        try:
+            store.save(1, sharded)
+        except TypeError as error:
+            refused.append(f"TypeError: {error}")
+    print(json.dumps(refused), flush=True)
+
+
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", message=r".*fork\(\)")
     actions: dict[str, Callable[..., None]] = {
+        "share": share,
         "hold": hold,
         "kill": kill,
         "fail": fail,

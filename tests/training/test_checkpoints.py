@@ -1,5 +1,10 @@
 """A checkpoint gives back the bits it was given, or says why it does not."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -192,3 +197,35 @@ def test_no_warning_of_a_library_reaches_the_user(
         with checkpoints.open(tmp_path, identity()) as store:
             assert store.restore(tree_of(0)) is not None
     assert [record for record in caplog.records if record.levelname != "INFO"] == []
+
+
+def test_two_processes_share_what_process_0_writes_and_reads(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = Path(__file__).with_name("saving_processes.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), "share", str(tmp_path), str(index), str(port)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
+        for index in range(2)
+    ]
+    try:
+        told = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, errors) in zip(processes, told, strict=True):
+        assert process.returncode == 0, errors
+    first, second = (json.loads(output.splitlines()[-1]) for output, _ in told)
+    assert first[0].startswith("ValueError: a run must go on with the model")
+    assert second[0].startswith("RuntimeError: process 0 must succeed, got ValueError: a run must")
+    for refused in (first, second):
+        assert "bias is here and not there" in refused[0]
+        assert "kernel is float32[50,40] there and float32[2] here" in refused[1]
+        assert "sharded over processes" in refused[2]
+    assert len(list(tmp_path.glob("*-step-*"))) == 1

@@ -169,6 +169,9 @@ def unpack(target: Any, leaves: Sequence[Leaf], parts: Sequence[Bytes]) -> Any:
         target: a tree of arrays or `jax.ShapeDtypeStruct` with the leaves that were packed.
         leaves: those of the target, in any order.
         parts: the bytes.
+
+    Raises:
+        ValueError: 64-bit arrays are wanted where JAX has them off.
     """
     by_name = {leaf.name: leaf for leaf in leaves}
     shaped, structure = jax.tree.flatten(target)
@@ -192,7 +195,13 @@ def _like(wanted: Any, data: Bytes) -> Any:
     sharding = wanted.sharding if getattr(wanted, "committed", True) else None
     if not jnp.issubdtype(wanted.dtype, jax.dtypes.prng_key):
         host = data.view(wanted.dtype).reshape(wanted.shape)
-        return jax.device_put(host, sharding, may_alias=False)
+        placed = jax.device_put(host, sharding, may_alias=False)
+        if placed.dtype != wanted.dtype:
+            raise ValueError(
+                f"arrays of {wanted.dtype} must be restored as such, got jax_enable_x64 off, which "
+                f"makes them {placed.dtype}; set it as in the run that saved them"
+            )
+        return placed
     # A key's data has one axis more than the keys; its words are 32 bits in every implementation.
     # Keys cannot be put on the devices of other processes, but their words can.
     host = data.view(np.uint32).reshape(*wanted.shape, -1)

@@ -2,6 +2,8 @@
 
 from jaxdl.diagnostics import artificial_landscapes
 from jaxdl.diagnostics.advice import Advice, advise
+from jaxdl.diagnostics.batch_norm import check_batch_norm, recalibrate
+from jaxdl.diagnostics.folding import fold
 from jaxdl.diagnostics.histograms import Histogram, Histograms, histograms
 from jaxdl.diagnostics.landscape import random_directions, surface
 from jaxdl.diagnostics.propagation import Propagation, propagation
@@ -27,8 +29,10 @@ __all__ = [
     "Summary",
     "advise",
     "artificial_landscapes",
+    "check_batch_norm",
     "critical_weight_variance",
     "descend",
+    "fold",
     "histograms",
     "mean_field",
     "principal_directions",
@@ -36,6 +40,7 @@ __all__ = [
     "propagation",
     "random_directions",
     "rate_range",
+    "recalibrate",
     "summary",
     "surface",
 ]

@@ -1,0 +1,164 @@
+"""Recalibration against the whole set as one batch, folding, and the check of statistics."""
+
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdl import activations, data, losses, models, optimizers, training
+from jaxdl.diagnostics import check_batch_norm, fold, recalibrate
+from jaxdl.layers import BatchNorm
+
+IMAGES = jax.random.normal(jax.random.key(0), (60, 8, 8, 2)) * 2 + 1
+
+
+def mlp(**settings):
+    return models.MLP([16, 12, 3], norm=BatchNorm, activation=activations.tanh, **settings)
+
+
+def convnet(**settings):
+    return models.ConvNet([4, 6], [8, 3], norm=BatchNorm, **settings)
+
+
+def trained(model, steps=5):
+    """A few steps at a large rate, so that nothing is where it began."""
+    batch = {"inputs": IMAGES, "targets": jnp.arange(60) % 3}
+    optimizer = optimizers.sgd(0.5)
+    state = training.init_state(jax.random.key(1), model, optimizer, IMAGES)
+    step = jax.jit(training.make_train_step(model, optimizer, losses.cross_entropy))
+    for _ in range(steps):
+        state, _ = step(state, batch)
+    return state.variables
+
+
+@pytest.mark.parametrize("make", [mlp, convnet])
+def test_recalibrated_statistics_are_those_of_everything_in_one_batch(make):
+    model = make(dropout_rate=0.0)
+    variables = trained(model)
+    whole = recalibrate(model, variables, [IMAGES])
+    # With momentum 0 a training pass over everything leaves just its statistics.
+    exact = make(dropout_rate=0.0).clone(norm=functools.partial(BatchNorm, momentum=0.0))
+    _, updates = exact.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
+    chex.assert_trees_all_close(whole["batch_stats"], updates["batch_stats"], rtol=1e-5, atol=1e-6)
+    # With the biased variance, evaluation is then what training computes.
+    biased = model.clone(norm=functools.partial(BatchNorm, unbiased_variance=False))
+    np.testing.assert_allclose(
+        biased.apply(recalibrate(biased, variables, [IMAGES]), IMAGES, train=False),
+        biased.apply(variables, IMAGES, train=True, mutable=["batch_stats"])[0],
+        rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+
+
+def test_the_first_norms_statistics_do_not_depend_on_the_batches():
+    model = mlp(dropout_rate=0.5)
+    variables = trained(model)
+    whole = recalibrate(model, variables, [{"inputs": IMAGES}])
+    parts = recalibrate(model, variables, [IMAGES[:7], IMAGES[7:20], IMAGES[20:]])
+    for name in ("mean", "var"):
+        first, again = (v["batch_stats"]["norm_0"][name] for v in (whole, parts))
+        np.testing.assert_allclose(again, first, rtol=1e-5)
+    # The mean of the batches' own variances would be another number.
+    kernel = variables["params"]["dense_0"]["kernel"]
+    hidden = np.asarray(IMAGES.reshape(60, -1) @ kernel)
+    apart = np.mean([h.var(0, ddof=1) for h in (hidden[:7], hidden[7:20], hidden[20:])], 0)
+    assert np.abs(apart / parts["batch_stats"]["norm_0"]["var"] - 1).max() > 0.01
+
+
+def test_flaxs_norm_keeps_its_biased_variance():
+    model = models.MLP([4, 1], norm=nn.BatchNorm)
+    x = IMAGES.reshape(60, -1)
+    variables = model.init(jax.random.key(0), x, train=False)
+    stats = recalibrate(model, variables, [x])["batch_stats"]["norm_0"]
+    hidden = np.asarray(x @ variables["params"]["dense_0"]["kernel"], np.float64)
+    np.testing.assert_allclose(stats["var"], hidden.var(0), rtol=1e-4)
+
+
+def test_recalibration_needs_norms_and_batches():
+    model = models.MLP([4, 1])
+    variables = model.init(jax.random.key(0), IMAGES, train=False) | {"batch_stats": {}}
+    with pytest.raises(ValueError, match="must reach a batch norm of the model, got none"):
+        recalibrate(model, variables, [IMAGES])
+    with pytest.raises(ValueError, match="at least one batch"):
+        recalibrate(mlp(), trained(mlp()), [])
+
+
+@pytest.mark.parametrize("make", [mlp, convnet])
+@pytest.mark.parametrize("settings", [{}, {"use_scale": False}, {"use_bias": False}])
+def test_folded_equals_unfolded(make, settings):
+    model = make().clone(norm=functools.partial(BatchNorm, epsilon=1e-3, **settings))
+    variables = trained(model)
+    folded, without = fold(model, variables)
+    assert set(without) == {"params"}
+    expected = model.apply(variables, IMAGES, train=False)
+    # Products in another order; three layers of sums of up to a hundred terms.
+    np.testing.assert_allclose(
+        folded.apply(without, IMAGES, train=False), expected,
+        rtol=1e-4, atol=1e-5 * float(jnp.abs(expected).max()),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.MLP([4, 1]),
+        mlp(norm_position="after"),
+        models.MLP([4, 1], norm=nn.LayerNorm),
+        nn.Dense(3),
+    ],
+)
+def test_fold_refuses_what_it_cannot_fold(model):
+    with pytest.raises(
+        ValueError, match=r"fold takes a model of jaxdl\.models with norm=BatchNorm"
+    ):
+        fold(model, {"params": {}, "batch_stats": {}})
+
+
+def test_fold_refuses_a_norm_without_its_layer():
+    variables = trained(mlp())
+    variables["params"]["layer_0"] = variables["params"].pop("dense_0")
+    with pytest.raises(ValueError, match="norm_0 must stand beside one layer named dense_0"):
+        fold(mlp(), variables)
+
+
+def test_statistics_that_never_moved_are_named():
+    model, variables = mlp(), trained(mlp())
+    assert check_batch_norm(model, variables | trained(model, 200), IMAGES) == ()
+    fresh = model.init(jax.random.key(1), IMAGES, train=False)["batch_stats"]
+    (said,) = check_batch_norm(model, variables | {"batch_stats": fresh}, IMAGES)
+    assert said.problem == "never moved"
+    assert "norm_0, norm_1" in said.sentence
+    assert "mutable=['batch_stats']" in said.sentence
+
+
+def test_statistics_of_other_data_are_named():
+    model = mlp()
+    variables = recalibrate(model, trained(model), [IMAGES])
+    problems = [said.problem for said in check_batch_norm(model, variables, 5 * IMAGES + 30)]
+    assert set(problems) == {"other data"}
+
+
+def test_an_evaluation_in_training_mode_is_named():
+    model = mlp(dropout_rate=0.0)
+    variables = recalibrate(model, trained(model), [IMAGES])
+    some = IMAGES[:40]
+    right = model.apply(variables, some, train=False)
+    wrong, _ = model.apply(variables, some, train=True, mutable=["batch_stats"])
+    assert check_batch_norm(model, variables, some, outputs=right) == ()
+    (said,) = check_batch_norm(model, variables, some, outputs=wrong)
+    assert said.problem == "training mode"
+    assert "pass train=False" in said.sentence
+
+
+def test_after_fit_nothing_is_wrong():
+    digits = data.load("digits")
+    model = mlp().clone(features=(16, 12, 10))
+    result = training.fit(
+        model, digits, optimizers.adam(1e-2), loss=losses.cross_entropy, epochs=5, batch_size=50,
+        key=jax.random.key(0),
+    )  # fmt: skip
+    inputs = digits.train.inputs[:500]
+    assert check_batch_norm(model, result.state.variables, inputs) == ()

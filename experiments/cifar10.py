@@ -243,8 +243,8 @@ def claims(results: Results) -> list[Claim]:
         torch_gain = TORCH["norm_centred"].mean() - TORCH["plain_centred"].mean()
         made.append(
             Claim(
-                f"centred pixels: points that BatchNorm adds (PyTorch {torch_gain:.1f}: it does not "
-                f"help); mean of {seeds} seeds",
+                f"pixels in [-1, 1]: points that BatchNorm adds (PyTorch {torch_gain:.1f}: it does "
+                f"not help); mean of {seeds} seeds",
                 gain(results, "centred").mean(),
                 *torch_band(torch_gain, 2 * (1 / 3 + 1 / seeds)),
             )

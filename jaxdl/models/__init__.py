@@ -2,5 +2,7 @@
 
 from jaxdl.models.convnet import ConvNet
 from jaxdl.models.mlp import MLP
+from jaxdl.models.resnet import ResNet
+from jaxdl.models.vgg import VGG
 
-__all__ = ["MLP", "ConvNet"]
+__all__ = ["MLP", "VGG", "ConvNet", "ResNet"]

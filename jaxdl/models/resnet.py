@@ -1,0 +1,181 @@
+"""Residual networks for images of 32 x 32: CIFAR's own 20 to 56, and 18."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdl.activations import relu
+from jaxdl.initializers import bind_fan_in, he_normal, zeros
+from jaxdl.models.block import NormFactory, activate, check_hidden, check_widths, needs_bias
+
+PROJECTED = {18: ((64, 128, 256, 512), 2)}
+"""Channels and blocks of the stages of ImageNet's networks, here on 32 x 32 images."""
+
+
+class Block(nn.Module):
+    """Two convolutions beside a shortcut: y = f(x + F(x)), with f the activation.
+
+    Attributes:
+        channels: of both convolutions.
+        stride: of the first; 2 halves the image.
+        projection: a shortcut that changes shape is a 1 x 1 convolution; otherwise every second
+            position is taken and the new channels are zero (option A), without parameters.
+        zero_last_scale: start the last norm's scale at 0, so that the block starts as its shortcut.
+        activation, norm, norm_position, kernel_init, bias_init: as of `ResNet`.
+    """
+
+    channels: int
+    stride: int
+    projection: bool
+    zero_last_scale: bool
+    activation: Callable[[Array], Array]
+    norm: NormFactory | None
+    norm_position: str
+    kernel_init: Callable[..., Array]
+    bias_init: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], *, train: bool
+    ) -> Float[Array, "batch rows columns features"]:
+        """The activation of the sum."""
+        y, norm = self._convolution(x, "0", (3, 3), self.stride)
+        y = activate(y, self.activation, norm, self.norm_position, train=train)
+        y, norm = self._convolution(y, "1", (3, 3), 1, zero_scale=self.zero_last_scale)
+        # The last activation stands behind the sum, so the norm has only one place here.
+        y = activate(y, _identity, norm, "before", train=train)
+        if x.shape != y.shape and self.projection:
+            x, norm = self._convolution(x, "shortcut", (1, 1), self.stride)
+            x = activate(x, _identity, norm, "before", train=train)
+        elif x.shape != y.shape:
+            x = x[:, :: self.stride, :: self.stride]
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.channels - x.shape[-1])))
+        return self.activation(x + y)
+
+    def _convolution(
+        self, x: Array, name: str, window: tuple[int, int], stride: int, zero_scale: bool = False
+    ) -> tuple[Array, Any]:
+        settings = {"scale_init": nn.initializers.zeros_init()} if zero_scale else {}
+        norm = None if self.norm is None else self.norm(name=f"norm_{name}", **settings)
+        position = self.norm_position if name == "0" else "before"
+        x = nn.Conv(
+            self.channels,
+            window,
+            strides=stride,
+            # As PyTorch pads: at stride 2 "SAME" would pad one side only.
+            padding=[((size - 1) // 2,) * 2 for size in window],
+            use_bias=needs_bias(norm, position),
+            kernel_init=self.kernel_init,
+            bias_init=bind_fan_in(self.bias_init, math.prod(window) * x.shape[-1]),
+            name=f"conv_{name}",
+        )(x)
+        return x, norm
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+class ResNet(nn.Module):
+    """Residual blocks in stages that halve the image and double the channels, then the mean.
+
+    Depth 6n + 2 (20, 32, 44, 56, ...) is CIFAR's form: three stages of n blocks with 16, 32 and 64
+    channels and shortcuts without parameters: 269,722 parameters for depth 20 with BatchNorm, and
+    853,018 for 56 (published as 0.27 M and 0.85 M). Depth 18 is ImageNet's network with a first
+    convolution of 3 x 3 and no first pooling: four stages of two blocks with 64 to 512 channels
+    and projected shortcuts, 11,173,962 parameters.
+
+    Attributes:
+        depth: 18, or 6n + 2 from 8 up.
+        outputs: classes or values.
+        activation: an elementwise function.
+        norm: a factory of norm modules, or None.
+        norm_position: of each block's first norm, "before" or "after" the activation.
+        dropout_rate: of the features before the outputs, in [0, 1).
+        zero_last_scale: start each block as its shortcut; needs a norm with a `scale_init`.
+        kernel_init: initializer of every kernel.
+        bias_init: initializer of every bias, or a function of fan_in that returns one.
+
+    Raises:
+        ValueError: another depth, outputs below 1, a position or a rate outside the values above,
+            zero_last_scale without a norm.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdl.layers import BatchNorm
+        >>> model = ResNet(20, norm=BatchNorm)
+        >>> shapes = jax.eval_shape(
+        ...     lambda: model.init(jax.random.key(0), jnp.ones((1, 32, 32, 3)), train=False))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+        269722
+
+    Source: He, Zhang, Ren and Sun (2016), section 4.2 and table 6; zero scale: Goyal et al. (2017).
+    """
+
+    depth: int = 20
+    outputs: int = 10
+    activation: Callable[[Array], Array] = relu
+    norm: NormFactory | None = None
+    norm_position: str = "before"
+    dropout_rate: float = 0.0
+    zero_last_scale: bool = False
+    kernel_init: Callable[..., Array] = he_normal()
+    bias_init: Callable[..., Array] | Callable[[int], Callable[..., Array]] = zeros()
+
+    def __post_init__(self) -> None:
+        """Refuse settings no network can be built from."""
+        if self.depth not in PROJECTED and (self.depth < 8 or (self.depth - 2) % 6):
+            raise ValueError(f"ResNet depth must be 18 or 6n + 2 from 8 up, got {self.depth}")
+        check_widths("ResNet outputs", (self.outputs,), "it is the number of outputs")
+        check_hidden("ResNet", self.norm_position, self.dropout_rate)
+        if self.zero_last_scale and self.norm is None:
+            raise ValueError("zero_last_scale needs a norm whose scale it is, got norm=None")
+        super().__post_init__()
+
+    def stages(self) -> tuple[Sequence[int], int]:
+        """The channels of each stage, and its blocks."""
+        return PROJECTED.get(self.depth, ((16, 32, 64), (self.depth - 2) // 6))
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], *, train: bool
+    ) -> Float[Array, "batch outputs"]:
+        """The outputs (logits or values); `train` switches dropout and batch statistics on."""
+        stages, blocks = self.stages()
+        norm = None if self.norm is None else self.norm(name="norm_0")
+        x = nn.Conv(
+            stages[0],
+            (3, 3),
+            use_bias=needs_bias(norm, self.norm_position),
+            kernel_init=self.kernel_init,
+            bias_init=bind_fan_in(self.bias_init, 9 * x.shape[-1]),
+            name="conv_0",
+        )(x)
+        x = activate(x, self.activation, norm, self.norm_position, train=train)
+        for stage, channels in enumerate(stages):
+            for index in range(blocks):
+                x = Block(
+                    channels,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    projection=self.depth in PROJECTED,
+                    zero_last_scale=self.zero_last_scale,
+                    activation=self.activation,
+                    norm=self.norm,
+                    norm_position=self.norm_position,
+                    kernel_init=self.kernel_init,
+                    bias_init=self.bias_init,
+                    name=f"stage_{stage}_block_{index}",
+                )(x, train=train)
+        x = x.mean((1, 2))
+        if self.dropout_rate > 0.0:
+            x = nn.Dropout(self.dropout_rate, name="dropout")(x, deterministic=not train)
+        return nn.Dense(
+            self.outputs,
+            kernel_init=self.kernel_init,
+            bias_init=bind_fan_in(self.bias_init, x.shape[-1]),
+            name="dense",
+        )(x)

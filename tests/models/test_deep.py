@@ -1,0 +1,127 @@
+"""VGG and ResNet: parameter counts as published, PyTorch's shapes, norms and where they stand."""
+
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdl.diagnostics import fold
+from jaxdl.layers import BatchNorm
+from jaxdl.models import VGG, ResNet
+
+IMAGES = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
+
+
+def shapes(model):
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), IMAGES, train=False))
+
+
+def parameters(model):
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes(model)["params"]))
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        (ResNet(20, norm=BatchNorm), 269_722),  # published: 0.27 M
+        (ResNet(32, norm=BatchNorm), 464_154),  # 0.46 M
+        (ResNet(44, norm=BatchNorm), 658_586),  # 0.66 M
+        (ResNet(56, norm=BatchNorm), 853_018),  # 0.85 M
+        (ResNet(18, norm=BatchNorm), 11_173_962),  # 11.17 M with a 3 x 3 first convolution
+        (VGG(16), 14_719_818),
+        (VGG(16, norm=BatchNorm), 14_728_266 - 4_224),  # the biases of its convolutions left out
+        (VGG(16, norm=functools.partial(BatchNorm), norm_position="after"), 14_728_266),
+        (VGG(11), 9_225_610),
+        (VGG(13), 9_410_122),
+        (VGG(19), 20_029_514),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(model, count):
+    assert parameters(model) == count
+
+
+@pytest.mark.parametrize("norm", [None, BatchNorm, nn.LayerNorm, nn.BatchNorm])
+@pytest.mark.parametrize("position", ["before", "after"])
+@pytest.mark.parametrize("make", [functools.partial(VGG, 11), functools.partial(ResNet, 8)])
+def test_every_norm_stands_at_either_place(make, norm, position):
+    model = make(norm=norm, norm_position=position)
+    variables = shapes(model)
+    outputs = jax.eval_shape(
+        lambda variables: model.apply(variables, IMAGES, train=True, mutable=["batch_stats"])[0],
+        variables,
+    )
+    assert outputs.shape == (4, 10)
+
+
+def test_redundant_biases_are_left_out():
+    params = shapes(ResNet(8, norm=BatchNorm))["params"]
+    assert "bias" not in params["conv_0"]
+    assert "bias" not in params["stage_1_block_0"]["conv_1"]
+    after = shapes(ResNet(8, norm=BatchNorm, norm_position="after"))["params"]
+    assert "bias" in after["stage_1_block_0"]["conv_0"]
+    assert "bias" not in after["stage_1_block_0"]["conv_1"]
+    assert "bias" in shapes(ResNet(8))["params"]["conv_0"]
+
+
+def test_with_zero_last_scales_blocks_start_as_their_shortcuts():
+    model = ResNet(14, norm=BatchNorm, zero_last_scale=True)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), IMAGES)
+    params = variables["params"]
+    changed = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + 1.0 if "conv_0" in str(path) and "block" in str(path) else leaf,
+        params,
+    )
+    apply = jax.jit(functools.partial(model.apply, train=False))
+    np.testing.assert_array_equal(
+        apply(variables, IMAGES), apply({**variables, "params": changed}, IMAGES)
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [ResNet(8, norm=BatchNorm), ResNet(18, norm=BatchNorm), VGG(11, norm=BatchNorm)],
+    ids=["resnet-8", "resnet-18", "vgg-11"],
+)
+def test_folded_equals_unfolded(model):
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), IMAGES)
+    _, updates = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))(
+        variables, IMAGES
+    )
+    variables = {**variables, **updates}
+    folded, without = fold(model, variables)
+    expected = jax.jit(functools.partial(model.apply, train=False))(variables, IMAGES)
+    got = jax.jit(functools.partial(folded.apply, train=False))(without, IMAGES)
+    # Twenty layers of float32 sums.
+    np.testing.assert_allclose(got, expected, atol=1e-4 * float(jnp.abs(expected).max()))
+
+
+def test_dropout_stands_before_the_outputs():
+    model = ResNet(8, dropout_rate=0.5)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), IMAGES)
+    apply = jax.jit(functools.partial(model.apply, train=True))
+    one, other = (
+        apply(variables, IMAGES, rngs={"dropout": jax.random.key(seed)}) for seed in (1, 2)
+    )
+    assert not np.allclose(one, other)
+    chex.assert_tree_all_finite((one, other))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: VGG(12), "VGG depth must be one of"),
+        (lambda: ResNet(21), "ResNet depth must be 18 or 6n"),
+        (lambda: ResNet(20, outputs=0), "ResNet outputs must name at least one width"),
+        (lambda: ResNet(20, zero_last_scale=True), "zero_last_scale needs a norm"),
+        (lambda: VGG(16, dropout_rate=1.0), "dropout_rate must lie in"),
+        (lambda: shapes(VGG(11)) and VGG(11).init(
+            jax.random.key(0), jnp.ones((1, 16, 16, 3)), train=False), "need images of 32 x 32"),
+    ],
+)  # fmt: skip
+def test_refuses(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()

@@ -115,6 +115,7 @@ def run(config: Config) -> Results:
 
 def print_lines(event: training.EpochEnd) -> None:
     """The lecture's lines: the running means since the epoch began, every 200 iterations."""
+    assert event.measured is not None  # a plain function is called when an epoch has ended
     steps = event.measured.steps
     for iteration in range(200, len(steps["loss"]) + 1, 200):
         mean_loss = steps["loss"][:iteration].mean()

@@ -1,6 +1,7 @@
 """What a data set is: plain, frozen containers of NumPy arrays."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,8 @@ class Dataset:
 
     Arguments:
         name: as `load` knows it.
-        train: the examples to learn from.
+        train: the examples to learn from; for `training.fit` alone also what `stream` reads: a
+            source, or a `training.feeding.Streamed`.
         validation: cut from `train` by `split`.
         test: published, or cut by `split`.
         classes: the names of labels 0, 1, ...; empty for regression.
@@ -50,7 +52,7 @@ class Dataset:
     """
 
     name: str
-    train: Arrays
+    train: Arrays | Any
     validation: Arrays | None
     test: Arrays | None
     classes: tuple[str, ...] = ()

@@ -170,7 +170,11 @@ def fit(
         start = step * batch_size
         indices = epoch_order(state.key, epoch, plan.examples)[start : start + plan.sizes[step]]
         here = jax.tree.map(local, state)
-        return first_nonfinite(model, loss, preprocess, augment, here, read(train, indices))
+        try:
+            return first_nonfinite(model, loss, preprocess, augment, here, read(train, indices))
+        except Exception as error:
+            # A model that only runs where it is mapped, say: the run's own error matters more.
+            return f"the loss or the state (no more is known: {error})"
 
     def result(moment: Moment) -> Result:
         return Result(moment.state, moment.history, dataset, measure, moment.stopped)

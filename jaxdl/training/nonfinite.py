@@ -7,7 +7,6 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool
 
 from jaxdl.training.history import SKIPPED
@@ -96,7 +95,7 @@ def first_nonfinite(
     preprocess: Callable[[Any], Any],
     augment: Callable[[Any, Any], Any] | None,
     state: TrainState,
-    batch: Mapping[str, np.ndarray],
+    batch: Mapping[str, Any],
 ) -> str:
     """What of this step stops being finite first: an activation, the loss, a gradient, an update.
 
@@ -111,7 +110,8 @@ def first_nonfinite(
         ...     model, losses.mean_squared_error, lambda x: x, None, state, batch)
         'the output of dense_0'
     """
-    inputs = preprocess(jnp.asarray(batch["inputs"]))
+    batch = {name: jnp.asarray(array) for name, array in batch.items()}
+    inputs = preprocess(batch["inputs"])
     if not _finite(inputs):
         return "the inputs, preprocessed,"
     if augment is not None:

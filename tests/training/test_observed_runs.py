@@ -1,5 +1,7 @@
 """Observers as `fit` calls them: what they change, what is kept, what an error leaves behind."""
 
+from typing import Any
+
 import chex
 import jax
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from jaxdl import data, losses, metrics, models, optimizers, training
 from jaxdl.training import observers
+from jaxdl.training.events import Observer
 
 MODEL = models.MLP([8, 3])
 
@@ -69,6 +72,54 @@ def test_a_plateau_lowers_the_rate():
     assert rates == pytest.approx([0.5, 0.05, 0.005, 0.0005], rel=1e-6)
     moved = np.abs(np.diff(result.history.train["loss"]))
     assert moved[-1] < moved[0]
+
+
+def test_a_resumed_run_observes_as_one_that_never_ended(tmp_path):
+    def run(folder, *more):
+        return fit(
+            optimizer=optimizers.momentum(optimizers.plateau(0.5, patience=1)),
+            epochs=12,
+            checkpoint_dir=tmp_path / folder / "checkpoints",
+            observers=[
+                observers.report_plateau(),
+                observers.early_stopping(patience=2),
+                observers.history_lines(tmp_path / folder / "history.jsonl"),
+                *more,
+            ],
+        )
+
+    def interrupt(event):
+        if event.epoch == 2:
+            raise InterruptedError
+
+    at_once = run("a")
+    with pytest.raises(InterruptedError):
+        run("b", interrupt)
+    resumed = run("b")
+    assert resumed.stopped == at_once.stopped
+    assert at_once.stopped is not None
+    chex.assert_trees_all_equal(resumed.state.params, at_once.state.params)
+    chex.assert_trees_all_equal(resumed.state.opt_state, at_once.state.opt_state)
+    lines = [observers.read_lines(tmp_path / name / "history.jsonl") for name in "ab"]
+    for first, again in zip(*lines, strict=True):
+        assert {**first, "seconds": 0} == {**again, "seconds": 0}
+    assert [line["epoch"] for line in lines[1]] == list(range(1, len(lines[1]) + 1))
+
+
+def test_an_observer_that_raises_does_not_lose_the_run(tmp_path):
+    def fail(event):
+        if event.epoch == 2:
+            raise OSError("no space left on device")
+
+    closed = []
+    closing = Observer(lambda event, memory: (memory, None), close=lambda: closed.append(1))
+    with pytest.raises(OSError, match="no space") as caught:
+        fit(observers=[closing, fail], checkpoint_dir=tmp_path)
+    so_far: Any = caught.value
+    assert len(so_far.result.history.train["loss"]) == 2
+    assert closed == [1]
+    resumed = fit(checkpoint_dir=tmp_path)
+    chex.assert_trees_all_equal(resumed.state.params, fit().state.params)
 
 
 def test_tensorboard_watches_a_run_and_changes_nothing(tmp_path):

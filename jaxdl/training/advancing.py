@@ -1,6 +1,7 @@
 """From one step of an epoch to a later one, and back to the last good step if need be."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 from jaxdl.training.compilation import Piece, Programs, joined
 from jaxdl.training.feeding import Feed, Rows
+from jaxdl.training.history import SKIPPED
 from jaxdl.training.state import TrainState
 
 
@@ -30,21 +32,23 @@ Advance = Callable[[TrainState, int, range], Advanced]
 """(state, epoch, steps of the epoch) -> what they gave; the state is donated."""
 
 
-def make_advance(programs: Programs, feed: Feed, *, looped: bool, watch: bool) -> Advance:
+def make_advance(programs: Programs, feed: Feed, *, looped: bool, skip: bool) -> Advance:
     """Steps as compiled calls.
 
     Arguments:
         programs: what to call.
         feed: where batches come from; consecutive steps read on, any others open it anew.
         looped: whether one call takes many steps.
-        watch: whether to look for a loss or a state that is not finite. The state before a call
-            is kept until the call is known to be good, or else taken up to find the step: the
-            steps themselves cost no more.
+        skip: whether a step that is not finite is left out, the state staying what it was but for
+            the count of steps, or ends the run.
+
+    The state before a call is kept until the call is known to be finite, or else taken up again
+    to go step by step: what is finite costs no more for being watched.
     """
     reading: Iterator[Rows] = iter(())
     current: Rows | None = None
     position: tuple[int, int] | None = None
-    keeps = looped and programs.keeps
+    keeps = looped
 
     def run(state: TrainState, epoch: int, steps: range) -> tuple[TrainState, list[Piece]]:
         nonlocal reading, current, position
@@ -68,31 +72,38 @@ def make_advance(programs: Programs, feed: Feed, *, looped: bool, watch: bool) -
         return state, pieces
 
     def replay(state: TrainState, epoch: int, steps: range) -> Advanced:
-        """The same steps one by one, up to the one that is not finite."""
+        """The same steps one by one: what is not finite is skipped, or ends them."""
         taken: list[dict[str, np.ndarray]] = []
+        skipped: list[bool] = []
         for step in steps:
             good = state if keeps else _copy(state)
             state, pieces = run(state, epoch, range(step, step + 1))
             measured = joined(pieces)
-            if not (np.isfinite(measured["loss"]).all() and stays_finite(good, state)):
+            bad = not (np.isfinite(measured["loss"]).all() and stays_finite(good, state))
+            if bad and not skip:
                 return Advanced(good, _concatenate(taken, measured), step)
+            if bad:
+                state = replace(good, step=good.step + 1)
             taken.append(measured)
-        # Finite at the second attempt: the bits are not those of the first.
-        return Advanced(state, _concatenate(taken, measured), steps.stop)
+            skipped.append(bad)
+        # Without one: finite at the second attempt, so the bits are not those of the first.
+        return Advanced(
+            state, flagged(_concatenate(taken, measured), skipped), None if skip else steps.stop
+        )
 
     def stays_finite(before: TrainState, after: TrainState) -> bool:
         return not programs.became_nonfinite(before, after)
 
+    def flagged(measured: dict[str, np.ndarray], skipped: list[bool]) -> dict[str, np.ndarray]:
+        return measured | {SKIPPED: np.array(skipped, np.float32)} if skip else measured
+
     def advance(state: TrainState, epoch: int, steps: range) -> Advanced:
-        if not watch:
-            state, pieces = run(state, epoch, steps)
-            return Advanced(state, joined(pieces), None)
         before = state if keeps else _copy(state)
         state, pieces = run(state, epoch, steps)
         flag = programs.became_nonfinite(before, state)
         measured = joined(pieces)
         if np.isfinite(measured["loss"]).all() and not flag:
-            return Advanced(state, measured, None)
+            return Advanced(state, flagged(measured, [False] * len(steps)), None)
         return replay(before, epoch, steps)
 
     return advance

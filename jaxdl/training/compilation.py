@@ -17,7 +17,7 @@ from jaxdl.data.types import Arrays
 from jaxdl.training.calls import Source, make_loop, make_single
 from jaxdl.training.evaluation import make_batch_sums, means
 from jaxdl.training.feeding import Streamed, put_on_device
-from jaxdl.training.nonfinite import OnNonFinite, became_nonfinite, skip_nonfinite
+from jaxdl.training.nonfinite import became_nonfinite
 from jaxdl.training.parallel import AXIS, ONE_DEVICE, Layout
 from jaxdl.training.state import TrainState, init_state
 from jaxdl.training.steps import (
@@ -72,8 +72,7 @@ class Programs:
         init: (key, sample_inputs) -> state.
         loops, singles: `make_loop` and `make_single` of the step, compiled; by whether the devices
             share the batches of the source.
-        keeps: whether loops leave the state that they are given as it was. Singles never do: the
-            state is donated.
+            Loops leave the state that they are given as it was, to singles it is donated.
         became_nonfinite: (state before, state after) -> flag.
         batch_sums: (variables, arrays) -> the sums of each evaluation batch.
         stacked_sums: (variables, batches) -> the same, of batches laid one after another.
@@ -84,7 +83,6 @@ class Programs:
     init: Callable[[Key[Array, ""], Any], TrainState]
     loops: Mapping[bool, Callable[..., tuple[TrainState, dict[str, Array]]]]
     singles: Mapping[bool, Callable[..., tuple[TrainState, dict[str, Array]]]]
-    keeps: bool
     became_nonfinite: Callable[[TrainState, TrainState], Array]
     batch_sums: Callable[..., dict[str, Array]]
     stacked_sums: Callable[..., dict[str, Array]]
@@ -157,14 +155,9 @@ def compile_programs(
     *,
     augment: Augment | None = None,
     layout: Layout = ONE_DEVICE,
-    on_nonfinite: OnNonFinite = "raise",
 ) -> Programs:
     """The programs of a run; runs with the same (equal, hashable) arguments share them."""
-    skip = on_nonfinite == "skip"
-    arguments = (
-        *(model, optimizer, loss, tuple(metrics.items())),
-        *(preprocess, augment, layout, skip),
-    )
+    arguments = (model, optimizer, loss, tuple(metrics.items()), preprocess, augment, layout)
     try:
         hash(arguments)
     except TypeError:
@@ -180,10 +173,9 @@ def _build_programs(
     preprocess: Callable[[Array], Array],
     augment: Augment | None,
     layout: Layout,
-    skip: bool,
 ) -> Programs:
     def step_over(axis_name: str | None) -> TrainStep:
-        step = make_train_step(
+        return make_train_step(
             model,
             optimizer,
             loss,
@@ -192,7 +184,6 @@ def _build_programs(
             augment=augment,
             axis_name=axis_name,
         )
-        return skip_nonfinite(step) if skip else step
 
     alone = step_over(None)
     eval_step = make_eval_step(model, loss, dict(metrics), preprocess=preprocess)
@@ -215,9 +206,8 @@ def _build_programs(
             lambda key, sample: init_state(key, model, optimizer, sample),
             compiler_options=_known_options(CPU_INIT_OPTIONS) if on_cpu else {},
         ),
-        loops=by_sharing(make_loop, 2, donate=skip),
+        loops=by_sharing(make_loop, 2, donate=False),
         singles=by_sharing(make_single, 1, donate=True),
-        keeps=not skip,
         became_nonfinite=jax.jit(became_nonfinite),
         batch_sums=jax.jit(make_batch_sums(eval_step, EVALUATION_BATCH), compiler_options=options),
         stacked_sums=jax.jit(

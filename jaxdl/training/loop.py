@@ -26,6 +26,7 @@ from jaxdl.training.feeding import (
     put_on_device,
     read,
 )
+from jaxdl.training.history import SKIPPED
 from jaxdl.training.nonfinite import OnNonFinite, first_nonfinite
 from jaxdl.training.order import epoch_order
 from jaxdl.training.parallel import Parallel, local, resolve
@@ -89,8 +90,9 @@ def fit(
         steps_per_call: steps between two looks at what came out; by default as many as take about
             two seconds, an epoch at most. The results do not depend on it.
         on_nonfinite: what to do about a loss or a state that is not finite: "raise", naming the
-            step and what came first; "skip" the step, which counts but changes nothing; "stop" the
-            run before it.
+            step and what came first; "skip" the step, which counts but changes nothing else, and
+            is marked in the history's "skipped"; "stop" the run before it. A call in which it
+            happens is taken a second time, step by step; others cost no more.
         observers: an `Observer`, or a function of an `Event` that is called at the end of each
             epoch and may return a `Change`.
         drop_last: leave out the smaller last batch of each epoch.
@@ -142,7 +144,6 @@ def fit(
         *(model, optimizer, loss, run.metrics, preprocess),
         augment=augment,
         layout=layout,
-        on_nonfinite=on_nonfinite,
     )
     shapes = example_shapes(train)
     sample = jax.eval_shape(preprocess, batch_shapes(shapes, 1)["inputs"])
@@ -189,7 +190,9 @@ def fit(
         )
         store = None
         if checkpoint_dir is not None:
-            identity = resuming.identity_of(moment, plan, layout)
+            # What a history holds: a resumed one must have the same columns throughout.
+            columns = [*run.metrics, *([SKIPPED] if on_nonfinite == "skip" else [])]
+            identity = resuming.identity_of(moment, plan, layout, columns)
             store = stack.enter_context(checkpoints.open(checkpoint_dir, identity, keep=keep))
             moment = resuming.restore(store, moment, layout)
             if moment.step > end:
@@ -206,7 +209,7 @@ def fit(
                 programs,
                 make_feed(train, plan, jnp.copy(state.key), layout),
                 looped=looped,
-                watch=on_nonfinite != "skip",
+                skip=on_nonfinite == "skip",
             ),
             validate=validate,
             evaluate=lambda variables, split: measure(variables, split_of(dataset, split)),

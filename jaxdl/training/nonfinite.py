@@ -1,7 +1,6 @@
 """What becomes of a run whose loss or state stops being finite, and where that began."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -9,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from jaxdl.training.history import SKIPPED
 from jaxdl.training.state import TrainState, train_argument
-from jaxdl.training.steps import Batch, PerExample, TrainStep, per_example
+from jaxdl.training.steps import PerExample, per_example
 
 OnNonFinite = Literal["raise", "skip", "stop"]
 
@@ -55,40 +53,6 @@ def became_nonfinite(before: TrainState, after: TrainState) -> Bool[Array, ""]:
     return found
 
 
-def skip_nonfinite(train_step: TrainStep) -> TrainStep:
-    """A step that leaves variables and optimizer's state as they were where it would spoil them.
-
-    The step counts all the same, so the next one takes the next batch with the next dropout masks.
-    The metric "skipped" is 1 then, else 0.
-
-    Example:
-        >>> from jaxdl import losses, models, optimizers, training
-        >>> model, optimizer = models.MLP([1]), optimizers.sgd(0.1)
-        >>> batch = {"inputs": jnp.full((4, 2), jnp.nan), "targets": jnp.ones((4, 1))}
-        >>> state = training.init_state(jax.random.key(0), model, optimizer, batch["inputs"])
-        >>> step = training.make_train_step(model, optimizer, losses.mean_squared_error)
-        >>> after, measured = skip_nonfinite(step)(state, batch)
-        >>> int(after.step), measured["skipped"].item()
-        (1, 1.0)
-    """
-
-    def gated(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        after, measured = train_step(state, batch)
-        good = jnp.isfinite(measured["loss"]) & ~became_nonfinite(state, after)
-
-        def chosen(name: str) -> Any:
-            return jax.tree.map(
-                lambda new, old: jnp.where(good, new, old),
-                getattr(after, name),
-                getattr(state, name),
-            )
-
-        kept = {name: chosen(name) for name in ("params", "batch_stats", "opt_state")}
-        return replace(after, **kept), {**measured, SKIPPED: (~good).astype(jnp.float32)}
-
-    return gated
-
-
 def first_nonfinite(
     model: nn.Module,
     loss: PerExample,
@@ -104,7 +68,7 @@ def first_nonfinite(
     Example:
         >>> from jaxdl import losses, models, optimizers, training
         >>> model, optimizer = models.MLP([4, 1]), optimizers.sgd(0.1)
-        >>> batch = {"inputs": np.full((4, 2), 3e38, np.float32), "targets": np.ones((4, 1))}
+        >>> batch = {"inputs": jnp.full((4, 2), 3e38), "targets": jnp.ones((4, 1))}
         >>> state = training.init_state(jax.random.key(0), model, optimizer, jnp.ones((1, 2)))
         >>> first_nonfinite(
         ...     model, losses.mean_squared_error, lambda x: x, None, state, batch)

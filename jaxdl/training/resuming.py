@@ -16,12 +16,13 @@ from jaxdl.training.parallel import Layout, local
 from jaxdl.training.running import Moment
 
 
-def identity_of(moment: Moment, plan: Plan, layout: Layout) -> dict[str, Any]:
+def identity_of(moment: Moment, plan: Plan, layout: Layout, metrics: list[str]) -> dict[str, Any]:
     """What a later run must share to go on from this one's checkpoints."""
     config = {
         "examples": plan.examples,
         "batch_size": plan.batch_size,
         "drop_last": plan.drop_last,
+        "metrics": metrics,
         "key": np.asarray(jax.random.key_data(moment.state.key)).tolist(),
     }
     return identify(_tree(moment), config=config, layout=layout.describe())

@@ -86,20 +86,28 @@ def test_skips_the_step_alone(looped):
     chex.assert_tree_all_finite((result.state.params, result.state.batch_stats))
 
 
+@pytest.mark.parametrize("looped", [True, False])
+def test_what_is_finite_is_not_changed_by_the_watch(looped):
+    settings = {"augment": None, "steps_per_call": None if looped else 1}
+    results = [fit(on_nonfinite=way, **settings) for way in ("raise", "skip")]
+    chex.assert_trees_all_equal(*[result.state.params for result in results])
+    assert not results[1].history.steps["skipped"].any()
+
+
 def test_a_skipped_step_changes_no_leaf_but_the_count():
-    step = training.make_train_step(MODEL, optimizers.adam(0.01), losses.mean_squared_error)
-    gated = jax.jit(training.nonfinite.skip_nonfinite(step))
-    arrays = regression().train
-    batch = {"inputs": jnp.asarray(arrays.inputs), "targets": jnp.asarray(arrays.targets)}
-    state = training.init_state(jax.random.key(0), MODEL, optimizers.adam(0.01), batch["inputs"])
-    after, _ = gated(state, batch)
-    spoiled, measured = gated(after, batch | {"inputs": batch["inputs"].at[3, 1].set(jnp.nan)})
-    assert measured["skipped"] == 1
+    before = fit(on_nonfinite="stop").state
+    spoiled = np.full((10, 3), np.nan, np.float32)
+    given = data.Dataset("nan", data.Arrays(spoiled, np.ones((10, 1), np.float32)), None, None)
+    after = training.fit(
+        MODEL, given, optimizers.adam(0.01), loss=losses.mean_squared_error, epochs=1,
+        batch_size=10, key=jax.random.key(0), state=before, on_nonfinite="skip",
+    )  # fmt: skip
     chex.assert_trees_all_equal(
-        (spoiled.params, spoiled.batch_stats, spoiled.opt_state),
-        (after.params, after.batch_stats, after.opt_state),
+        (after.state.params, after.state.batch_stats, after.state.opt_state),
+        (before.params, before.batch_stats, before.opt_state),
     )
-    assert spoiled.step == after.step + 1
+    assert after.state.step == before.step + 1
+    assert np.isnan(after.history.train["loss"]).all()
 
 
 class Exponential(nn.Module):

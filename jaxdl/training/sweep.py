@@ -19,7 +19,7 @@ from jaxdl.training.sweep_axes import (
     seed_numbers,
 )
 from jaxdl.training.sweep_folder import SweepFolder, open_folder
-from jaxdl.training.sweep_program import Program, execute, order_key, trace
+from jaxdl.training.sweep_program import Program, order_key, prepare, trace
 
 if TYPE_CHECKING:
     import xarray
@@ -152,7 +152,8 @@ def _run_group(
             kept.save(group, indices, metrics)
 
     if not done.all():
-        execute(program, arguments, np.flatnonzero(~done), chunk, finished)
+        todo = np.flatnonzero(~done)
+        prepare(program, len(todo), chunk)(arguments, todo, finished)
     return columns
 
 

@@ -42,6 +42,10 @@ def order_key(seed: Any) -> Key[Array, ""]:
     return jax.random.fold_in(jax.random.key(seed), ORDER_STREAM)
 
 
+Finished = Callable[[np.ndarray, list[np.ndarray]], None]
+"""Told the members of a call and their metrics."""
+
+
 @dataclass(frozen=True)
 class Program:
     """A run, traced for one member and not yet compiled.
@@ -254,32 +258,32 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def execute(
-    program: Program,
-    arguments: Sequence[np.ndarray],
-    todo: np.ndarray,
-    chunk: int | None,
-    finished: Callable[[np.ndarray, list[np.ndarray]], None],
-) -> None:
-    """Run the members `todo` of `arguments`, telling `finished` (members, metrics) of each call.
+def prepare(
+    program: Program, members: int, chunk: int | None
+) -> Callable[[Sequence[np.ndarray], np.ndarray, Finished], None]:
+    """Compile for so many members: (arguments, members, finished) -> None runs these members.
 
     One compiled call on a CPU keeps one core busy, so calls are made from threads: JAX gives up
-    the interpreter's lock while it computes. `finished` is called from them.
+    the interpreter's lock while it computes. `finished(members, metrics)` is called from them,
+    after each call.
     """
-    plan = make_plan(program, len(todo), chunk)
+    plan = make_plan(program, members, chunk)
     call = program.compile(plan.members, plan.devices, threads=plan.threads)
 
-    def one(start: int) -> None:
-        members = todo[start : start + plan.members]
-        padded = np.concatenate([members, np.repeat(members[-1:], plan.members - len(members))])
-        outputs = call(*(a[padded] if a.ndim else a for a in arguments))
-        finished(members, [output[: len(members)] for output in outputs])
+    def execute(arguments: Sequence[np.ndarray], todo: np.ndarray, finished: Finished) -> None:
+        def one(start: int) -> None:
+            now = todo[start : start + plan.members]
+            padded = np.concatenate([now, np.repeat(now[-1:], plan.members - len(now))])
+            outputs = call(*(a[padded] if a.ndim else a for a in arguments))
+            finished(now, [output[: len(now)] for output in outputs])
 
-    with ThreadPoolExecutor(plan.threads) as pool:
-        futures = [pool.submit(one, start) for start in range(0, len(todo), plan.members)]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        with ThreadPoolExecutor(plan.threads) as pool:
+            futures = [pool.submit(one, start) for start in range(0, len(todo), plan.members)]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    return execute

@@ -210,7 +210,8 @@ def test_calls_run_side_by_side(monkeypatch):
         meeting.wait(timeout=60)  # raises unless two calls are in flight
 
     seeds = np.arange(8, dtype=np.uint32)
-    sweep_program.execute(program, (seeds, np.asarray(seeds[0])), np.arange(8), 2, finished)
+    execute = sweep_program.prepare(program, 8, 2)
+    execute((seeds, np.asarray(seeds[0])), np.arange(8), finished)
 
 
 @pytest.mark.parametrize(("members", "cores"), [(1, 2), (3, 2), (256, 2), (100, 4), (65, 1)])
@@ -250,8 +251,9 @@ def test_a_failing_call_is_reported_and_ends_the_sweep(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     seeds = np.arange(64, dtype=np.uint32)
+    execute = sweep_program.prepare(program, 64, 1)
     with pytest.raises(OSError, match="disk full"):
-        sweep_program.execute(program, (seeds, np.asarray(seeds[0])), np.arange(64), 1, finished)
+        execute((seeds, np.asarray(seeds[0])), np.arange(64), finished)
 
 
 @pytest.fixture(scope="module")
@@ -267,15 +269,20 @@ def finished_sweep(kept_sweep, tmp_path):
 
 
 def computed(monkeypatch):
-    """Records the members that are computed, by call of `execute`."""
+    """Records the members that are computed, by program."""
     seen = []
-    execute = sweep_program.execute
+    prepare = sweep_program.prepare
 
-    def record(program, arguments, todo, *rest):
-        seen.append(todo.tolist())
-        return execute(program, arguments, todo, *rest)
+    def record(program, members, chunk):
+        execute = prepare(program, members, chunk)
 
-    monkeypatch.setattr("jaxdl.training.sweep.execute", record)
+        def recorded(arguments, todo, finished):
+            seen.append(todo.tolist())
+            execute(arguments, todo, finished)
+
+        return recorded
+
+    monkeypatch.setattr("jaxdl.training.sweep.prepare", record)
     return seen
 
 

@@ -72,12 +72,17 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
     """Run `experiment` (a module) from the command line; 0 if every claim holds, else 1.
 
     `--preset NAME` chooses the knobs, `--output DIR` where `NAME/` is written (default `runs`),
-    and every field of `Config` is an option.
+    and every field of `Config` is an option. Several processes run as one with
+    `--coordinator HOST:PORT --processes N --process I`, the same command but for I; the first
+    writes.
     """
     name = Path(experiment.__file__).stem
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--preset", choices=sorted(experiment.PRESETS), default="default")
     parser.add_argument("--output", type=Path, default=Path("runs"))
+    parser.add_argument("--coordinator", help="HOST:PORT of process 0")
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--process", type=int)
     chosen, rest = parser.parse_known_args(arguments)
     config = tyro.cli(
         experiment.Config,
@@ -87,8 +92,14 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
         args=rest,
     )
     keep_compiled()
+    if chosen.coordinator or chosen.processes or chosen.process:
+        from jaxdl.training.parallel import initialize
+
+        initialize(chosen.coordinator, processes=chosen.processes, process=chosen.process)
     results = experiment.run(config)
     claims = experiment.claims(results)
+    if (chosen.process or 0) > 0:
+        return 0 if all(claim.holds for claim in claims) else 1
     folder = chosen.output / name
     folder.mkdir(parents=True, exist_ok=True)
     save(

@@ -1,5 +1,8 @@
 """What `fit` refuses before anything is compiled."""
 
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -38,6 +41,20 @@ def check_counts(**counts: int | None) -> None:
             raise ValueError(
                 f"{name} must be at least 1, got {count}; leave it out for its default"
             )
+
+
+def check_folder(folder: str | os.PathLike[str] | None) -> None:
+    """Refuse a checkpoint folder that cannot be made or written to."""
+    if folder is None:
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(
+            f"checkpoint_dir must be a folder that can be written, got {folder} ({error}); "
+            "pass another folder"
+        ) from error
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -54,6 +54,12 @@ def compiler_options() -> dict[str, Any]:
     return _known_options(CPU_COMPILER_OPTIONS) if jax.default_backend() == "cpu" else {}
 
 
+@functools.cache
+def init_options() -> dict[str, Any]:
+    """The same for the program that computes the initial state."""
+    return _known_options(CPU_INIT_OPTIONS) if jax.default_backend() == "cpu" else {}
+
+
 def _known_options(options: dict[str, Any]) -> dict[str, Any]:
     try:
         jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
@@ -187,7 +193,6 @@ def _build_programs(
 
     alone = step_over(None)
     eval_step = make_eval_step(model, loss, dict(metrics), preprocess=preprocess)
-    on_cpu = jax.default_backend() == "cpu"
     options = compiler_options()
 
     def by_sharing(
@@ -204,7 +209,7 @@ def _build_programs(
         train_step=alone,
         init=jax.jit(
             lambda key, sample: init_state(key, model, optimizer, sample),
-            compiler_options=_known_options(CPU_INIT_OPTIONS) if on_cpu else {},
+            compiler_options=init_options(),
         ),
         loops=by_sharing(make_loop, 2, donate=False),
         singles=by_sharing(make_single, 1, donate=True),

@@ -128,6 +128,7 @@ def fit(
     checks.check_run(dataset, train, epochs, batch_size)
     checks.check_counts(steps_per_call=steps_per_call, checkpoint_every=checkpoint_every)
     checks.check_choice("on_nonfinite", on_nonfinite, get_args(OnNonFinite))
+    checks.check_folder(checkpoint_dir)
     layout = resolve(parallel, batch_size)
     plan = Plan(len(train), batch_size, drop_last)
     run = Run(

@@ -1,8 +1,10 @@
-"""Data sets: found, read, checked, split and scaled."""
+"""Data sets: found, read, checked, split, scaled, augmented, streamed."""
 
+from jaxdl.data import augmentation
 from jaxdl.data.preprocessing import Scaler, image_statistics, normalize_images, standardize
 from jaxdl.data.sources import Available, available, load, prepare
 from jaxdl.data.splits import split
+from jaxdl.data.streaming import decode_tfds, stream
 from jaxdl.data.types import Arrays, DataError, Dataset
 
 __all__ = [
@@ -11,11 +13,14 @@ __all__ = [
     "DataError",
     "Dataset",
     "Scaler",
+    "augmentation",
     "available",
+    "decode_tfds",
     "image_statistics",
     "load",
     "normalize_images",
     "prepare",
     "split",
     "standardize",
+    "stream",
 ]

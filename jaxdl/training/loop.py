@@ -141,6 +141,8 @@ def fit(
         config={"epochs": epochs, "batch_size": batch_size, "drop_last": drop_last},
     )
     listed = tuple(as_observer(observer) for observer in observers)
+    for observer in listed:
+        observer.check(run)
     programs = compile_programs(
         *(model, optimizer, loss, run.metrics, preprocess),
         augment=augment,

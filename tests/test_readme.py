@@ -9,13 +9,18 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_library_in_fifteen_lines():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_library_in_fifteen_lines_and_what_follows_them(tmp_path):
+    code, more = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     statements = [line for line in code.splitlines() if line]
     assert len(statements) <= 16
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-c", code + more],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
     )
+    assert {path.name for path in (tmp_path / "runs" / "digits").iterdir()} > {"tensorboard"}
     accuracy = float(re.search(r"'accuracy': ([\d.]+)", done.stdout).group(1))
     assert accuracy > 0.85
 

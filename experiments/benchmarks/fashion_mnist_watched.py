@@ -40,11 +40,11 @@ OPTIMIZER = optimizers.adam(1e-3)
 def run(dataset: data.Dataset, arm: str) -> tuple[float, Any]:
     """The seconds of a run, and its last parameters."""
     with tempfile.TemporaryDirectory() as folder:
-        extra: dict[str, Any] = {
-            "plain": {},
-            "checkpoints": {"checkpoint_dir": Path(folder)},
-            "tensorboard": {"observers": [tensorboard(folder)]},
-        }[arm]
+        extra: dict[str, Any] = {}
+        if arm == "checkpoints":
+            extra = {"checkpoint_dir": Path(folder)}
+        elif arm == "tensorboard":
+            extra = {"observers": [tensorboard(folder)]}
         started = time.perf_counter()
         result = training.fit(
             MODEL, dataset, OPTIMIZER, loss=losses.cross_entropy, metrics=[metrics.accuracy],

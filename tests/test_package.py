@@ -9,7 +9,10 @@ import jaxdl
 
 ROOT = Path(jaxdl.__file__).parent
 
-HEAVY = ("tensorflow", "tensorflow_datasets", "matplotlib", "grain", "orbax", "torch")
+HEAVY = (
+    "tensorflow", "tensorflow_datasets", "matplotlib", "grain", "orbax", "torch", "xarray",
+    "tensorboard", "tensorboardX",
+)  # fmt: skip
 
 FLOORS = {
     "initializers": 1,

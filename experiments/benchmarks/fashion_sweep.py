@@ -173,7 +173,7 @@ def plot(measured: dict[str, Any], one_by_one: float) -> Any:
     )
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right")
     return figure
 
 

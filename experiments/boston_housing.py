@@ -29,7 +29,6 @@ from common import Claim, Results
 
 from jaxdl import data, initializers, losses, models, optimizers, training
 from jaxdl.training.steps import take
-from jaxdl.training.sweep import sweep
 
 FEATURES = ("RM", "LSTAT")
 COLUMNS = (5, 12)
@@ -133,7 +132,7 @@ def plane() -> Any:
 def run(config: Config) -> Results:
     """By initialiser and seed: the training curve, the test error, the spread of predictions."""
     dataset, scaler = housing()
-    result = sweep(
+    result = training.sweep(
         make_run(dataset, config.epochs),
         {"initializer": INITIALIZERS},
         seeds=config.seeds,

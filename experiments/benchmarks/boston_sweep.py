@@ -41,14 +41,13 @@ import boston_housing as experiment
 
 from jaxdl import models, training
 from jaxdl.training.compilation import compiler_options
-from jaxdl.training.sweep import order_key
 from jaxdl.training.sweep_program import prepare, trace
 
 MEMBERS = 256
 TARGETS = {"alone / member": 3.0, "torch / member": 200.0, "dataloader / member": 200.0}
 COMPARED = 20
 """Epochs over which the arms must agree: later, roundings of 2000 steps have grown."""
-INITIALIZER = experiment.INITIALIZERS["torch"]
+INITIALIZER: tuple[Any, Any] = experiment.INITIALIZERS["torch"]
 
 
 def sweep_of(dataset: Any, epochs: int) -> Callable[[], dict[str, np.ndarray]]:
@@ -80,7 +79,7 @@ def alone(dataset: Any, epochs: int) -> Callable[[int], dict[str, np.ndarray]]:
     jitted = jax.jit(
         lambda key, order: run(key, order_key=order), compiler_options=compiler_options()
     )
-    return lambda seed: jax.device_get(jitted(jax.random.key(seed), order_key(0)))
+    return lambda seed: jax.device_get(jitted(jax.random.key(seed), training.order_key(0)))
 
 
 def torch_network(seed: int) -> Any:
@@ -144,9 +143,12 @@ def check_agreement(dataset: Any) -> None:
     swept = sweep_of(dataset, COMPARED)()["train_mse"]
     one = alone(dataset, COMPARED)
     worst = max(np.abs(swept[seed] / one(seed)["train_mse"] - 1).max() for seed in (0, 100, 255))
+    key = training.order_key(0)
     orders = [
         np.array(
-            jax.random.permutation(jax.random.fold_in(order_key(0), epoch), len(dataset.train))
+            jax.random.permutation(
+                jax.random.fold_in(training.order_key(0), epoch), len(dataset.train)
+            )
         )
         for epoch in range(COMPARED)
     ]

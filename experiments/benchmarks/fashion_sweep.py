@@ -35,7 +35,6 @@ import common
 
 from jaxdl import data, initializers, losses, models, optimizers, training
 from jaxdl.training.compilation import compiler_options
-from jaxdl.training.sweep import order_key
 from jaxdl.training.sweep_program import Program, make_plan, prepare, trace
 
 BATCH, RATE = 100, 1e-3
@@ -72,7 +71,7 @@ def solo_of(run: Callable[..., dict[str, Any]]) -> Callable[[int], np.ndarray]:
     jitted = jax.jit(
         lambda key, order: run(key, order_key=order)["loss"], compiler_options=compiler_options()
     )
-    return lambda seed: np.asarray(jitted(jax.random.key(seed), order_key(0)))
+    return lambda seed: np.asarray(jitted(jax.random.key(seed), training.order_key(0)))
 
 
 def sweep_of(program: Program, members: int, chunk: int | None) -> Callable[[], np.ndarray]:

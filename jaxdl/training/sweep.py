@@ -59,7 +59,7 @@ def sweep(
             strings, tuples; a mapping gives them labels) are static: each is compiled.
         seeds: run's keys are `jax.random.key(0)` to `key(seeds - 1)`, or those of these seeds.
         shared_batches: `order_key` is the first seed's for all members; else each seed's own:
-            `training.sweep.order_key(seed)` both times.
+            `training.order_key(seed)` both times.
         static: settings that decide a shape or a branch, such as a width: each value is compiled.
         dims: the names of a metric's own axes, e.g. {"loss": ("epoch",)}; "loss_dim_0" by default.
         chunk: members of a call on each device; by default as many as fit. It does not change the

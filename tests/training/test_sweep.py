@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxdl import losses, models, optimizers, training
-from jaxdl.training import sweep_program
+from jaxdl.training import sweep_folder, sweep_program
 from jaxdl.training.sweep import order_key, sweep
 
 xarray = pytest.importorskip("xarray")
@@ -282,7 +282,8 @@ def computed(monkeypatch):
 
         return recorded
 
-    monkeypatch.setattr("jaxdl.training.sweep.prepare", record)
+    # The package has a function of the name of the module.
+    monkeypatch.setattr(sys.modules["jaxdl.training.sweep"], "prepare", record)
     return seen
 
 
@@ -302,7 +303,7 @@ def test_a_restart_computes_what_is_missing(finished_sweep, monkeypatch):
 def test_a_sweep_cut_short_goes_on(tmp_path, monkeypatch, finished_sweep):
     _, result = finished_sweep
     saves = []
-    save = training.sweep_folder.SweepFolder.save
+    save = sweep_folder.SweepFolder.save
 
     def fail_at_third(self, *arguments):
         saves.append(arguments)
@@ -311,7 +312,7 @@ def test_a_sweep_cut_short_goes_on(tmp_path, monkeypatch, finished_sweep):
         save(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.sweep_folder.SweepFolder, "save", fail_at_third)
+        patch.setattr(sweep_folder.SweepFolder, "save", fail_at_third)
         patch.setattr(sweep_program, "_cores", lambda: 1)
         with pytest.raises(KeyboardInterrupt):
             sweep(walk, OVER, static=["width"], seeds=4, chunk=3, folder=tmp_path / "cut")

@@ -145,11 +145,7 @@ def check_agreement(dataset: Any) -> None:
     worst = max(np.abs(swept[seed] / one(seed)["train_mse"] - 1).max() for seed in (0, 100, 255))
     key = training.order_key(0)
     orders = [
-        np.array(
-            jax.random.permutation(
-                jax.random.fold_in(training.order_key(0), epoch), len(dataset.train)
-            )
-        )
+        np.array(jax.random.permutation(jax.random.fold_in(key, epoch), len(dataset.train)))
         for epoch in range(COMPARED)
     ]
     torch_worst = np.abs(torch_run(dataset, COMPARED, orders) / swept[0] - 1).max()
@@ -209,7 +205,8 @@ def main() -> None:
     for name, values in seconds.items():
         table.add_row(name, *(f"{1e3 * f(values):.2f}" for f in (np.median, np.min, np.max)))
     Console().print(table)
-    # Beside the medians the least times: what the arms take when nobody else is on the cores.
+    # PyTorch and the run alone need one core, the sweep all: busy neighbours cost it more. The
+    # least times are those that they disturbed least.
     ratios = Table("ratio", "of medians", "of least", "of each round", "target")
     for name, target in TARGETS.items():
         above, below = (seconds[arm] for arm in name.split(" / "))

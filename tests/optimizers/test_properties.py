@@ -275,9 +275,7 @@ def test_any_of_optaxs_goes_where_ours_go():
     for optimizer in (
         optax.adam(1e-3),
         optax.lbfgs(),  # its line search asks for value, grad and value_fn
-        optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), opaque_mode=True),
         optax.chain(optimizers.clip_by_global_norm(1.0), optimizers.sam(optimizers.adam(1e-3))),
-        optax.contrib.schedule_free_adamw(1e-3),
         optax.chain(optax.adam(1e-3), optax.contrib.reduce_on_plateau()),
     ):
         result = training.fit(

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxdl.diagnostics.landscape import check_directions
+from jaxdl.training.steps import asked_by
 
 # Parameters converted to float64 at once: of a path of 1,000 points that is half a gigabyte.
 COLUMNS_AT_ONCE = 1 << 16
@@ -43,7 +44,7 @@ def descend(
 
     Arguments:
         function: f, a pure function of the parameters that returns a scalar.
-        optimizer: any of `jaxdl.optimizers` or optax; the path is that of the parameters it holds
+        optimizer: any of `jaxdl.optimizers` or optax, line searches and SAM included; the path is that of the parameters it holds
             (under `nesterov`, the look-ahead point).
         start: theta_0, an array or a tree.
         steps: updates; at least 1.
@@ -60,14 +61,19 @@ def descend(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1 update, got {steps}; pass 1 or more")
-    optimizer = optax.with_extra_args_support(optimizer)
+    update = optax.with_extra_args_support(optimizer).update
 
     def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Any]:
         params, opt_state = carry
         value, gradient = jax.value_and_grad(function)(params)
-        updates, opt_state = optimizer.update(
-            gradient, opt_state, params, value=value, grad_fn=jax.grad(function)
+        asked_for = asked_by(
+            update,
+            value=value,
+            gradient=gradient,
+            value_of=function,
+            gradient_of=jax.grad(function),
         )
+        updates, opt_state = update(gradient, opt_state, params, **asked_for)
         params = optax.apply_updates(params, updates)
         return (params, opt_state), params
 

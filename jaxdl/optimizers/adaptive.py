@@ -4,7 +4,8 @@ from typing import Any
 
 import optax
 
-from jaxdl.optimizers.checks import check_choice, check_decay, check_number
+from jaxdl.initializers.protocol import require_choice, require_non_negative
+from jaxdl.optimizers.checks import check_decay
 from jaxdl.optimizers.descent import RatePosition, velocity
 from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
 from jaxdl.optimizers.transforms import (
@@ -50,9 +51,9 @@ def adagrad(
 
     Source: Duchi, Hazan and Singer (2011), section 1.1, the diagonal form.
     """
-    check_number("initial_accumulator", initial_accumulator)
-    check_number("epsilon", epsilon)
-    check_choice("epsilon_position", epsilon_position, POSITIONS)
+    require_non_negative("initial_accumulator", initial_accumulator)
+    require_non_negative("epsilon", epsilon)
+    require_choice("epsilon_position", epsilon_position, POSITIONS)
     return optax.chain(
         scale_by_adagrad(initial_accumulator, epsilon, epsilon_position),
         scale_by_learning_rate(learning_rate),
@@ -99,10 +100,10 @@ def adadelta(
     Source: Zeiler (2012), algorithm 1.
     """
     check_decay("decay", decay)
-    check_number("epsilon", epsilon)
+    require_non_negative("epsilon", epsilon)
     if gradient_epsilon is None:
         gradient_epsilon = epsilon
-    check_number("gradient_epsilon", gradient_epsilon)
+    require_non_negative("gradient_epsilon", gradient_epsilon)
     return optax.chain(
         scale_by_adadelta(decay, epsilon, gradient_epsilon),
         scale_by_learning_rate(learning_rate),
@@ -150,17 +151,17 @@ def rmsprop(
     """
     check_decay("decay", decay)
     check_decay("momentum", momentum)
-    check_number("epsilon", epsilon)
-    check_choice("epsilon_position", epsilon_position, POSITIONS)
+    require_non_negative("epsilon", epsilon)
+    require_choice("epsilon_position", epsilon_position, POSITIONS)
     rule: Any
     if centered:
         rule = scale_by_centered_rms(decay, epsilon, epsilon_position)
     else:
         rule = optax.scale_by_rms(decay, epsilon, eps_in_sqrt=epsilon_position == "inside")
-    trace = optax.trace(momentum) if has(momentum) else optax.identity()
+    trace = optax.trace(momentum) if needs_velocity(momentum) else optax.identity()
     return optax.chain(rule, velocity(learning_rate, trace, rate_position))
 
 
-def has(momentum: Any) -> bool:
+def needs_velocity(momentum: Any) -> bool:
     """Whether a velocity is needed: not for the plain number 0."""
     return not (isinstance(momentum, (int, float)) and momentum == 0)

@@ -1,6 +1,5 @@
 """Settings are refused where they are given, before anything is traced."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,24 +26,12 @@ def check_rate(learning_rate: Any) -> None:
         raise ValueError(f"learning_rate must be finite and 0 or more, got {given}")
 
 
-def check_number(name: str, value: Any) -> None:
-    """Refuse a number below zero or NaN."""
-    if not is_traced(value) and not np.all(np.asarray(value) >= 0):
-        raise ValueError(f"{name} must be 0 or more, got {value}")
-
-
 def check_decay(name: str, value: Any) -> None:
     """Refuse a decay rate of a moving average outside [0, 1)."""
     if not is_traced(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) < 1)):
         raise ValueError(
             f"{name} must lie in [0, 1), got {value}; it is the weight of the old value"
         )
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a word that is none of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
 
 def is_traced(value: Any) -> bool:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdl.optimizers.checks import check_number, is_traced
+from jaxdl.initializers.protocol import require_non_negative
+from jaxdl.optimizers.checks import is_traced
 from jaxdl.optimizers.learning_rate import current_learning_rate
 
 
@@ -57,7 +58,7 @@ def l2(strength: Any, *, mask: Any = is_kernel) -> optax.GradientTransformation:
 
     Source: Hoerl and Kennard (1970); Krogh and Hertz (1991).
     """
-    check_number("strength", strength)
+    require_non_negative("strength", strength)
     return masked(optax.add_decayed_weights(strength), mask)
 
 
@@ -90,7 +91,7 @@ def decoupled_decay(
 
     Source: Loshchilov and Hutter (2019), algorithms 1 and 2.
     """
-    check_number("weight_decay", weight_decay)
+    require_non_negative("weight_decay", weight_decay)
     inner = optax.with_extra_args_support(optimizer)
 
     def init_fn(params: Any) -> optax.OptState:
@@ -118,7 +119,7 @@ def decoupled_decay(
 
 def decayed_weights(weight_decay: Any, mask: Any) -> list[optax.GradientTransformation]:
     """The link that adds lambda theta, or no link where lambda is the number 0."""
-    check_number("weight_decay", weight_decay)
+    require_non_negative("weight_decay", weight_decay)
     if not is_traced(weight_decay) and jnp.ndim(weight_decay) == 0 and float(weight_decay) == 0:
         return []
     return [masked(optax.add_decayed_weights(weight_decay), mask)]

@@ -5,7 +5,8 @@ from typing import Any, Literal
 import jax
 import optax
 
-from jaxdl.optimizers.checks import check_choice, check_decay
+from jaxdl.initializers.protocol import require_choice
+from jaxdl.optimizers.checks import check_decay
 from jaxdl.optimizers.decay import decayed_weights, is_kernel
 from jaxdl.optimizers.learning_rate import (
     LearningRate,
@@ -132,10 +133,10 @@ def nesterov_theta(params: Any, opt_state: optax.OptState, *, decay: float = 0.9
 
 
 def velocity(
-    learning_rate: LearningRate, trace: optax.GradientTransformation, rate_position: RatePosition
+    learning_rate: LearningRate, trace: optax.GradientTransformation, rate_position: str
 ) -> optax.GradientTransformation:
     """A trace of gradients that holds the rate inside or is multiplied by it."""
-    check_choice("rate_position", rate_position, ("inside", "outside"))
+    require_choice("rate_position", rate_position, ("inside", "outside"))
     rate = scale_by_learning_rate(learning_rate)
     return optax.chain(rate, trace) if rate_position == "inside" else optax.chain(trace, rate)
 

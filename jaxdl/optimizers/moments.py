@@ -4,7 +4,8 @@ from typing import Any
 
 import optax
 
-from jaxdl.optimizers.checks import check_choice, check_decay, check_number
+from jaxdl.initializers.protocol import require_choice, require_non_negative
+from jaxdl.optimizers.checks import check_decay
 from jaxdl.optimizers.decay import decayed_weights, is_kernel
 from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
 from jaxdl.optimizers.moment_transforms import (
@@ -66,8 +67,8 @@ def adam(
     Source: Kingma and Ba (2015), algorithm 1; Reddi, Kale and Kumar (2018), algorithm 2.
     """
     check_moments(beta1, beta2, epsilon)
-    check_choice("epsilon_position", epsilon_position, POSITIONS)
-    check_choice("maximum_of", maximum_of, MOMENTS)
+    require_choice("epsilon_position", epsilon_position, POSITIONS)
+    require_choice("maximum_of", maximum_of, MOMENTS)
     settings: Any = {
         "beta1": beta1, "beta2": beta2, "epsilon": epsilon, "epsilon_position": epsilon_position,
     }  # fmt: skip
@@ -116,7 +117,7 @@ def adamw(
     Source: Loshchilov and Hutter (2019), algorithm 2.
     """
     check_moments(beta1, beta2, epsilon)
-    check_choice("epsilon_position", epsilon_position, POSITIONS)
+    require_choice("epsilon_position", epsilon_position, POSITIONS)
     return optax.chain(
         scale_by_adam(beta1=beta1, beta2=beta2, epsilon=epsilon, epsilon_position=epsilon_position),
         *decayed_weights(weight_decay, mask),
@@ -199,9 +200,9 @@ def nadam(
     Source: Dozat (2016), algorithm 2.
     """
     check_moments(beta1, beta2, epsilon)
-    check_choice("epsilon_position", epsilon_position, POSITIONS)
+    require_choice("epsilon_position", epsilon_position, POSITIONS)
     if momentum_decay is not None:
-        check_number("momentum_decay", momentum_decay)
+        require_non_negative("momentum_decay", momentum_decay)
     return optax.chain(
         scale_by_nadam(
             beta1=beta1,
@@ -250,7 +251,7 @@ def radam(
     Source: Liu et al. (2020), algorithm 2.
     """
     check_moments(beta1, beta2, epsilon)
-    check_choice("epsilon_added_to", epsilon_added_to, MOMENTS)
+    require_choice("epsilon_added_to", epsilon_added_to, MOMENTS)
     return optax.chain(
         scale_by_radam(
             beta1=beta1, beta2=beta2, epsilon=epsilon, epsilon_added_to=epsilon_added_to
@@ -263,4 +264,4 @@ def check_moments(beta1: Any, beta2: Any, epsilon: Any) -> None:
     """The settings that all of them share."""
     check_decay("beta1", beta1)
     check_decay("beta2", beta2)
-    check_number("epsilon", epsilon)
+    require_non_negative("epsilon", epsilon)

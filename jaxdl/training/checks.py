@@ -57,12 +57,6 @@ def check_folder(folder: str | os.PathLike[str] | None) -> None:
         ) from error
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Refuse a word that is not one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; pass one")
-
-
 def check_targets(name: str, outputs: Any, targets: Any, split: Arrays | Streamed) -> None:
     """Refuse outputs that cannot belong to the targets, and labels outside the classes.
 

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxdl.data.types import Arrays, Dataset
+from jaxdl.initializers.protocol import require_choice
 from jaxdl.training import checkpoints, checks, resuming, signals
 from jaxdl.training.advancing import make_advance
 from jaxdl.training.compilation import Programs, batch_shapes, compile_programs, loops_well
@@ -127,7 +128,7 @@ def fit(
     train = dataset.train if isinstance(dataset.train, Arrays) else as_streamed(dataset.train)
     checks.check_run(dataset, train, epochs, batch_size)
     checks.check_counts(steps_per_call=steps_per_call, checkpoint_every=checkpoint_every)
-    checks.check_choice("on_nonfinite", on_nonfinite, get_args(OnNonFinite))
+    require_choice("on_nonfinite", on_nonfinite, get_args(OnNonFinite))
     checks.check_folder(checkpoint_dir)
     layout = resolve(parallel, batch_size)
     plan = Plan(len(train), batch_size, drop_last)

@@ -120,16 +120,14 @@ def make_train_step(
             state.params
         )
         mean_loss, gradients, updates = mean((mean_loss, gradients, updates))
-        asked_for = {
-            "value": mean_loss,
-            "grad": gradients,
-            # optax's line searches want a value_fn that takes every further argument.
-            "value_fn": lambda params, grad_fn=None: mean(objective(params)[0]),
-            "grad_fn": lambda params, _: mean(jax.grad(objective, has_aux=True)(params)[0]),
-        }
-        changes, opt_state = update(
-            gradients, state.opt_state, state.params, **accepted(update, asked_for)
+        asked_for = asked_by(
+            update,
+            value=mean_loss,
+            gradient=gradients,
+            value_of=lambda params: mean(objective(params)[0]),
+            gradient_of=lambda params: mean(jax.grad(objective, has_aux=True)(params)[0]),
         )
+        changes, opt_state = update(gradients, state.opt_state, state.params, **asked_for)
         measured = {
             name: per_example(name, metric, outputs, batch).mean() for name, metric in named.items()
         }
@@ -217,12 +215,34 @@ def make_train_epoch(
     return train_epoch
 
 
-def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that the function takes by name, all if it takes any."""
-    parameters = inspect.signature(function).parameters
+def asked_by(
+    update: Callable[..., Any],
+    *,
+    value: Any,
+    gradient: Any,
+    value_of: Callable[[Any], Any],
+    gradient_of: Callable[[Any], Any],
+) -> dict[str, Any]:
+    """What this update takes beside the gradient, under optax's names: line searches, SAM.
+
+    All of it, where it takes any keyword; else what it names.
+
+    Example:
+        >>> def update(gradient, state, params, *, value): ...
+        >>> asked_by(update, value=1.0, gradient=2.0, value_of=abs, gradient_of=abs)
+        {'value': 1.0}
+    """
+    offered = {
+        "value": value,
+        "grad": gradient,
+        # optax's line searches want a value_fn that takes every further argument.
+        "value_fn": lambda params, grad_fn=None: value_of(params),
+        "grad_fn": lambda params, _: gradient_of(params),
+    }
+    parameters = inspect.signature(update).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return arguments
-    return {name: value for name, value in arguments.items() if name in parameters}
+        return offered
+    return {name: given for name, given in offered.items() if name in parameters}
 
 
 def take(arrays: Batch, indices: Int[Array, " batch"]) -> dict[str, Array]:

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxdl import optimizers
 from jaxdl.diagnostics import trajectories
 from jaxdl.diagnostics.artificial_landscapes import beale, rosenbrock
 from jaxdl.diagnostics.landscape import surface
@@ -56,7 +57,7 @@ def test_paths_over_starts_and_rates_are_one_compiled_call(key):
 
 def test_the_optimizer_is_given_the_value_and_the_gradients_function():
     def update(updates, state, params=None, *, value, grad_fn, **_):
-        return jax.tree.map(lambda g: -(g + value), grad_fn(params)), state
+        return jax.tree.map(lambda g: -(g + value), grad_fn(params, 0)), state
 
     optimizer = optax.GradientTransformationExtraArgs(lambda params: (), update)
     path = descend(lambda x: x**2, optimizer, jnp.float32(1.0), 1)
@@ -161,3 +162,18 @@ LINE = jnp.outer(jnp.arange(4.0), jnp.array([1.0, 2.0, 3.0]))
 def test_refuses(call, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         call()
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optimizers.sam(optimizers.sgd(0.1)),
+        optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), opaque_mode=True),
+        optax.lbfgs(),
+        optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
+    ],
+    ids=["sam", "optax's sam", "lbfgs", "reduce_on_plateau"],
+)
+def test_optimizers_get_what_they_ask_for(optimizer):
+    path = descend(lambda x: jnp.sum(x**2), optimizer, jnp.array([1.0, -2.0]), 20)
+    assert jnp.linalg.norm(path[-1]) < 0.1

@@ -44,7 +44,8 @@ def descend(
 
     Arguments:
         function: f, a pure function of the parameters that returns a scalar.
-        optimizer: any of `jaxdl.optimizers` or optax, line searches and SAM included; the path is that of the parameters it holds
+        optimizer: any of `jaxdl.optimizers` or optax, line searches and SAM included; the path is
+            that of the parameters it holds
             (under `nesterov`, the look-ahead point).
         start: theta_0, an array or a tree.
         steps: updates; at least 1.

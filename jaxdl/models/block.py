@@ -1,11 +1,13 @@
-"""What every hidden layer has in common: a norm before or after an activation."""
+"""What hidden layers have in common: a norm before or after an activation, their checks."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array
 
+from jaxdl.initializers import bind_fan_in
 from jaxdl.layers.norm import apply_norm, removes_bias
 
 NormFactory = Callable[..., nn.Module]
@@ -30,6 +32,35 @@ def activate(
     if norm_position == "before":
         return activation(apply_norm(norm, x, train=train))
     return apply_norm(norm, activation(x), train=train)
+
+
+def convolve(
+    x: Array,
+    layer: int,
+    channels: int,
+    *,
+    window: tuple[int, int] = (3, 3),
+    activation: Callable[[Array], Array],
+    norm: NormFactory | None,
+    norm_position: str,
+    kernel_init: Callable[..., Array],
+    bias_init: Any,
+    train: bool,
+) -> Array:
+    """A convolution named `conv_{layer}` that keeps the size, its norm `norm_{layer}`, activated.
+
+    To be called inside a compact method, whose module owns the layers.
+    """
+    normalise = None if norm is None else norm(name=f"norm_{layer}")
+    x = nn.Conv(
+        channels,
+        window,
+        use_bias=needs_bias(normalise, norm_position),
+        kernel_init=kernel_init,
+        bias_init=bind_fan_in(bias_init, math.prod(window) * x.shape[-1]),
+        name=f"conv_{layer}",
+    )(x)
+    return activate(x, activation, normalise, norm_position, train=train)
 
 
 def check_widths(name: str, widths: Sequence[int], fix: str) -> None:

@@ -1,14 +1,13 @@
 """A small convolutional network: convolutions that halve the image, and an MLP on top."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from jaxdl.activations import relu
-from jaxdl.initializers import bind_fan_in, lecun_normal, zeros
-from jaxdl.models.block import NormFactory, activate, check_hidden, check_widths, needs_bias
+from jaxdl.initializers import lecun_normal, zeros
+from jaxdl.models.block import NormFactory, check_hidden, check_widths, convolve
 from jaxdl.models.mlp import MLP
 
 
@@ -74,16 +73,18 @@ class ConvNet(nn.Module):
                 f"{len(self.channels)} poolings, got {x.shape}; name fewer channels"
             )
         for layer, width in enumerate(self.channels):
-            norm = None if self.norm is None else self.norm(name=f"norm_{layer}")
-            x = nn.Conv(
+            x = convolve(
+                x,
+                layer,
                 width,
-                self.window,
-                use_bias=needs_bias(norm, self.norm_position),
+                window=self.window,
+                activation=self.activation,
+                norm=self.norm,
+                norm_position=self.norm_position,
                 kernel_init=self.kernel_init,
-                bias_init=bind_fan_in(self.bias_init, math.prod(self.window) * x.shape[-1]),
-                name=f"conv_{layer}",
-            )(x)
-            x = activate(x, self.activation, norm, self.norm_position, train=train)
+                bias_init=self.bias_init,
+                train=train,
+            )
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
         return MLP(
             self.features,

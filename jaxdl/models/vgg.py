@@ -1,17 +1,15 @@
 """VGG for images of 32 x 32: 3 x 3 convolutions in five stages, each ending in a pooling."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from jaxdl.activations import relu
-from jaxdl.initializers import bind_fan_in, he_normal, zeros
-from jaxdl.models.block import NormFactory, activate, check_hidden, check_widths, needs_bias
+from jaxdl.initializers import he_normal, zeros
+from jaxdl.models.block import NormFactory, check_hidden, check_widths, convolve
 from jaxdl.models.mlp import MLP
 
-STAGE_CHANNELS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Of each stage, by the number of layers with weights in the ImageNet form: columns A, B, D, E."""
 
@@ -29,6 +27,7 @@ class VGG(nn.Module):
         depth: 11, 13, 16 or 19.
         features: the widths of the dense layers, the last being the outputs; (512, 512, 10) is
             nearer to ImageNet's form.
+        channels: of the convolutions of each of the five stages; narrower ones make smaller runs.
         activation: an elementwise function.
         norm: a factory of norm modules, as for `MLP`; hidden dense layers have it as well.
         norm_position: the norm stands "before" or "after" the activation.
@@ -52,6 +51,7 @@ class VGG(nn.Module):
 
     depth: int = 16
     features: Sequence[int] = (10,)
+    channels: Sequence[int] = (64, 128, 256, 512, 512)
     activation: Callable[[Array], Array] = relu
     norm: NormFactory | None = None
     norm_position: str = "before"
@@ -62,9 +62,13 @@ class VGG(nn.Module):
     def __post_init__(self) -> None:
         """Refuse settings no network can be built from."""
         object.__setattr__(self, "features", tuple(self.features))
+        object.__setattr__(self, "channels", tuple(self.channels))
         if self.depth not in CONVOLUTIONS:
             raise ValueError(f"VGG depth must be one of {tuple(CONVOLUTIONS)}, got {self.depth}")
         check_widths("VGG features", self.features, "the last is the number of outputs")
+        check_widths("VGG channels", self.channels, "one for each of the five stages")
+        if len(self.channels) != 5:
+            raise ValueError(f"VGG channels must be those of five stages, got {self.channels}")
         check_hidden("VGG", self.norm_position, self.dropout_rate)
         super().__post_init__()
 
@@ -76,18 +80,19 @@ class VGG(nn.Module):
         if min(x.shape[1:3]) < 32:
             raise ValueError(f"VGG's five poolings need images of 32 x 32 or more, got {x.shape}")
         layer = 0
-        for channels, count in zip(STAGE_CHANNELS, CONVOLUTIONS[self.depth], strict=True):
+        for channels, count in zip(self.channels, CONVOLUTIONS[self.depth], strict=True):
             for _ in range(count):
-                norm = None if self.norm is None else self.norm(name=f"norm_{layer}")
-                x = nn.Conv(
+                x = convolve(
+                    x,
+                    layer,
                     channels,
-                    (3, 3),
-                    use_bias=needs_bias(norm, self.norm_position),
+                    activation=self.activation,
+                    norm=self.norm,
+                    norm_position=self.norm_position,
                     kernel_init=self.kernel_init,
-                    bias_init=bind_fan_in(self.bias_init, math.prod((3, 3, x.shape[-1]))),
-                    name=f"conv_{layer}",
-                )(x)
-                x = activate(x, self.activation, norm, self.norm_position, train=train)
+                    bias_init=self.bias_init,
+                    train=train,
+                )
                 layer += 1
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
         return MLP(

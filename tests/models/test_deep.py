@@ -114,6 +114,7 @@ def test_dropout_stands_before_the_outputs():
     ("make", "text"),
     [
         (lambda: VGG(12), "VGG depth must be one of"),
+        (lambda: VGG(11, channels=(8, 16)), "channels must be those of five stages"),
         (lambda: ResNet(21), "ResNet depth must be 18 or 6n"),
         (lambda: ResNet(20, outputs=0), "ResNet outputs must name at least one width"),
         (lambda: ResNet(20, zero_last_scale=True), "zero_last_scale needs a norm"),

@@ -1,5 +1,7 @@
 """What hidden layers have in common: a norm before or after an activation, their checks."""
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +13,8 @@ from jaxdl.initializers import bind_fan_in
 from jaxdl.layers.norm import apply_norm, removes_bias
 
 NormFactory = Callable[..., nn.Module]
+Activation = Callable[[Array], Array]
+"""A function of one array, or a module such as `PReLU()`."""
 
 
 def needs_bias(norm: Any, norm_position: str) -> bool:
@@ -20,13 +24,21 @@ def needs_bias(norm: Any, norm_position: str) -> bool:
 
 def activate(
     x: Array,
-    activation: Callable[[Array], Array],
+    activation: Activation,
     norm: Any,
     norm_position: str,
     *,
+    layer: int | str,
     train: bool,
 ) -> Array:
-    """The activation of `x`, with a norm (or None) before or after it."""
+    """The activation of `x`, with a norm (or None) before or after it.
+
+    An activation that is a module is a template: the layer has its own, `activation_{layer}`.
+    """
+    if isinstance(activation, nn.Module):
+        activation = activation.copy(name=f"activation_{layer}")
+        if "train" in inspect.signature(type(activation).__call__).parameters:
+            activation = functools.partial(activation, train=train)
     if norm is None:
         return activation(x)
     if norm_position == "before":
@@ -40,7 +52,7 @@ def convolve(
     channels: int,
     *,
     window: tuple[int, int] = (3, 3),
-    activation: Callable[[Array], Array],
+    activation: Activation,
     norm: NormFactory | None,
     norm_position: str,
     kernel_init: Callable[..., Array],
@@ -60,7 +72,7 @@ def convolve(
         bias_init=bind_fan_in(bias_init, math.prod(window) * x.shape[-1]),
         name=f"conv_{layer}",
     )(x)
-    return activate(x, activation, normalise, norm_position, train=train)
+    return activate(x, activation, normalise, norm_position, layer=layer, train=train)
 
 
 def check_widths(name: str, widths: Sequence[int], fix: str) -> None:

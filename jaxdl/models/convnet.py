@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from jaxdl.activations import relu
 from jaxdl.initializers import lecun_normal, zeros
-from jaxdl.models.block import NormFactory, check_hidden, check_widths, convolve
+from jaxdl.models.block import Activation, NormFactory, check_hidden, check_widths, convolve
 from jaxdl.models.mlp import MLP
 
 
@@ -21,7 +21,7 @@ class ConvNet(nn.Module):
         channels: the width of every convolution.
         features: the widths of the dense layers, the last being the outputs.
         window: of the convolutions, height and width.
-        activation: an elementwise function.
+        activation: an elementwise function, or a module, as for `MLP`.
         norm: a factory of norm modules, as for `MLP`; the dense layers have it as well.
         norm_position: the norm stands "before" or "after" the activation.
         dropout_rate: of the hidden dense layers, in [0, 1).
@@ -46,7 +46,7 @@ class ConvNet(nn.Module):
     channels: Sequence[int]
     features: Sequence[int]
     window: tuple[int, int] = (3, 3)
-    activation: Callable[[Array], Array] = relu
+    activation: Activation = relu
     norm: NormFactory | None = None
     norm_position: str = "before"
     dropout_rate: float = 0.0

@@ -7,7 +7,14 @@ from jaxtyping import Array, Float
 
 from jaxdl.activations import relu
 from jaxdl.initializers import bind_fan_in, lecun_normal, zeros
-from jaxdl.models.block import NormFactory, activate, check_hidden, check_widths, needs_bias
+from jaxdl.models.block import (
+    Activation,
+    NormFactory,
+    activate,
+    check_hidden,
+    check_widths,
+    needs_bias,
+)
 
 
 class MLP(nn.Module):
@@ -20,7 +27,8 @@ class MLP(nn.Module):
 
     Attributes:
         features: the width of every layer, the last being the outputs.
-        activation: an elementwise function, e.g. `jaxdl.activations.tanh`.
+        activation: an elementwise function, e.g. `jaxdl.activations.tanh`, or a module such as
+            `PReLU()`, of which every layer gets its own, named `activation_l`.
         norm: a factory of norm modules, e.g. `functools.partial(BatchNorm, momentum=0.99)`; Flax's
             own LayerNorm, GroupNorm and BatchNorm fit as well.
         norm_position: the norm stands "before" or "after" the activation. A bias directly before
@@ -45,7 +53,7 @@ class MLP(nn.Module):
     """
 
     features: Sequence[int]
-    activation: Callable[[Array], Array] = relu
+    activation: Activation = relu
     norm: NormFactory | None = None
     norm_position: str = "before"
     dropout_rate: float = 0.0
@@ -70,7 +78,7 @@ class MLP(nn.Module):
         for layer, width in enumerate(hidden):
             norm = None if self.norm is None else self.norm(name=f"norm_{layer}")
             x = self._dense(layer, width, x, use_bias=needs_bias(norm, self.norm_position))
-            x = activate(x, self.activation, norm, self.norm_position, train=train)
+            x = activate(x, self.activation, norm, self.norm_position, layer=layer, train=train)
             if self.dropout_rate > 0.0:
                 dropout = nn.Dropout(self.dropout_rate, name=f"dropout_{layer}")
                 x = dropout(x, deterministic=not train)

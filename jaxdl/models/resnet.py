@@ -10,7 +10,14 @@ from jaxtyping import Array, Float
 
 from jaxdl.activations import relu
 from jaxdl.initializers import bind_fan_in, he_normal, zeros
-from jaxdl.models.block import NormFactory, activate, check_hidden, check_widths, needs_bias
+from jaxdl.models.block import (
+    Activation,
+    NormFactory,
+    activate,
+    check_hidden,
+    check_widths,
+    needs_bias,
+)
 
 PROJECTED = {18: ((64, 128, 256, 512), 2)}
 """Channels and blocks of the stages of ImageNet's networks, here on 32 x 32 images."""
@@ -32,7 +39,7 @@ class Block(nn.Module):
     stride: int
     projection: bool
     zero_last_scale: bool
-    activation: Callable[[Array], Array]
+    activation: Activation
     norm: NormFactory | None
     norm_position: str
     kernel_init: Callable[..., Array]
@@ -44,17 +51,17 @@ class Block(nn.Module):
     ) -> Float[Array, "batch rows columns features"]:
         """The activation of the sum."""
         y, norm = self._convolution(x, "0", (3, 3), self.stride)
-        y = activate(y, self.activation, norm, self.norm_position, train=train)
+        y = activate(y, self.activation, norm, self.norm_position, layer=0, train=train)
         y, norm = self._convolution(y, "1", (3, 3), 1, zero_scale=self.zero_last_scale)
         # The last activation stands behind the sum, so the norm has only one place here.
-        y = activate(y, _identity, norm, "before", train=train)
+        y = activate(y, _identity, norm, "before", layer=1, train=train)
         if x.shape != y.shape and self.projection:
             x, norm = self._convolution(x, "shortcut", (1, 1), self.stride)
-            x = activate(x, _identity, norm, "before", train=train)
+            x = activate(x, _identity, norm, "before", layer=1, train=train)
         elif x.shape != y.shape:
             x = x[:, :: self.stride, :: self.stride]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.channels - x.shape[-1])))
-        return self.activation(x + y)
+        return activate(x + y, self.activation, None, "before", layer=1, train=train)
 
     def _convolution(
         self, x: Array, name: str, window: tuple[int, int], stride: int, zero_scale: bool = False
@@ -92,7 +99,7 @@ class ResNet(nn.Module):
     Attributes:
         depth: 18, or 6n + 2 from 8 up.
         outputs: classes or values.
-        activation: an elementwise function.
+        activation: an elementwise function, or a module, as for `MLP`.
         norm: a factory of norm modules, or None.
         norm_position: of each block's first norm, "before" or "after" the activation.
         dropout_rate: of the features before the outputs, in [0, 1).
@@ -118,7 +125,7 @@ class ResNet(nn.Module):
 
     depth: int = 20
     outputs: int = 10
-    activation: Callable[[Array], Array] = relu
+    activation: Activation = relu
     norm: NormFactory | None = None
     norm_position: str = "before"
     dropout_rate: float = 0.0
@@ -155,7 +162,7 @@ class ResNet(nn.Module):
             bias_init=bind_fan_in(self.bias_init, 9 * x.shape[-1]),
             name="conv_0",
         )(x)
-        x = activate(x, self.activation, norm, self.norm_position, train=train)
+        x = activate(x, self.activation, norm, self.norm_position, layer=0, train=train)
         for stage, channels in enumerate(stages):
             for index in range(blocks):
                 x = Block(

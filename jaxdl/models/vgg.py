@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from jaxdl.activations import relu
 from jaxdl.initializers import he_normal, zeros
-from jaxdl.models.block import NormFactory, check_hidden, check_widths, convolve
+from jaxdl.models.block import Activation, NormFactory, check_hidden, check_widths, convolve
 from jaxdl.models.mlp import MLP
 
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -28,7 +28,7 @@ class VGG(nn.Module):
         features: the widths of the dense layers, the last being the outputs; (512, 512, 10) is
             nearer to ImageNet's form.
         channels: of the convolutions of each of the five stages; narrower ones make smaller runs.
-        activation: an elementwise function.
+        activation: an elementwise function, or a module, as for `MLP`.
         norm: a factory of norm modules, as for `MLP`; hidden dense layers have it as well.
         norm_position: the norm stands "before" or "after" the activation.
         dropout_rate: of the hidden dense layers, in [0, 1).
@@ -52,7 +52,7 @@ class VGG(nn.Module):
     depth: int = 16
     features: Sequence[int] = (10,)
     channels: Sequence[int] = (64, 128, 256, 512, 512)
-    activation: Callable[[Array], Array] = relu
+    activation: Activation = relu
     norm: NormFactory | None = None
     norm_position: str = "before"
     dropout_rate: float = 0.0

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdl.activations import leaky_relu
 from jaxdl.diagnostics import fold
-from jaxdl.layers import BatchNorm
-from jaxdl.models import VGG, ResNet
+from jaxdl.layers import BatchNorm, PReLU, RReLU
+from jaxdl.models import MLP, VGG, ConvNet, ResNet
 
 IMAGES = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
 
@@ -108,6 +109,38 @@ def test_dropout_stands_before_the_outputs():
     )
     assert not np.allclose(one, other)
     chex.assert_tree_all_finite((one, other))
+
+
+@pytest.mark.parametrize(
+    ("model", "slopes"),
+    [
+        (MLP([4, 5, 3], activation=PReLU()), 2),
+        (ConvNet([4, 5], [6, 3], activation=PReLU()), 3),
+        (VGG(11, activation=PReLU()), 8),
+        (ResNet(8, activation=PReLU()), 7),
+    ],
+)
+def test_every_layer_has_its_own_copy_of_an_activation_with_parameters(model, slopes):
+    leaves = jax.tree_util.tree_leaves_with_path(shapes(model)["params"])
+    assert sum("negative_slope" in str(path) for path, _ in leaves) == slopes
+
+
+def test_an_activation_that_draws_does_so_in_training_only():
+    model = ConvNet([4], [6, 3], activation=RReLU())
+    variables = model.init(jax.random.key(0), IMAGES, train=False)
+    one, other = (
+        model.apply(variables, IMAGES, train=True, rngs={"dropout": jax.random.key(seed)})
+        for seed in (1, 2)
+    )
+    assert not np.allclose(one, other)
+    middle = ConvNet([4], [6, 3], activation=functools.partial(leaky_relu, negative_slope=11 / 48))
+    # The mean of U(1/8, 1/3); another program may order the same sums otherwise.
+    np.testing.assert_allclose(
+        model.apply(variables, IMAGES, train=False),
+        middle.apply(variables, IMAGES, train=False),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ class BatchNorm(nn.Module):
 
     $$y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta$$
 
-    In training mu and the biased sigma^2 are the batch's, computed in float32 in two passes, and
+    In training mu and the biased sigma^2 are the batch's, computed in two passes, and
     `batch_stats` moves to `momentum * running + (1 - momentum) * batch`. In evaluation they are
-    the running ones, and nothing moves. All axes but the features' are reduced.
+    the running ones, and nothing moves. All axes but the features' are reduced. Statistics are
+    float32, or float64 where the inputs are; gamma and beta start in float32, as Flax's do.
 
     Under `jit` over a mesh the batch is the whole one, on however many devices. Under `pmap` it is
     the device's own unless `axis_name` is given; `training.fit` gives it.
@@ -105,19 +106,28 @@ class BatchNorm(nn.Module):
         if x.size == 0:
             raise ValueError(f"BatchNorm needs values to normalise, got inputs of shape {x.shape}")
         self._check_collection(train)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
-        values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,), dtype)
+        if self.cumulative and (train or self.is_initializing()):
+            # Not an integer: the average over devices that share a run makes one a float.
+            batches = self.variable("batch_stats", "count", jnp.zeros, (), dtype)
+        values = x.astype(dtype)
         if train:
             values = self._virtual_batches(values, axis)
             axis += values.ndim - x.ndim
             mean, var, count = self._batch_statistics(values, axis)
             if not self.is_initializing():
                 kept = var * (count / (count - 1)) if self.unbiased_variance else var
-                weight = self._weight_of_new()
+                weight: Array | float = 1 - self.momentum
+                if self.cumulative:
+                    batches.value = batches.value + 1
+                    weight = 1 / batches.value
                 for running, new in ((running_mean, mean), (running_var, kept)):
-                    batch = new.reshape(-1, features).mean(0).astype(running.value.dtype)
-                    running.value = (1 - weight) * running.value + weight * batch
+                    batch = new.reshape(-1, features).mean(0)
+                    moved = (1 - weight) * running.value + weight * batch
+                    # What a scan carries keeps its dtype, whatever the inputs' or momentum's.
+                    running.value = moved.astype(running.value.dtype)
         else:
             shape = [1] * x.ndim
             shape[axis] = features
@@ -186,10 +196,3 @@ class BatchNorm(nn.Module):
             )
         mean = mean_of(values)
         return mean, mean_of(jnp.square(values - mean)), count
-
-    def _weight_of_new(self) -> Array | float:
-        if not self.cumulative:
-            return 1 - self.momentum
-        count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
-        count.value = count.value + 1
-        return 1 / count.value

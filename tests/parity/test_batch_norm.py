@@ -10,49 +10,138 @@ from jaxdl.layers import BatchNorm
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
 
+STEPS, CHANNELS = 20, 6
 
-@pytest.mark.parametrize("shape", [(20, 6), (8, 5, 7, 6)], ids=["1d", "2d"])
-@pytest.mark.parametrize("momentum", [0.1, 0.5])
-def test_twenty_steps_forward_backward_and_running(shape, momentum):
-    channels = shape[-1]
-    layer = torch.nn.BatchNorm1d if len(shape) == 2 else torch.nn.BatchNorm2d
-    theirs = layer(channels, momentum=momentum)
+# Shape, axis of the features, and PyTorch's order of the axes.
+FLAT = ((20, 6), -1, (0, 1))
+LAYOUTS = {
+    "NC": FLAT,
+    "NCL": ((8, 6, 7), 1, (0, 1, 2)),
+    "NLC": ((8, 7, 6), -1, (0, 2, 1)),
+    "NHWC": ((8, 5, 7, 6), -1, (0, 3, 1, 2)),
+    "NCHW": ((8, 6, 5, 7), 1, (0, 1, 2, 3)),
+}
+
+# Of the largest entry and of each entry. Sums of up to 280 terms of size 10 in float32 or float64:
+# a few dozen roundings. A result in lower precision is rounded once on either side, from float32
+# values that are not quite the same: a unit in the last place.
+TOLERANCE = {
+    "float32": 1e-5,
+    "float64": 1e-13,
+    "bfloat16": float(jnp.finfo(jnp.bfloat16).eps),
+    "float16": float(jnp.finfo(jnp.float16).eps),
+}
+
+CASES = (
+    [(layout, "float32", {}) for layout in LAYOUTS]
+    + [("NC", "float32", {"momentum": momentum}) for momentum in (0.0, 0.5, 0.99, 1.0)]
+    + [("NHWC", dtype, {}) for dtype in ("float64", "bfloat16", "float16")]
+    + [
+        ("NC", "float64", {"cumulative": True}),
+        ("NHWC", "float32", {"cumulative": True}),
+        ("NHWC", "float32", {"use_scale": False, "use_bias": False}),
+        ("NC", "bfloat16", {"use_scale": False, "use_bias": False}),
+        ("NC", "float32", {"unbiased_variance": False}),
+        ("NC", "float64", {"unbiased_variance": False, "cumulative": True}),
+        ("NC", "float32", {"epsilon": 1e-3}),
+    ]
+)
+
+
+def layer_of_torch(shape, dtype, settings):
+    """With float32 parameters and statistics for inputs of lower precision, as under autocast."""
+    layer = torch.nn.BatchNorm2d if len(shape) == 4 else torch.nn.BatchNorm1d
+    theirs = layer(
+        CHANNELS,
+        eps=settings.get("epsilon", 1e-5),
+        momentum=None if settings.get("cumulative") else 1 - settings.get("momentum", 0.9),
+        affine=settings.get("use_scale", True),
+    )
+    return theirs.double() if dtype == "float64" else theirs
+
+
+def check(got, expected, tolerance):
+    got = np.asarray(got, np.float64)
+    expected = np.asarray(expected.detach().double() if hasattr(expected, "detach") else expected)
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance * largest)
+
+
+@pytest.mark.parametrize(("layout", "dtype", "settings"), CASES, ids=str)
+def test_twenty_steps_forward_backward_and_running(layout, dtype, settings):
+    shape, axis, order = LAYOUTS[layout]
+    theirs = layer_of_torch(shape, dtype, settings)
+    ours = BatchNorm(feature_axis=axis, **settings)
     draw = np.random.default_rng(0)
-    scale, bias = draw.normal(size=(2, channels)).astype(np.float32)
-    theirs.weight.data, theirs.bias.data = torch.tensor(scale), torch.tensor(bias)
-    ours = BatchNorm(momentum=1 - momentum)
-    params = {"scale": jnp.asarray(scale), "bias": jnp.asarray(bias)}
-    stats = ours.init(jax.random.key(0), jnp.zeros(shape), train=False)["batch_stats"]
+    tolerance = TOLERANCE[dtype]
+    of_statistics = min(tolerance, TOLERANCE["float32"])
 
-    def loss(params, x, stats, upstream):
-        y, updates = ours.apply(
-            {"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
-        )
-        return jnp.vdot(y, upstream), (y, updates["batch_stats"])
+    with jax.enable_x64(dtype == "float64"):
+        variables = ours.init(jax.random.key(0), jnp.zeros(shape, dtype), train=False)
+        params, stats = variables.get("params", {}), variables["batch_stats"]
+        wide = jnp.promote_types(dtype, jnp.float32)
+        assert stats["mean"].dtype == wide
+        if params:
+            values = draw.normal(size=(2, CHANNELS)).astype(np.float32)
+            params = {"scale": jnp.asarray(values[0], wide), "bias": jnp.asarray(values[1], wide)}
+            for parameter, value in zip((theirs.weight, theirs.bias), values, strict=True):
+                parameter.data.copy_(torch.tensor(value))
 
-    gradients = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
-    to_torch = (0, 3, 1, 2) if len(shape) == 4 else (0, 1)
-    from_torch = (0, 2, 3, 1) if len(shape) == 4 else (0, 1)
-    for _ in range(20):
-        x = (2 + 3 * draw.normal(size=shape)).astype(np.float32)
-        upstream = draw.normal(size=shape).astype(np.float32)
-        (of_params, of_x), (y, stats) = gradients(params, jnp.asarray(x), stats, upstream)
-        inputs = torch.tensor(x.transpose(to_torch), requires_grad=True)
-        theirs.zero_grad()
-        outputs = theirs(inputs)
-        outputs.backward(torch.tensor(upstream.transpose(to_torch)))
-        for got, expected in (
-            (y, outputs.detach().numpy().transpose(from_torch)),
-            (of_x, inputs.grad.numpy().transpose(from_torch)),
-            (of_params["scale"], theirs.weight.grad),
-            (of_params["bias"], theirs.bias.grad),
-            (stats["mean"], theirs.running_mean),
-            (stats["var"], theirs.running_var),
-        ):
-            # Sums of up to 280 float32 terms of size 10: a few 1e-6 of the largest entry.
-            scale_of = np.abs(np.asarray(expected)).max()
-            np.testing.assert_allclose(got, np.asarray(expected), rtol=1e-5, atol=1e-5 * scale_of)
-    theirs.eval()
-    expected = theirs(torch.tensor(x.transpose(to_torch))).detach().numpy().transpose(from_torch)
-    got = ours.apply({"params": params, "batch_stats": stats}, jnp.asarray(x), train=False)
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+        @jax.jit
+        def step(params, x, stats, upstream):
+            def apply(params, x):
+                y, updates = ours.apply(
+                    {"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+                )
+                return y, updates["batch_stats"]
+
+            y, pull, stats_after = jax.vjp(apply, params, x, has_aux=True)
+            return y, pull(upstream), stats_after
+
+        def tensor(array):
+            # Through float64, which holds every dtype's values, for NumPy has no bfloat16.
+            values = np.asarray(array, np.float64).transpose(order)
+            return torch.tensor(values, dtype=getattr(torch, dtype))
+
+        def array(tensor):
+            return tensor.detach().double().numpy().transpose(np.argsort(order))
+
+        for _ in range(STEPS):
+            x = jnp.asarray(2 + 3 * draw.normal(size=shape), dtype)
+            upstream = jnp.asarray(draw.normal(size=shape), dtype)
+            y, (of_params, of_x), stats = step(params, x, stats, upstream)
+            inputs = tensor(x).requires_grad_()
+            theirs.zero_grad()
+            outputs = theirs(inputs)
+            outputs.backward(tensor(upstream))
+            assert y.dtype == of_x.dtype == dtype
+            check(y, array(outputs), tolerance)
+            check(of_x, array(inputs.grad), tolerance)
+            if params:
+                check(of_params["scale"], theirs.weight.grad, of_statistics)
+                check(of_params["bias"], theirs.bias.grad, of_statistics)
+        check(stats["mean"], theirs.running_mean, of_statistics)
+        check(stats["var"], expected_variance(theirs, shape, settings), of_statistics)
+
+        if settings.get("unbiased_variance", True):
+            theirs.eval()
+            got = ours.apply({"params": params, "batch_stats": stats}, x, train=False)
+            check(got, array(theirs(tensor(x))), tolerance)
+
+
+def expected_variance(theirs, shape, settings):
+    """PyTorch keeps the unbiased one: all but the share of the 1 that it began with is scaled."""
+    if settings.get("unbiased_variance", True):
+        return theirs.running_var
+    first = 0.0 if settings.get("cumulative") else settings.get("momentum", 0.9) ** STEPS
+    count = np.prod(shape) / CHANNELS
+    return first + (theirs.running_var - first) * (count - 1) / count
+
+
+def test_both_refuse_one_value_per_feature_in_training():
+    norm, x = BatchNorm(), jnp.zeros((1, CHANNELS))
+    variables = norm.init(jax.random.key(0), x, train=False)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        torch.nn.BatchNorm1d(CHANNELS)(torch.zeros(1, CHANNELS))
+    with pytest.raises(ValueError, match="at least two values per feature"):
+        norm.apply(variables, x, train=True, mutable=["batch_stats"])

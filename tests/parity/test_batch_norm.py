@@ -32,7 +32,7 @@ TOLERANCE = {
     "float16": float(jnp.finfo(jnp.float16).eps),
 }
 
-CASES = (
+CASES: list[tuple[str, str, dict]] = (
     [(layout, "float32", {}) for layout in LAYOUTS]
     + [("NC", "float32", {"momentum": momentum}) for momentum in (0.0, 0.5, 0.99, 1.0)]
     + [("NHWC", dtype, {}) for dtype in ("float64", "bfloat16", "float16")]

@@ -1,0 +1,414 @@
+"""How small a batch each normalisation bears: batch, group, layer and instance norm.
+
+CIFAR-10 at 16 x 16, three convolutions of 2 x 2 at stride 2 with a norm and a ReLU each, the mean
+over positions, 10 outputs. Momentum 0.9, rate 0.1 N / 32 at batch N, falling along half a cosine;
+equally many epochs, the same starts and orders for all. BatchNorm is evaluated with its running
+averages; then with the statistics of the whole training set; and once more it is trained in
+steps of 128 whose statistics are those of N examples (ghost batches), so that the batch of the
+statistics is told from the batch of the gradient.
+
+Source: Wu and He (2018), figure 1 and tables 1 and 2: ResNet-50 on ImageNet, 8 devices that
+normalise over N images each and step over 8 N together. Ghost batches: Hoffer et al. (2017).
+Run: python experiments/normalization_batch_size.py
+Expected: BatchNorm's error rises as the batch shrinks to 2, the others' do not. Little of that is
+the running averages' noise: steps of 128 whose statistics are over 2 lose as much.
+Time: 5 min on 2 CPU cores.
+"""
+
+import functools
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import common
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import Claim, Results
+from jaxtyping import Array, Float
+
+from jaxdl import data, initializers, layers, losses, metrics, models, optimizers, training
+from jaxdl.layers.norm import apply_norm
+from jaxdl.training.compilation import init_options
+
+NORMS: dict[str, Any] = {
+    "batch": layers.BatchNorm,
+    "group": functools.partial(nn.GroupNorm, num_groups=4, epsilon=1e-5),
+    # Over all of an image, with a scale of each channel's own, as in the paper.
+    "layer": functools.partial(
+        nn.LayerNorm, epsilon=1e-5, reduction_axes=(1, 2, 3), feature_axes=-1
+    ),
+    "instance": functools.partial(nn.InstanceNorm, epsilon=1e-5),
+}
+SMALL, USUAL = 2, 32
+"""Batch sizes that the claims compare; the paper's least and largest."""
+GHOST_STEP = 128
+RATE, MOMENTUM = 0.1, 0.9
+"""The rate is that of batch 32, and proportional to the batch."""
+MARGIN = 0.25
+"""A norm whose error rises by less than this share of BatchNorm's is said not to rise. The
+paper's GroupNorm moves by 0.2 points where BatchNorm rises by 11.1; six seeds resolve a quarter."""
+PAPER_SIZES = np.array([2, 4, 8, 16, 32])
+PAPER = {
+    "batch": np.array([34.7, 27.3, 24.8, 23.7, 23.6]),
+    "group": np.array([24.1, 24.2, 24.0, 24.2, 24.1]),
+}
+"""Table 2: validation error in percent by batch per device."""
+STYLES = {
+    "batch": ("BatchNorm", "k", "-", "o"),
+    "group": ("GroupNorm", "C0", "--", "s"),
+    "layer": ("LayerNorm", "C1", "-.", "^"),
+    "instance": ("InstanceNorm", "C2", ":", "D"),
+}
+SHIFTS = {"batch": 0.96, "group": 0.987, "layer": 1.013, "instance": 1.04}
+"""Factors that keep the intervals of a batch size beside each other."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The knobs."""
+
+    seeds: int = 6
+    """Runs of each norm and batch size; at least 2."""
+    examples: int = 4_000
+    """Training images, the first of the training split."""
+    epochs: int = 10
+    """Passes over them, at every batch size."""
+    batch_sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
+    """Increasing; 2 and 32 among them."""
+    norms: tuple[str, ...] = ("batch", "group", "layer", "instance")
+    """Of "batch", "group", "layer", "instance"; the first two among them."""
+    ghost_sizes: tuple[int, ...] = (2, 4, 8, 16, 32)
+    """Examples that statistics are taken over in steps of 128; divisors of it."""
+    channels: tuple[int, ...] = (16, 32, 64)
+    """Of the convolutions, each of which halves the image."""
+    pooling: int = 2
+    """Pixels of the 32 x 32 images that are averaged, in height and in width."""
+    data_dir: str | None = None
+    """Where prepared data are kept; by default where `jaxdl data` keeps them."""
+    raw_dir: str | None = None
+    """A folder with the binary files, `data_batch_1.bin` and so on, or their archive."""
+
+
+PRESETS = {
+    "default": Config(),
+    "smoke": Config(
+        seeds=4, examples=1_000, batch_sizes=(2, 32), norms=("batch", "group"), ghost_sizes=()
+    ),
+    "full": Config(seeds=10, examples=50_000, epochs=60, channels=(64, 128, 256, 512), pooling=1),
+}
+
+
+class PatchNet(nn.Module):
+    """Convolutions of 2 x 2 at stride 2, a norm and a ReLU each; the mean; 10 logits.
+
+    The windows do not overlap, so that a convolution is a dense layer on patches: matrix products,
+    which a loop on a CPU compiles well, where a convolution in it is 25 times slower.
+
+    Attributes:
+        channels: of each convolution.
+        norm: a factory of norm modules.
+    """
+
+    channels: tuple[int, ...]
+    norm: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width features"], *, train: bool
+    ) -> Float[Array, "batch classes"]:
+        """The logits."""
+        for layer, channels in enumerate(self.channels):
+            batch, height, width, features = x.shape
+            x = x.reshape(batch, height // 2, 2, width // 2, 2, features).swapaxes(2, 3)
+            x = x.reshape(batch, height // 2, width // 2, 4 * features)
+            norm = self.norm(name=f"norm_{layer}")
+            x = nn.Dense(
+                channels,
+                use_bias=models.block.needs_bias(norm, "before"),
+                kernel_init=initializers.he_normal(),
+                name=f"conv_{layer}",
+            )(x)
+            x = nn.relu(apply_norm(norm, x, train=train))
+        return nn.Dense(10, name="dense")(x.mean((1, 2)))
+
+
+def run(config: Config) -> Results:
+    """Test errors in percent, by norm, batch size and seed; the last epoch's training losses."""
+    train, test = load(config)
+    keys = jax.vmap(jax.random.key)(np.arange(config.seeds))
+    orders = np.stack(
+        [
+            [training.epoch_order(key, epoch, config.examples) for epoch in range(config.epochs)]
+            for key in keys
+        ]
+    )
+    found: dict[str, list[Any]] = {"error": [], "loss": [], "recalibrated": [], "ghost_error": []}
+    for name in config.norms:
+        model = PatchNet(config.channels, NORMS[name])
+        starts = make_starts(model)(keys, train["inputs"][:1])
+        evaluate = make_evaluation(model)
+        for size in config.batch_sizes:
+            fit = make_training(model, config, size)
+            variables, loss = fit(starts, keys, train, batches(orders, size))
+            found["error"].append(evaluate(variables, test))
+            found["loss"].append(loss)
+            if name == "batch":
+                exact = recalibrated(config, variables, train)
+                found["recalibrated"].append(evaluate(exact, test))
+            print(f"{name} norm, batch {size}: {found['error'][-1].mean():.1f} %", flush=True)
+        if name == "batch":
+            for size in config.ghost_sizes:
+                norm = functools.partial(layers.BatchNorm, virtual_batch_size=size)
+                fit = make_training(PatchNet(config.channels, norm), config, GHOST_STEP)
+                variables, _ = fit(starts, keys, train, batches(orders, GHOST_STEP))
+                found["ghost_error"].append(evaluate(variables, test))
+    shape = (len(config.norms), len(config.batch_sizes), config.seeds)
+    arrays = {name: np.array(values) for name, values in found.items()}
+    return {
+        "names": np.array(config.norms),
+        "batch_sizes": np.array(config.batch_sizes),
+        "ghost_sizes": np.array(config.ghost_sizes, int),
+        "examples": np.array(config.examples),
+        "epochs": np.array(config.epochs),
+        "error": arrays["error"].reshape(shape),
+        "loss": arrays["loss"].reshape(shape),
+        "recalibrated": arrays["recalibrated"],
+        "ghost_error": arrays["ghost_error"].reshape(-1, config.seeds),
+    }
+
+
+def load(config: Config) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The training images asked for and the test split, pooled and standardised by channel."""
+    dataset = data.load("cifar10", data_dir=config.data_dir, raw_dir=config.raw_dir)
+    assert dataset.test is not None
+    if config.examples > len(dataset.train):
+        raise ValueError(
+            f"examples must be at most the {len(dataset.train)} training images, "
+            f"got {config.examples}"
+        )
+    parts = [
+        (pooled(part.inputs[:count], config.pooling), part.targets[:count])
+        for part, count in ((dataset.train, config.examples), (dataset.test, None))
+    ]
+    normalize = data.normalize_images(*data.image_statistics(parts[0][0]))
+    train, test = (
+        {"inputs": normalize(jnp.asarray(images)), "targets": jnp.asarray(targets)}
+        for images, targets in parts
+    )
+    return train, test
+
+
+def pooled(images: np.ndarray, size: int) -> np.ndarray:
+    """Means over squares of `size` pixels, in [0, 1]."""
+    count, height, width, channels = images.shape
+    squares = images.reshape(count, height // size, size, width // size, size, channels)
+    return squares.mean((2, 4), dtype=np.float32) / np.float32(255)
+
+
+def batches(orders: np.ndarray, batch_size: int) -> np.ndarray:
+    """(seeds, steps, batch) from (seeds, epochs, examples); an incomplete batch is left."""
+    seeds, _, examples = orders.shape
+    return orders[:, :, : examples // batch_size * batch_size].reshape(seeds, -1, batch_size)
+
+
+def make_starts(model: PatchNet) -> Any:
+    """(keys, sample) -> the initial variables, by seed."""
+    start = jax.vmap(lambda key, x: model.init(key, x, train=False), (0, None))
+    return jax.jit(start, compiler_options=init_options())
+
+
+def make_training(model: PatchNet, config: Config, batch_size: int) -> Any:
+    """(starts, keys, arrays, orders) -> variables and last losses: seeds in one vmapped scan."""
+    steps_per_epoch = config.examples // batch_size
+    rate = optimizers.schedules.cosine_decay(
+        RATE * batch_size / USUAL, steps=config.epochs * steps_per_epoch
+    )
+    optimizer = optimizers.momentum(rate, decay=MOMENTUM)
+    train_epoch = training.make_train_epoch(
+        training.make_train_step(model, optimizer, losses.cross_entropy)
+    )
+
+    def fit(start: Any, key: Any, arrays: Any, order: Any) -> Any:
+        params = start["params"]
+        state = training.TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=start.get("batch_stats", {}),
+            opt_state=optimizer.init(params),
+            key=key,
+        )
+        state, measured = train_epoch(state, arrays, order)
+        return state.variables, measured["loss"][-steps_per_epoch:].mean()
+
+    return jax.jit(jax.vmap(fit, (0, 0, None, 0)))
+
+
+def make_evaluation(model: PatchNet) -> Any:
+    """(variables, arrays) -> errors in percent, by seed."""
+    eval_step = training.make_eval_step(model, losses.cross_entropy, [metrics.accuracy])
+
+    @jax.jit
+    def evaluate(variables: Any, arrays: Any) -> Any:
+        # One seed at a time: its activations on the whole split are array enough.
+        sums = jax.lax.map(lambda each: eval_step(each, arrays), variables)
+        return 100 * (1 - sums["accuracy"] / len(arrays["targets"]))
+
+    return evaluate
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def recalibrated(config: Config, variables: Any, arrays: Any) -> Any:
+    """The variables with the statistics of all `arrays` instead of the running averages.
+
+    `diagnostics.recalibrate` for all seeds in one call: with momentum 0 the running statistics
+    after a pass of everything are those of everything.
+    """
+    model = PatchNet(config.channels, functools.partial(layers.BatchNorm, momentum=0.0))
+
+    def of_one(each: Any) -> Any:
+        _, updates = model.apply(each, arrays["inputs"], train=True, mutable=["batch_stats"])
+        return {**each, **updates}
+
+    return jax.lax.map(of_one, variables)
+
+
+def errors(results: Results, name: str, batch_size: int) -> np.ndarray:
+    """Test errors in percent, by seed."""
+    row = results["names"].tolist().index(name)
+    return results["error"][row, results["batch_sizes"].tolist().index(batch_size)]
+
+
+def rise(results: Results, name: str) -> np.ndarray:
+    """Points of test error, by seed, that batches of 2 cost against batches of 32."""
+    return errors(results, name, SMALL) - errors(results, name, USUAL)
+
+
+def paper_rise(name: str) -> float:
+    """The same of the paper's network."""
+    return float(PAPER[name][PAPER_SIZES == SMALL][0] - PAPER[name][PAPER_SIZES == USUAL][0])
+
+
+def above_zero(text: str, values: np.ndarray) -> Claim:
+    """That the mean of the values is positive: said wrongly in at most 2.5 % of repetitions."""
+    mean, half_width = common.interval(values)
+    return Claim(
+        f"{text}: {mean:.2f} +- {half_width:.2f}; lower end of the 95 % interval of "
+        f"{len(values)} seeds",
+        float(mean - half_width),
+        0.0,
+        np.inf,
+    )
+
+
+def claims(results: Results) -> list[Claim]:
+    """BatchNorm alone needs the batch; and what it needs it for."""
+    of_batch = rise(results, "batch")
+    made = [
+        above_zero(
+            f"BatchNorm: points of test error that batch {SMALL} costs against {USUAL} "
+            f"(ResNet-50 on ImageNet: {paper_rise('batch'):.1f})",
+            of_batch,
+        )
+    ]
+    for name in results["names"].tolist():
+        if name == "batch":
+            continue
+        mean, half_width = common.interval(rise(results, name))
+        paper = f" (ResNet-50: {paper_rise(name):.1f})" if name in PAPER else ""
+        excess, reach = common.interval(rise(results, name) - MARGIN * of_batch)
+        made.append(
+            Claim(
+                f"{STYLES[name][0]}, the same points: {mean:.2f} +- {half_width:.2f}{paper}; less "
+                f"{MARGIN} of BatchNorm's, upper end of the 95 % interval",
+                float(excess + reach),
+                -np.inf,
+                0.0,
+            )
+        )
+    paper_lead = PAPER["batch"][0] - PAPER["group"][0]
+    made.append(
+        above_zero(
+            f"batch {SMALL}: points by which GroupNorm is ahead of BatchNorm "
+            f"(ResNet-50: {paper_lead:.1f})",
+            errors(results, "batch", SMALL) - errors(results, "group", SMALL),
+        )
+    )
+    small = results["batch_sizes"].tolist().index(SMALL)
+    usual = results["batch_sizes"].tolist().index(USUAL)
+    exact = results["recalibrated"]
+    made.append(
+        above_zero(
+            f"BatchNorm trained at batch {SMALL}, evaluated with the statistics of the training "
+            f"set, which win back {(errors(results, 'batch', SMALL) - exact[small]).mean():.2f} "
+            f"points: what is left of its cost",
+            exact[small] - exact[usual],
+        )
+    )
+    return [*made, *ghost_claims(results)]
+
+
+def ghost_claims(results: Results) -> list[Claim]:
+    """Steps of 128: what the statistics' batch costs by itself."""
+    sizes = results["ghost_sizes"].tolist()
+    if SMALL not in sizes or GHOST_STEP not in results["batch_sizes"]:
+        return []
+    return [
+        above_zero(
+            f"steps of {GHOST_STEP}, BatchNorm's statistics over {SMALL} against all of them: "
+            f"points (batch {SMALL} against {USUAL}: {rise(results, 'batch').mean():.2f})",
+            results["ghost_error"][sizes.index(SMALL)] - errors(results, "batch", GHOST_STEP),
+        )
+    ]
+
+
+def plot(results: Results) -> Any:
+    """Ours, the paper's, and what BatchNorm needs the batch for."""
+    figure = common.new_figure(12, 5)
+    ours, paper, parts = figure.subplots(1, 3, width_ratios=[1.15, 0.8, 1.05])
+    sizes, seeds = results["batch_sizes"], results["error"].shape[-1]
+
+    def draw(axes: Any, x: np.ndarray, values: np.ndarray, style: Any) -> None:
+        label, colour, line, marker = style
+        mean, half_width = common.interval(values, axis=1)
+        axes.errorbar(
+            x, mean, half_width, color=colour, ls=line, marker=marker, ms=6, capsize=3, label=label
+        )
+
+    for row, name in enumerate(results["names"].tolist()):
+        draw(ours, sizes * SHIFTS[name], results["error"][row], STYLES[name])
+    for name, values in PAPER.items():
+        label, colour, line, marker = STYLES[name]
+        paper.plot(PAPER_SIZES, values, color=colour, ls=line, marker=marker, ms=6, label=label)
+    row = results["names"].tolist().index("batch")
+    draw(parts, sizes, results["error"][row], ("steps of N, running averages", "k", "-", "o"))
+    draw(
+        parts, sizes * 1.04, results["recalibrated"],
+        ("steps of N, statistics of the\ntraining set in evaluation", "C3", ":", "v"),
+    )  # fmt: skip
+    if len(results["ghost_sizes"]):
+        draw(
+            parts, results["ghost_sizes"] * 0.96, results["ghost_error"],
+            (f"steps of {GHOST_STEP}, statistics over N\n(ghost batches)", "C4", "--", "P"),
+        )  # fmt: skip
+    for axes, title, low in (
+        (ours, f"{results['examples']:,} CIFAR-10 images, {results['epochs']} epochs", "N"),
+        (paper, "ResNet-50, ImageNet (Wu and He)", "N, per device of 8"),
+        (parts, "BatchNorm: which batch is it?", "N"),
+    ):
+        shown = PAPER_SIZES if axes is paper else sizes
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(shown, shown)
+        axes.minorticks_off()
+        axes.set(xlabel=f"batch size {low}", title=title)
+        axes.grid(lw=0.3)
+        axes.legend(fontsize=8, loc="upper right")
+    ours.set_ylabel(f"test error (%), mean and 95 % interval of {seeds} seeds")
+    paper.set_ylabel("validation error (%)")
+    parts.set_ylabel("test error (%)")
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(common.main(sys.modules[__name__]))

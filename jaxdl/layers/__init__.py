@@ -3,5 +3,6 @@
 from jaxdl.layers.activations import Maxout, PReLU, RReLU
 from jaxdl.layers.batch_norm import BatchNorm
 from jaxdl.layers.noisy_batch_norm import NoisyBatchNorm
+from jaxdl.layers.pooling import max_pool
 
-__all__ = ["BatchNorm", "Maxout", "NoisyBatchNorm", "PReLU", "RReLU"]
+__all__ = ["BatchNorm", "Maxout", "NoisyBatchNorm", "PReLU", "RReLU", "max_pool"]

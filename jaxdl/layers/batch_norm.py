@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxdl.layers.standardization import MeanOf, standardize
+
 
 class BatchNorm(nn.Module):
     r"""Normalise each feature by the statistics of the batch, in training, or by running ones.
@@ -116,34 +118,26 @@ class BatchNorm(nn.Module):
         if train:
             values = self._virtual_batches(values, axis)
             axis += values.ndim - x.ndim
-            mean, var, count = self._batch_statistics(values, axis)
-            if not self.is_initializing():
-                kept = var * (count / (count - 1)) if self.unbiased_variance else var
-                weight: Array | float = 1 - self.momentum
-                if self.cumulative:
-                    batches.value = batches.value + 1
-                    weight = 1 / batches.value
-                for running, new in ((running_mean, mean), (running_var, kept)):
-                    batch = new.reshape(-1, features).mean(0)
-                    moved = (1 - weight) * running.value + weight * batch
-                    # What a scan carries keeps its dtype, whatever the inputs' or momentum's.
-                    running.value = moved.astype(running.value.dtype)
-        else:
-            shape = [1] * x.ndim
-            shape[axis] = features
-            mean, var = running_mean.value.reshape(shape), running_var.value.reshape(shape)
-        multiplier = lax.rsqrt(var + self.epsilon)
         shape = [1] * values.ndim
         shape[axis] = features
-        if self.use_scale:
-            scale = self.param("scale", self.scale_init, (features,), jnp.float32)
-            scale = lax.stop_gradient(scale) if self.freeze_scale else scale
-            multiplier = multiplier * scale.reshape(shape)
-        y = (values - mean) * multiplier
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, (features,), jnp.float32)
-            bias = lax.stop_gradient(bias) if self.freeze_bias else bias
-            y = y + bias.reshape(shape)
+        scale, bias = (parameter.reshape(shape) for parameter in self._scale_and_bias(features))
+        if not train:
+            mean, var = running_mean.value.reshape(shape), running_var.value.reshape(shape)
+            y = (values - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias
+            return y.astype(x.dtype)
+        mean_of, count = self._mean(values, axis)
+        y, mean, var = standardize(values, scale, bias, mean_of, self.epsilon)
+        if not self.is_initializing():
+            kept = var * (count / (count - 1)) if self.unbiased_variance else var
+            weight: Array | float = 1 - self.momentum
+            if self.cumulative:
+                batches.value = batches.value + 1
+                weight = 1 / batches.value
+            for running, new in ((running_mean, mean), (running_var, kept)):
+                batch = new.reshape(-1, features).mean(0)
+                moved = (1 - weight) * running.value + weight * batch
+                # What a scan carries keeps its dtype, whatever the inputs' or momentum's.
+                running.value = moved.astype(running.value.dtype)
         return y.reshape(x.shape).astype(x.dtype)
 
     def _check_collection(self, train: bool) -> None:
@@ -174,13 +168,31 @@ class BatchNorm(nn.Module):
             )
         return values.reshape(-1, size, *values.shape[1:])
 
-    def _batch_statistics(self, values: Array, axis: int) -> tuple[Array, Array, int]:
-        """Mean and biased variance, in two passes, and the values that each is taken over."""
+    def _scale_and_bias(self, features: int) -> tuple[Array, Array]:
+        """The parameters, or constants where they are not used; frozen ones have no gradient."""
+        scale, bias = jnp.ones(features), jnp.zeros(features)
+        if self.use_scale:
+            scale = self.param("scale", self.scale_init, (features,), jnp.float32)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (features,), jnp.float32)
+        return (
+            lax.stop_gradient(scale) if self.freeze_scale else scale,
+            lax.stop_gradient(bias) if self.freeze_bias else bias,
+        )
+
+    def _mean(self, values: Array, axis: int) -> tuple[MeanOf, int]:
+        """The mean over all axes but the first and the features', and its number of values."""
         reduced = tuple(other for other in range(1, values.ndim) if other != axis)
         count = math.prod(values.shape[other] for other in reduced)
         if self.axis_name is not None:
             groups = self.axis_index_groups
             count *= lax.axis_size(self.axis_name) if groups is None else len(groups[0])
+        if count < 2:
+            raise ValueError(
+                "BatchNorm needs at least two values per feature in training, whose spread is not "
+                f"zero by necessity, got {count} from inputs of shape {values.shape[1:]}; "
+                "pass a larger batch or train=False"
+            )
 
         def mean_of(numbers: Array) -> Array:
             mean = jnp.mean(numbers, reduced, keepdims=True)
@@ -188,11 +200,4 @@ class BatchNorm(nn.Module):
                 return mean
             return lax.pmean(mean, self.axis_name, axis_index_groups=self.axis_index_groups)
 
-        if count < 2:
-            raise ValueError(
-                "BatchNorm needs at least two values per feature in training, whose spread is not "
-                f"zero by necessity, got {count} from inputs of shape {values.shape[1:]}; "
-                "pass a larger batch or train=False"
-            )
-        mean = mean_of(values)
-        return mean, mean_of(jnp.square(values - mean)), count
+        return mean_of, count

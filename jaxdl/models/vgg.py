@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from jaxdl.activations import relu
 from jaxdl.initializers import he_normal, zeros
+from jaxdl.layers import max_pool
 from jaxdl.models.block import Activation, NormFactory, check_hidden, check_widths, convolve
 from jaxdl.models.mlp import MLP
 
@@ -94,7 +95,7 @@ class VGG(nn.Module):
                     train=train,
                 )
                 layer += 1
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = max_pool(x)
         return MLP(
             self.features,
             activation=self.activation,

@@ -32,11 +32,13 @@ from jaxdl.training.steps import (
 Piece = tuple[Mapping[str, Array], slice | None]
 """Metrics on the device and which of their rows count; None for those of a single step."""
 
-# XLA's CPU backend sends a matrix product to YNNPACK where it can. On an MLP's step of batch 100
-# Eigen's threaded product, the older path, is a tenth faster; whole AVX-512 vectors, where there
-# are any, save 2 %.
+# XLA's CPU backend sends products, convolutions and reductions to YNNPACK where it can. On an
+# MLP's step of batch 100 Eigen's threaded product, the older path, is a tenth faster, and in a
+# convolution's gradient for the kernel two to three times; reductions over all but the last axis
+# are up to ten times slower without YNNPACK, so these stay with it. Whole AVX-512 vectors, where
+# there are any, save 2 %.
 CPU_COMPILER_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "",
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_cpu_prefer_vector_width": 512,
 }
 

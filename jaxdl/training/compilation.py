@@ -52,7 +52,15 @@ EVALUATION_BATCH = 1000
 
 @functools.cache
 def compiler_options() -> dict[str, Any]:
-    """The options for the default backend, none where this version of XLA does not know them."""
+    """The options that `fit` compiles a step with; those of the backend that XLA's version knows.
+
+    For a loop of one's own: on a CPU a convolutional step takes up to twice as long without.
+
+    Example:
+        >>> step = jax.jit(lambda x: x + 1, compiler_options=compiler_options())
+        >>> step(1).item()
+        2
+    """
     return _known_options(CPU_COMPILER_OPTIONS) if jax.default_backend() == "cpu" else {}
 
 
@@ -63,11 +71,15 @@ def init_options() -> dict[str, Any]:
 
 
 def _known_options(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if _is_known({name: value})}
+
+
+def _is_known(option: dict[str, Any]) -> bool:
     try:
-        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+        jax.jit(lambda x: x, compiler_options=option).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:
-        return {}
-    return options
+        return False
+    return True
 
 
 @dataclass(frozen=True)

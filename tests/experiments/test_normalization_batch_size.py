@@ -27,6 +27,7 @@ def results():
         "names": NAMES,
         "batch_sizes": SIZES,
         "error": error,
+        "loss": error / 40,
         "recalibrated": error[BATCH] - np.array([1.0, 0.3, 0.0, 0.0])[:, None],
         "ghost_sizes": SIZES[:3],
         "ghost_error": np.array([65.5, 60.0, 59.0])[:, None] + SPREAD,
@@ -38,9 +39,9 @@ def holds(found):
 
 
 def test_the_expected_numbers_hold():
-    assert holds(results()) == [True] * 7
+    assert holds(results()) == [True] * 8
     fewer = results() | {"ghost_sizes": SIZES[:0], "ghost_error": np.zeros((0, 4))}
-    assert holds(fewer) == [True] * 6
+    assert holds(fewer) == [True] * 7
 
 
 @pytest.mark.parametrize(
@@ -53,9 +54,10 @@ def test_the_expected_numbers_hold():
         ("error", (INSTANCE, 0), 2.0, {3}),
         ("error", (INSTANCE, 0), -2.0, set()),
         ("error", (GROUP,), 5.5, {4}),
-        ("recalibrated", (0,), -6.0, {5}),
-        ("ghost_error", (0,), -6.5, {6}),
-        ("ghost_error", (0,), 10 * SPREAD - 6.0, {6}),
+        ("loss", (BATCH, 0), -0.2, {5}),
+        ("recalibrated", (0,), -6.0, {6}),
+        ("ghost_error", (0,), -6.5, {7}),
+        ("ghost_error", (0,), 10 * SPREAD - 6.0, {7}),
     ],
 )
 def test_each_claim_can_be_refuted(quantity, where, change, refuted):
@@ -135,7 +137,7 @@ def test_the_whole_experiment_on_noise(monkeypatch, tmp_path):
     assert kept["error"].shape == (2, 2, 2)
     assert kept["recalibrated"].shape == (2, 2)
     assert kept["ghost_error"].shape == (1, 2)
-    assert len(experiment.claims(kept)) == 4
+    assert len(experiment.claims(kept)) == 5
     assert experiment.plot(kept).axes
     with pytest.raises(ValueError, match="examples must be at most the 128 training images"):
         experiment.run(experiment.Config(examples=129))

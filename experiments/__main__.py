@@ -31,6 +31,25 @@ def list_experiments(names_alone: bool) -> int:
     return 0
 
 
+def needs(name: str) -> str | None:
+    """The dataset without which the script cannot run: its constant `NEEDS`, read, not imported."""
+    for node in ast.parse((FOLDER / f"{name}.py").read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "NEEDS":
+            return str(ast.literal_eval(node.value))
+    return None
+
+
+def with_data(chosen: list[str]) -> list[str]:
+    """Those whose data are on this machine; the others are named on stderr."""
+    from jaxdl import data
+
+    ready = {entry.name for entry in data.available() if entry.ready} | {None}
+    for name in chosen:
+        if needs(name) not in ready:
+            print(f"{name} is skipped: {needs(name)} is not on this machine", file=sys.stderr)
+    return [name for name in chosen if needs(name) in ready]
+
+
 def run(chosen: list[str], options: list[str]) -> int:
     """Run the chosen experiments one after another, each in a process of its own.
 
@@ -55,13 +74,17 @@ def main() -> int:
     lister.add_argument("--names", action="store_true", help="the names alone, one a line")
     runner = commands.add_parser("run", help="run some, or all; other options go to each script")
     runner.add_argument("names", nargs="*", metavar="NAME", help="none: all of them")
+    runner.add_argument(
+        "--skip-missing", action="store_true", help="skip those whose data are not on this machine"
+    )
     arguments, options = parser.parse_known_args()
     if arguments.command == "list":
         return list_experiments(arguments.names)
     unknown = [name for name in arguments.names if name not in names()]
     if unknown:
         parser.error(f"no experiment {', '.join(unknown)}; there are {', '.join(names())}")
-    return run(arguments.names or names(), options)
+    chosen = arguments.names or names()
+    return run(with_data(chosen) if arguments.skip_missing else chosen, options)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from common import Claim, Results
 from jaxdl import data, initializers, layers, losses, metrics, models, optimizers, training
 from jaxdl.training import observers
 
+NEEDS = "cifar10"
 TORCH = {
     "norm_centred": np.array([47.8, 48.2, 48.5]),
     "plain_centred": np.array([48.3, 49.1, 49.2]),
@@ -90,7 +91,7 @@ def network(kind: str) -> models.MLP:
 
 def run(config: Config) -> Results:
     """Accuracies in percent by seed and epoch, confusions, and what the watched run left behind."""
-    dataset = data.load("cifar10", data_dir=config.data_dir, raw_dir=config.raw_dir)
+    dataset = data.load(NEEDS, data_dir=config.data_dir, raw_dir=config.raw_dir)
     test = dataset.test
     assert test is not None
     # The notebook watches the test split as it trains; nothing is chosen by what it sees: the

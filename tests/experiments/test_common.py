@@ -137,9 +137,13 @@ def test_the_interval_covers_as_often_as_it_says():
     assert covered == pytest.approx(0.95, abs=5 * 0.0015)
 
 
-def run(*arguments):
+def run(*arguments, **variables):
     return subprocess.run(
-        [sys.executable, "-m", "experiments", *arguments], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "experiments", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | variables,
     )
 
 
@@ -163,3 +167,9 @@ def test_a_failing_script_makes_the_run_fail():
     done = run("run", "quickstart", "--no-such-knob", "1")
     assert done.returncode == 1
     assert "quickstart" in done.stderr
+
+
+def test_a_script_without_its_data_is_skipped_and_named(tmp_path):
+    done = run("run", "cifar10", "--skip-missing", JAXDL_DATA_DIR=str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "cifar10 is skipped: cifar10 is not on this machine" in done.stderr

@@ -1,0 +1,163 @@
+"""Smoothing's experiment: its claims hold for the expected numbers, and each can be refuted."""
+
+from dataclasses import replace
+
+import batchnorm_smoothing
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from batchnorm_smoothing import probe, recording_sgd
+
+from jaxdl import data, losses, models, training
+
+SEEDS, PROBES = 3, 6
+SPREAD = np.array([-0.01, 0.0, 0.01])
+
+
+def numbers(steps=300):
+    """Results as they are expected, by kind (no norm, BatchNorm, noisy), rate, seed and step."""
+    lengths = 0.1 * batchnorm_smoothing.STEP_LENGTHS
+    last = np.array([[1.8, 2.3], [1.5, 1.6], [1.6, 1.8]])
+    of_probes = np.ones((3, SEEDS, PROBES)) * np.exp(SPREAD)[:, None]
+    change = np.array([3.0, 1.0, 1.2])[:, None, None, None] * of_probes[..., None]
+    change = change * np.linspace(0.2, 1.0, lengths.size)
+    return {
+        "rates": np.array([0.1, 0.5]),
+        "step_lengths": lengths,
+        "probe_steps": np.linspace(0, steps - 1, PROBES).astype(int),
+        "loss": last[..., None, None] + SPREAD[:, None] * np.ones(steps),
+        "accuracy": np.full((3, 2, SEEDS, steps), 40.0),
+        "shift": np.array([0.1, 0.001, 0.3])[:, None, None] * of_probes,
+        "gradient_norm": np.array([1.5, 1.0, 1.0])[:, None, None] * of_probes,
+        "along_loss": 2.0 + change,
+        "along_change": change,
+    }
+
+
+def holds(results):
+    return [claim.holds for claim in batchnorm_smoothing.claims(results)]
+
+
+def test_the_expected_numbers_hold():
+    assert holds(numbers()) == [True] * 11
+    assert holds(numbers(steps=30)) == [True] * 2  # too short for what the paper says
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "refuted"),
+    [
+        ("loss", (1, 0), 1.9, {0}),
+        ("loss", (2, 0), 1.9, {3}),
+        ("loss", (2, 1), 2.4, {4, 6}),
+        ("loss", (0, 1), np.nan, {4, 5, 6}),
+        ("loss", (1, 1), 2.4, {5, 6}),
+        ("loss", (2, 1), 2.0, {6}),
+        ("shift", 2, 0.0009, {1, 2}),
+        ("shift", 2, 0.09, {2}),
+        ("along_loss", 0, 2.0 + np.linspace(0.0, 0.5, 5), {7}),
+        ("along_change", 0, np.full(5, 0.9), {8, 10}),
+        ("along_change", 0, np.linspace(0.2, 1.3, 5), {9, 10}),
+        ("gradient_norm", 0, 4.0, {9, 10}),
+    ],
+)
+def test_each_claim_can_be_refuted(name, place, value, refuted):
+    results = numbers()
+    results[name][place] = value
+    assert {index for index, held in enumerate(holds(results)) if not held} == refuted
+
+
+def test_one_seed_far_off_refutes_a_mean_that_would_hold():
+    results = numbers()
+    results["loss"][2, 1] = np.array([1.2, 1.2, 2.9])[:, None]
+    assert results["loss"][2, 1].mean() < results["loss"][0, 1].mean()
+    assert not holds(results)[4]  # the training loss at the larger rate
+
+
+def test_along_the_gradient_of_a_quadratic():
+    draw = np.random.default_rng(0)
+    inputs = draw.normal(size=(20, 3)).astype(np.float32)
+    targets = draw.normal(size=(20, 1)).astype(np.float32)
+    batch = {"inputs": jnp.asarray(inputs), "targets": jnp.asarray(targets)}
+    model, optimizer = models.MLP([1]), recording_sgd()
+    step = jax.jit(training.make_train_step(model, optimizer, losses.mean_squared_error))
+    state = training.init_state(jax.random.key(0), model, optimizer, batch["inputs"])
+    lengths = np.array([0.05, 0.4])
+    found = probe(step, state, step(state, batch)[0], batch, lengths)
+
+    with_one = np.c_[np.ones(20), inputs].astype(np.float64)  # bias, kernel
+    hessian = 2 * with_one.T @ with_one / 20
+    weights = np.r_[*(np.ravel(leaf) for leaf in jax.tree.leaves(state.params))].astype(np.float64)
+    error = with_one @ weights - targets[:, 0]
+    gradient = 2 * with_one.T @ error / 20
+    curvature = gradient @ hessian @ gradient
+    along = np.mean(error**2) - lengths * (gradient @ gradient) + lengths**2 / 2 * curvature
+    # float32, sums of 20 terms of order one.
+    np.testing.assert_allclose(found["gradient_norm"], np.linalg.norm(gradient), rtol=1e-5)
+    np.testing.assert_allclose(found["along_loss"], along, rtol=1e-5)
+    change = lengths * np.linalg.norm(hessian @ gradient)
+    np.testing.assert_allclose(found["along_change"], change, rtol=1e-5)
+
+
+def test_the_state_holds_the_rate_and_a_probe_the_noise():
+    model, optimizer = models.MLP([8, 1], norm=batchnorm_smoothing.noisy), recording_sgd()
+    step = jax.jit(training.make_train_step(model, optimizer, losses.mean_squared_error))
+    batch = {
+        "inputs": jax.random.normal(jax.random.key(1), (16, 4)),
+        "targets": jnp.ones((16, 1)),
+    }
+    key = jax.random.key(0, impl="rbg")
+    state = training.init_state(key, model, optimizer, batch["inputs"])
+    still, measured = step(state, batch)
+    chex.assert_trees_all_equal(still.params, state.params)  # the rate starts at 0
+    found = probe(step, state, still, batch, np.zeros(1))
+    assert found["along_loss"][0] == measured["loss"]
+    assert found["along_change"][0] == 0
+    # The next step's noise is another, and so is its loss.
+    assert step(still, batch)[1]["loss"] != measured["loss"]
+
+    state = replace(state, opt_state={**state.opt_state, "rate": jnp.float32(0.5)})
+    after, _ = step(state, batch)
+    expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, after.opt_state["gradient"])
+    # p - 0.5 g is one rounding where the compiler fuses it, as here: half is exact either way.
+    chex.assert_trees_all_equal(after.params, expected)
+
+
+def test_batches_pass_through_every_epoch():
+    config = batchnorm_smoothing.Config(steps=7, batch_size=4)
+    order = batchnorm_smoothing.batches(jax.random.key(0), config, 14)
+    assert order.shape == (7, 4)
+    for epoch in (order[:3], order[3:6]):
+        assert len(set(epoch.ravel().tolist())) == 12
+
+
+def test_the_whole_experiment_on_noise(monkeypatch, tmp_path):
+    draw = np.random.default_rng(0)
+
+    def arrays(count):
+        images = draw.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+        return data.Arrays(images, draw.integers(0, 10, count).astype(np.int32))
+
+    noise = data.Dataset("noise", arrays(64), None, arrays(20), tuple("abcdefghij"))
+    monkeypatch.setattr(batchnorm_smoothing.data, "load", lambda name, **where: noise)
+    # Five convolutions compile faster than eight.
+    monkeypatch.setattr(
+        batchnorm_smoothing.models,
+        "VGG",
+        lambda depth, channels, norm: models.ConvNet(channels, [10], norm=norm),
+    )
+    config = batchnorm_smoothing.Config(
+        seeds=2, steps=3, batch_size=16, channels=(4, 4, 4, 4, 4), probes=2, generator="rbg"
+    )
+    results = batchnorm_smoothing.run(config)
+    np.savez(tmp_path / "results.npz", **results)
+    with np.load(tmp_path / "results.npz", allow_pickle=False) as loaded:
+        assert set(loaded) == set(numbers())
+        assert len(batchnorm_smoothing.plot({name: loaded[name] for name in loaded}).axes) == 6
+    assert results["along_loss"].shape == (3, 2, 2, batchnorm_smoothing.STEP_LENGTHS.size)
+    # What is true of any data: noise moves what BatchNorm holds still. Its mean, uniform between
+    # -0.5 and 0.5, moves by 1/3 a step: over 4 channels and 4 probes 0.30 +- 0.06 deviations.
+    assert results["shift"][2].mean() > max(0.1, results["shift"][1].mean())
+    with pytest.raises(ValueError, match="steps at least probes"):
+        batchnorm_smoothing.run(replace(config, probes=4))

@@ -120,9 +120,10 @@ def recalibrate(
 
 def moments(x: Array, axis: int) -> Moments:
     """Of all axes but the features', in two passes."""
-    x = jnp.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]).astype(jnp.float32)
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    x = jnp.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]).astype(dtype)
     mean = x.mean(0)
-    return Moments(jnp.float32(len(x)), mean, jnp.square(x - mean).sum(0))
+    return Moments(jnp.asarray(len(x), dtype), mean, jnp.square(x - mean).sum(0))
 
 
 def combined(one: Moments, other: Moments) -> Moments:

@@ -63,9 +63,8 @@ def check_inputs(norm: Any, shape: tuple[int, ...], *, train: bool) -> None:
     if isinstance(norm, nn.GroupNorm):
         _check_groups(norm, shape[-1])
     count = values_per_statistic(norm, shape, train=train)
-    # RMSNorm subtracts no mean: of one value it leaves the sign. A GroupNorm of as many groups as
-    # channels is let be, as by PyTorch: only the bias is left behind a dense layer.
-    needed = 1 if isinstance(norm, (nn.RMSNorm, nn.GroupNorm)) else 2
+    # RMSNorm subtracts no mean: of one value it leaves the sign.
+    needed = 1 if isinstance(norm, nn.RMSNorm) else 2
     if count is not None and count < needed:
         raise ValueError(
             f"{type(norm).__name__} needs at least {'one value' if needed == 1 else 'two values'} "
@@ -121,4 +120,6 @@ def _remedy(norm: Any) -> str:
         return "it is for images; for dense layers pass nn.LayerNorm or BatchNorm"
     if isinstance(norm, nn.BatchNorm):
         return "pass a larger batch or train=False"
+    if isinstance(norm, nn.GroupNorm):
+        return "pass fewer groups"
     return "normalise a wider layer"

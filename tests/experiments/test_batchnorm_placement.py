@@ -47,7 +47,7 @@ def refuted(results):
 
 
 def test_the_expected_numbers_hold():
-    assert len(placement.claims(numbers())) == 10
+    assert len(placement.claims(numbers())) == 9
     assert refuted(numbers()) == set()
 
 
@@ -55,15 +55,14 @@ def test_the_expected_numbers_hold():
     ("changes", "expected"),
     [
         ({"none": 48.0}, {0}),
-        ({"after": 49.4, "after_affine": 49.0, "maxout": 43.0}, {1, 5}),
+        ({"after": 49.4, "after_affine": 49.0, "maxout": 43.0}, {1, 4}),
         ({"elu": 42.0}, {2}),
         ({"tanh": 47.0}, {3}),
-        ({"sigmoid": 47.0}, {4}),
-        ({"identity": 47.0}, {5}),
-        ({"tanh": 49.5, "identity": 50.5}, {3, 6}),
-        ({"dropout_50": 45.5}, {7}),
-        ({"dropout_20": 46.0}, {8}),
-        ({"identity": 38.4, "sigmoid": 47.5, "after": 49.5}, {1, 4, 5, 6, 9}),
+        ({"identity": 47.0}, {4}),
+        ({"tanh": 49.5}, {3, 5}),
+        ({"dropout_50": 45.5}, {6}),
+        ({"dropout_20": 46.0}, {7}),
+        ({"identity": 38.4, "sigmoid": 47.5}, {4, 5, 8}),
     ],
 )
 def test_each_claim_can_be_refuted(changes, expected):
@@ -74,7 +73,7 @@ def test_other_rows_and_sizes():
     # Of rows that were not measured nothing is claimed; more images are held to CaffeNet's order.
     assert [claim.holds for claim in placement.claims(few())] == [False]
     assert [claim.holds for claim in placement.claims(few(identity=60.0))] == [True]
-    assert refuted(numbers(images=50_000)) == {1, 4, 5, 6, 8}
+    assert refuted(numbers(images=50_000)) == {1, 4, 5, 7}
 
 
 def test_caffenets_own_numbers_agree():

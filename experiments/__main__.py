@@ -4,6 +4,7 @@ import argparse
 import ast
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -50,17 +51,27 @@ def with_data(chosen: list[str]) -> list[str]:
     return [name for name in chosen if needs(name) in ready]
 
 
-def run(chosen: list[str], options: list[str]) -> int:
-    """Run the chosen experiments one after another, each in a process of its own.
+def run(chosen: list[str], options: list[str], jobs: int = 1) -> int:
+    """Run the chosen experiments, each in a process of its own, `jobs` at a time.
 
-    Returns 0 if every one of them ended with 0, else 1.
+    One at a time prints as it goes; several print each when it has ended. Returns 0 if every one
+    of them ended with 0, else 1.
     """
-    failed = []
-    for name in chosen:
-        print(f"== {name}", flush=True)
-        script = FOLDER / f"{name}.py"
-        if subprocess.run([sys.executable, str(script), *options], check=False).returncode:
-            failed.append(name)
+
+    def one(name: str) -> int:
+        command = [sys.executable, str(FOLDER / f"{name}.py"), *options]
+        if jobs == 1:
+            print(f"== {name}", flush=True)
+            return subprocess.run(command, check=False).returncode
+        done = subprocess.run(
+            command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        print(f"== {name}\n{done.stdout}", end="", flush=True)
+        return done.returncode
+
+    with ThreadPoolExecutor(jobs) as pool:
+        codes = list(pool.map(one, chosen))
+    failed = [name for name, code in zip(chosen, codes, strict=True) if code]
     if failed:
         print(f"failed, or with a refuted claim: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -77,14 +88,19 @@ def main() -> int:
     runner.add_argument(
         "--skip-missing", action="store_true", help="skip those whose data are not on this machine"
     )
+    runner.add_argument("--jobs", type=int, default=1, help="how many at a time (default 1)")
     arguments, options = parser.parse_known_args()
     if arguments.command == "list":
         return list_experiments(arguments.names)
+    if arguments.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {arguments.jobs}")
     unknown = [name for name in arguments.names if name not in names()]
     if unknown:
         parser.error(f"no experiment {', '.join(unknown)}; there are {', '.join(names())}")
     chosen = arguments.names or names()
-    return run(with_data(chosen) if arguments.skip_missing else chosen, options)
+    if arguments.skip_missing:
+        chosen = with_data(chosen)
+    return run(chosen, options, arguments.jobs)
 
 
 if __name__ == "__main__":

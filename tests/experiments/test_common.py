@@ -163,10 +163,12 @@ def test_an_unknown_experiment_is_refused_with_the_known():
     assert "no experiment no_such; there are" in done.stderr
 
 
-def test_a_failing_script_makes_the_run_fail():
-    done = run("run", "quickstart", "--no-such-knob", "1")
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_failing_script_makes_the_run_fail(jobs):
+    done = run("run", "quickstart", "gains", "--jobs", jobs, "--no-such-knob", "1")
     assert done.returncode == 1
-    assert "quickstart" in done.stderr
+    assert "refuted claim: quickstart, gains" in done.stderr
+    assert "--no-such-knob" in done.stdout + done.stderr
 
 
 def test_a_script_without_its_data_is_skipped_and_named(tmp_path):

@@ -96,7 +96,7 @@ def test_what_a_sigmoid_is_fed(name):
     if name == "norm":  # gamma is 1 and beta 0 at the start; float32 means of 50 values of size 1
         np.testing.assert_allclose(fed.mean(0), 0.0, atol=1e-5)
     else:
-        follows = model.apply(variables, images / 255, train=False)
+        follows = np.asarray(model.apply(variables, images / 255, train=False))
         last = variables["params"]["dense_3"]
         hidden = jnp.maximum(fed, 0)
         # 100 products of float32, in another order.

@@ -1,0 +1,291 @@
+"""Which statistics to evaluate a batch-normalised network with.
+
+784-128-128-10, ReLU, BatchNorm before each, gradient descent at rate 0.1 on Fashion-MNIST, in
+batches of 64 and of 8. At several lengths of training the test split is evaluated with running
+averages of several momenta (the weight of the OLD value), with the equal average over all batches
+(cumulative), and with the statistics of the whole training split, recalibrated. A momentum that
+near 1 still holds, after t steps, momentum^t of the zeros and ones it began with. The averages do
+not act on training, so that one run serves them all.
+
+Source: Ioffe and Szegedy (2015), algorithm 2; Wu and Johnson (2021), section 3.
+Run: python experiments/batchnorm_inference.py
+Expected: after 100 steps momentum 0.999 costs 15 to 30 points of accuracy. After 2000, momentum 0.9
+costs 0.4 and 0.7 points, within or near its interval: recalibration is hardly worth its pass over
+the data. The cumulative average is behind the weights, by 0.06 and 0.1 nats against recalibration.
+With batches of 8 recalibration may lose too: after 300 steps 1 to 1.6 points, less than the
+interval's half-width of 2, at momenta to 0.99.
+Time: 1 min on 2 CPU cores.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import common
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import Claim, Results
+
+from jaxdl import (
+    data,
+    diagnostics,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    training,
+)
+
+LONG = 1000
+"""Steps below which nothing is said of long training."""
+SMALL = 2.0
+"""Points of accuracy: a tenth of what the momentum too near 1 costs."""
+FEATURES, RATE = (128, 128, 10), 0.1
+MARKERS, LINES = "os^Dv*", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 3)))
+CONFIDENCE = 7.0
+"""Sums of products that exceed the bound by chance: 2 exp(-7^2 / 2), 5e-11 each, 1e-5 in all."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The knobs."""
+
+    seeds: int = 4
+    """Runs at each batch size; at least 3."""
+    lengths: tuple[int, ...] = (10, 30, 100, 300, 1000, 2000)
+    """Steps after which the network is evaluated, ascending."""
+    momenta: tuple[float, ...] = (0.5, 0.9, 0.99, 0.999)
+    """Weights of the old running value."""
+    batch_sizes: tuple[int, ...] = (64, 8)
+    """Examples of a training batch."""
+    dataset: str | None = None
+    """By default fashion_mnist where it is on this machine, else mnist_5k."""
+    data_dir: str | None = None
+    """Where prepared data are kept; by default where `jaxdl data` keeps them."""
+    raw_dir: str | None = None
+    """A folder with the four IDX files, plain or gzipped."""
+
+
+PRESETS = {
+    "default": Config(),
+    "smoke": Config(seeds=6, lengths=(10, 100), batch_sizes=(64,), dataset="mnist_5k"),
+    "full": Config(seeds=20, lengths=(10, 30, 100, 300, 1000, 3000, 10_000, 30_000)),
+}
+
+
+def load(name: str | None, data_dir: str | None, raw_dir: str | None) -> data.Dataset:
+    """The named set; without a name fashion_mnist where it is on this machine, else mnist_5k."""
+    if name is None:
+        ready = {entry.name: entry.ready for entry in data.available(data_dir, raw_dir)}
+        name = "fashion_mnist" if ready["fashion_mnist"] else "mnist_5k"
+        if name == "mnist_5k":
+            print("fashion_mnist is not on this machine: mnist_5k takes its place")
+    raw_dir = None if name == "mnist_5k" else raw_dir
+    dataset = data.load(name, data_dir=data_dir, raw_dir=raw_dir)
+    if dataset.test is None:
+        dataset = data.split(dataset, key=jax.random.key(0))
+    print(dataset, flush=True)
+    return dataset
+
+
+def network(norm: Any = layers.BatchNorm) -> models.MLP:
+    """The dense network."""
+    return models.MLP(FEATURES, norm=norm, kernel_init=initializers.he_normal())
+
+
+def make_step(momenta: tuple[float, ...]) -> Callable[..., Any]:
+    """(arrays, state, averages, indices) -> state and averages after a step, compiled.
+
+    The averages hold one row for each momentum and a last one for the cumulative average.
+    """
+    # With momentum 0 the running value is the last batch's own.
+    model = network(functools.partial(layers.BatchNorm, momentum=0.0))
+    train_step = training.make_train_step(model, optimizers.sgd(RATE), losses.cross_entropy)
+
+    @jax.jit
+    def step(arrays: Any, state: Any, averages: Any, indices: Any) -> Any:
+        state, _ = train_step(state, {name: array[indices] for name, array in arrays.items()})
+        weights = jnp.append(1 - jnp.array(momenta), 1 / state.step)[:, None]
+        moved = jax.tree.map(
+            lambda old, new: old + weights * (new - old), averages, state.batch_stats
+        )
+        return state, moved
+
+    return step
+
+
+def repeated(stats: Any, times: int) -> Any:
+    """The statistics, so many times over."""
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], times, axis=0), stats)
+
+
+def run(config: Config) -> Results:
+    """By batch size, length, seed and statistics: test accuracy in percent and loss in nats."""
+    dataset = load(config.dataset, config.data_dir, config.raw_dir)
+    assert dataset.test is not None
+    arrays, test = (
+        {"inputs": jnp.asarray(part.inputs), "targets": jnp.asarray(part.targets)}
+        for part in (dataset.train, dataset.test)
+    )
+    model, count = network(), len(config.momenta) + 1
+    sample = jnp.zeros((1, *dataset.train.inputs.shape[1:]))
+    step = make_step(config.momenta)
+    evaluate = jax.jit(
+        jax.vmap(
+            training.make_eval_step(model, losses.cross_entropy, [metrics.accuracy]),
+            ({"params": None, "batch_stats": 0}, None),
+        )
+    )
+    sizes, lengths = config.batch_sizes, config.lengths
+    measured = np.zeros((2, len(sizes), len(lengths), config.seeds, count + 1))
+    for b, size in enumerate(sizes):
+        rows = batches(len(dataset.train), lengths[-1], size)
+        for seed in range(config.seeds):
+            state = training.init_state(jax.random.key(seed), model, optimizers.sgd(RATE), sample)
+            averages = repeated(state.batch_stats, count)
+            for taken, indices in enumerate(rows, 1):
+                state, averages = step(arrays, state, averages, indices)
+                if taken in lengths:
+                    exact = recalibrated(model, state.variables, dataset.train.inputs)
+                    stats = jax.tree.map(
+                        lambda many, one: jnp.append(many, one[None], axis=0),
+                        averages,
+                        exact["batch_stats"],
+                    )
+                    sums = evaluate({"params": state.params, "batch_stats": stats}, test)
+                    measured[:, b, lengths.index(taken), seed] = sums["accuracy"], sums["loss"]
+        print(f"batches of {size}: done", flush=True)
+    measured /= len(dataset.test)
+    return {
+        "dataset": np.array(dataset.name),
+        "lengths": np.array(lengths),
+        "momenta": np.array(config.momenta),
+        "batch_sizes": np.array(sizes),
+        "accuracy": 100 * measured[0],
+        "loss": measured[1],
+    }
+
+
+def batches(examples: int, steps: int, size: int) -> np.ndarray:
+    """The examples of every step, (steps, size), the same for all runs; no incomplete batch."""
+    full = examples // size * size
+    epochs = -(-steps * size // full)
+    orders = [training.epoch_order(jax.random.key(1), epoch, examples) for epoch in range(epochs)]
+    return np.concatenate([order[:full] for order in orders]).reshape(-1, size)[:steps]
+
+
+def recalibrated(model: Any, variables: Any, inputs: np.ndarray) -> Any:
+    """With the statistics of all inputs, in parts of at most 10,000."""
+    return diagnostics.recalibrate(
+        model, variables, np.array_split(inputs, -(-len(inputs) // 10_000))
+    )
+
+
+def gains(results: Results, measured: str = "accuracy") -> np.ndarray:
+    """What recalibration gains over each running average: points of accuracy, or nats of loss."""
+    values = results[measured]
+    gained = values[..., -1:] - values[..., :-1]
+    return gained if measured == "accuracy" else -gained
+
+
+def claims(results: Results) -> list[Claim]:
+    """What recalibration gains, and when; what falls behind."""
+    lengths, momenta, seeds = results["lengths"], results["momenta"], results["accuracy"].shape[2]
+    short, far = np.abs(np.log(lengths / 100)).argmin(), momenta.argmax()
+    usual = np.abs(momenta - 0.9).argmin()
+    made = []
+    for b, size in enumerate(results["batch_sizes"]):
+        where = f"{results['dataset']}, batches of {size}"
+        points, nats = gains(results)[b], gains(results, "loss")[b]
+
+        def shown(values: np.ndarray) -> tuple[float, float, str]:
+            mean, half = common.interval(values)
+            return mean - half, mean + half, f"{mean:.3g} +- {half:.2g}, {seeds} seeds, 95 %"
+
+        low, _, text = shown(points[short, :, far])
+        made.append(
+            Claim(
+                f"{where}, momentum {momenta[far]:g} after {lengths[short]} steps, its statistics "
+                f"{100 * momenta[far] ** lengths[short]:.0f} % those of init: points of accuracy "
+                f"that recalibration gains, {text}; lower end",
+                low,
+                0.0,
+                np.inf,
+            )
+        )
+        if lengths[-1] < LONG:
+            continue
+        low, high, text = shown(points[-1, :, usual])
+        made.append(
+            Claim(
+                f"{where}, momentum {momenta[usual]:g} after {lengths[-1]} steps: the same, "
+                f"{text}: next to nothing; the farther end",
+                max(-low, high),
+                0.0,
+                SMALL,
+            )
+        )
+        low, _, text = shown(nats[-1, :, -1] - nats[-1, :, usual])
+        made.append(
+            Claim(
+                f"{where}, {lengths[-1]} steps: the average of all batches since the start is "
+                f"behind: nats of loss over those of momentum {momenta[usual]:g}, {text}; lower "
+                "end",
+                low,
+                0.0,
+                np.inf,
+            )
+        )
+    return made
+
+
+def plot(results: Results) -> Any:
+    """What recalibration gains by length and by momentum."""
+    figure = common.new_figure(12, 7.5)
+    lengths, momenta, sizes = results["lengths"], results["momenta"], results["batch_sizes"]
+    top, bottom = figure.subfigures(2, 1)
+    labels = [*(f"momentum {momentum:g}" for momentum in momenta), "cumulative"]
+    panels = np.atleast_1d(top.subplots(1, len(sizes), sharey=True))
+    for axes, size, gained in zip(panels, sizes, gains(results), strict=True):
+        for k, label in enumerate(labels):
+            mean, half_width = common.interval(gained[..., k], axis=1)
+            axes.errorbar(
+                lengths * 1.03 ** (k - len(momenta) / 2), mean, half_width, capsize=2, ms=5,
+                color=f"C{k}", marker=MARKERS[k % len(MARKERS)], ls=LINES[k % len(LINES)],
+                label=label,
+            )  # fmt: skip
+        axes.axhline(0, color="k", lw=0.7)
+        axes.set_yscale("symlog", linthresh=1)
+        axes.set_ylim(-10, 100)
+        axes.set(xscale="log", xlabel="steps of training", title=f"Batches of {size}")
+        axes.grid(lw=0.3)
+    panels[0].set_ylabel(f"points gained by recalibration\n({results['dataset']}, test)")
+    panels[0].legend(
+        fontsize=8, loc="lower left", ncols=2, title=f"{gained.shape[1]} seeds, 95 % intervals"
+    )
+    by_momentum = bottom.subplots(1, 1)
+    for k, (size, gained) in enumerate(zip(sizes, gains(results, "loss"), strict=True)):
+        mean, half_width = common.interval(gained[-1], axis=0)
+        by_momentum.errorbar(
+            np.arange(len(labels)) + 0.06 * k, mean, half_width, fmt=MARKERS[k], color=f"C{k}",
+            ls=LINES[k], capsize=3, label=f"batches of {size}",
+        )  # fmt: skip
+    by_momentum.axhline(0, color="k", lw=0.7)
+    by_momentum.set_xticks(np.arange(len(labels)), [*(f"{each:g}" for each in momenta), "cumul."])
+    by_momentum.set(
+        xlabel="momentum: weight of the old value",
+        ylabel="loss gained by recalibration (nats)",
+        title=f"After {lengths[-1]} steps",
+    )
+    by_momentum.legend(fontsize=8)
+    by_momentum.grid(lw=0.3)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(common.main(sys.modules[__name__]))

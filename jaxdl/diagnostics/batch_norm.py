@@ -1,5 +1,6 @@
 """The running statistics of batch norms: made exact, and told when they are wrong."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -57,6 +58,7 @@ def recalibrate(
 
     Raises:
         ValueError: a model without batch norms, or no batches.
+        TypeError: a model or preprocess that cannot be hashed: the program is kept by them.
 
     Example:
         >>> import functools, jax, jax.numpy as jnp
@@ -71,10 +73,42 @@ def recalibrate(
 
     Source: Ioffe and Szegedy (2015), algorithm 2; Wu and Johnson (2021), section 3.
     """
+    moments_of, keeps_unbiased = _program(model, preprocess)
+    total: dict[Path, Moments] = {}
+    for batch in batches:
+        inputs = jnp.asarray(batch["inputs"] if isinstance(batch, Mapping) else batch)
+        found = jax.tree.map(
+            lambda leaf: np.asarray(leaf, np.float64), moments_of(variables, inputs)
+        )
+        total = {
+            path: combined(total[path], new) if path in total else new
+            for path, new in found.items()
+        }
+    if not total:
+        raise ValueError(
+            f"batches must reach a batch norm of the model, got none through "
+            f"{type(model).__name__}; pass a model with norm=BatchNorm and at least one batch"
+        )
+    statistics = jax.tree.map(lambda leaf: leaf, dict(variables["batch_stats"]))
+    for path, (count, mean, squares) in total.items():
+        node = statistics
+        for name in path:
+            node = node[name]
+        variance = squares / (count - 1 if keeps_unbiased[path] else count)
+        for name, value in (("mean", mean), ("var", variance)):
+            node[name] = jnp.asarray(value, node[name].dtype)
+    return {**variables, "batch_stats": statistics}
+
+
+@functools.lru_cache(maxsize=16)
+def _program(
+    model: nn.Module, preprocess: Callable[[Array], Array]
+) -> tuple[Callable[..., dict[Path, Moments]], dict[Path, bool]]:
+    """(variables, inputs) -> moments by norm, compiled once a model; and whose are unbiased."""
     keeps_unbiased: dict[Path, bool] = {}
 
     @jax.jit
-    def moments_of(inputs: Array) -> dict[Path, Moments]:
+    def moments_of(variables: Any, inputs: Array) -> dict[Path, Moments]:
         seen: dict[Path, Moments] = {}
 
         def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -94,28 +128,7 @@ def recalibrate(
             )  # fmt: skip
         return seen
 
-    total: dict[Path, Moments] = {}
-    for batch in batches:
-        inputs = jnp.asarray(batch["inputs"] if isinstance(batch, Mapping) else batch)
-        found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), moments_of(inputs))
-        total = {
-            path: combined(total[path], new) if path in total else new
-            for path, new in found.items()
-        }
-    if not total:
-        raise ValueError(
-            f"batches must reach a batch norm of the model, got none through "
-            f"{type(model).__name__}; pass a model with norm=BatchNorm and at least one batch"
-        )
-    statistics = jax.tree.map(lambda leaf: leaf, dict(variables["batch_stats"]))
-    for path, (count, mean, squares) in total.items():
-        node = statistics
-        for name in path:
-            node = node[name]
-        variance = squares / (count - 1 if keeps_unbiased[path] else count)
-        for name, value in (("mean", mean), ("var", variance)):
-            node[name] = jnp.asarray(value, node[name].dtype)
-    return {**variables, "batch_stats": statistics}
+    return moments_of, keeps_unbiased
 
 
 def moments(x: Array, axis: int) -> Moments:

@@ -68,6 +68,19 @@ def test_the_first_norms_statistics_do_not_depend_on_the_batches():
     assert np.abs(apart / parts["batch_stats"]["norm_0"]["var"] - 1).max() > 0.01
 
 
+def test_the_same_model_compiles_once():
+    model, traced = mlp(), []
+
+    def preprocess(x):
+        traced.append(x.shape)
+        return x
+
+    for seed in range(3):
+        variables = model.init(jax.random.key(seed), IMAGES, train=False)
+        recalibrate(mlp(), variables, [IMAGES], preprocess=preprocess)
+    assert traced == [IMAGES.shape]
+
+
 def test_flaxs_norm_keeps_its_biased_variance():
     model = models.MLP([4, 1], norm=nn.BatchNorm)
     x = IMAGES.reshape(60, -1)

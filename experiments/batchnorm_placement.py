@@ -8,14 +8,15 @@ order of the rows can: a pair counts as ordered only where the seeds decide it.
 Source: the lecture on BatchNorm, after Mishkin, Sergievskiy and Matas (2017); all rows are in
 github.com/ducha-aiki/caffenet-benchmark, batchnorm.md, one run each.
 Run: python experiments/batchnorm_placement.py
-Expected: as in CaffeNet, a norm is better than none, PReLU, RReLU and ELU are better than ReLU and
+Expected: as in CaffeNet, BatchNorm before ReLU beats none, PReLU, RReLU and ELU beat ReLU and
 Maxout, tanh is behind them all, dropout 0.5 costs. Against CaffeNet, the norm is better before
-ReLU (49.0 %) than after it (46.4 %), by 2.6 +- 1.4 points; no activation, last there by 6 points,
-is the first here (50.5 %), where a max-pooling follows every convolution, not three of five;
-dropout 0.2 costs 3 points, and gained 1.4 there. After 12 epochs in place of 3 (two seeds) no
-activation is still ahead of ReLU, 54.6 to 50.5 %, and before of after, 52.8 to 50.5 %; dropout 0.2
-costs nothing any more. Large networks trained long are the full preset's, not measured yet.
-Time: 5 min on 2 CPU cores.
+ReLU (48.9 %) than after it (46.1 %), by 2.8 +- 1.5 points; no activation, last there by 6 points,
+is the first here (50.5 %), where a max-pooling follows every convolution, not three of five.
+Undecided: dropout 0.2, which costs 2 to 4 points from one set of five seeds or rounding to another
+and gained 1.4 there; the lead of sigmoid over ReLU, 1 to 3 points. After 12 epochs in place of 3
+(two seeds) no activation is still ahead of ReLU, 54.6 to 50.5 %, and before of after, 52.8 to
+50.5 %. The full preset, large networks trained long, is not measured yet.
+Time: 5.5 min on 2 CPU cores.
 """
 
 import functools
@@ -273,10 +274,9 @@ FOUND = {
     (ACTIVATIONS, ("after",), ("identity",)): False,
     (ACTIVATIONS, ("tanh",), ("identity",)): False,
     (DROPOUT, ("after",), ("dropout_50",)): True,
-    (DROPOUT, ("dropout_20",), ("after",)): False,
 }
-"""What seeds 0 to 4 of the default size decide, CaffeNet's better rows first, and whether the
-order there is the same. Sigmoid's lead over ReLU, which five other seeds left open, is not here."""
+"""What the default size decided in every set of runs made of it, CaffeNet's better rows first, and
+whether the order there is the same."""
 
 
 def claims(results: Results) -> list[Claim]:

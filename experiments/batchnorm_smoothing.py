@@ -147,6 +147,10 @@ def run(config: Config) -> Results:
 def trainer(model: models.VGG, dataset: data.Dataset, config: Config) -> Any:
     """(key, rate, steps at which to probe) -> what one run shows, by name."""
     arrays, optimizer = dataset.train, recording_sgd()
+    # Compiled, it computes no outputs, only what they would be computed from.
+    initial = jax.jit(
+        lambda key: training.init_state(key, model, optimizer, jnp.zeros((1, 32, 32, 3)))
+    )
     # One program for all seeds, rates and probes: the rate is part of the state.
     step = jax.jit(
         training.make_train_step(
@@ -155,7 +159,7 @@ def trainer(model: models.VGG, dataset: data.Dataset, config: Config) -> Any:
     )
 
     def train(key: Any, rate: float, probe_steps: Any) -> dict[str, np.ndarray]:
-        state = training.init_state(key, model, optimizer, jnp.zeros((1, 32, 32, 3)))
+        state = initial(key)
         state = replace(state, opt_state={**state.opt_state, "rate": jnp.float32(rate)})
         curves, probes = [], []
         for index, examples in enumerate(batches(key, config, len(arrays))):

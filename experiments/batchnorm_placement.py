@@ -35,6 +35,7 @@ from common import Claim, Results
 from jaxdl import activations, data, initializers, layers, losses, metrics, models, training
 from jaxdl.optimizers import momentum
 
+NEEDS = "cifar10"
 BATCH_SIZE = 64
 
 
@@ -165,7 +166,7 @@ def run(config: Config) -> Results:
     """By row and seed: test accuracy in percent."""
     if unknown := set(config.arms) - set(ARMS):
         raise ValueError(f"arms must be of {list(ARMS)}, got {sorted(unknown)}; drop these")
-    dataset = data.load("cifar10", data_dir=config.data_dir, raw_dir=config.raw_dir)
+    dataset = data.load(NEEDS, data_dir=config.data_dir, raw_dir=config.raw_dir)
     assert isinstance(dataset.train, data.Arrays)
     assert dataset.test is not None
     first = data.Arrays(

@@ -35,6 +35,7 @@ from common import Claim, Results
 
 from jaxdl import data, layers, losses, metrics, models, training
 
+NEEDS = "cifar10"
 LABELS = {"plain": "no norm", "norm": "BatchNorm", "noisy": "noisy BatchNorm"}
 WATCHED = 4
 """The layer whose ReLU's inputs are watched: the fifth of VGG-11's eight convolutions."""
@@ -81,12 +82,7 @@ PRESETS = {
 }
 
 
-def noisy(name: str) -> layers.NoisyBatchNorm:
-    """A norm of its own for every layer."""
-    return layers.NoisyBatchNorm(norm=layers.BatchNorm(parent=None), name=name)
-
-
-NORMS: Mapping[str, Any] = {"plain": None, "norm": layers.BatchNorm, "noisy": noisy}
+NORMS: Mapping[str, Any] = {"plain": None, "norm": layers.BatchNorm, "noisy": layers.NoisyBatchNorm}
 
 
 def centre(pixels: Any) -> Any:
@@ -114,7 +110,7 @@ def run(config: Config) -> Results:
             "seeds and probes must be at least 2 and steps at least probes, "
             f"got {config.seeds}, {config.probes} and {config.steps}"
         )
-    dataset = data.load("cifar10", data_dir=config.data_dir, raw_dir=config.raw_dir)
+    dataset = data.load(NEEDS, data_dir=config.data_dir, raw_dir=config.raw_dir)
     probe_steps = np.linspace(0, config.steps - 1, config.probes).round().astype(int)
     runs = []
     for kind, norm in NORMS.items():

@@ -243,13 +243,18 @@ def pool_arm(pool: Callable[[Any], Any]) -> Callable[[], Any]:
 
 
 def measure(arms: dict[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds by arm and round, after two calls to warm up."""
+    """Seconds by arm and round; each timed call follows one of its own arm.
+
+    The threads of the arm before spin on for some milliseconds, which on two cores doubles the
+    time of what comes next: so there is a pause, and a call that is not timed.
+    """
     for arm in arms.values():
-        arm()
         arm()
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds):
         for name, arm in arms.items():
+            time.sleep(0.2)
+            arm()
             started = time.perf_counter()
             arm()
             seconds[name].append(time.perf_counter() - started)

@@ -1,5 +1,7 @@
 """Batch normalisation whose outputs are shifted and scaled at random: what it is not about."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,9 @@ class NoisyBatchNorm(nn.Module):
 
     for example i and feature j, all drawn anew in every training step from the rng "dropout"; the
     positions of an image share their example's. If BatchNorm trained well because it held the
-    distribution of its outputs still, this would train like none. In evaluation there is no noise.
+    distribution of its outputs still, this would train like none. In evaluation there is no noise:
+    what stands above it was trained, and took its running statistics, with noise, and may do worse
+    than in training.
 
     Attributes:
         norm: the BatchNorm whose outputs are disturbed.
@@ -41,7 +45,8 @@ class NoisyBatchNorm(nn.Module):
     Source: Santurkar, Tsipras, Ilyas and Madry (2018), section 2.2 and appendix A.
     """
 
-    norm: BatchNorm = BatchNorm()
+    # Of each module its own, and nobody's part until this module takes it.
+    norm: BatchNorm = dataclasses.field(default_factory=lambda: BatchNorm(parent=None))
     mean_range: float = 0.5
     stddev_range: float = 1.25
     mean_spread: float = 0.1

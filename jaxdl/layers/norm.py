@@ -9,6 +9,7 @@ import flax.linen as nn
 from jaxtyping import Array
 
 from jaxdl.layers.batch_norm import BatchNorm
+from jaxdl.layers.noisy_batch_norm import NoisyBatchNorm
 
 
 def apply_norm(norm: Any, x: Array, *, train: bool) -> Array:
@@ -48,7 +49,7 @@ def removes_bias(norm: Any) -> bool:
         >>> removes_bias(BatchNorm()), removes_bias(nn.LayerNorm())
         (True, False)
     """
-    return isinstance(norm, (BatchNorm, nn.BatchNorm, nn.InstanceNorm))
+    return isinstance(norm, (BatchNorm, NoisyBatchNorm, nn.BatchNorm, nn.InstanceNorm))
 
 
 def check_inputs(norm: Any, shape: tuple[int, ...], *, train: bool) -> None:

@@ -10,6 +10,7 @@ import flax.linen as nn
 from jaxtyping import Array
 
 from jaxdl.initializers import bind_fan_in
+from jaxdl.layers import convolution
 from jaxdl.layers.norm import apply_norm, removes_bias
 
 NormFactory = Callable[..., nn.Module]
@@ -46,7 +47,7 @@ def activate(
     return apply_norm(norm, activation(x), train=train)
 
 
-def convolve(
+def conv_block(
     x: Array,
     layer: int,
     channels: int,
@@ -70,6 +71,7 @@ def convolve(
         use_bias=needs_bias(normalise, norm_position),
         kernel_init=kernel_init,
         bias_init=bind_fan_in(bias_init, math.prod(window) * x.shape[-1]),
+        conv_general_dilated=convolution.convolve,
         name=f"conv_{layer}",
     )(x)
     return activate(x, activation, normalise, norm_position, layer=layer, train=train)

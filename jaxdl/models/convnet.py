@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from jaxdl.activations import relu
 from jaxdl.initializers import lecun_normal, zeros
 from jaxdl.layers import max_pool
-from jaxdl.models.block import Activation, NormFactory, check_hidden, check_widths, convolve
+from jaxdl.models.block import Activation, NormFactory, check_hidden, check_widths, conv_block
 from jaxdl.models.mlp import MLP
 
 
@@ -74,7 +74,7 @@ class ConvNet(nn.Module):
                 f"{len(self.channels)} poolings, got {x.shape}; name fewer channels"
             )
         for layer, width in enumerate(self.channels):
-            x = convolve(
+            x = conv_block(
                 x,
                 layer,
                 width,

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxdl.activations import relu
 from jaxdl.initializers import bind_fan_in, he_normal, zeros
+from jaxdl.layers import convolution
 from jaxdl.models.block import (
     Activation,
     NormFactory,
@@ -78,6 +79,7 @@ class Block(nn.Module):
             use_bias=needs_bias(norm, position),
             kernel_init=self.kernel_init,
             bias_init=bind_fan_in(self.bias_init, math.prod(window) * x.shape[-1]),
+            conv_general_dilated=convolution.convolve,
             name=f"conv_{name}",
         )(x)
         return x, norm
@@ -160,6 +162,7 @@ class ResNet(nn.Module):
             use_bias=needs_bias(norm, self.norm_position),
             kernel_init=self.kernel_init,
             bias_init=bind_fan_in(self.bias_init, 9 * x.shape[-1]),
+            conv_general_dilated=convolution.convolve,
             name="conv_0",
         )(x)
         x = activate(x, self.activation, norm, self.norm_position, layer=0, train=train)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from jaxdl.activations import relu
 from jaxdl.initializers import he_normal, zeros
 from jaxdl.layers import max_pool
-from jaxdl.models.block import Activation, NormFactory, check_hidden, check_widths, convolve
+from jaxdl.models.block import Activation, NormFactory, check_hidden, check_widths, conv_block
 from jaxdl.models.mlp import MLP
 
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -83,7 +83,7 @@ class VGG(nn.Module):
         layer = 0
         for channels, count in zip(self.channels, CONVOLUTIONS[self.depth], strict=True):
             for _ in range(count):
-                x = convolve(
+                x = conv_block(
                     x,
                     layer,
                     channels,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from batchnorm_smoothing import probe, recording_sgd
 
-from jaxdl import data, losses, models, training
+from jaxdl import data, layers, losses, models, training
 
 SEEDS, PROBES = 3, 6
 SPREAD = np.array([-0.01, 0.0, 0.01])
@@ -101,7 +101,7 @@ def test_along_the_gradient_of_a_quadratic():
 
 
 def test_the_state_holds_the_rate_and_a_probe_the_noise():
-    model, optimizer = models.MLP([8, 1], norm=batchnorm_smoothing.noisy), recording_sgd()
+    model, optimizer = models.MLP([8, 1], norm=layers.NoisyBatchNorm), recording_sgd()
     step = jax.jit(training.make_train_step(model, optimizer, losses.mean_squared_error))
     batch = {
         "inputs": jax.random.normal(jax.random.key(1), (16, 4)),

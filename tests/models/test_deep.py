@@ -11,7 +11,7 @@ import pytest
 
 from jaxdl.activations import leaky_relu
 from jaxdl.diagnostics import fold
-from jaxdl.layers import BatchNorm, PReLU, RReLU
+from jaxdl.layers import BatchNorm, NoisyBatchNorm, PReLU, RReLU
 from jaxdl.models import MLP, VGG, ConvNet, ResNet
 
 IMAGES = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
@@ -56,6 +56,15 @@ def test_every_norm_stands_at_either_place(make, norm, position):
         variables,
     )
     assert outputs.shape == (4, 10)
+
+
+def test_noisy_norms_are_each_layers_own():
+    params = shapes(VGG(11, channels=(2, 3, 4, 5, 6), norm=NoisyBatchNorm))["params"]
+    widths = {name: leaf["norm"]["scale"].shape for name, leaf in params.items() if "norm" in name}
+    assert widths["norm_0"] == (2,)
+    assert widths["norm_7"] == (6,)
+    assert len(widths) == 8
+    assert "bias" not in params["conv_0"]
 
 
 def test_redundant_biases_are_left_out():

@@ -1,0 +1,58 @@
+"""The convolution that keeps its inputs: XLA's own, to the bit, through both derivatives."""
+
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxdl import losses, models, optimizers, training
+from jaxdl.layers import BatchNorm
+from jaxdl.layers.convolution import convolve
+
+IMAGES = jax.random.normal(jax.random.key(0), (4, 9, 8, 3))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("settings", [{}, {"strides": 2}, {"padding": "VALID"}])
+def test_equals_xlas_to_the_bit(settings, dtype):
+    x = IMAGES.astype(dtype)
+    plain = nn.Conv(5, (3, 3), dtype=dtype, **settings)
+    kept = plain.clone(conv_general_dilated=convolve)
+    variables = plain.init(jax.random.key(1), x)
+    tangents = jax.tree.map(jnp.ones_like, (variables, x))
+
+    def derivatives(conv):
+        y, back = jax.vjp(conv.apply, variables, x)
+        return y, back(jnp.cos(y)), jax.jvp(conv.apply, (variables, x), tangents)[1]
+
+    chex.assert_trees_all_equal(derivatives(kept), derivatives(plain))
+
+
+def test_inputs_that_are_not_finite_pass():
+    x = IMAGES.at[0, 0, 0, 0].set(jnp.nan).at[1, 0, 0, 0].set(jnp.inf)
+    plain = nn.Conv(5, (3, 3))
+    variables = plain.init(jax.random.key(1), IMAGES)
+    kept = plain.clone(conv_general_dilated=convolve)
+    chex.assert_trees_all_equal(kept.apply(variables, x), plain.apply(variables, x))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the CPU backend's fusions")
+def test_nothing_is_computed_again_inside_a_transposed_copy():
+    model, optimizer = models.ResNet(8, norm=BatchNorm), optimizers.sgd(0.1)
+    batch = {"inputs": jnp.ones((8, 16, 16, 3)), "targets": jnp.zeros(8, jnp.int32)}
+    state = training.init_state(jax.random.key(0), model, optimizer, batch["inputs"])
+    step = training.make_train_step(model, optimizer, losses.cross_entropy)
+
+    @functools.partial(jax.jit, compiler_options=training.compiler_options())
+    def update(params, batch):
+        return step(state.replace(params=params), batch)[0].params
+
+    program = update.lower(state.params, batch).compile().as_text()
+    bodies = [body for body in program.split("\n}\n") if "ENTRY" not in body]
+    # Copies of images: of four axes, with the batch inside.
+    copies = [body for body in bodies if " transpose(" in body and ",8]{3,2,1,0}" in body]
+    assert len(copies) >= 7
+    assert not any(" maximum(" in body for body in copies)

@@ -77,27 +77,37 @@ def run(chosen: list[str], options: list[str], jobs: int = 1) -> int:
     return 1 if failed else 0
 
 
+def names_and_options(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The names that stand first, and from the first option on what is the scripts' own."""
+    first = next((i for i, each in enumerate(arguments) if each.startswith("-")), len(arguments))
+    return arguments[:first], arguments[first:]
+
+
 def main() -> int:
     """The command line; options that it does not know are the experiments' own."""
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     lister = commands.add_parser("list", help="what there is")
     lister.add_argument("--names", action="store_true", help="the names alone, one a line")
-    runner = commands.add_parser("run", help="run some, or all; other options go to each script")
-    runner.add_argument("names", nargs="*", metavar="NAME", help="none: all of them")
+    runner = commands.add_parser(
+        "run",
+        help="run some, or all; other options go to each script",
+        usage="python -m experiments run [NAME ...] [--skip-missing] [--jobs N] [OPTIONS OF EACH]",
+    )
     runner.add_argument(
         "--skip-missing", action="store_true", help="skip those whose data are not on this machine"
     )
     runner.add_argument("--jobs", type=int, default=1, help="how many at a time (default 1)")
-    arguments, options = parser.parse_known_args()
+    arguments, others = parser.parse_known_args()
     if arguments.command == "list":
         return list_experiments(arguments.names)
     if arguments.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {arguments.jobs}")
-    unknown = [name for name in arguments.names if name not in names()]
+    chosen, options = names_and_options(others)
+    unknown = [name for name in chosen if name not in names()]
     if unknown:
         parser.error(f"no experiment {', '.join(unknown)}; there are {', '.join(names())}")
-    chosen = arguments.names or names()
+    chosen = chosen or names()
     if arguments.skip_missing:
         chosen = with_data(chosen)
     return run(chosen, options, arguments.jobs)

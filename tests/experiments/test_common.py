@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -161,6 +162,15 @@ def test_an_unknown_experiment_is_refused_with_the_known():
     done = run("run", "no_such")
     assert done.returncode == 2
     assert "no experiment no_such; there are" in done.stderr
+
+
+@pytest.mark.parametrize("names", [[], ["gains", "lsuv"]])
+def test_what_follows_an_option_is_no_name(names):
+    spec = importlib.util.spec_from_file_location("runner", ROOT / "experiments" / "__main__.py")
+    runner = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(runner)
+    options = ["--preset", "smoke", "--output", "runs"]
+    assert runner.names_and_options([*names, *options]) == (names, options)
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])

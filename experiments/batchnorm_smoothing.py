@@ -152,7 +152,8 @@ def trainer(model: models.VGG, dataset: data.Dataset, config: Config) -> Any:
     step = jax.jit(
         training.make_train_step(
             model, optimizer, losses.cross_entropy, [metrics.accuracy], preprocess=centre
-        )
+        ),
+        compiler_options=training.compiler_options(convolutional=True),
     )
 
     def train(key: Any, rate: float, probe_steps: Any) -> dict[str, np.ndarray]:

@@ -30,7 +30,8 @@ BATCH, RATE, DECAY = 128, 0.01, 0.9
 CONVNET = models.ConvNet([32, 64], [128, 10], norm=layers.BatchNorm)
 RESNET = models.ResNet(20, norm=layers.BatchNorm)
 CHANNELS_LAST = torch.channels_last
-jit = functools.partial(jax.jit, compiler_options=training.compiler_options())
+jit = functools.partial(jax.jit, compiler_options=training.compiler_options(convolutional=True))
+dense_jit = functools.partial(jax.jit, compiler_options=training.compiler_options())
 
 
 def images(seed: int = 0) -> dict[str, Any]:
@@ -169,7 +170,7 @@ def norm_arm(norm: nn.Module, shape: tuple[int, ...], **settings: Any) -> Callab
     x, upstream = (jnp.asarray(draw.normal(size=shape), jnp.float32) for _ in range(2))
     variables = norm.init(jax.random.key(0), x, **settings)
 
-    @jit
+    @(jit if len(shape) == 4 else dense_jit)
     def both(params: Any, x: Any) -> Any:
         def outputs(params: Any, x: Any) -> Any:
             y, updates = norm.apply(

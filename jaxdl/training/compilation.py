@@ -33,14 +33,17 @@ Piece = tuple[Mapping[str, Array], slice | None]
 """Metrics on the device and which of their rows count; None for those of a single step."""
 
 # XLA's CPU backend sends products, convolutions and reductions to YNNPACK where it can. On an
-# MLP's step of batch 100 Eigen's threaded product, the older path, is a tenth faster, and in a
-# convolution's gradient for the kernel two to three times; reductions over all but the last axis
-# are up to ten times slower without YNNPACK, so these stay with it. Whole AVX-512 vectors, where
-# there are any, save 2 %; the order of execution that needs the least memory saves a tenth of
-# ResNet-20's step, in pages that need not be fetched.
-CPU_COMPILER_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
-    "xla_cpu_prefer_vector_width": 512,
+# MLP's step of batch 100 Eigen's threaded product, the older path, is a tenth faster; whole AVX-512
+# vectors, where there are any, save 2 %.
+YNN = "xla_cpu_experimental_ynn_fusion_type"
+CPU_COMPILER_OPTIONS = {YNN: "", "xla_cpu_prefer_vector_width": 512}
+
+# Eigen's gradient for a convolution's kernel takes a half to a third of YNNPACK's time. But sums
+# over the positions of many images, as batch norms need them, take ten times as long without
+# YNNPACK; over a batch of vectors they are faster without. The order of execution that needs the
+# least memory saves a tenth of ResNet-20's step, in pages that need not be fetched.
+CPU_CONVOLUTION_OPTIONS = CPU_COMPILER_OPTIONS | {
+    YNN: "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 }
 
@@ -53,17 +56,22 @@ EVALUATION_BATCH = 1000
 
 
 @functools.cache
-def compiler_options() -> dict[str, Any]:
+def compiler_options(*, convolutional: bool = False) -> dict[str, Any]:
     """The options that `fit` compiles a step with; those of the backend that XLA's version knows.
 
     For a loop of one's own: on a CPU a convolutional step takes up to twice as long without.
+
+    Arguments:
+        convolutional: whether the step has convolutions in it.
 
     Example:
         >>> step = jax.jit(lambda x: x + 1, compiler_options=compiler_options())
         >>> step(1).item()
         2
     """
-    return _known_options(CPU_COMPILER_OPTIONS) if jax.default_backend() == "cpu" else {}
+    if jax.default_backend() != "cpu":
+        return {}
+    return _known_options(CPU_CONVOLUTION_OPTIONS if convolutional else CPU_COMPILER_OPTIONS)
 
 
 @functools.cache
@@ -73,12 +81,13 @@ def init_options() -> dict[str, Any]:
 
 
 def _known_options(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if _is_known({name: value})}
+    return {name: value for name, value in options.items() if _is_known(name, value)}
 
 
-def _is_known(option: dict[str, Any]) -> bool:
+@functools.cache
+def _is_known(name: str, value: Any) -> bool:
     try:
-        jax.jit(lambda x: x, compiler_options=option).lower(0.0).compile()
+        jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True
@@ -215,7 +224,8 @@ def _build_programs(
         make: Callable[[TrainStep], Callable[..., Any]], positions: int, donate: bool
     ) -> dict[bool, Any]:
         compile_ = functools.partial(layout.compile, positions=positions, donate=donate)
-        one = compile_(make(alone), options)
+        # On a CPU the steps that are dispatched one by one are those with convolutions.
+        one = compile_(make(alone), compiler_options(convolutional=make is make_single))
         if not layout.mapped:
             return {True: one, False: one}
         return {True: compile_(make(step_over(AXIS)), {}, mapped=True), False: one}

@@ -46,7 +46,7 @@ def test_nothing_is_computed_again_inside_a_transposed_copy():
     state = training.init_state(jax.random.key(0), model, optimizer, batch["inputs"])
     step = training.make_train_step(model, optimizer, losses.cross_entropy)
 
-    @functools.partial(jax.jit, compiler_options=training.compiler_options())
+    @functools.partial(jax.jit, compiler_options=training.compiler_options(convolutional=True))
     def update(params, batch):
         return step(state.replace(params=params), batch)[0].params
 

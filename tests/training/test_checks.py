@@ -69,7 +69,7 @@ def squared(outputs, targets):
 )  # fmt: skip
 def test_refuses_before_anything_is_compiled(given, changes, text):
     # What the backend knows is asked for once a process, by compiling x -> x.
-    compiler_options(), init_options()
+    compiler_options(), compiler_options(convolutional=True), init_options()
     COMPILED.clear()
     with pytest.raises(ValueError, match=text):
         fit(given, **changes)

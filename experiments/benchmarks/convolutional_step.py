@@ -5,6 +5,15 @@ BatchNorm; PyTorch in channels_last with the same weights, whose losses must agr
 alone, forward and backward, beside Flax's. Evaluation with the norms folded. With `--tried`, the
 forms of one convolution with both gradients that were compared. Arms are interleaved.
 
+On a CPU the gradient for the kernels takes most of the difference: XLA makes it by a convolution of
+transposed copies. Tried, besides what `--tried` shows: products of shifted copies in row order
+(slower than XLA's convolution), the batch in parts (a little faster alone), padded input channels
+(slower), XLA's oneDNN options (not applied to convolutions), `optimization_barrier` (without effect
+on this backend). What is used: Eigen's products with YNNPACK's reductions, the order of execution
+that needs least memory, copies that compute nothing again, BatchNorm's derivative in closed form,
+and a max-pooling of comparisons. Folding the norms into the convolutions saves nothing in
+evaluation: the norm is computed together with the activation.
+
 Run: python experiments/benchmarks/convolutional_step.py [--tried]   (needs the extra `parity`)
 """
 

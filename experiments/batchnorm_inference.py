@@ -80,13 +80,7 @@ PRESETS = {
 
 def load(name: str | None, data_dir: str | None, raw_dir: str | None) -> data.Dataset:
     """The named set; without a name fashion_mnist where it is on this machine, else mnist_5k."""
-    if name is None:
-        ready = {entry.name: entry.ready for entry in data.available(data_dir, raw_dir)}
-        name = "fashion_mnist" if ready["fashion_mnist"] else "mnist_5k"
-        if name == "mnist_5k":
-            print("fashion_mnist is not on this machine: mnist_5k takes its place")
-    raw_dir = None if name == "mnist_5k" else raw_dir
-    dataset = data.load(name, data_dir=data_dir, raw_dir=raw_dir)
+    dataset = common.load(name, "fashion_mnist", data_dir, raw_dir)
     if dataset.test is None:
         dataset = data.split(dataset, key=jax.random.key(0))
     print(dataset, flush=True)

@@ -83,13 +83,7 @@ PRESETS = {
 
 def load(name: str | None, data_dir: str | None, raw_dir: str | None) -> data.Dataset:
     """The named set, a tenth of it for validation; mnist_5k gives a fifth for the test as well."""
-    if name is None:
-        ready = {entry.name: entry.ready for entry in data.available(data_dir, raw_dir)}
-        name = "mnist" if ready["mnist"] else "mnist_5k"
-        if name == "mnist_5k":
-            print("mnist is not on this machine: the 5,000 digits of mnist_5k take its place")
-    raw_dir = None if name == "mnist_5k" else raw_dir
-    dataset = data.load(name, data_dir=data_dir, raw_dir=raw_dir)
+    dataset = common.load(name, "mnist", data_dir, raw_dir)
     fractions = (0.9, 0.1) if dataset.test is not None else (0.7, 0.1, 0.2)
     dataset = data.split(dataset, key=jax.random.key(0), fractions=fractions)
     print(dataset, flush=True)

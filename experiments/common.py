@@ -33,6 +33,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from jaxdl import data
+
 Results = Mapping[str, Any]
 """Arrays by name."""
 
@@ -225,6 +227,18 @@ td + td {{ white-space: nowrap; }}
 {images}
 </body></html>
 """
+
+
+def load(name: str | None, usual: str, data_dir: str | None, raw_dir: str | None) -> "data.Dataset":
+    """The named set; without a name the usual one where it is here, else mnist_5k, and says so."""
+    from jaxdl import data
+
+    if name is None:
+        ready = {entry.name: entry.ready for entry in data.available(data_dir, raw_dir)}
+        name = usual if ready[usual] else "mnist_5k"
+        if name == "mnist_5k":
+            print(f"{usual} is not on this machine: mnist_5k takes its place")
+    return data.load(name, data_dir=data_dir, raw_dir=None if name == "mnist_5k" else raw_dir)
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -58,7 +58,6 @@ def recalibrate(
 
     Raises:
         ValueError: a model without batch norms, or no batches.
-        TypeError: a model or preprocess that cannot be hashed: the program is kept by them.
 
     Example:
         >>> import functools, jax, jax.numpy as jnp
@@ -73,7 +72,10 @@ def recalibrate(
 
     Source: Ioffe and Szegedy (2015), algorithm 2; Wu and Johnson (2021), section 3.
     """
-    moments_of, keeps_unbiased = _program(model, preprocess)
+    try:
+        moments_of, keeps_unbiased = _kept_program(model, preprocess)
+    except TypeError:  # a field of the model that cannot be hashed: compiled for this call
+        moments_of, keeps_unbiased = _program(model, preprocess)
     total: dict[Path, Moments] = {}
     for batch in batches:
         inputs = jnp.asarray(batch["inputs"] if isinstance(batch, Mapping) else batch)
@@ -100,11 +102,10 @@ def recalibrate(
     return {**variables, "batch_stats": statistics}
 
 
-@functools.lru_cache(maxsize=16)
 def _program(
     model: nn.Module, preprocess: Callable[[Array], Array]
 ) -> tuple[Callable[..., dict[Path, Moments]], dict[Path, bool]]:
-    """(variables, inputs) -> moments by norm, compiled once a model; and whose are unbiased."""
+    """(variables, inputs) -> moments by norm, compiled; and whose variances are unbiased."""
     keeps_unbiased: dict[Path, bool] = {}
 
     @jax.jit
@@ -129,6 +130,9 @@ def _program(
         return seen
 
     return moments_of, keeps_unbiased
+
+
+_kept_program = functools.lru_cache(maxsize=16)(_program)
 
 
 def moments(x: Array, axis: int) -> Moments:

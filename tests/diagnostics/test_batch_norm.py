@@ -81,6 +81,24 @@ def test_the_same_model_compiles_once():
     assert traced == [IMAGES.shape]
 
 
+class Unhashable(nn.Module):
+    """A model of one's own, with a field that no cache can have as a key."""
+
+    widths: list
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.Dense(self.widths[0])(x.reshape(len(x), -1))
+        return BatchNorm(name="norm")(x, train=train)
+
+
+def test_a_model_that_cannot_be_hashed_is_recalibrated():
+    model = Unhashable([4])
+    variables = model.init(jax.random.key(0), IMAGES, train=False)
+    stats = recalibrate(model, variables, [IMAGES])["batch_stats"]["norm"]
+    assert (stats["var"] != 1).all()
+
+
 def test_flaxs_norm_keeps_its_biased_variance():
     model = models.MLP([4, 1], norm=nn.BatchNorm)
     x = IMAGES.reshape(60, -1)

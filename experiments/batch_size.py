@@ -26,9 +26,10 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 
 from jaxdl import data, losses, models, optimizers, training
+from jaxdl.claims import Claim, interval
 from jaxdl.training.steps import take
 
 SINGLE, MINI, LARGER = 1, 16, 64
@@ -217,7 +218,7 @@ def claims(results: Results) -> list[Claim]:
     def ratio(values: np.ndarray, above: int, below: int) -> tuple[float, float]:
         """The 95 % interval of the geometric mean over seeds."""
         logs = np.log(values[:, sizes == above] / values[:, sizes == below])[:, 0]
-        mean, half_width = common.interval(logs)
+        mean, half_width = interval(logs)
         return float(np.exp(mean - half_width)), float(np.exp(mean + half_width))
 
     seconds = steps * results["seconds_of_a_step"]

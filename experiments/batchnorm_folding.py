@@ -23,9 +23,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 
 from jaxdl import data, diagnostics, layers, losses, models, optimizers, training
+from jaxdl.claims import Claim
 
 NETWORKS = {
     "mlp": models.MLP((128, 128, 10), norm=layers.BatchNorm),

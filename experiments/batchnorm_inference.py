@@ -27,7 +27,7 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 
 from jaxdl import (
     data,
@@ -40,6 +40,7 @@ from jaxdl import (
     optimizers,
     training,
 )
+from jaxdl.claims import Claim, interval
 
 LONG = 1000
 """Steps below which nothing is said of long training."""
@@ -198,7 +199,7 @@ def claims(results: Results) -> list[Claim]:
         points, nats = gains(results)[b], gains(results, "loss")[b]
 
         def shown(values: np.ndarray) -> tuple[float, float, str]:
-            mean, half = common.interval(values)
+            mean, half = interval(values)
             return mean - half, mean + half, f"{mean:.3g} +- {half:.2g}, {seeds} seeds, 95 %"
 
         low, _, text = shown(points[short, :, far])
@@ -247,7 +248,7 @@ def plot(results: Results) -> Any:
     panels = np.atleast_1d(top.subplots(1, len(sizes), sharey=True))
     for axes, size, gained in zip(panels, sizes, gains(results), strict=True):
         for k, label in enumerate(labels):
-            mean, half_width = common.interval(gained[..., k], axis=1)
+            mean, half_width = interval(gained[..., k], axis=1)
             axes.errorbar(
                 lengths * 1.03 ** (k - len(momenta) / 2), mean, half_width, capsize=2, ms=5,
                 color=f"C{k}", marker=MARKERS[k % len(MARKERS)], ls=LINES[k % len(LINES)],
@@ -264,7 +265,7 @@ def plot(results: Results) -> Any:
     )
     by_momentum = bottom.subplots(1, 1)
     for k, (size, gained) in enumerate(zip(sizes, gains(results, "loss"), strict=True)):
-        mean, half_width = common.interval(gained[-1], axis=0)
+        mean, half_width = interval(gained[-1], axis=0)
         by_momentum.errorbar(
             np.arange(len(labels)) + 0.06 * k, mean, half_width, fmt=MARKERS[k], color=f"C{k}",
             ls=LINES[k], capsize=3, label=f"batches of {size}",

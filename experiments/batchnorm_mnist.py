@@ -25,7 +25,7 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 
 from jaxdl import (
     activations,
@@ -38,6 +38,7 @@ from jaxdl import (
     optimizers,
     training,
 )
+from jaxdl.claims import Claim
 
 FEATURES, BATCH_SIZE, LAST_HIDDEN = (100, 100, 100, 10), 60, 2
 DEVIATION = 0.1

@@ -30,9 +30,10 @@ from typing import Any, NamedTuple
 import common
 import jax
 import numpy as np
-from common import Claim, Results
+from common import Results
 
 from jaxdl import activations, data, initializers, layers, losses, metrics, models, training
+from jaxdl.claims import Claim, interval
 from jaxdl.optimizers import momentum
 
 NEEDS = "cifar10"
@@ -196,7 +197,7 @@ def run(config: Config) -> Results:
             for seed in range(config.seeds)
         ]
         test.append([100 * result.evaluate("test")["accuracy"] for result in results])
-        mean, half_width = common.interval(np.array(test[-1]))
+        mean, half_width = interval(np.array(test[-1]))
         print(f"{name:14} test {mean:.2f} +- {half_width:.2f} %", flush=True)
     measured = {
         "arms": np.array(config.arms),
@@ -334,7 +335,7 @@ def plot(results: Results) -> Any:
         values = np.stack([test[name] for name in rows])
         labels, published = zip(*(TABLES[table][name] for name in rows), strict=True)
         places = np.arange(len(rows))
-        mean, half_width = common.interval(values, axis=1)
+        mean, half_width = interval(values, axis=1)
         here.plot(values, places[:, None], ".", color="0.65", ms=5)
         here.errorbar(mean, places, xerr=half_width, fmt="ko", ms=5, capsize=3)
         there.plot(published, places, "ks", ms=5)

@@ -31,9 +31,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Claim, Results
+from common import Results
 
 from jaxdl import data, layers, losses, metrics, models, training
+from jaxdl.claims import Claim, interval
 
 NEEDS = "cifar10"
 LABELS = {"plain": "no norm", "norm": "BatchNorm", "noisy": "noisy BatchNorm"}
@@ -265,7 +266,7 @@ def claims(results: Results) -> list[Claim]:
     later = "second half of the steps"
 
     def above(text: str, by_seed: np.ndarray, bound: float = 0.0, scale: Any = float) -> Claim:
-        mean, half_width = common.interval(by_seed)
+        mean, half_width = interval(by_seed)
         text = f"{text}; lower end of the 95 % interval over {seeds} seeds"
         return Claim(text, scale(mean - half_width), bound, np.inf)
 
@@ -291,7 +292,7 @@ def claims(results: Results) -> list[Claim]:
     gain = loss[plain] - loss[1:]
     kept = gain[1] / gain[0]
     for place, (name, share) in enumerate(zip((small, large), kept, strict=True)):
-        mean, half_width = common.interval(share)
+        mean, half_width = interval(share)
         made.append(
             above(
                 f"{name}: training loss of no norm minus that of noisy BatchNorm, nats; it keeps "
@@ -323,7 +324,7 @@ def plot(results: Results) -> Any:
             loss = np.lib.stride_tricks.sliding_window_view(results["loss"][row, place], window, 1)
             smooth = loss.mean(-1)
             at = np.arange(smooth.shape[1]) + window
-            right, half_width = common.interval(last_mean(results, "accuracy")[row, place])
+            right, half_width = interval(last_mean(results, "accuracy")[row, place])
             axes.plot(
                 at, smooth.mean(0), color=colour, ls=line, marker=marker, ms=5,
                 markevery=(len(at) // 12 * (row + 1) // 3, max(len(at) // 6, 1)),

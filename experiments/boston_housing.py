@@ -25,9 +25,10 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 
 from jaxdl import data, initializers, losses, models, optimizers, training
+from jaxdl.claims import Claim
 from jaxdl.training.steps import take
 
 FEATURES = ("RM", "LSTAT")

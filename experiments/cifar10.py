@@ -28,9 +28,10 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 
 from jaxdl import data, initializers, layers, losses, metrics, models, optimizers, training
+from jaxdl.claims import Claim, interval
 from jaxdl.training import observers
 
 NEEDS = "cifar10"
@@ -257,7 +258,7 @@ def claims(results: Results) -> list[Claim]:
             gain(results, "raw") - gain(results, "centred"),
         ),
     ):
-        mean, half_width = common.interval(values)
+        mean, half_width = interval(values)
         made.append(
             Claim(
                 f"{text}; lower end of the 95 % interval over {seeds} seeds",

@@ -22,13 +22,15 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 import psutil
 import tyro
 from rich.console import Console
 from rich.table import Table
+
+from jaxdl.claims import Claim, chance_of_all
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,40 +40,11 @@ if TYPE_CHECKING:
 Results = Mapping[str, Any]
 """Arrays by name."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """A statement with a number: it holds where `low <= measured <= high`.
-
-    Attributes:
-        text: what is said, with its unit and its source.
-        measured: the number that this run found; NaN never holds.
-        low: the least value for which the statement is true; -inf for no bound.
-        high: the greatest; inf for no bound.
-    """
-
-    text: str
-    measured: float
-    low: float
-    high: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the measurement lies within the band."""
-        return bool(self.low <= self.measured <= self.high)
-
-    @property
-    def band(self) -> str:
-        """The band in words."""
-        if self.low == -np.inf:
-            return f"at most {self.high:.4g}"
-        if self.high == np.inf:
-            return f"at least {self.low:.4g}"
-        return f"{self.low:.4g} to {self.high:.4g}"
+VERDICT_COLOURS = {"holds": "green", "undecided": "yellow", "refuted": "bold red"}
 
 
 def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
-    """Run `experiment` (a module) from the command line; 0 if every claim holds, else 1.
+    """Run `experiment` (a module) from the command line; 1 if a claim is refuted, else 0.
 
     `--preset NAME` chooses the knobs, `--output DIR` where `NAME/` is written (default `runs`),
     and every field of `Config` is an option. Several processes run as one with
@@ -101,7 +74,7 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
     results = experiment.run(config)
     claims = experiment.claims(results)
     if (chosen.process or 0) > 0:
-        return 0 if all(claim.holds for claim in claims) else 1
+        return 1 if any(claim.refuted for claim in claims) else 0
     folder = chosen.output / name
     folder.mkdir(parents=True, exist_ok=True)
     save(
@@ -116,7 +89,7 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
     )
     report(claims)
     print(f"{folder}/index.html: the figure and the claims; {seconds_since_start():.1f} s in all")
-    return 0 if all(claim.holds for claim in claims) else 1
+    return 1 if any(claim.refuted for claim in claims) else 0
 
 
 def keep_compiled() -> None:
@@ -168,25 +141,34 @@ def save(
 def as_json(claim: Claim) -> dict[str, Any]:
     """A claim as plain values; JSON has no infinity and no NaN, so these are null."""
 
-    def number(value: float) -> float | None:
-        return float(value) if np.isfinite(value) else None
+    def number(value: SupportsFloat) -> float | None:
+        return float(value) if np.isfinite(float(value)) else None
 
     return {
         "text": claim.text,
         "measured": number(claim.measured),
         "low": number(claim.low),
         "high": number(claim.high),
-        "holds": claim.holds,
+        "interval": None if claim.interval is None else [number(end) for end in claim.interval],
+        "verdict": claim.verdict,
+        "chance": claim.chance,
     }
 
 
 def report(claims: Sequence[Claim]) -> None:
-    """Print the claims as a table."""
+    """Print the claims as a table, and how likely chance refutes one of them."""
     table = Table("claim", "measured", "expected", "")
     for claim in claims:
-        verdict = "[green]holds[/]" if claim.holds else "[bold red]REFUTED[/]"
-        table.add_row(claim.text, f"{claim.measured:.4g}", claim.band, verdict)
-    Console().print(table)
+        colour = VERDICT_COLOURS[claim.verdict]
+        table.add_row(claim.text, claim.number, claim.band, f"[{colour}]{claim.verdict}[/]")
+    console = Console()
+    console.print(table)
+    chance = chance_of_all(claims)
+    console.print(
+        "A number in brackets is a 95 % interval over the runs. A claim is undecided where these "
+        f"runs cannot tell. Chance refutes a true one of these claims in {100 * chance:.2g} % of "
+        "all runs of this script, at most."
+    )
 
 
 def page(
@@ -194,9 +176,8 @@ def page(
 ) -> str:
     """One HTML page that needs no other file: text, claims, figure and animations."""
     rows = "\n".join(
-        f"<tr class={'holds' if claim.holds else 'refuted'}><td>{html.escape(claim.text)}</td>"
-        f"<td>{claim.measured:.4g}</td><td>{claim.band}</td>"
-        f"<td>{'holds' if claim.holds else 'REFUTED'}</td></tr>"
+        f"<tr class={claim.verdict}><td>{html.escape(claim.text)}</td>"
+        f"<td>{claim.number}</td><td>{claim.band}</td><td>{claim.verdict}</td></tr>"
         for claim in claims
     )
     kinds = [("png", png), *(("gif", gif) for gif in gifs)]
@@ -218,12 +199,16 @@ th, td {{ border-bottom: 1px solid #ccc; padding: .3rem .7rem; text-align: left;
 td + td {{ white-space: nowrap; }}
 .refuted td:last-child {{ color: #b00020; font-weight: bold; }}
 .holds td:last-child {{ color: #11691d; }}
+.undecided td:last-child {{ color: #8a5a00; }}
 </style></head><body>
 <h1>{html.escape(title)}</h1>
 <pre>{html.escape(text.strip())}</pre>
 <table><tr><th>claim</th><th>measured</th><th>expected</th><th></th></tr>
 {rows}
 </table>
+<p>A number in brackets is a 95 % interval over the runs. A claim is undecided where these runs
+cannot tell. Chance refutes a true one of these claims in {100 * chance_of_all(claims):.2g} % of all
+runs of this script, at most.</p>
 {images}
 </body></html>
 """
@@ -246,34 +231,6 @@ def new_figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def interval(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over seeds and the half-width of its 95 % interval, by Student's t."""
-    from scipy.stats import t
-
-    count = values.shape[axis]
-    spread = values.std(axis=axis, ddof=1) / np.sqrt(count)
-    return values.mean(axis=axis), t.ppf(0.975, count - 1) * spread
-
-
-def band_of_mean(
-    mean: float, deviation: float, *, over: int, seeds: int, comparisons: int = 1
-) -> tuple[float, float]:
-    """Where the mean over `seeds` new runs falls, in 99 of 100 repetitions, by Student's t.
-
-    Arguments:
-        mean: that of earlier runs, from other seeds.
-        deviation: their standard deviation, n - 1 in the denominator.
-        over: how many they were.
-        seeds: how many the new ones are.
-        comparisons: bands that are to hold together; each is widened for it (Bonferroni).
-    """
-    from scipy.stats import t
-
-    quantile = t.ppf(1 - 0.005 / comparisons, over - 1)
-    half_width = float(quantile * deviation * np.sqrt(1 / over + 1 / seeds))
-    return mean - half_width, mean + half_width
 
 
 def seconds_since_start() -> float:

@@ -18,9 +18,10 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
+from jaxdl.claims import Claim, interval
 
 NEEDS = "fashion_mnist"
 LECTURE_TRAIN_ACCURACY = np.array([69.465, 80.110, 82.467, 83.615])
@@ -174,7 +175,7 @@ def claims(results: Results) -> list[Claim]:
         )
     )
     gap = results["fast_train"] - results["fast_test"]
-    growth, half_width = common.interval(gap[:, -1] - gap[:, LECTURE_EPOCHS - 1])
+    growth, half_width = interval(gap[:, -1] - gap[:, LECTURE_EPOCHS - 1])
     made.append(
         Claim(
             f"rate 1e-3: the train-test gap grows from epoch 4 to {gap.shape[1]}, points; "

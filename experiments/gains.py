@@ -23,10 +23,11 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl import activations, diagnostics, initializers
+from jaxdl.claims import Claim
 
 DEPTH, WIDTH, EXAMPLES = 50, 500, 50
 SLOPE = 0.01

@@ -21,9 +21,10 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 
 from jaxdl import activations, data, diagnostics, initializers, losses, models
+from jaxdl.claims import Claim
 
 HIDDEN_LAYERS = 5
 INITIALIZERS = {

@@ -23,9 +23,10 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 
 from jaxdl import activations, data, initializers, losses, models, optimizers, training
+from jaxdl.claims import Claim, interval
 
 FEATURES, BATCH_SIZE, RATE = (128, 128, 10), 50, 0.1
 
@@ -136,7 +137,7 @@ def claims(results: Results) -> list[Claim]:
     ]
     order = ("he", "large", "small", "zeros")
     for better, worse in itertools.pairwise(order):
-        lead, half_width = common.interval(
+        lead, half_width = interval(
             final(results[f"{worse}_loss"]) - final(results[f"{better}_loss"])
         )
         made.append(

@@ -29,10 +29,11 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxdl import activations, diagnostics, initializers
+from jaxdl.claims import Claim
 
 DEPTH, WIDTH, EXAMPLES = 50, 100, 100
 VARIANCES = np.array([0.001, 0.01, 0.02, 0.1, 1.0])

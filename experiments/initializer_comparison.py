@@ -20,10 +20,11 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 from jaxtyping import Array, Key
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
+from jaxdl.claims import Claim, as_before, interval
 
 SAMPLE = np.zeros((1, 28, 28, 1), np.float32)
 BATCH_SIZE = 50
@@ -138,7 +139,7 @@ def run(config: Config) -> Results:
         before.append(start.params["dense_1"]["kernel"])
         after.append(end.params["dense_1"]["kernel"])
         first_layer.append(jnp.abs(end.params["dense_0"]["kernel"]).max((1, 2)))
-        mean, half_width = common.interval(accuracy[-1])
+        mean, half_width = interval(accuracy[-1])
         print(f"{name:26} test accuracy {mean:6.2f} +- {half_width:.2f} %", flush=True)
     return {
         "names": np.array(NAMES),
@@ -183,7 +184,7 @@ def claims(results: Results) -> list[Claim]:
     made = []
     for family, members in VARIANCE_SCALED.items():
         for other in ("normal(0, 1)", "zeros"):
-            leads = [common.interval(accuracy[member] - accuracy[other]) for member in members]
+            leads = [interval(accuracy[member] - accuracy[other]) for member in members]
             made.append(
                 Claim(
                     f"{family}'s lead over {other}, points of test accuracy: lower end of the "
@@ -201,15 +202,14 @@ def claims(results: Results) -> list[Claim]:
     if results["dataset"] != "mnist_5k" or results["epochs"] != EXPECTED_EPOCHS:
         return made
     for name, (mean, deviation) in EXPECTED.items():
-        measured, half_width = common.interval(accuracy[name])
-        band = common.band_of_mean(
-            mean, deviation, over=EXPECTED_OVER, seeds=seeds, comparisons=len(EXPECTED)
-        )
         made.append(
-            Claim(
-                f"{name}: test accuracy, %; mean of {seeds} seeds, +- {half_width:.2f}",
-                measured,
-                *band,
+            as_before(
+                f"{name}: test accuracy, %; mean of {seeds} seeds",
+                accuracy[name],
+                mean,
+                deviation,
+                over=EXPECTED_OVER,
+                comparisons=len(EXPECTED),
             )
         )
     return made
@@ -217,7 +217,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Test error with its interval, best first; layer 2's weights before and after training."""
-    mean, half_width = common.interval(results["accuracy"], axis=1)
+    mean, half_width = interval(results["accuracy"], axis=1)
     ranked = np.argsort(-mean)
     figure = common.new_figure(12, 7.5)
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.45])

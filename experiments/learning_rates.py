@@ -25,9 +25,10 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 
 from jaxdl import data, losses, models, optimizers, training
+from jaxdl.claims import Claim, interval
 from jaxdl.diagnostics.rate_range import rate_range
 from jaxdl.optimizers import schedules
 from jaxdl.optimizers.plateau import plateau, report_metric
@@ -197,7 +198,7 @@ def claims(results: Results) -> list[Claim]:
     """The three rates, the range test, and where schedules pay."""
     seeds, _, epochs = results["arm_train"].shape
     arms = dict(zip(ARMS, results["arm_train"][..., -1].T, strict=True))
-    lag, half_width = common.interval(np.log(arms["too small"] / arms["suggested"]))
+    lag, half_width = interval(np.log(arms["too small"] / arms["suggested"]))
     made = [
         Claim(
             f"too small (a thirtieth of the suggestion): training loss after {epochs} epochs over "
@@ -222,7 +223,7 @@ def claims(results: Results) -> list[Claim]:
         ),
     ]
     for name in list(SCHEDULES)[1:]:
-        ratio, half_width = common.interval(ratio_to_constant(results, name, "validation", HOT))
+        ratio, half_width = interval(ratio_to_constant(results, name, "validation", HOT))
         made.append(
             Claim(
                 f"{name} at three times the suggestion: validation loss over the constant rate's; "
@@ -233,7 +234,7 @@ def claims(results: Results) -> list[Claim]:
             )
         )
     for name in ("step", "cosine", "one-cycle"):
-        ratio, half_width = common.interval(ratio_to_constant(results, name, "train", COLD))
+        ratio, half_width = interval(ratio_to_constant(results, name, "train", COLD))
         made.append(
             Claim(
                 f"{name} at a tenth of the suggestion: training loss over the constant rate's, "
@@ -307,7 +308,7 @@ def plot(results: Results) -> Any:
             [ratio_to_constant(results, name, "validation", peak) for peak in range(len(PEAKS))], 1
         )
         if name != "constant":
-            mean, half_width = common.interval(ratios)
+            mean, half_width = interval(ratios)
             shift = 1.07 ** (list(SCHEDULES).index(name) - 2.5)
             low, high = np.exp(mean - half_width), np.exp(mean + half_width)
             reached.errorbar(

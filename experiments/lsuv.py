@@ -22,10 +22,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 from jaxtyping import Array, Float
 
 from jaxdl import data, diagnostics, initializers, losses, metrics, optimizers, training
+from jaxdl.claims import Claim, interval
 from jaxdl.layers import Maxout
 
 TOLERANCE, MAX_RESCALINGS = 0.05, 10
@@ -121,9 +122,7 @@ def claims(results: Results) -> list[Claim]:
     """Unit variance in every layer, in few passes, and what it is good for."""
     seeds = len(results["rescalings"])
     before, after = results["default_variance"], results["lsuv_variance"]
-    lead, half_width = common.interval(
-        results["lsuv_accuracy"][:, 0] - results["default_accuracy"][:, 0]
-    )
+    lead, half_width = interval(results["lsuv_accuracy"][:, 0] - results["default_accuracy"][:, 0])
     return [
         Claim(
             f"before: the largest variance of a layer over the least; least of {seeds} seeds",

@@ -30,10 +30,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 from jaxtyping import Array, Float
 
 from jaxdl import data, initializers, layers, losses, metrics, models, optimizers, training
+from jaxdl.claims import Claim, interval
 from jaxdl.layers.norm import apply_norm
 from jaxdl.training.compilation import init_options
 
@@ -296,13 +297,13 @@ def paper(name: str, batch_size: int) -> float:
 
 def shown(values: np.ndarray) -> str:
     """Mean and 95 % interval, in words."""
-    mean, half_width = common.interval(values)
+    mean, half_width = interval(values)
     return f"{mean:.2f} +- {half_width:.2f}"
 
 
 def above_zero(text: str, values: np.ndarray) -> Claim:
     """That the mean of the values is positive: said wrongly in at most 2.5 % of repetitions."""
-    mean, half_width = common.interval(values)
+    mean, half_width = interval(values)
     text = f"{text}: {shown(values)}; lower end of the 95 % interval over {len(values)} seeds"
     return Claim(text, float(mean - half_width), 0.0, np.inf)
 
@@ -319,7 +320,7 @@ def claims(results: Results) -> list[Claim]:
     ]
     for name in [name for name in results["names"].tolist() if name != "batch"]:
         own = rise(results, name)
-        excess, half_width = common.interval(own - MARGIN * of_batch)
+        excess, half_width = interval(own - MARGIN * of_batch)
         beside = f" (ResNet-50: {papers[name]})" if name in papers else ""
         text = (
             f"{STYLES[name][0]}: points that {cost}{beside}: {shown(own)}; less {MARGIN} of "
@@ -368,7 +369,7 @@ def plot(results: Results) -> Any:
 
     def draw(axes: Any, x: np.ndarray, values: np.ndarray, style: Any) -> None:
         label, colour, line, marker = style
-        mean, half_width = common.interval(values, axis=1)
+        mean, half_width = interval(values, axis=1)
         axes.errorbar(
             x, mean, half_width, color=colour, ls=line, marker=marker, ms=6, capsize=3, label=label
         )

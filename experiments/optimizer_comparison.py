@@ -25,9 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Claim, Results
+from common import Results
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
+from jaxdl.claims import Claim, interval
 
 FEATURES, BATCH_SIZE = (128, 10), 100
 OF_UPDATES = 1e-6
@@ -190,7 +191,7 @@ def run(config: Config) -> Results:
             test=percent(params, test),
             loss=loss,
         )
-        mean, half_width = common.interval(found["test"][-1])
+        mean, half_width = interval(found["test"][-1])
         print(f"{arm.label:9} rate {best:.2g}: test {mean:.2f} +- {half_width:.2f} %", flush=True)
     return {
         "names": np.array(list(ARMS)),
@@ -288,7 +289,7 @@ def plot(results: Results) -> Any:
     )
     curves.grid(lw=0.3)
 
-    mean, half_width = common.interval(results["test"], axis=1)
+    mean, half_width = interval(results["test"], axis=1)
     test.plot(results["test"], rows[:, None], ".", color="0.65", ms=5)
     test.errorbar(mean, rows, xerr=half_width, fmt="ko", ms=5, capsize=3)
     test.set(

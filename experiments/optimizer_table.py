@@ -25,10 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Claim, Results
+from common import Results
 from optimizer_comparison import ARMS, FEATURES, MARKERS, OF_UPDATES, Arm, batches, load
 
 from jaxdl import initializers, losses, models, training
+from jaxdl.claims import Claim
 
 LOSS_SCALE, PARAMETER_SCALE = 1024.0, 16.0
 """Powers of two, which float32 multiplies without rounding: what differs is the rule's doing."""

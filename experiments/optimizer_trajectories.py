@@ -29,10 +29,11 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 from jaxtyping import Array, Float
 
 from jaxdl import optimizers, plotting
+from jaxdl.claims import Claim
 from jaxdl.diagnostics import artificial_landscapes as landscapes
 from jaxdl.diagnostics.trajectories import descend
 

@@ -17,9 +17,10 @@ from typing import Any
 import common
 import jax
 import numpy as np
-from common import Claim, Results
+from common import Results
 
 from jaxdl import activations, data, diagnostics, losses, metrics, models, optimizers, training
+from jaxdl.claims import Claim, interval
 from jaxdl.layers import BatchNorm
 
 SAMPLE = np.zeros((1, 28, 28, 1), np.float32)
@@ -96,7 +97,7 @@ def claims(results: Results) -> list[Claim]:
     seeds = len(results["plain_test"])
     signal = results["plain_signal"]
     halvings = np.log2(signal[:, 0] / signal[:, -1]) / (HIDDEN_LAYERS - 1)
-    ahead, half_width = common.interval(
+    ahead, half_width = interval(
         results["batch_norm_validation"][:, 0] - results["plain_validation"][:, 0]
     )
 

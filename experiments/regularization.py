@@ -26,10 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Claim, Results
+from common import Results
 from optimizer_comparison import state_at
 
 from jaxdl import data, losses, metrics, models, optimizers, training
+from jaxdl.claims import Claim, interval
 
 WIDTHS, BATCH_SIZE, RATE = (64, 10), 50, 1e-3
 ORDER_KEY, NOISE_KEY = 0, 1
@@ -158,7 +159,7 @@ def run(config: Config) -> Results:
         runs = starts, *(jnp.full(config.seeds, value) for value in (RATE, arm.l2, arm.decay))
         curves.append([train(each[noise], order, runs) for noise in NOISES])
         by_seed = np.asarray(curves[-1][-1])[:, -1, 2, TRUE_ACCURACY]
-        mean, half_width = common.interval(by_seed)
+        mean, half_width = interval(by_seed)
         print(
             f"{arm.label:22} noise {NOISES[-1]}: test {mean:.2f} +- {half_width:.2f} %", flush=True
         )
@@ -218,7 +219,7 @@ def claims(results: Results) -> list[Claim]:
     wrong = f"{NOISES[-1]:.0%} wrong labels"
 
     def lower(values: np.ndarray) -> float:
-        mean, half_width = common.interval(values)
+        mean, half_width = interval(values)
         return float(mean - half_width)
 
     def bound(text: str, values: np.ndarray, least: float = 0.0) -> Claim:
@@ -308,7 +309,7 @@ def plot(results: Results) -> Any:
     ):
         for noise, style, shift in ((0.0, "wo", -0.12), (0.2, "ks", 0.12)):
             values = np.stack([measure(results, noise, name) for name in names])
-            mean, half_width = common.interval(values, axis=1)
+            mean, half_width = interval(values, axis=1)
             axes.errorbar(
                 mean, rows + shift, xerr=half_width, fmt=style, mec="k", ecolor="k", ms=5,
                 capsize=2, label="true labels" if noise == 0 else "a fifth wrong",

@@ -24,10 +24,11 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl import activations, diagnostics, initializers
+from jaxdl.claims import Claim
 
 DEPTH, WIDTH, EXAMPLES = 100, 200, 50
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

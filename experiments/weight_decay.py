@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Claim, Results
+from common import Results
 from optimizer_comparison import state_at
 from regularization import (
     BATCH_SIZE,
@@ -41,6 +41,7 @@ from regularization import (
 )
 
 from jaxdl import losses, models, optimizers, training
+from jaxdl.claims import Claim
 
 GRID_RATES = 10 ** np.arange(-3.5, -1.4, 0.5)
 GRID_STRENGTHS = {"l2": 10 ** np.arange(-3.0, 0.1, 0.5), "decay": 10 ** np.arange(-1.0, 2.1, 0.5)}

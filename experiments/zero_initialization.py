@@ -26,10 +26,11 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Claim, Results
+from common import Results
 from jaxtyping import Array, Float, Key
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
+from jaxdl.claims import Claim, as_before, interval
 
 SIDE = 14
 PIXELS, WIDTH = SIDE * SIDE, 256
@@ -178,7 +179,7 @@ def claims(results: Results) -> list[Claim]:
     """How near ZerO comes to He, that no key changes it, and what the Hadamard matrix is for."""
     seeds, epochs = results["he_test"].shape
     final = {name: results[f"{name}_test"][:, -1] for name in ARMS}
-    behind, half_width = common.interval(final["he"] - final["identity"])
+    behind, half_width = interval(final["he"] - final["identity"])
     lit = int(results["lit_pixels"])
     made = [
         Claim(
@@ -230,16 +231,16 @@ def claims(results: Results) -> list[Claim]:
         )
     )
     for reference, name in (("he", "zero"), ("he_shallow", "identical_dropout")):
-        lead, half_width = common.interval(final[reference] - final[name])
-        band = common.band_of_mean(
-            *EXPECTED_LEAD[name], over=EXPECTED_OVER, seeds=seeds, comparisons=len(EXPECTED_LEAD)
-        )
+        mean, deviation = EXPECTED_LEAD[name]
         made.append(
-            Claim(
+            as_before(
                 f"lead of {ARMS[reference].label} over {ARMS[name].label}, points of test "
-                f"accuracy; mean of {seeds} seeds, +- {half_width:.2f}",
-                lead,
-                *band,
+                f"accuracy; mean of {seeds} seeds",
+                final[reference] - final[name],
+                mean,
+                deviation,
+                over=EXPECTED_OVER,
+                comparisons=len(EXPECTED_LEAD),
             )
         )
     return made

@@ -13,7 +13,8 @@ from pathlib import Path
 import common
 import numpy as np
 import pytest
-from common import Claim
+
+from jaxdl.claims import Claim
 
 ROOT = Path(common.__file__).parent.parent
 
@@ -92,13 +93,13 @@ def test_writes_everything_and_exits_by_the_claims(tmp_path, capsys, arguments, 
     with np.load(folder / "results.npz", allow_pickle=False) as results:
         assert results["value"] == [value]
     claims = json.loads((folder / "claims.json").read_text())
-    assert [claim["holds"] for claim in claims] == [code == 0, True]
+    assert [claim["verdict"] for claim in claims] == ["refuted" if code else "holds", "holds"]
     assert claims[1]["high"] is None
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "index.html").read_text()
     assert "A toy with &lt;signs&gt; &amp; more." in page
-    assert ("REFUTED" in page) == (code == 1)
-    assert ("REFUTED" in capsys.readouterr().out) == (code == 1)
+    assert (">refuted<" in page) == (code == 1)
+    assert ("refuted " in capsys.readouterr().out) == (code == 1)
 
 
 def test_animations_are_written_and_the_gif_is_shown(tmp_path):
@@ -117,25 +118,6 @@ def test_animations_are_written_and_the_gif_is_shown(tmp_path):
     assert f"data:image/gif;base64,{base64.b64encode(b'.gif').decode()}" in page
     assert page.count("<img") == 2
     assert (tmp_path / "toy" / "toy.mp4").read_bytes() == b".mp4"
-
-
-@pytest.mark.parametrize("measured", [np.nan, np.inf, -1e-9])
-def test_a_claim_outside_its_band_or_not_a_number_is_refuted(measured):
-    assert not Claim("positive", measured, 0.0, 1.0).holds
-
-
-def test_bands_in_words():
-    assert Claim("", 0, -np.inf, 2).band == "at most 2"
-    assert Claim("", 0, 1.5, np.inf).band == "at least 1.5"
-    assert Claim("", 0, 1, 2).band == "1 to 2"
-
-
-def test_the_interval_covers_as_often_as_it_says():
-    draws = np.random.default_rng(0).normal(size=(5, 20_000))
-    mean, half_width = common.interval(draws)
-    covered = (np.abs(mean) < half_width).mean()
-    # A binomial share of 20,000 around 0.95 has a deviation of 0.0015: five of them.
-    assert covered == pytest.approx(0.95, abs=5 * 0.0015)
 
 
 def run(*arguments, **variables):

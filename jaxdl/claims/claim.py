@@ -1,0 +1,112 @@
+"""A statement, the number that was measured for it, and what follows: one of three verdicts."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, SupportsFloat
+
+Verdict = Literal["holds", "undecided", "refuted"]
+
+Ends = tuple[SupportsFloat, SupportsFloat]
+
+CHANCE = 1e-4
+"""How likely chance may refute one claim that is true. Three hundred of them make 3 %."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement that is true where `low <= the true number <= high`.
+
+    What is drawn at random is known up to an interval only. A claim holds where the whole
+    `interval` lies in the band. It is refuted where the whole wider interval, `surely`, lies
+    outside. In between this many runs cannot tell, and it is undecided. What is not drawn has no
+    intervals: the number itself decides.
+
+    Attributes:
+        text: what it means, for a student; then what was measured, its unit and its source.
+        measured: the number that this run found; NaN is refuted.
+        low: the least value for which the statement is true; -inf for no bound.
+        high: the greatest; inf for no bound.
+        interval: where the true number lies, 95 times in 100; None where nothing is drawn.
+        surely: where it lies but for `chance`: the end on the band's side counts.
+        chance: how likely chance refutes the claim though it is true.
+
+    Example:
+        >>> Claim("a lead", 1.0, 0.0, math.inf, interval=(-0.5, 2.5), surely=(-3, 5)).verdict
+        'undecided'
+    """
+
+    text: str
+    measured: SupportsFloat
+    low: SupportsFloat
+    high: SupportsFloat
+    interval: Ends | None = None
+    surely: Ends | None = None
+    chance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.interval is None) != (self.surely is None):
+            raise ValueError(
+                "a claim must have both intervals or neither, got "
+                f"interval={self.interval}, surely={self.surely}; use jaxdl.claims.about_mean"
+            )
+        low, high = float(self.low), float(self.high)
+        if not low <= high:
+            raise ValueError(f"a band must have low <= high, got {low} and {high}; swap them")
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the measurement says: "holds", "undecided" or "refuted"."""
+        low, high = float(self.low), float(self.high)
+        near, far = self._ends(self.interval), self._ends(self.surely)
+        if math.isnan(near[0]):
+            return "refuted"
+        if low <= near[0] and near[1] <= high:
+            return "holds"
+        return "refuted" if far[1] < low or far[0] > high else "undecided"
+
+    def _ends(self, given: Ends | None) -> tuple[float, float]:
+        low, high = given or (self.measured, self.measured)
+        return float(low), float(high)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the verdict is "holds"."""
+        return self.verdict == "holds"
+
+    @property
+    def refuted(self) -> bool:
+        """Whether the verdict is "refuted"."""
+        return self.verdict == "refuted"
+
+    @property
+    def number(self) -> str:
+        """What was measured, with the ends of its interval.
+
+        Example:
+            >>> Claim("a lead", 1.0, 0.0, math.inf, interval=(0.5, 1.5), surely=(0, 2)).number
+            '1 (0.5 to 1.5)'
+        """
+        low, high = self._ends(self.interval)
+        found = f"{float(self.measured):.4g}"
+        return found if low == high else f"{found} ({low:.4g} to {high:.4g})"
+
+    @property
+    def band(self) -> str:
+        """The band in words."""
+        low, high = float(self.low), float(self.high)
+        if low == -math.inf:
+            return f"at most {high:.4g}"
+        if high == math.inf:
+            return f"at least {low:.4g}"
+        return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def chance_of_all(claims: Iterable[Claim]) -> float:
+    """A bound on how likely chance refutes any of these claims though all of them are true.
+
+    Example:
+        >>> chance_of_all([Claim("exact", 1.0, 1.0, 1.0)] * 3)
+        0.0
+    """
+    return sum(claim.chance for claim in claims)

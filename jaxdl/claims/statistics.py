@@ -203,7 +203,7 @@ def _claim(text: str, found: Any, low: Any, high: Any, near: Any, far: Any, chan
     return Claim(text, found, float(low), float(high), near_ends, far_ends, chance)
 
 
-def _binomial(hits: SupportsInt, runs: int, tail: float) -> tuple[float, float]:
+def _binomial(hits: int, runs: int, tail: float) -> tuple[float, float]:
     from scipy.stats import beta
 
     low = beta.ppf(tail, hits, runs - hits + 1) if hits else 0.0

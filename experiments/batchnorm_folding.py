@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from common import Results
 
-from jaxdl import data, diagnostics, layers, losses, models, optimizers, training
+from jaxdl import data, layers, losses, models, optimizers, training
 from jaxdl.claims import Claim
 
 NETWORKS = {
@@ -98,7 +98,7 @@ def make_comparison(model: Any) -> Callable[..., dict[str, np.ndarray]]:
     bound_of = jax.jit(functools.partial(rounding_bound, plain, epsilon=model.norm().epsilon))
 
     def compare(variables: Any, images: Any) -> dict[str, np.ndarray]:
-        _, without = diagnostics.fold(model, variables)
+        _, without = training.fold(model, variables)
         wrong = jax.tree.map(lambda leaf: leaf * (1 + WRONG), without)
         # Accelerators round the factors of a product to fewer bits unless they are told not to.
         with jax.default_matmul_precision("highest"):

@@ -31,7 +31,6 @@ from common import Results
 
 from jaxdl import (
     data,
-    diagnostics,
     initializers,
     layers,
     losses,
@@ -176,9 +175,7 @@ def batches(examples: int, steps: int, size: int) -> np.ndarray:
 
 def recalibrated(model: Any, variables: Any, inputs: np.ndarray) -> Any:
     """With the statistics of all inputs, in parts of at most 10,000."""
-    return diagnostics.recalibrate(
-        model, variables, np.array_split(inputs, -(-len(inputs) // 10_000))
-    )
+    return training.recalibrate(model, variables, np.array_split(inputs, -(-len(inputs) // 10_000)))
 
 
 def gains(results: Results, measured: str = "accuracy") -> np.ndarray:

@@ -30,9 +30,18 @@ import jax.numpy as jnp
 import numpy as np
 from common import Results
 
-from jaxdl import data, initializers, layers, losses, metrics, models, optimizers, training
+from jaxdl import (
+    data,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    observers,
+    optimizers,
+    training,
+)
 from jaxdl.claims import Claim, interval
-from jaxdl.training import observers
 
 NEEDS = "cifar10"
 TORCH = {

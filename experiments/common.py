@@ -68,7 +68,7 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
     )
     keep_compiled()
     if chosen.coordinator or chosen.processes or chosen.process:
-        from jaxdl.training.parallel import initialize
+        from jaxdl.training.fit.layouts import initialize
 
         initialize(chosen.coordinator, processes=chosen.processes, process=chosen.process)
     results = experiment.run(config)

@@ -29,7 +29,7 @@ from common import Results
 
 from jaxdl import data, losses, models, optimizers, training
 from jaxdl.claims import Claim, interval
-from jaxdl.diagnostics.rate_range import rate_range
+from jaxdl.diagnostics.landscape.rate_range import rate_range
 from jaxdl.optimizers import schedules
 from jaxdl.optimizers.plateau import plateau, report_metric
 

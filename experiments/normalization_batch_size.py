@@ -35,8 +35,8 @@ from jaxtyping import Array, Float
 
 from jaxdl import data, initializers, layers, losses, metrics, models, optimizers, training
 from jaxdl.claims import Claim, interval
+from jaxdl.compiling import init_options
 from jaxdl.layers.norm import apply_norm
-from jaxdl.training.compilation import init_options
 
 NORMS: dict[str, Any] = {
     "batch": layers.BatchNorm,
@@ -267,7 +267,7 @@ def make_evaluation(model: PatchNet) -> Any:
 def recalibrated(config: Config, variables: Any, arrays: Any) -> Any:
     """The variables with the statistics of all `arrays` instead of the running averages.
 
-    `diagnostics.recalibrate` for all seeds in one call: with momentum 0 the running statistics
+    `training.recalibrate` for all seeds in one call: with momentum 0 the running statistics
     after a pass of everything are those of everything.
     """
     model = PatchNet(config.channels, functools.partial(layers.BatchNorm, momentum=0.0))

@@ -34,8 +34,8 @@ from jaxtyping import Array, Float
 
 from jaxdl import optimizers, plotting
 from jaxdl.claims import Claim
-from jaxdl.diagnostics import artificial_landscapes as landscapes
-from jaxdl.diagnostics.trajectories import descend
+from jaxdl.diagnostics.landscape import artificial_landscapes as landscapes
+from jaxdl.diagnostics.landscape.trajectories import descend
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "SGD": optimizers.sgd,

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "activations",
+    "claims",
     "data",
     "diagnostics",
     "initializers",
@@ -17,6 +18,7 @@ __all__ = [
     "losses",
     "metrics",
     "models",
+    "observers",
     "optimizers",
     "plotting",
     "training",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.training import checkpoints
-from jaxdl.training.identity import identify
+from jaxdl.training.checkpoints.identity import identify
 
 HISTORY = {"losses": np.arange(7.0), "epochs": [1, 2], "best": 0.1 + 0.2, "note": None}
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdl import data, losses, metrics, models, optimizers, training
-from jaxdl.training.events import Event, Run
-from jaxdl.training.history import EpochMeasurements
+from jaxdl.training.fit.history import EpochMeasurements
+from jaxdl.training.fit.observing import Event, Run
 
 MODEL = models.MLP([6, 3])
 STEPS = 4

@@ -3,7 +3,11 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import jaxdl
 
@@ -14,20 +18,27 @@ HEAVY = (
     "tensorboard", "tensorboardX",
 )  # fmt: skip
 
-FLOORS = {
-    "initializers": 1,
-    "activations": 1,
-    "losses": 1,
-    "metrics": 1,
-    "layers": 2,
-    "optimizers": 2,
-    "data": 2,
-    "models": 3,
-    "training": 4,
-    "diagnostics": 4,
-    "plotting": 5,
-    "cli": 5,
-}
+# Who may be imported by whom: only what stands before it. DESIGN has the floors.
+ROOMS = (
+    ("checks", "jaxprs", "compiling", "files", "calling"),
+    ("initializers", "activations", "losses", "metrics", "plotting"),
+    ("layers", "optimizers", "data"),
+    ("models",),
+    ("training",),
+    ("diagnostics",),
+    ("observers",),
+    ("claims",),
+    ("cli",),
+)
+
+# The same inside a room; what is not listed here needs only to be free of circles.
+INSIDE = {
+    "training": (
+        "state", "steps", "loops", "orders", "evaluation", "checkpoints", "fit", "sweep",
+        "statistics",
+    ),
+    "diagnostics": ("signal", "landscape", "theory", "batch_norm_check"),
+}  # fmt: skip
 
 
 def run(code):
@@ -40,7 +51,7 @@ def test_importing_loads_nothing_heavy():
     code = (
         "import sys, jaxdl\n"
         "from jaxdl import activations, data, diagnostics, initializers, layers, losses\n"
-        "from jaxdl import metrics, models, optimizers, training\n"
+        "from jaxdl import claims, metrics, models, observers, optimizers, training\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     assert run(code).strip() == "[]"
@@ -52,22 +63,70 @@ def test_importing_alone_loads_not_even_jax():
     )
 
 
-def test_a_lower_floor_never_imports_a_higher_one():
-    found = {}
-    for path in ROOT.rglob("*.py"):
-        here = path.relative_to(ROOT).parts[0].removesuffix(".py")
+def imports():
+    """(importing module, imported module), those inside of functions too."""
+    modules = {
+        ".".join(("jaxdl", *path.relative_to(ROOT).with_suffix("").parts)): path
+        for path in ROOT.rglob("*.py")
+    }
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxdl"):
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    is_module = inner in modules or f"{inner}.__init__" in modules
+                    yield name, inner if is_module else node.module
+            elif isinstance(node, ast.Import):
+                yield from ((name, a.name) for a in node.names if a.name.startswith("jaxdl."))
+
+
+def test_a_lower_floor_never_imports_a_higher_one_nor_a_room_the_next():
+    order = [room for floor in ROOMS for room in floor]
+    wrong = []
+    for module, imported in imports():
+        here, there = module.split(".")[1], imported.split(".")[1]
         if here == "__init__":
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = []
-            if isinstance(node, ast.ImportFrom) and node.module == "jaxdl":
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxdl."):
-                names = [node.module.split(".")[1]]
-            elif isinstance(node, ast.Import):
-                names = [a.name.split(".")[1] for a in node.names if a.name.startswith("jaxdl.")]
-            for name in names:
-                found.setdefault((here, name), path)
-    assert {name for pair in found for name in pair} <= set(FLOORS), "a new part needs a floor"
-    wrong = {pair: path for pair, path in found.items() if FLOORS[pair[0]] < FLOORS[pair[1]]}
-    assert not wrong
+        assert {here, there} <= set(order), f"{here} or {there} needs a floor"
+        if order.index(there) > order.index(here):
+            wrong.append((module, imported))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("room", INSIDE)
+def test_inside_a_room_imports_go_up_the_list(room):
+    order = INSIDE[room]
+    wrong = []
+    for module, imported in imports():
+        if not (module.startswith(f"jaxdl.{room}.") and imported.startswith(f"jaxdl.{room}.")):
+            continue
+        here, there = module.split(".")[2], imported.split(".")[2]
+        if here == "__init__":
+            continue
+        assert {here, there} <= set(order), f"{here} or {there} needs a place in {room}"
+        if order.index(there) > order.index(here):
+            wrong.append((module, imported))
+    assert wrong == []
+
+
+def test_no_module_waits_for_another_in_a_circle():
+    graph = {}
+    for module, imported in imports():
+        # A package's file only gathers what its modules have; nobody below may lean on it.
+        if not module.endswith("__init__"):
+            graph.setdefault(module, set()).add(imported)
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_nobody_inside_a_package_imports_the_package_itself():
+    wrong = [
+        (module, imported)
+        for module, imported in imports()
+        if module.startswith(f"{imported}.") and not module.endswith("__init__")
+    ]
+    assert wrong == []
+
+
+def test_a_files_name_says_one_thing():
+    names = Counter(path.stem for path in ROOT.rglob("*.py") if path.stem != "__init__")
+    assert [name for name, count in names.items() if count > 1] == []

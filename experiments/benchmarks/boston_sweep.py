@@ -40,8 +40,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import boston_housing as experiment
 
 from jaxdl import models, training
-from jaxdl.training.compilation import compiler_options
-from jaxdl.training.sweep_program import prepare, trace
+from jaxdl.compiling import compiler_options
+from jaxdl.training.sweep.program import prepare, trace_member
 
 MEMBERS = 256
 TARGETS = {"alone / member": 3.0, "torch / member": 200.0, "dataloader / member": 200.0}
@@ -53,7 +53,7 @@ INITIALIZER: tuple[Any, Any] = experiment.INITIALIZERS["torch"]
 def sweep_of(dataset: Any, epochs: int) -> Callable[[], dict[str, np.ndarray]]:
     """All members, compiled when this returns."""
     run = functools.partial(experiment.make_run(dataset, epochs), initializer=INITIALIZER)
-    program = trace(run, {}, takes_order=True, shared=True)
+    program = trace_member(run, {}, takes_order=True, shared=True)
     execute = prepare(program, MEMBERS, None)
     seeds = np.arange(MEMBERS, dtype=np.uint32)
 

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
-from jaxdl import diagnostics, layers, losses, models, optimizers, training
+from jaxdl import layers, losses, models, optimizers, training
 
 BATCH, RATE, DECAY = 128, 0.01, 0.9
 CONVNET = models.ConvNet([32, 64], [128, 10], norm=layers.BatchNorm)
@@ -320,7 +320,7 @@ def main() -> None:
         )
         arms = {
             "as trained": evaluation_arm(model, state.variables, batch),
-            "folded": evaluation_arm(*diagnostics.fold(model, state.variables), batch),
+            "folded": evaluation_arm(*training.fold(model, state.variables), batch),
         }
         np.testing.assert_allclose(arms["folded"](), arms["as trained"](), rtol=1e-3, atol=1e-4)
         show(f"{name}, evaluation", measure(arms, arguments.rounds), "as trained")

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
-from jaxdl.training.observers import tensorboard
+from jaxdl.observers import tensorboard
 
 EPOCHS = 10
 TARGETS = {"checkpoints": 1.02, "tensorboard": 1.05}

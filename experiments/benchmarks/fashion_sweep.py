@@ -34,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import common
 
 from jaxdl import data, initializers, losses, models, optimizers, training
-from jaxdl.training.compilation import compiler_options
-from jaxdl.training.sweep_program import Program, make_plan, prepare, trace
+from jaxdl.compiling import compiler_options
+from jaxdl.training.sweep.program import Program, plan_calls, prepare, trace_member
 
 BATCH, RATE = 100, 1e-3
 RUNS, TARGET = 16, 1.0
@@ -94,7 +94,7 @@ def sweep_of(program: Program, members: int, chunk: int | None) -> Callable[[], 
 def check_agreement() -> None:
     """Exit unless members and solo runs train the same networks."""
     run = make_run(COMPARED)
-    swept = sweep_of(trace(run, {}, takes_order=True, shared=True), RUNS, None)()
+    swept = sweep_of(trace_member(run, {}, takes_order=True, shared=True), RUNS, None)()
     solo = solo_of(run)
     worst = max(np.abs(swept[seed] / solo(seed) - 1).max() for seed in range(RUNS))
     print(f"the losses of {COMPARED} steps agree with the solo runs' to {worst:.1e}")
@@ -114,7 +114,7 @@ def compare(rounds: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of `RUNS` runs, by round: one after another, and swept."""
     run = make_run(steps)
     solo = solo_of(run)
-    sweep = sweep_of(trace(run, {}, takes_order=True, shared=True), RUNS, None)
+    sweep = sweep_of(trace_member(run, {}, takes_order=True, shared=True), RUNS, None)
     solo(0)
     sweep()
     pairs = [
@@ -126,12 +126,12 @@ def compare(rounds: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 def curve(most: int, steps: int) -> dict[str, Any]:
     """Seconds a member by number of members: swept, and in one call."""
-    program = trace(make_run(steps), {}, takes_order=True, shared=True)
+    program = trace_member(make_run(steps), {}, takes_order=True, shared=True)
     counts = np.array([n for n in MEMBERS if n <= most])
     seconds: dict[str, list[float]] = {"sweep": [], "one call": []}
     in_a_call = []
     for members in counts.tolist():
-        in_a_call.append(make_plan(program, members, None).members)
+        in_a_call.append(plan_calls(program, members, None).members)
         for name, chunk in (("sweep", None), ("one call", members)):
             if name == "one call" and members > MOST_IN_ONE_CALL:
                 seconds[name].append(math.nan)

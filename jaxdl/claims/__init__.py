@@ -1,7 +1,7 @@
 """Claims that check themselves: a number, the band in which a statement is true, a verdict."""
 
 from jaxdl.claims.claim import CHANCE, Claim, Verdict, chance_of_all
-from jaxdl.claims.statistics import (
+from jaxdl.claims.estimates import (
     Estimate,
     about_mean,
     about_means,

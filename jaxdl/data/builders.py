@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxdl.data.atomic import partial_folder, publish
 from jaxdl.data.catalog import FileSet
-from jaxdl.data.checks import check_dataset
 from jaxdl.data.download import progress_bars
+from jaxdl.data.integrity import check_dataset
 from jaxdl.data.types import Arrays, DataError, Dataset
+from jaxdl.files import partial_folder, publish
 
 _FORMAT = "array_record"
 _INFO = "dataset_info.json"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdl.data.atomic import partial_folder, publish, sweep
 from jaxdl.data.types import Arrays, DataError, Dataset
+from jaxdl.files import partial_folder, publish, remove_leftovers
 
 logger = logging.getLogger("jaxdl.data")
 
@@ -22,7 +22,7 @@ _PARTS = ("train", "test")
 _ALIGNMENT = 64
 
 
-def identity(paths: Iterable[Path]) -> str:
+def fingerprint(paths: Iterable[Path]) -> str:
     """A digest of the files' names, sizes and modification times (nanoseconds), not of content.
 
     It is enough to notice a file that was replaced, and costs no reading; a change of content
@@ -41,7 +41,7 @@ def write_cache(folder: Path, dataset: Dataset, *, source: str, verified: bool) 
     Arguments:
         folder: where the copy goes.
         dataset: with train and perhaps test; nothing cut by the user.
-        source: `identity` of the files it was decoded from.
+        source: `fingerprint` of the files it was decoded from.
         verified: whether those files were the published ones.
 
     Raises:
@@ -78,9 +78,9 @@ def read_cache(folder: Path, *, source: str | None) -> Dataset | None:
 
     Arguments:
         folder: as given to `write_cache`.
-        source: the `identity` that the copy must come from; None takes any.
+        source: the `fingerprint` that the copy must come from; None takes any.
     """
-    sweep(folder.parent)
+    remove_leftovers(folder.parent)
     if not folder.is_dir():
         return None
     try:

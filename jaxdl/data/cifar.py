@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from jaxdl.data.checks import check_labels
+from jaxdl.data.integrity import check_labels
 from jaxdl.data.types import Arrays, DataError
 
 CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"

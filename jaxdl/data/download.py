@@ -9,9 +9,9 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jaxdl.data.atomic import partial_folder, publish
 from jaxdl.data.published import Published, sha256
 from jaxdl.data.types import DataError
+from jaxdl.files import partial_folder, publish
 
 logger = logging.getLogger("jaxdl.data")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdl.data.checks import check_labels
+from jaxdl.data.integrity import check_labels
 from jaxdl.data.types import Arrays, DataError
 
 IDX_FILES = (

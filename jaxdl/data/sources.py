@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxdl.data.builders import find_prepared, read_prepared, write_prepared
-from jaxdl.data.cache import identity, read_cache, write_cache
+from jaxdl.data.cache import fingerprint, read_cache, write_cache
 from jaxdl.data.catalog import FILE_SETS, FileSet
-from jaxdl.data.checks import check_dataset
 from jaxdl.data.download import download
 from jaxdl.data.embedded import EMBEDDED_SETS
+from jaxdl.data.integrity import check_dataset
 from jaxdl.data.published import are_published
 from jaxdl.data.types import DataError, Dataset
 
@@ -146,13 +146,13 @@ def load_files(files: FileSet, *, data_dir: Path, raw_dir: Path | None) -> Datas
         raw = files.locate(raw_dir)
         # A folder of its own: what the user named must never pass for the published set.
         place = hashlib.sha256(os.fsencode(raw_dir.resolve())).hexdigest()[:16]
-        copy, source = decoded / f"{files.name}-{place}", identity(raw.values())
+        copy, source = decoded / f"{files.name}-{place}", fingerprint(raw.values())
         return read_cache(copy, source=source) or _decode(files, raw, copy, source)
     copy = decoded / files.name
     prepared = find_prepared(data_dir, files)
     if prepared is not None:
         # Made after the decoded copy, perhaps from other files: then it is the newer truth.
-        source = identity(path for path in prepared.iterdir() if path.is_file())
+        source = fingerprint(path for path in prepared.iterdir() if path.is_file())
         cached = read_cache(copy, source=source)
         if cached is None:
             cached = read_prepared(prepared, files)
@@ -162,7 +162,7 @@ def load_files(files: FileSet, *, data_dir: Path, raw_dir: Path | None) -> Datas
     if cached is not None:
         return cached
     raw = _locate_or_download(files, data_dir)
-    return _decode(files, raw, copy, identity(raw.values()))
+    return _decode(files, raw, copy, fingerprint(raw.values()))
 
 
 def prepare_files(files: FileSet, *, data_dir: Path, raw_dir: Path | None) -> Path:

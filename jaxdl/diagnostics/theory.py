@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jaxdl.checks import require_non_negative, require_positive
 from jaxdl.initializers.gains import (
     Elementwise,
     evaluate_float64,
     gaussian_expectation,
     gaussian_quadrature,
 )
-from jaxdl.initializers.protocol import require_non_negative, require_positive
 
 # Where the search for a critical point ends: a unit whose input has a standard deviation of 1,000
 # is a step function.

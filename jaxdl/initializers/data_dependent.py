@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxdl.initializers.protocol import require_positive
+from jaxdl.checks import require_positive
 from jaxdl.initializers.structured import orthogonal
 
 Path = tuple[str, ...]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdl.initializers.protocol import require_finite, require_positive
+from jaxdl.checks import require_finite, require_positive
 
 Elementwise = Callable[[Any], Any]
 

@@ -1,12 +1,11 @@
-"""The protocol of every initializer: its signature, its working precision, what it refuses."""
+"""The protocol of every initializer: its signature, its working precision."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
@@ -50,48 +49,3 @@ def working_dtype(dtype: DTypeLike) -> Any:
             "call jax.config.update('jax_enable_x64', True), or pass float32"
         )
     return requested
-
-
-def require_finite(name: str, value: ArrayLike) -> None:
-    """Refuse a NaN or infinite setting; a traced one passes, its value being unknown."""
-    _require(name, value, "finite", math.isfinite)
-
-
-def require_positive(name: str, value: ArrayLike) -> None:
-    """Refuse a setting that is not finite and above zero; a traced one passes."""
-    _require(name, value, "finite and positive", lambda x: math.isfinite(x) and x > 0)
-
-
-def require_non_negative(name: str, value: ArrayLike) -> None:
-    """Refuse a setting that is not finite and at least zero; a traced one passes."""
-    _require(name, value, "finite and at least 0", lambda x: math.isfinite(x) and x >= 0)
-
-
-def require_order(
-    owner: str, low_name: str, low: ArrayLike, high_name: str, high: ArrayLike
-) -> None:
-    """Refuse bounds that are not in order; traced ones pass."""
-    try:
-        ordered = float(low) < float(high)  # type: ignore[arg-type]
-    except jax.errors.ConcretizationTypeError:
-        return
-    if not ordered:
-        raise ValueError(
-            f"{owner} needs {low_name} < {high_name}, got {low_name}={low}, {high_name}={high}; "
-            "swap or widen the bounds"
-        )
-
-
-def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a word that is not one of the choices, and list them."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; pass one")
-
-
-def _require(name: str, value: ArrayLike, rule: str, holds: Callable[[float], bool]) -> None:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except jax.errors.ConcretizationTypeError:
-        return
-    if not holds(number):
-        raise ValueError(f"{name} must be {rule}, got {number}; pass another {name}")

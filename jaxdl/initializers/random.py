@@ -9,16 +9,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxdl.initializers.fans import compute_fans
-from jaxdl.initializers.protocol import (
-    Initializer,
+from jaxdl.checks import (
     require_choice,
     require_finite,
     require_non_negative,
     require_order,
     require_positive,
-    working_dtype,
 )
+from jaxdl.initializers.fans import compute_fans
+from jaxdl.initializers.protocol import Initializer, working_dtype
 
 _MODES = ("fan_in", "fan_out", "fan_avg")
 _DISTRIBUTIONS = ("normal", "truncated_normal", "uniform")

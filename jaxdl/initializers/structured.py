@@ -9,14 +9,9 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxdl.checks import require_finite, require_non_negative, require_positive
 from jaxdl.initializers.fans import compute_fans
-from jaxdl.initializers.protocol import (
-    Initializer,
-    require_finite,
-    require_non_negative,
-    require_positive,
-    working_dtype,
-)
+from jaxdl.initializers.protocol import Initializer, working_dtype
 from jaxdl.initializers.random import he_normal, normal
 
 

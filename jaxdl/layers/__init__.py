@@ -1,6 +1,6 @@
 """Flax Linen modules that Flax lacks, or whose numerics must be explicit."""
 
-from jaxdl.layers.activations import Maxout, PReLU, RReLU
+from jaxdl.layers.activation_layers import Maxout, PReLU, RReLU
 from jaxdl.layers.batch_norm import BatchNorm
 from jaxdl.layers.noisy_batch_norm import NoisyBatchNorm
 from jaxdl.layers.pooling import max_pool

@@ -4,8 +4,7 @@ from typing import Any
 
 import optax
 
-from jaxdl.initializers.protocol import require_choice, require_non_negative
-from jaxdl.optimizers.checks import check_decay
+from jaxdl.checks import require_choice, require_decay, require_non_negative
 from jaxdl.optimizers.descent import RatePosition, velocity
 from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
 from jaxdl.optimizers.transforms import (
@@ -99,7 +98,7 @@ def adadelta(
 
     Source: Zeiler (2012), algorithm 1.
     """
-    check_decay("decay", decay)
+    require_decay("decay", decay)
     require_non_negative("epsilon", epsilon)
     if gradient_epsilon is None:
         gradient_epsilon = epsilon
@@ -149,8 +148,8 @@ def rmsprop(
 
     Source: Tieleman and Hinton (2012), lecture 6.5; centered: Graves (2013), eqs 38 to 45.
     """
-    check_decay("decay", decay)
-    check_decay("momentum", momentum)
+    require_decay("decay", decay)
+    require_decay("momentum", momentum)
     require_non_negative("epsilon", epsilon)
     require_choice("epsilon_position", epsilon_position, POSITIONS)
     rule: Any

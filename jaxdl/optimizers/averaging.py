@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from jaxdl.optimizers.checks import check_decay
+from jaxdl.checks import require_decay
 
 
 class AverageState(NamedTuple):
@@ -47,7 +47,7 @@ def ema(decay: float = 0.999) -> optax.GradientTransformation:
 
     Source: Polyak and Juditsky (1992); Tarvainen and Valpola (2017), eq. 1.
     """
-    check_decay("decay", decay)
+    require_decay("decay", decay)
     return average(lambda step: True, lambda count: 1 - decay)
 
 

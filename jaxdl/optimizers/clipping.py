@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from jaxdl.optimizers.checks import is_traced
+from jaxdl.checks import is_traced
 
 
 def clip_by_value(limit: Any) -> optax.GradientTransformation:

@@ -5,14 +5,13 @@ from typing import Any, Literal
 import jax
 import optax
 
-from jaxdl.initializers.protocol import require_choice
-from jaxdl.optimizers.checks import check_decay
-from jaxdl.optimizers.decay import decayed_weights, is_kernel
+from jaxdl.checks import require_choice, require_decay
 from jaxdl.optimizers.learning_rate import (
     LearningRate,
     current_learning_rate,
     scale_by_learning_rate,
 )
+from jaxdl.optimizers.weight_decay import decayed_weights, is_kernel
 
 RatePosition = Literal["inside", "outside"]
 
@@ -72,7 +71,7 @@ def momentum(
 
     Source: Polyak (1964); Rumelhart, Hinton and Williams (1986).
     """
-    check_decay("decay", decay)
+    require_decay("decay", decay)
     return velocity(learning_rate, optax.trace(decay), rate_position)
 
 
@@ -102,7 +101,7 @@ def nesterov(
 
     Source: Nesterov (1983); Sutskever, Martens, Dahl and Hinton (2013), eqs 3 and 4.
     """
-    check_decay("decay", decay)
+    require_decay("decay", decay)
     return velocity(learning_rate, optax.trace(decay, nesterov=True), rate_position)
 
 
@@ -175,8 +174,8 @@ def lion(
 
     Source: Chen et al. (2023), algorithm 2.
     """
-    check_decay("beta1", beta1)
-    check_decay("beta2", beta2)
+    require_decay("beta1", beta1)
+    require_decay("beta2", beta2)
     return optax.chain(
         optax.scale_by_lion(beta1, beta2),
         *decayed_weights(weight_decay, mask),

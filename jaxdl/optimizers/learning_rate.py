@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxdl.optimizers.checks import check_rate
+from jaxdl.checks import is_traced
 
 LearningRate = Any
 """A float, a schedule (step -> rate, steps counted from 0), a traced array, or a `plateau`."""
@@ -35,7 +36,7 @@ def scale_by_learning_rate(learning_rate: LearningRate) -> optax.GradientTransfo
         >>> updates.item(), link.update(4.0, state)[0].item()
         (-4.0, -2.0)
     """
-    check_rate(learning_rate)
+    require_rate(learning_rate)
     if isinstance(learning_rate, optax.GradientTransformation):
         return learning_rate
 
@@ -53,14 +54,32 @@ def scale_by_learning_rate(learning_rate: LearningRate) -> optax.GradientTransfo
     ) -> tuple[Any, LearningRateState]:
         del params
         rate, step = rate_at(state.step), optax.safe_increment(state.step)
-        return descend(updates, rate), LearningRateState(step, rate_at(step))
+        return downhill(updates, rate), LearningRateState(step, rate_at(step))
 
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def descend(updates: Any, rate: Array) -> Any:
+def downhill(updates: Any, rate: Array) -> Any:
     """Minus the rate times each leaf, in the leaf's own type."""
     return jax.tree.map(lambda g: (-rate * g).astype(jnp.result_type(g)), updates)
+
+
+def require_rate(learning_rate: Any) -> None:
+    """Refuse a rate below zero, infinite or NaN, and a schedule that begins with one.
+
+    Traced arrays, and plateaus, which have checked their own rate, are taken as they are.
+    """
+    if is_traced(learning_rate) or isinstance(learning_rate, optax.GradientTransformation):
+        return
+    if callable(learning_rate):
+        with jax.ensure_compile_time_eval():
+            rate = learning_rate(jnp.zeros((), jnp.int32))
+        given = f"a schedule that gives {rate} at step 0; steps are counted from 0"
+    else:
+        rate = learning_rate
+        given = f"{rate}; the update already points downhill"
+    if not is_traced(rate) and not np.all(np.isfinite(rate) & (np.asarray(rate) >= 0)):
+        raise ValueError(f"learning_rate must be finite and 0 or more, got {given}")
 
 
 def current_learning_rate(opt_state: optax.OptState) -> Float[Array, "..."]:

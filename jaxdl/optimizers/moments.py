@@ -4,9 +4,7 @@ from typing import Any
 
 import optax
 
-from jaxdl.initializers.protocol import require_choice, require_non_negative
-from jaxdl.optimizers.checks import check_decay
-from jaxdl.optimizers.decay import decayed_weights, is_kernel
+from jaxdl.checks import require_choice, require_decay, require_non_negative
 from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
 from jaxdl.optimizers.moment_transforms import (
     Moment,
@@ -16,6 +14,7 @@ from jaxdl.optimizers.moment_transforms import (
     scale_by_radam,
 )
 from jaxdl.optimizers.transforms import EpsilonPosition
+from jaxdl.optimizers.weight_decay import decayed_weights, is_kernel
 
 POSITIONS = ("inside", "outside")
 MOMENTS = ("raw", "corrected")
@@ -262,6 +261,6 @@ def radam(
 
 def check_moments(beta1: Any, beta2: Any, epsilon: Any) -> None:
     """The settings that all of them share."""
-    check_decay("beta1", beta1)
-    check_decay("beta2", beta2)
+    require_decay("beta1", beta1)
+    require_decay("beta2", beta2)
     require_non_negative("epsilon", epsilon)

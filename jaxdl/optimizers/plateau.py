@@ -11,8 +11,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdl.initializers.protocol import require_choice, require_non_negative, require_positive
-from jaxdl.optimizers.learning_rate import descend
+from jaxdl.checks import require_choice, require_non_negative, require_positive
+from jaxdl.optimizers.learning_rate import downhill
 
 
 class PlateauSettings(NamedTuple):
@@ -144,7 +144,7 @@ def plateau(
 
     def update_fn(updates: Any, state: PlateauState, params: Any = None) -> tuple[Any, Any]:
         del params
-        return descend(updates, state.learning_rate), state
+        return downhill(updates, state.learning_rate), state
 
     return optax.GradientTransformation(init_fn, update_fn)
 

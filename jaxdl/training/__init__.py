@@ -1,17 +1,29 @@
-"""The train step, written once, whole runs of it, and many runs at once."""
+"""The train step, written once, whole runs of it, and many runs at once.
 
-from jaxdl.training import checkpoints, observers
-from jaxdl.training.compilation import compiler_options
-from jaxdl.training.events import Change, Event, Observer, Run
-from jaxdl.training.feeding import Streamed
-from jaxdl.training.history import History
-from jaxdl.training.loop import EpochEnd, Result, fit
-from jaxdl.training.nonfinite import NonFiniteError
-from jaxdl.training.order import epoch_order
-from jaxdl.training.parallel import initialize
+The state of a run is in state.py, one step in steps.py, a run from the host in fit/, what survives
+a kill in checkpoints/, many runs in sweep/.
+"""
+
+from jaxdl.compiling import compiler_options
+from jaxdl.training import checkpoints
+from jaxdl.training.fit import (
+    Change,
+    EpochEnd,
+    Event,
+    History,
+    NonFiniteError,
+    Observer,
+    Result,
+    Run,
+    Streamed,
+    fit,
+    initialize,
+)
+from jaxdl.training.orders import epoch_order, order_key
 from jaxdl.training.state import TrainState, init_state
+from jaxdl.training.statistics import fold, recalibrate
 from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step, scale_images
-from jaxdl.training.sweep import order_key, sweep
+from jaxdl.training.sweep import sweep
 
 __all__ = [
     "Change",
@@ -28,13 +40,14 @@ __all__ = [
     "compiler_options",
     "epoch_order",
     "fit",
+    "fold",
     "init_state",
     "initialize",
     "make_eval_step",
     "make_train_epoch",
     "make_train_step",
-    "observers",
     "order_key",
+    "recalibrate",
     "scale_images",
     "sweep",
 ]

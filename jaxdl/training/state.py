@@ -1,6 +1,5 @@
 """The state of a run: all that is needed to go on from where it stands."""
 
-import inspect
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +8,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jaxtyping import Array, Int, Key
+
+from jaxdl.calling import train_argument
+from jaxdl.checks import require_key, require_module
 
 # What the run's key is folded with, one number a purpose, so that no two streams meet.
 DROPOUT_STREAM = 0
@@ -99,28 +101,10 @@ def init_state(
     )
 
 
-def train_argument(model: nn.Module, train: bool) -> dict[str, Any]:
-    """The keyword `train` for models that name it, nothing for those that do not."""
-    named = "train" in inspect.signature(type(model).__call__).parameters
-    return {"train": train} if named else {}
-
-
 def check_parts(key: Any, model: Any, optimizer: Any) -> None:
     """Refuse a key that is not a single one of `jax.random.key`, a class, or a bare factory."""
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise TypeError(
-            f"key must be made by jax.random.key(seed), got {type(key).__name__} {key!r}; "
-            "a bare seed or an old-style uint32 key is not taken"
-        )
-    if key.shape != ():
-        raise TypeError(
-            f"key must be a single key of shape (), got shape {key.shape}; pass one of them"
-        )
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a flax.linen.Module, got {model!r}; "
-            "build it, e.g. models.MLP([128, 10])"
-        )
+    require_key(key)
+    require_module(model)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
             f"optimizer must be an optax.GradientTransformation, got {optimizer!r}; "

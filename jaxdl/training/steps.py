@@ -12,8 +12,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, Int, Key
 
-from jaxdl.training.norms import synchronized_norms
-from jaxdl.training.state import TrainState, train_argument
+from jaxdl.calling import call_model, synchronized_norms
+from jaxdl.training.state import TrainState
 
 Batch = Mapping[str, Any]
 """`{"inputs": (batch, ...), "targets": (batch, ...)}`."""
@@ -89,7 +89,6 @@ def make_train_step(
         (1, ['loss'])
     """
     named = name_metrics(metrics)
-    train = train_argument(model, True)
     update = optax.with_extra_args_support(optimizer).update
 
     def mean(tree: Any) -> Any:
@@ -107,12 +106,12 @@ def make_train_step(
 
         def objective(params: Any) -> tuple[Array, tuple[Any, Any]]:
             with synchronized_norms(axis_name):
-                outputs, updates = model.apply(
+                outputs, updates = call_model(
+                    model,
                     {**state.variables, "params": params},
                     inputs,
-                    **train,
-                    mutable=["batch_stats"],
-                    rngs={"dropout": own(state.dropout_key())},
+                    train=True,
+                    dropout_key=own(state.dropout_key()),
                 )
             return per_example("loss", loss, outputs, batch).mean(), (outputs, updates)
 
@@ -167,10 +166,9 @@ def make_eval_step(
         16.0
     """
     named = {"loss": loss, **name_metrics(metrics)}
-    train = train_argument(model, False)
 
     def eval_step(variables: Mapping[str, Any], batch: Batch) -> dict[str, Array]:
-        outputs = model.apply(variables, preprocess(batch["inputs"]), **train)
+        outputs, _ = call_model(model, variables, preprocess(batch["inputs"]), train=False)
         return {
             name: per_example(name, metric, outputs, batch).sum() for name, metric in named.items()
         }

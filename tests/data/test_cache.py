@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from jaxdl.data import Arrays, Dataset
-from jaxdl.data.atomic import partial_folder, publish
-from jaxdl.data.cache import identity, read_cache, write_cache
+from jaxdl.data.cache import fingerprint, read_cache, write_cache
+from jaxdl.files import partial_folder, publish
 
 
 def small(seed=0, count=20):
@@ -115,8 +115,8 @@ def test_identity_tells_replaced_files(tmp_path, change):
     path = tmp_path / "a"
     path.write_bytes(b"12")
     os.utime(path, ns=(1, 1))
-    before = identity([path])
-    assert identity([path]) == before
+    before = fingerprint([path])
+    assert fingerprint([path]) == before
     if change == "size":
         path.write_bytes(b"123")
         os.utime(path, ns=(1, 1))
@@ -124,7 +124,7 @@ def test_identity_tells_replaced_files(tmp_path, change):
         os.utime(path, ns=(1, 2))
     else:
         path = path.rename(tmp_path / "b")
-    assert identity([path]) != before
+    assert fingerprint([path]) != before
 
 
 def dead_process():

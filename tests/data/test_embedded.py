@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdl.data import DataError, load
-from jaxdl.data.checks import check_dataset
+from jaxdl.data.integrity import check_dataset
 from jaxdl.data.types import Arrays, Dataset
 
 

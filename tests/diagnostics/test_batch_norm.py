@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from jaxdl import activations, data, losses, models, optimizers, training
-from jaxdl.diagnostics import check_batch_norm, fold, recalibrate
+from jaxdl.diagnostics import check_batch_norm
 from jaxdl.layers import BatchNorm
+from jaxdl.training import fold, recalibrate
 
 IMAGES = jax.random.normal(jax.random.key(0), (60, 8, 8, 2)) * 2 + 1
 

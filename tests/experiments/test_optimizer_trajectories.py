@@ -6,7 +6,7 @@ import optimizer_trajectories as experiment
 import pytest
 from optimizer_trajectories import NAMES, RAVINE, SADDLE, TURNED
 
-from jaxdl.diagnostics.trajectories import descend
+from jaxdl.diagnostics.landscape.trajectories import descend
 
 
 def holds(results):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxdl.activations import leaky_relu
-from jaxdl.diagnostics import fold
 from jaxdl.layers import BatchNorm, NoisyBatchNorm, PReLU, RReLU
 from jaxdl.models import MLP, VGG, ConvNet, ResNet
+from jaxdl.training import fold
 
 IMAGES = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
 

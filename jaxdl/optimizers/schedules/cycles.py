@@ -11,7 +11,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxdl.initializers.protocol import require_choice
+from jaxdl.checks import require_choice
 from jaxdl.optimizers.schedules.numerics import (
     LAST_STEP,
     Schedule,

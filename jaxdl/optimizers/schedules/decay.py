@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxdl.initializers.protocol import require_non_negative, require_positive
+from jaxdl.checks import require_non_negative, require_positive
 from jaxdl.optimizers.schedules.numerics import (
     Schedule,
     as_count,

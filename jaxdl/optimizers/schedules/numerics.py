@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxdl.initializers.protocol import require_non_negative
+from jaxdl.checks import require_non_negative
 
 Schedule = Callable[[ArrayLike], Float[Array, "*steps"]]
 """step -> rate, elementwise."""

@@ -1,0 +1,79 @@
+"""How a model is called, in one place: the mode, the random numbers, the collections that move."""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+from jaxtyping import Array, Key
+
+
+def train_argument(model: nn.Module, train: bool) -> dict[str, Any]:
+    """The keyword `train` for models that name it, nothing for those that do not."""
+    named = "train" in inspect.signature(type(model).__call__).parameters
+    return {"train": train} if named else {}
+
+
+def call_model(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    inputs: Any,
+    *,
+    train: bool,
+    dropout_key: Key[Array, ""] | None = None,
+) -> tuple[Any, Mapping[str, Any]]:
+    """The outputs of a model, and its `batch_stats` after the call where they may move.
+
+    Arguments:
+        model: a Linen module.
+        variables: {"params": ..., "batch_stats": ...}; left as they are.
+        inputs: (batch, ...).
+        train: whether dropout and the batch's own statistics are on.
+        dropout_key: of the dropout masks; a model that draws none needs no key.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> model = nn.Dense(2, kernel_init=nn.initializers.ones)
+        >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> outputs, updates = call_model(model, variables, jnp.ones((1, 3)), train=False)
+        >>> outputs.tolist(), updates
+        ([[3.0, 3.0]], {})
+    """
+    outputs, updates = model.apply(
+        variables,
+        inputs,
+        **train_argument(model, train),
+        mutable=["batch_stats"],
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+    return outputs, updates
+
+
+@contextlib.contextmanager
+def synchronized_norms(axis_name: str | None) -> Iterator[None]:
+    """Norms that keep running statistics take those of the whole batch, over the mapped axis.
+
+    Inside, a module that has the field `axis_name`, None, and holds `batch_stats` is called as if
+    the field were `axis_name`: a model need not be built anew to be mapped. The others, and all
+    of them for None, are left alone.
+
+    Example:
+        >>> with synchronized_norms("devices"):
+        ...     pass
+    """
+    if axis_name is None:
+        yield
+        return
+
+    def over_axis(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        module = context.module
+        if getattr(module, "axis_name", axis_name) is None and module.variables.get("batch_stats"):
+            # `apply` calls a copy of the module, which ends with the call.
+            object.__setattr__(module, "axis_name", axis_name)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(over_axis):
+        yield

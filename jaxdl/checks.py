@@ -1,0 +1,113 @@
+"""Settings are refused where they are given, with the rule, what was received, and the fix."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+def is_traced(value: Any) -> bool:
+    """Whether the value is known only when the compiled function runs."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def require_finite(name: str, value: ArrayLike) -> None:
+    """Refuse a NaN or infinite setting; a traced one passes, its value being unknown."""
+    _require(name, value, "finite", math.isfinite)
+
+
+def require_positive(name: str, value: ArrayLike) -> None:
+    """Refuse a setting that is not finite and above zero; a traced one passes."""
+    _require(name, value, "finite and positive", lambda x: math.isfinite(x) and x > 0)
+
+
+def require_non_negative(name: str, value: ArrayLike) -> None:
+    """Refuse a setting that is not finite and at least zero; a traced one passes."""
+    _require(name, value, "finite and at least 0", lambda x: math.isfinite(x) and x >= 0)
+
+
+def require_decay(name: str, value: Any) -> None:
+    """Refuse a decay rate of a moving average outside [0, 1); a traced one passes."""
+    if not is_traced(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) < 1)):
+        raise ValueError(
+            f"{name} must lie in [0, 1), got {value}; it is the weight of the old value"
+        )
+
+
+def require_at_least(least: int, **counts: int | None) -> None:
+    """Refuse counts below the least; None stands for a default.
+
+    Example:
+        >>> require_at_least(1, epochs=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: epochs must be at least 1, got 0; pass 1 or more
+    """
+    for name, count in counts.items():
+        if count is not None and count < least:
+            raise ValueError(f"{name} must be at least {least}, got {count}; pass {least} or more")
+
+
+def require_order(
+    owner: str, low_name: str, low: ArrayLike, high_name: str, high: ArrayLike
+) -> None:
+    """Refuse bounds that are not in order; traced ones pass."""
+    try:
+        ordered = float(low) < float(high)  # type: ignore[arg-type]
+    except jax.errors.ConcretizationTypeError:
+        return
+    if not ordered:
+        raise ValueError(
+            f"{owner} needs {low_name} < {high_name}, got {low_name}={low}, {high_name}={high}; "
+            "swap or widen the bounds"
+        )
+
+
+def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that is not one of the choices, and list them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; pass one")
+
+
+def require_key(key: Any) -> None:
+    """Refuse what is not a single key of `jax.random.key`; a traced key passes.
+
+    Raises:
+        TypeError: a seed, an old-style uint32 key, several keys.
+    """
+    if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise TypeError(
+            f"key must be made by jax.random.key(seed), got {type(key).__name__} {key!r}; "
+            "a bare seed or an old-style uint32 key is not taken"
+        )
+    if key.shape != ():
+        raise TypeError(
+            f"key must be a single key of shape (), got shape {key.shape}; pass one of them"
+        )
+
+
+def require_module(model: Any) -> None:
+    """Refuse what is no Linen module, such as a class that was not called.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a flax.linen.Module, got {model!r}; "
+            "build it, e.g. models.MLP([128, 10])"
+        )
+
+
+def _require(name: str, value: ArrayLike, rule: str, holds: Callable[[float], bool]) -> None:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except jax.errors.ConcretizationTypeError:
+        return
+    if not holds(number):
+        raise ValueError(f"{name} must be {rule}, got {number}; pass another {name}")

@@ -1,0 +1,115 @@
+"""How programs are compiled: with which options of the backend, and once for equal settings."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+
+from jaxdl.jaxprs import holds_primitive
+
+KEPT = 64
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# XLA's CPU backend sends products, convolutions and reductions to YNNPACK where it can. On an
+# MLP's step of batch 100 Eigen's threaded product, the older path, is a tenth faster; whole AVX-512
+# vectors, where there are any, save 2 %.
+YNN = "xla_cpu_experimental_ynn_fusion_type"
+CPU_COMPILER_OPTIONS = {YNN: "", "xla_cpu_prefer_vector_width": 512}
+
+# Eigen's gradient for a convolution's kernel takes a half to a third of YNNPACK's time. But sums
+# over the positions of many images, as batch norms need them, take ten times as long without
+# YNNPACK; over a batch of vectors they are faster without. The order of execution that needs the
+# least memory saves a tenth of ResNet-20's step, in pages that need not be fetched.
+CPU_CONVOLUTION_OPTIONS = CPU_COMPILER_OPTIONS | {
+    YNN: "LIBRARY_FUSION_TYPE_REDUCE",
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+}
+
+# The initial state is computed once: its compilation is all its cost, in seconds and memory.
+# Without optimisation, and without the emitters that take 45 MB to compile random numbers.
+CPU_INIT_OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+@functools.cache
+def compiler_options(*, convolutional: bool = False) -> dict[str, Any]:
+    """The options that `fit` compiles a step with; those of the backend that XLA's version knows.
+
+    For a loop of one's own: on a CPU a convolutional step takes up to twice as long without.
+
+    Arguments:
+        convolutional: whether the step has convolutions in it.
+
+    Example:
+        >>> step = jax.jit(lambda x: x + 1, compiler_options=compiler_options())
+        >>> step(1).item()
+        2
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return _known_options(CPU_CONVOLUTION_OPTIONS if convolutional else CPU_COMPILER_OPTIONS)
+
+
+@functools.cache
+def init_options() -> dict[str, Any]:
+    """The same for the program that computes the initial state."""
+    return _known_options(CPU_INIT_OPTIONS) if jax.default_backend() == "cpu" else {}
+
+
+def loops_well(program: Any) -> bool:
+    """False for a step with a convolution on a CPU: inside a loop it is 25 times slower there.
+
+    Arguments:
+        program: what `jax.make_jaxpr` made of the step.
+    """
+    return jax.default_backend() != "cpu" or not holds_primitive(
+        program.jaxpr, "conv_general_dilated"
+    )
+
+
+def once_for_equal(build: Callable[P, R]) -> Callable[P, R]:
+    """`build`, whose results are kept: equal arguments give the same one, compiled once.
+
+    Arguments that cannot be hashed, such as a model that holds a list, are built anew each time.
+    The results of the last 64 settings are kept.
+
+    Arguments:
+        build: a pure function of its arguments, which makes compiled functions of them.
+
+    Example:
+        >>> jitted = once_for_equal(lambda power: jax.jit(lambda x: x**power))
+        >>> jitted(2) is jitted(2), jitted([2]) is jitted([2])
+        (True, False)
+    """
+    kept = functools.lru_cache(maxsize=KEPT)(build)
+
+    @functools.wraps(build)
+    def built(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            hash((args, tuple(kwargs.values())))
+        except TypeError:
+            return build(*args, **kwargs)
+        return kept(*args, **kwargs)  # type: ignore[arg-type]
+
+    return built
+
+
+@once_for_equal
+def jit_with(function: Callable[..., Any], settings: tuple[Any, ...]) -> Callable[..., Any]:
+    """`function(settings, ...)` as a jitted function of the rest, the same for equal settings."""
+    return jax.jit(functools.partial(function, settings))
+
+
+def _known_options(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if _is_known(name, value)}
+
+
+@functools.cache
+def _is_known(name: str, value: Any) -> bool:
+    try:
+        jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True

@@ -1,0 +1,141 @@
+"""The running statistics of batch norms: told when they are wrong."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxdl.calling import call_model
+from jaxdl.diagnostics.signal.advice import Advice
+from jaxdl.training.statistics import recalibrate
+from jaxdl.training.steps import scale_images
+
+# A running mean this many standard deviations from the batch's, or a running variance this many
+# times larger or smaller, is not of the same data: a batch of 100 is off by 0.1 and by 1.2.
+FAR_MEAN = 1.0
+FAR_VARIANCE = 4.0
+
+
+def check_batch_norm(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    inputs: Any,
+    *,
+    outputs: Any = None,
+    preprocess: Callable[[Array], Array] = scale_images,
+) -> tuple[Advice, ...]:
+    """What is wrong with a trained model's batch norms, if anything, and what to change.
+
+    - "never moved": running statistics that are still those of `init`: training threw away the
+      `batch_stats` that `apply` returned.
+    - "other data": running statistics far from those of these inputs (the mean by more than one
+      standard deviation, the variance fourfold): a momentum too near 1 for the steps made, batches
+      that are too small, inputs prepared in another way, or weights that moved since.
+    - "training mode": `outputs`, what the user's own evaluation gave for `inputs`, are those of
+      `train=True`, whose results depend on the other examples of the batch.
+
+    Arguments:
+        model: a Linen module with batch norms.
+        variables: as they are evaluated.
+        inputs: a batch as the model is evaluated on, of some 100 examples or more.
+        outputs: what that evaluation gave for it, to have it checked as well.
+        preprocess: a pure function of the inputs, as in `training.fit`.
+
+    Raises:
+        ValueError: a model without batch norms.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdl import models
+        >>> x = 5 + jax.random.normal(jax.random.key(0), (100, 3))
+        >>> model = models.MLP([4, 1], norm=BatchNorm)
+        >>> variables = model.init(jax.random.key(1), x, train=False)
+        >>> [each.problem for each in check_batch_norm(model, variables, x)]
+        ['never moved']
+        >>> check_batch_norm(model, recalibrate(model, variables, [x]), x)
+        ()
+    """
+    inputs = jnp.asarray(inputs)
+    stats = variables["batch_stats"]
+    exact = recalibrate(model, variables, [inputs], preprocess=preprocess)["batch_stats"]
+    now, new = by_norm(stats), by_norm(exact)
+    found = []
+    still = [path for path, (mean, var) in now.items() if not mean.any() and (var == 1).all()]
+    if still:
+        found.append(
+            Advice(
+                "never moved",
+                still[0],
+                float(len(still)),
+                f"the running statistics of {', '.join(still)} are those of init: in training, "
+                "keep what apply(..., train=True, mutable=['batch_stats']) returns as "
+                "updates['batch_stats'], and evaluate with it",
+            )
+        )
+    far = {
+        path: float(np.max(np.abs(mean - new[path][0]) / np.sqrt(new[path][1] + 1e-5)))
+        for path, (mean, _) in now.items()
+        if path not in still
+    }
+    wide = {
+        path: float(np.max(np.abs(np.log((var + 1e-5) / (new[path][1] + 1e-5)))))
+        for path, (_, var) in now.items()
+        if path not in still
+    }
+    for measured, limit, what in (
+        (far, FAR_MEAN, "mean of {} is {:.2g} standard deviations from"),
+        (wide, np.log(FAR_VARIANCE), "variance of {} is e^{:.2g} times off"),
+    ):
+        worst = max(measured, key=lambda path: measured[path], default=None)
+        if worst is not None and measured[worst] > limit:
+            found.append(
+                Advice(
+                    "other data",
+                    worst,
+                    measured[worst],
+                    f"the running {what.format(worst, measured[worst])} that of these inputs: "
+                    "recalibrate, train longer or lower the momentum, and prepare the inputs as in "
+                    "training",
+                )
+            )
+    if outputs is not None and (
+        said := _in_training_mode(model, variables, inputs, outputs, preprocess)
+    ):
+        found.append(said)
+    return tuple(found)
+
+
+def _in_training_mode(
+    model: nn.Module, variables: Any, inputs: Array, outputs: Any, preprocess: Any
+) -> Advice | None:
+    given = np.asarray(outputs, np.float64)
+    ready = preprocess(inputs)
+    evaluated, _ = call_model(model, variables, ready, train=False)
+    trained, _ = call_model(model, variables, ready, train=True, dropout_key=jax.random.key(0))
+    to_evaluation, to_training = (
+        float(np.abs(given - np.asarray(other, np.float64)).max()) for other in (evaluated, trained)
+    )
+    if not to_training < to_evaluation:
+        return None
+    return Advice(
+        "training mode", "outputs", to_evaluation,
+        f"the outputs given are those of train=True (within {to_training:.2g}; those of "
+        f"train=False are {to_evaluation:.2g} away): pass train=False in evaluation",
+    )  # fmt: skip
+
+
+def by_norm(stats: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The running mean and variance of each norm, by its path."""
+    leaves: dict[str, dict[str, np.ndarray]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(stats):
+        *parents, name = (str(part.key) for part in path)
+        leaves.setdefault("/".join(parents), {})[name] = np.asarray(leaf, np.float64)
+    return {
+        path: (pair["mean"], pair["var"])
+        for path, pair in leaves.items()
+        if {"mean", "var"} <= set(pair)
+    }

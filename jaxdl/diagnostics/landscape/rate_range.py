@@ -1,0 +1,358 @@
+"""The learning-rate range test: which rate to train at, from a run of seconds."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from jaxdl.compiling import compiler_options, loops_well, once_for_equal
+from jaxdl.data.types import Arrays, Dataset
+from jaxdl.training.fit.batches import put_on_device
+from jaxdl.training.fit.programs import batch_shapes
+from jaxdl.training.orders import epoch_order
+from jaxdl.training.state import TrainState, check_parts, init_state
+from jaxdl.training.steps import Batch, PerExample, make_train_step, scale_images, take
+
+OptimizerFactory = Callable[[Any], optax.GradientTransformation]
+"""A learning rate, which is a traced array, to an optimizer."""
+
+# By default: rates, and steps at each. 29 rates from 1e-6 to 10 are four a decade.
+DEFAULT_SIZES = {"sweep": (100, 1), "runs": (29, 100)}
+# The share of a run whose losses are averaged, to judge where it ended.
+TAIL = 0.25
+
+
+class RateCurve(NamedTuple):
+    """What a range test measured.
+
+    Attributes:
+        rates: the learning rates, in geometric progression.
+        loss: after the steps at each rate; inf where it overflowed or was NaN.
+        start: of the initial parameters, on the same examples.
+        change: loss - start, which is what the suggestion is read from: smoothed in a sweep, and
+            no greater than the largest fall in size, so that a divergence stays on the scale.
+    """
+
+    rates: Float[np.ndarray, " rates"]
+    loss: Float[np.ndarray, " rates"]
+    start: Float[np.ndarray, " rates"]
+    change: Float[np.ndarray, " rates"]
+
+
+class RateRange(NamedTuple):
+    """The suggested learning rate, and the curve that it was read from."""
+
+    suggested: float
+    curve: RateCurve
+
+
+def rate_range(
+    model: nn.Module,
+    dataset: Dataset | Arrays,
+    optimizer: OptimizerFactory,
+    *,
+    loss: PerExample,
+    batch_size: int,
+    key: Key[Array, ""],
+    method: Literal["sweep", "runs"] = "sweep",
+    low: float = 1e-6,
+    high: float = 10.0,
+    rates: int | None = None,
+    steps: int | None = None,
+    smoothing: float = 0.8,
+    chunk: int = 8,
+    preprocess: Callable[[Array], Array] = scale_images,
+) -> RateRange:
+    r"""Suggest a learning rate: train at many, and see at which the loss falls fastest.
+
+    $$\eta_i = \eta_{low} (\eta_{high} / \eta_{low})^{i/(n-1)}, \qquad
+      c_i = L_i - L_i^{(0)}$$
+
+    with L_i the loss after the steps at rate i, and L^(0) that of the initial parameters on the
+    same examples: what batches differ in drops out of c.
+
+    "sweep" is one run whose rate grows at every step. The suggestion is the steepest descent,
+
+    $$\eta^* = \eta_k, \quad k = \arg\min_i \bar{c'_i}, \qquad
+      \bar{c'_i} = \frac{\sum_j \beta^{|i-j|}\, c'_j}{\sum_j \beta^{|i-j|}}, \qquad
+      c' = \frac{dc}{d \log \eta}$$
+
+    an exponential smoothing, bias-corrected, in both directions so that it does not lag. To first
+    order a step lowers the loss by eta |g|^2, so the slope grows with the rate until curvature or
+    the end of what can be learned stops it; on a quadratic it turns before the bound of stability
+    2/lambda_max. Where the loss starts to rise is no such mark: a sweep that has used up its loss
+    passes the bound unharmed. The suggestion is on the safe side: a longer sweep has less loss
+    left at each rate and suggests less, and a normalised network bears up to ten times more.
+
+    "runs" gives each rate a short run of its own, from the same parameters over the same batches,
+    and suggests the one that ends lowest (the mean of its last quarter): it costs more, and is
+    right for runs of that length; longer ones want a smaller rate where gradients are noisy.
+
+    Arguments:
+        model: a Linen module.
+        dataset: its training split is used, or arrays themselves.
+        optimizer: a function of the rate, e.g. `optimizers.adam` or
+            `functools.partial(optimizers.momentum, decay=0.9)`; it is given a traced array.
+        loss: per example, (outputs, targets) -> (batch,).
+        batch_size: examples a step; a smaller last batch of an epoch is left out.
+        key: parameters, batches and dropout follow from it, as in `training.fit`.
+        method: "sweep" or "runs".
+        low: the least rate, above 0.
+        high: the greatest.
+        rates: how many, at least 4 / (1 - beta) in a sweep (default 100), 5 runs (default 29).
+        steps: at each rate; by default 1 in a sweep and 100 in a run.
+        smoothing: beta, in [0, 1), of a sweep.
+        chunk: runs that are computed together; the result does not depend on it.
+        preprocess: a pure function of a batch's inputs, applied on the device.
+
+    Returns:
+        `(suggested, curve)`, a float and a `RateCurve`.
+
+    Raises:
+        ValueError: settings out of range; no rate lowers the loss, or the suggestion stands at an
+            end of the range, so that the range does not hold it.
+        TypeError: an optimizer that is no function of a traced rate.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from jaxdl import data, losses, models, optimizers
+        >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+        >>> suggested, curve = rate_range(
+        ...     models.MLP([1]), data.Arrays(x, 2 * x), optimizers.sgd, batch_size=64,
+        ...     loss=losses.mean_squared_error, key=jax.random.key(0), high=100.0)
+        >>> 0.01 < suggested < 1.0, curve.rates.shape
+        (True, (100,))
+
+    Source: Smith (2017), section 3.3; the steepest descent follows Howard and Gugger (2020).
+    """
+    rates, steps = check_settings(method, low, high, rates, steps, smoothing, chunk)
+    arrays = dataset.train if isinstance(dataset, Dataset) else dataset
+    _check_data(arrays, batch_size)
+    check_parts(key, model, made_by(optimizer))
+    values = np.geomspace(low, high, rates).astype(np.float32)
+    programs = _programs(model, optimizer, loss, preprocess)
+    on_device = put_on_device(arrays)
+    sample = jax.eval_shape(preprocess, batch_shapes(on_device, 1)["inputs"])
+    state = programs.init(key, jnp.zeros(sample.shape, sample.dtype))
+    count = rates * steps + 1 if method == "sweep" else steps
+    rows = _batches(state.key, count, len(arrays), batch_size)
+    shapes = batch_shapes(on_device, batch_size)
+    scanned = loops_well(jax.make_jaxpr(programs.train_step)(state, shapes))
+    if method == "sweep":
+        sweep = programs.sweep if scanned else functools.partial(_sweep_by_steps, programs)
+        by_step = sweep(state, on_device, rows, np.repeat(values, steps))
+        # The loss of a batch is measured before its update: what a step did shows in the next.
+        after, start = (
+            np.asarray(part, np.float64)[1:].reshape(rates, steps).mean(1) for part in by_step
+        )
+    else:
+        together = functools.partial(programs.runs, chunk=min(chunk, rates + 1))
+        runs = together if scanned else functools.partial(_runs_by_steps, programs)
+        by_run = np.asarray(runs(state, on_device, rows, np.append(values, 0)), np.float64)
+        ends = by_run[:, -max(1, round(TAIL * steps)) :].mean(1)
+        after, start = ends[:-1], np.full(rates, ends[-1])
+    return _suggest(values, after, start, smoothing if method == "sweep" else None)
+
+
+def _suggest(
+    rates: np.ndarray, loss: np.ndarray, start: np.ndarray, smoothing: float | None
+) -> RateRange:
+    loss = np.where(np.isfinite(loss), loss, np.inf)
+    change = loss - start
+    largest_fall = -change.min()
+    if not largest_fall > 0:
+        raise ValueError(
+            f"a rate between {rates[0]:.3g} and {rates[-1]:.3g} must lower the loss, got none: it "
+            f"starts at {start[0]:.4g} and is at best {loss.min():.4g}; pass a smaller low, or see "
+            "diagnostics.propagation for whether a gradient arrives"
+        )
+    change = np.minimum(change, largest_fall)
+    if smoothing is None:
+        chosen = int(change.argmin())
+        falls_on = chosen == len(rates) - 1
+    else:
+        places = np.arange(len(rates))
+        weights = smoothing ** np.abs(places[:, None] - places)
+        weights /= weights.sum(1, keepdims=True)
+        # The slope is smoothed, not taken of the smoothed loss: at the ends that one is too flat.
+        slope = weights @ np.gradient(change, np.log(rates.astype(np.float64)))
+        change = weights @ change
+        chosen = int(slope[: change.argmin() + 1].argmin())
+        # A sweep that has used up its loss need not rise, if the steepest fall is well inside.
+        reach = round(1 / (1 - smoothing))
+        falls_on = min(change.argmin(), chosen + 3 * reach) >= len(rates) - reach
+    if falls_on or chosen == 0:
+        raise ValueError(
+            f"the range from {rates[0]:.3g} to {rates[-1]:.3g} must hold a rate on either side of "
+            f"which the loss falls less, got the best at its {'upper' if falls_on else 'lower'} "
+            f"end; pass a {'greater high' if falls_on else 'smaller low'}"
+        )
+    curve = RateCurve(rates.astype(np.float64), loss, start, change)
+    return RateRange(float(curve.rates[chosen]), curve)
+
+
+class _Programs(NamedTuple):
+    """What a range test calls, compiled at the first call of each shape."""
+
+    train_step: Callable[..., Any]
+    init: Callable[..., TrainState]
+    with_rate: Callable[..., TrainState]
+    step: Callable[..., tuple[TrainState, Array]]
+    start: Callable[..., Array]
+    sweep: Callable[..., tuple[Array, Array]]
+    runs: Callable[..., Array]
+
+
+@once_for_equal
+def _programs(
+    model: nn.Module,
+    optimizer: OptimizerFactory,
+    loss: PerExample,
+    preprocess: Callable[[Array], Array],
+) -> _Programs:
+    def with_rate(state: TrainState, rate: Array) -> TrainState:
+        return replace(state, opt_state=optimizer(rate).init(state.params))
+
+    def step(
+        state: TrainState, arrays: Batch, row: Int[Array, " batch"], rate: Float[Array, ""]
+    ) -> tuple[TrainState, Array]:
+        train_step = make_train_step(model, optimizer(rate), loss, preprocess=preprocess)
+        state, measured = train_step(state, take(arrays, row))
+        return state, measured["loss"]
+
+    def start(state: TrainState, arrays: Batch, row: Array) -> Array:
+        # Nobody asks for the update, and so it is not computed.
+        return step(state, arrays, row, jnp.zeros(()))[1]
+
+    def sweep(state: TrainState, arrays: Batch, rows: Array, rates: Array) -> tuple[Array, Array]:
+        def one(now: TrainState, at: tuple[Array, Array]) -> tuple[TrainState, Any]:
+            beginning = replace(state, step=now.step)  # with the dropout masks of now
+            now, value = step(now, arrays, *at)
+            return now, (value, start(beginning, arrays, at[0]))
+
+        # The last batch only measures.
+        steps = rows, jnp.append(rates, rates[-1])
+        return lax.scan(one, with_rate(state, rates[0]), steps)[1]
+
+    def runs(state: TrainState, arrays: Batch, rows: Array, rates: Array, *, chunk: int) -> Array:
+        def one(rate: Array) -> Array:
+            return lax.scan(
+                lambda now, row: step(now, arrays, row, rate), with_rate(state, rate), rows
+            )[1]
+
+        return lax.map(one, rates, batch_size=chunk)
+
+    jit = functools.partial(jax.jit, compiler_options=compiler_options())
+    return _Programs(
+        train_step=make_train_step(model, optimizer(1.0), loss, preprocess=preprocess),
+        init=jax.jit(lambda key, sample: init_state(key, model, optimizer(1.0), sample)),
+        with_rate=jit(with_rate),
+        step=jit(step),
+        start=jit(start),
+        sweep=jit(sweep),
+        runs=jit(runs, static_argnames="chunk"),
+    )
+
+
+def _sweep_by_steps(
+    programs: _Programs, state: TrainState, arrays: Batch, rows: np.ndarray, rates: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    now, losses = programs.with_rate(state, rates[0]), []
+    for row, rate in zip(rows, np.append(rates, rates[-1]), strict=True):
+        beginning = replace(state, step=now.step)
+        now, value = programs.step(now, arrays, row, rate)
+        losses.append((value, programs.start(beginning, arrays, row)))
+    after, start = np.array(jax.device_get(losses)).T
+    return after, start
+
+
+def _runs_by_steps(
+    programs: _Programs, state: TrainState, arrays: Batch, rows: np.ndarray, rates: np.ndarray
+) -> np.ndarray:
+    runs = []
+    for rate in rates:
+        now, losses = programs.with_rate(state, rate), []
+        for row in rows:
+            now, value = programs.step(now, arrays, row, rate)
+            losses.append(value)
+        runs.append(np.array(jax.device_get(losses)))
+    return np.stack(runs)
+
+
+def _batches(key: Any, count: int, examples: int, batch_size: int) -> np.ndarray:
+    """The rows of `count` full batches: those that `fit(drop_last=True)` takes first."""
+    per_epoch = examples // batch_size
+    orders = [
+        epoch_order(key, epoch, examples)[: per_epoch * batch_size]
+        for epoch in range(-(-count // per_epoch))
+    ]
+    return np.concatenate(orders).reshape(-1, batch_size)[:count]
+
+
+def made_by(optimizer: Any) -> Any:
+    """What the factory makes of a traced rate; refuses what is no factory."""
+    if isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
+        raise TypeError(
+            f"optimizer must be a function of the rate, got {optimizer!r}; pass the factory, e.g. "
+            "optimizers.adam or functools.partial(optimizers.momentum, decay=0.9)"
+        )
+    made = []
+    try:
+        jax.eval_shape(lambda rate: made.append(optimizer(rate)), jnp.ones(()))
+    except jax.errors.ConcretizationTypeError as error:
+        raise TypeError(
+            "optimizer must take a traced rate, on whose value Python cannot branch; build the "
+            f"chain from jaxdl.optimizers or optax, which take one ({error.__class__.__name__})"
+        ) from error
+    return made[0]
+
+
+def check_settings(
+    method: str,
+    low: float,
+    high: float,
+    rates: int | None,
+    steps: int | None,
+    smoothing: float,
+    chunk: int,
+) -> tuple[int, int]:
+    """The numbers of rates and of steps at each; refuses settings out of range."""
+    if method not in DEFAULT_SIZES:
+        raise ValueError(f"method must be 'sweep' or 'runs', got {method!r}")
+    rates = DEFAULT_SIZES[method][0] if rates is None else rates
+    steps = DEFAULT_SIZES[method][1] if steps is None else steps
+    if not 0 < low < high < np.inf:
+        raise ValueError(
+            f"0 < low < high < inf must hold, got low={low} and high={high}; "
+            "the range is geometric, so low is not 0"
+        )
+    if not 0 <= smoothing < 1:
+        raise ValueError(
+            f"smoothing must lie in [0, 1), got {smoothing}; it is a neighbour's weight"
+        )
+    fewest = 4 * round(1 / (1 - smoothing)) if method == "sweep" else 5
+    for name, value, least in (("rates", rates, fewest), ("steps", steps, 1), ("chunk", chunk, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}; pass more")
+    return rates, steps
+
+
+def _check_data(arrays: Arrays, batch_size: int) -> None:
+    if len(arrays.inputs) != len(arrays.targets):
+        raise ValueError(
+            f"there must be as many targets as inputs, got {len(arrays.inputs)} inputs and "
+            f"{len(arrays.targets)} targets"
+        )
+    if not 1 <= batch_size <= len(arrays):
+        raise ValueError(
+            f"batch_size must be from 1 to the {len(arrays)} training examples, got {batch_size}; "
+            "pass another batch_size"
+        )

@@ -1,0 +1,171 @@
+"""The loss around a point: its values over a line or a plane of directions, and random directions.
+
+The path of a run over such a plane: `jaxdl.diagnostics.trajectories`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxdl.checks import require_choice
+
+
+def surface(
+    loss: Callable[[Any], Array],
+    params: Any,
+    directions: Sequence[Any],
+    *coordinates: Float[Array | np.ndarray, " _"],
+    batch_size: int = 1,
+) -> Float[Array, "..."]:
+    r"""The loss on a grid around a point, one axis for each direction.
+
+    $$s_{ij} = L(\theta + x_i\, d_1 + y_j\, d_2)$$
+
+    A pure function: it may be jitted. A loss that is not finite stays what it is.
+
+    Arguments:
+        loss: L, a pure function of the parameters that returns a scalar.
+        params: theta, any tree of floating-point arrays.
+        directions: d_1, d_2, ..., trees as `params`; one for a line, two for a plane.
+        coordinates: x, y, ..., one array for each direction, in multiples of it.
+        batch_size: points evaluated at once. More than 1 is faster where the loss alone leaves the
+            device idle, and takes that many times the memory.
+
+    Raises:
+        ValueError: other than one array of coordinates for each direction; a direction whose tree
+            or shapes are not those of the parameters; a loss that is no scalar.
+
+    Example:
+        >>> def loss(params):
+        ...     return jnp.sum(params["w"] ** 2)
+        >>> line = surface(loss, {"w": jnp.zeros(2)}, [{"w": jnp.ones(2)}], jnp.arange(3.0))
+        >>> line.tolist()
+        [0.0, 2.0, 8.0]
+
+    Source: Li, Xu, Taylor, Studer and Goldstein (2018), section 3.
+    """
+    check_directions(params, directions)
+    if len(coordinates) != len(directions):
+        raise ValueError(
+            f"coordinates must be one array for each of the {len(directions)} directions, "
+            f"got {len(coordinates)}; pass x for a line, x and y for a plane"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 point, got {batch_size}; pass 1 or more")
+    shape = getattr(jax.eval_shape(loss, params), "shape", None)
+    if shape != ():
+        raise ValueError(
+            f"loss must return a scalar, got shape {shape}; take the mean over the batch"
+        )
+
+    def at(point: Float[Array, " directions"]) -> Array:
+        def move(value: Array, *along: Array) -> Array:
+            step = sum(x.astype(value.dtype) * d for x, d in zip(point, along, strict=True))
+            return value + step
+
+        return loss(jax.tree.map(move, params, *directions))
+
+    grid = jnp.meshgrid(*(jnp.asarray(each) for each in coordinates), indexing="ij")
+    points = jnp.stack([axis.ravel() for axis in grid], axis=-1)
+    return jax.lax.map(at, points, batch_size=batch_size).reshape(grid[0].shape)
+
+
+def random_directions(
+    key: PRNGKeyArray,
+    params: Any,
+    *,
+    count: int = 2,
+    normalization: Literal["filter", "layer"] | None = "filter",
+) -> tuple[Any, ...]:
+    r"""Standard normal directions in parameter space, with the parameters' own norms.
+
+    $$d_{ij} \leftarrow \frac{d_{ij}}{\lVert d_{ij} \rVert}\, \lVert \theta_{ij} \rVert$$
+
+    where i is the layer and j the filter: the weights into one output unit, which a kernel keeps
+    along its last axis. Dividing a ReLU layer by what the next one is multiplied by changes
+    neither the network nor, with "filter" and "layer", the surface along these directions; without
+    normalization the rescaled network looks flatter or sharper. Leaves with fewer than two axes
+    (biases, scales and shifts of norms) stay where they are: their direction is 0, as in the
+    authors' code. Without normalization they move too.
+
+    In many dimensions the directions are nearly, not exactly, orthogonal.
+
+    Arguments:
+        key: of the draws.
+        params: theta, a tree of floating-point arrays.
+        count: how many directions.
+        normalization: "filter", "layer" (the norm of a whole kernel), or None for the normal draws.
+
+    Raises:
+        ValueError: no direction to draw; a leaf that is not floating point; a normalization where
+            no leaf has two axes; an unknown normalization.
+
+    Example:
+        >>> params = {"kernel": jnp.array([[3.0, 0.0], [4.0, 2.0]]), "bias": jnp.ones(2)}
+        >>> direction, = random_directions(jax.random.key(0), params, count=1)
+        >>> jnp.linalg.norm(direction["kernel"], axis=0).round(5).tolist()
+        [5.0, 2.0]
+        >>> direction["bias"].tolist()
+        [0.0, 0.0]
+
+    Source: Li, Xu, Taylor, Studer and Goldstein (2018), section 4.
+    """
+    if normalization is not None:
+        require_choice("normalization", normalization, ("filter", "layer"))
+    if count < 1:
+        raise ValueError(f"count must be at least 1 direction, got {count}; pass 1 or 2")
+    leaves, tree = jax.tree.flatten(params)
+    for leaf in leaves:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                "params must be floating-point arrays, got a leaf of "
+                f"{jnp.result_type(leaf)}; leave it out of the parameters"
+            )
+    if not any(jnp.ndim(leaf) >= (2 if normalization else 0) for leaf in leaves):
+        raise ValueError(
+            "params must hold a kernel (a leaf of two axes or more) to move, got shapes "
+            f"{[jnp.shape(leaf) for leaf in leaves]}; pass normalization=None to move every leaf"
+        )
+
+    def draw(leaf_key: PRNGKeyArray, leaf: Array) -> Array:
+        direction = jax.random.normal(leaf_key, jnp.shape(leaf), jnp.result_type(leaf))
+        if normalization is None:
+            return direction
+        if jnp.ndim(leaf) < 2:
+            return jnp.zeros_like(direction)
+        axes = tuple(range(leaf.ndim - (normalization == "filter")))
+        wide = jnp.promote_types(leaf.dtype, jnp.float32)
+        norm_of_leaf, norm = (
+            jnp.sqrt(jnp.sum(jnp.square(each.astype(wide)), axis=axes, keepdims=True))
+            for each in (leaf, direction)
+        )
+        return (direction * (norm_of_leaf / norm)).astype(leaf.dtype)
+
+    def draw_all(direction_key: PRNGKeyArray) -> Any:
+        keys = jax.random.split(direction_key, len(leaves))
+        return jax.tree.unflatten(tree, [draw(*pair) for pair in zip(keys, leaves, strict=True)])
+
+    return tuple(draw_all(direction_key) for direction_key in jax.random.split(key, count))
+
+
+def check_directions(params: Any, directions: Sequence[Any]) -> None:
+    """Refuse directions that are none, or not trees of the parameters' shapes."""
+    if not directions:
+        raise ValueError("directions must be at least one tree, got none; pass one or two")
+    shapes = _shapes(params)
+    for number, direction in enumerate(directions):
+        if _shapes(direction) != shapes:
+            raise ValueError(
+                f"directions must have the parameters' tree and shapes {shapes}, got "
+                f"{_shapes(direction)} at place {number}; "
+                "draw them with random_directions, or find them with principal_directions"
+            )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): tuple(jnp.shape(leaf)) for path, leaf in leaves}

@@ -1,0 +1,1 @@
+"""Signal and gradient through a model, row by row: one trace, cut after each layer."""

@@ -1,0 +1,123 @@
+"""Floating-point operations of a traced program: its matrix products and convolutions."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
+
+from jaxdl.jaxprs import inner_programs
+
+
+class Flops(NamedTuple):
+    """Operations of a forward pass and of the backward pass that follows it."""
+
+    forward: int
+    backward: int
+
+    def plus(self, other: "Flops", times: int = 1) -> "Flops":
+        """The sum with `other`, counted so often."""
+        return Flops(self.forward + times * other.forward, self.backward + times * other.backward)
+
+
+NONE = Flops(0, 0)
+
+
+def count_flops(program: Jaxpr, learned: Sequence[bool]) -> tuple[Flops, list[bool]]:
+    r"""The operations of a program, and which of its outputs depend on a learned input.
+
+    A product of m by k with k by n numbers is 2 m k n operations, k multiplications and as many
+    additions for each output; a convolution is 2 for each output, window position and input
+    channel of its group, positions in the padding among them, zeros put in by an input dilation
+    not. Going back costs the same once more for each factor that depends on something learned:
+    the data do not, so a first layer needs no gradient of its input.
+
+    Elementwise operations and reductions are not counted. The body of a scan counts as often as
+    it runs, that of a while loop, whose length is unknown, once; of a conditional the costliest
+    branch counts.
+
+    Arguments:
+        program: a jaxpr.
+        learned: for each input, whether it is learned or depends on something that is.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> program = jax.make_jaxpr(jnp.dot)(jnp.ones((4, 5)), jnp.ones((5, 7)))
+        >>> count_flops(program.jaxpr, [False, True])
+        (Flops(forward=280, backward=280), [True])
+    """
+    depends = {v for v, is_learned in zip(program.invars, learned, strict=True) if is_learned}
+    total = NONE
+    for eqn in program.eqns:
+        reads = [not isinstance(atom, Literal) and atom in depends for atom in eqn.invars]
+        flops, gives = _of_equation(eqn, reads)
+        total = total.plus(flops)
+        depends.update(made for made, given in zip(eqn.outvars, gives, strict=True) if given)
+    gives = [not isinstance(atom, Literal) and atom in depends for atom in program.outvars]
+    return total, gives
+
+
+def _of_equation(eqn: JaxprEqn, reads: list[bool]) -> tuple[Flops, list[bool]]:
+    name = eqn.primitive.name
+    any_out = [any(reads)] * len(eqn.outvars)
+    if name in ("dot_general", "conv_general_dilated"):
+        forward = _dot(eqn) if name == "dot_general" else _convolution(eqn)
+        return Flops(forward, forward * sum(reads[:2])), any_out
+    programs = inner_programs(eqn)
+    if not programs:
+        return NONE, any_out
+    if name == "scan":
+        return _of_scan(eqn, programs[0], reads)
+    if name == "cond":
+        branches = [count_flops(branch, reads[1:])[0] for branch in programs]
+        return max(branches, key=sum), any_out
+    if len(programs) == 1 and len(programs[0].invars) == len(reads):
+        flops, gives = count_flops(programs[0], reads)
+        return flops, gives if len(gives) == len(eqn.outvars) else any_out
+    total = NONE
+    for program in programs:
+        total = total.plus(count_flops(program, [any(reads)] * len(program.invars))[0])
+    return total, any_out
+
+
+def _of_scan(eqn: JaxprEqn, body: Jaxpr, reads: list[bool]) -> tuple[Flops, list[bool]]:
+    # Constants, carries, then slices; slices alone have an axis fewer inside. jax 0.11 dropped the
+    # parameters that count them.
+    carries = sum(len(_shape(a)) == len(_shape(b)) for a, b in _pairs(eqn.outvars, body.outvars))
+    slices = sum(len(_shape(a)) != len(_shape(b)) for a, b in _pairs(eqn.invars, body.invars))
+    consts = len(body.invars) - carries - slices
+    while True:
+        flops, gives = count_flops(body, reads)
+        carried = [
+            before or after
+            for before, after in zip(reads[consts : consts + carries], gives[:carries], strict=True)
+        ]
+        if carried == reads[consts : consts + carries]:
+            return NONE.plus(flops, times=eqn.params["length"]), gives
+        reads = [*reads[:consts], *carried, *reads[consts + carries :]]
+
+
+def _dot(eqn: JaxprEqn) -> int:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    left = _shape(eqn.invars[0])
+    return 2 * math.prod(_shape(eqn.outvars[0])) * math.prod(left[axis] for axis in contracted)
+
+
+def _convolution(eqn: JaxprEqn) -> int:
+    numbers = eqn.params["dimension_numbers"]
+    inputs, kernel, outputs = (_shape(v) for v in (*eqn.invars[:2], eqn.outvars[0]))
+    out_axis, in_axis, *window_axes = numbers.rhs_spec
+    window = math.prod(kernel[axis] for axis in window_axes)
+    if any(step > 1 for step in eqn.params["lhs_dilation"]):
+        # A transposed convolution: each input meets the window of its group's outputs.
+        per_input = kernel[out_axis] // eqn.params["feature_group_count"]
+        return 2 * math.prod(inputs) * window * per_input
+    return 2 * math.prod(outputs) * window * kernel[in_axis]
+
+
+def _pairs(left: Sequence[Any], right: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(left, right, strict=True)
+
+
+def _shape(atom: Any) -> tuple[int, ...]:
+    return atom.aval.shape

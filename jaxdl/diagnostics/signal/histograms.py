@@ -1,0 +1,190 @@
+"""Histograms of activations and of the gradients with respect to them, layer by layer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jaxdl.compiling import jit_with
+from jaxdl.diagnostics.signal.recording import map_stacked, record
+from jaxdl.training.steps import Batch, PerExample, scale_images
+
+
+@struct.dataclass
+class Histogram:
+    """Counts of each row's entries; the four kinds of counts add up to the entries.
+
+    Attributes:
+        edges: (rows, bins + 1); a bin holds [left, right), the last one its right edge too.
+        counts: (rows, bins).
+        below: (rows,), entries under the first edge.
+        above: (rows,), entries over the last edge.
+        nonfinite: (rows,), entries that are NaN or infinite.
+    """
+
+    edges: Float[Array | np.ndarray, "..."]
+    counts: Int[Array | np.ndarray, "..."]
+    below: Int[Array | np.ndarray, "..."]
+    above: Int[Array | np.ndarray, "..."]
+    nonfinite: Int[Array | np.ndarray, "..."]
+
+    @property
+    def density(self) -> Any:
+        """Counts over the finite entries and the bin's width, in float64 (outside of a trace)."""
+        counts = np.asarray(self.counts, np.float64)
+        entries = counts.sum(-1) + np.asarray(self.below) + np.asarray(self.above)
+        widths = np.diff(np.asarray(self.edges, np.float64))
+        return counts / np.maximum(entries, 1)[..., None] / widths
+
+
+@struct.dataclass
+class Histograms:
+    """What `histograms` measured: one entry for each row of `propagation`, in its order.
+
+    Attributes:
+        activations: of the values.
+        gradients: of the gradient of the sum of the per-example losses with respect to them; None
+            without a loss.
+        names: of the rows.
+        kinds: the modules' classes, or "activation".
+    """
+
+    activations: Histogram
+    gradients: Histogram | None
+    names: tuple[str, ...] = struct.field(pytree_node=False)
+    kinds: tuple[str, ...] = struct.field(pytree_node=False)
+
+
+def histograms(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    *,
+    bins: int | Any = 50,
+    loss: PerExample | None = None,
+    gradient_bins: int | Any | None = None,
+    train: bool = True,
+    key: Any = None,
+    preprocess: Callable[[Array], Array] = scale_images,
+) -> Histograms:
+    """Count each row's activations, and its gradients, in bins.
+
+    A pure function, as `propagation`: it may be jitted, and mapped over keys or variables.
+
+    Arguments:
+        model: a Linen module, which needs no change.
+        variables: what `model.init` returned, or `state.variables`.
+        batch: {"inputs": (batch, ...)}, and "targets" where there is a loss; 2 examples or more.
+        bins: how many, of equal width between each row's own smallest and largest value; or the
+            edges, ascending, shared by all rows, so that runs and moments can be compared.
+        loss: per example, (outputs, targets) -> (batch,); None for activations alone.
+        gradient_bins: likewise for the gradients; None for `bins` where that is a number, else 50.
+        train: whether dropout and batch statistics are on.
+        key: of the dropout masks; needed where the model draws any.
+        preprocess: a pure function of the inputs, as in `training.fit`.
+
+    Raises:
+        ValueError: fewer than one bin, edges that do not ascend or are not finite,
+            `gradient_bins` without a loss; and as `propagation`.
+
+    Example:
+        >>> from jaxdl import diagnostics, models
+        >>> model = models.MLP([8, 1], activation=jnp.tanh)
+        >>> batch = {"inputs": jnp.ones((4, 3))}
+        >>> variables = model.init(jax.random.key(0), batch["inputs"], train=False)
+        >>> counted = diagnostics.histograms(
+        ...     model, variables, batch, bins=jnp.array([-1.0, 0.0, 1.0]))
+        >>> counted.names[1], counted.activations.counts[1].sum().item()
+        ('dense_0/activation', 32)
+
+    Source: Glorot and Bengio (2010), figures 6 and 7.
+    """
+    if gradient_bins is not None and loss is None:
+        raise ValueError("gradient_bins must come with a loss, got loss=None; pass the loss too")
+    if gradient_bins is None:
+        gradient_bins = bins if isinstance(bins, int) else 50
+    edges = _bins_or_edges("bins", bins), _bins_or_edges("gradient_bins", gradient_bins)
+    numbers = tuple(each if isinstance(each, int) else None for each in edges)
+    given = tuple(None if isinstance(each, int) else each for each in edges)
+    required = ["inputs"] if loss is None else ["inputs", "targets"]
+    batch = {name: batch[name] for name in required if name in batch}
+    count = jit_with(_count, (model, loss, train, preprocess, numbers))
+    return count(dict(variables), batch, key, given)
+
+
+def _count(
+    settings: tuple[Any, ...], variables: Any, batch: Any, key: Any, given: tuple[Any, Any]
+) -> Histograms:
+    model, loss, train, preprocess, numbers = settings
+    recorded = record(
+        model, variables, batch, loss=loss, train=train, key=key, preprocess=preprocess
+    )
+    of_activations, of_gradients = (
+        _counter(number, edges) for number, edges in zip(numbers, given, strict=True)
+    )
+    return Histograms(
+        activations=map_stacked(of_activations, recorded.values),
+        gradients=None if loss is None else map_stacked(of_gradients, recorded.gradients),
+        names=tuple(row.name for row in recorded.rows),
+        kinds=tuple(row.kind for row in recorded.rows),
+    )
+
+
+def _counter(number: int | None, given: Any) -> Callable[[Array], Histogram]:
+    def count(values: Array) -> Histogram:
+        values = values.astype(jnp.promote_types(values.dtype, jnp.float32)).ravel()
+        finite = jnp.isfinite(values)
+        edges = given if number is None else _own_edges(values, finite, number)
+        bins = edges.shape[0] - 1
+        place = jnp.searchsorted(edges, values, side="right") - 1
+        place = jnp.where(values == edges[-1], bins - 1, place)
+        counts = jnp.bincount(jnp.where(finite & (place >= 0), place, bins), length=bins + 1)
+        return Histogram(
+            edges=edges,
+            counts=counts[:-1],
+            below=jnp.sum(finite & (values < edges[0])),
+            above=jnp.sum(finite & (values > edges[-1])),
+            nonfinite=jnp.sum(~finite),
+        )
+
+    return count
+
+
+def _own_edges(values: Array, finite: Array, number: int) -> Array:
+    """Edges from the smallest to the largest value, or around the only one."""
+    low = jnp.min(values, where=finite, initial=jnp.inf)
+    high = jnp.max(values, where=finite, initial=-jnp.inf)
+    none = low > high
+    low, high = jnp.where(none, 0, low), jnp.where(none, 0, high)
+    # Wide enough that the edges around a single value are different float32 numbers.
+    half = jnp.where(low < high, 0, jnp.maximum(0.5 * (low == 0), 1e-3 * jnp.abs(low)))
+    steps = jnp.arange(number + 1, dtype=values.dtype) / number
+    edges = (low - half) * (1 - steps) + (high + half) * steps
+    # The ends exactly, or rounding leaves the extreme values outside.
+    return edges.at[0].set(low - half).at[-1].set(high + half)
+
+
+def _bins_or_edges(name: str, bins: Any) -> Any:
+    if isinstance(bins, int) and not isinstance(bins, bool):
+        if bins < 1:
+            raise ValueError(f"{name} must be at least 1, got {bins}; 50 is usual")
+        return bins
+    if isinstance(bins, jax.core.Tracer):
+        return bins
+    edges = np.asarray(bins)
+    if edges.ndim != 1 or edges.size < 2 or not np.issubdtype(edges.dtype, np.number):
+        raise ValueError(
+            f"{name} must be a number of bins or 2 edges and more in one axis, got {bins!r}; "
+            "pass e.g. jnp.linspace(-1, 1, 51)"
+        )
+    if not (np.all(np.isfinite(edges)) and np.all(np.diff(edges.astype(np.float32)) > 0)):
+        raise ValueError(
+            f"{name} as edges must be finite and ascend, in float32 too, got {bins!r}; "
+            "sort them and remove doubles"
+        )
+    return jnp.asarray(edges, jnp.float32)

@@ -1,0 +1,298 @@
+"""Signal and gradient, layer by layer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Float
+
+from jaxdl.compiling import jit_with
+from jaxdl.diagnostics.signal.recording import (
+    Recording,
+    Slope,
+    map_stacked,
+    parameters_of,
+    record,
+)
+from jaxdl.diagnostics.signal.rows import ACTIVATION, Row
+from jaxdl.training.steps import Batch, PerExample, scale_images
+
+Values = Float[Array | np.ndarray, "..."]
+
+
+@struct.dataclass
+class Propagation:
+    r"""What `propagation` measured: one entry for each row, in order of execution.
+
+    A row is the output of a module that calls no other module (kind: its class), or what plain
+    functions made of it before the next module (kind: "activation", pooling included). A module
+    called again has a row for each call, the later ones named `path:2` and so on.
+
+    The fields are float32 arrays of shape (rows,), after any axes of a `vmap`. Standard deviations
+    are kept, not variances: a gradient of 1e-25 is a float32 number and its square is not. The
+    properties square them in float64.
+
+    Attributes:
+        names: of the rows: the module's path, joined by "/".
+        kinds: the modules' classes, or "activation".
+        shapes: of the values, the batch included.
+        has_weights: whether the row's module has parameters.
+        mean: over all entries of the value a.
+        stddev: of the entries.
+        dead_fraction: share of units with one and the same value everywhere; a unit is an index
+            of the last axis, and everywhere is all other axes, the batch and the image positions.
+        saturated_fraction: share of entries where the activation's slope is below `saturation`
+            in size and the activation is not 0: a ReLU that is off counts as off, not saturated.
+            NaN for rows of modules with parameters.
+        nonfinite_fraction: share of entries of the value that are NaN or infinite.
+        gradient_mean: over all entries of dL/da, where L is the SUM of the per-example losses: it
+            does not shrink with the batch.
+        gradient_stddev: of these entries.
+        gradient_zero_fraction: share of them that is exactly 0: cut off (a ReLU that is off, a
+            dropped unit) or underflowed.
+        gradient_nonfinite_fraction: share of them that is NaN or infinite.
+        weight_norm: Euclidean, of the module's kernels (parameters of two or more axes), or of all
+            its parameters where it has no kernel, as a norm; NaN for rows without parameters.
+        weight_gradient_norm: of the same, of the gradient of the MEAN loss, as training has it.
+        update_ratio: ||update|| / ||weight|| for the optimizer's next update; None without an
+            optimizer.
+        loss: mean over the batch.
+    """
+
+    mean: Values
+    stddev: Values
+    dead_fraction: Values
+    saturated_fraction: Values
+    nonfinite_fraction: Values
+    gradient_mean: Values
+    gradient_stddev: Values
+    gradient_zero_fraction: Values
+    gradient_nonfinite_fraction: Values
+    weight_norm: Values
+    weight_gradient_norm: Values
+    update_ratio: Values | None
+    loss: Values
+    names: tuple[str, ...] = struct.field(pytree_node=False)
+    kinds: tuple[str, ...] = struct.field(pytree_node=False)
+    shapes: tuple[tuple[int, ...], ...] = struct.field(pytree_node=False)
+    has_weights: tuple[bool, ...] = struct.field(pytree_node=False)
+
+    @property
+    def variance(self) -> Any:
+        """Of the value's entries, in float64 (outside of any trace)."""
+        return _wide(self.stddev) ** 2
+
+    @property
+    def second_moment(self) -> Any:
+        """Mean square of the value's entries, in float64 (outside of any trace)."""
+        return self.variance + _wide(self.mean) ** 2
+
+    @property
+    def gradient_variance(self) -> Any:
+        """Of the entries of dL/da, in float64 (outside of any trace)."""
+        return _wide(self.gradient_stddev) ** 2
+
+    @property
+    def gradient_second_moment(self) -> Any:
+        """Mean square of the entries of dL/da, in float64 (outside of any trace)."""
+        return self.gradient_variance + _wide(self.gradient_mean) ** 2
+
+    @property
+    def is_activation(self) -> tuple[bool, ...]:
+        """Whether each row is what follows a module, in place of its output."""
+        return tuple(kind == ACTIVATION for kind in self.kinds)
+
+    def table(self) -> Any:
+        """A `rich.table.Table` of the rows."""
+        from jaxdl.diagnostics.signal.tables import propagation_table
+
+        return propagation_table(self)
+
+    def __rich__(self) -> Any:
+        return self.table()
+
+
+def propagation(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    *,
+    loss: PerExample,
+    optimizer: optax.GradientTransformation | None = None,
+    opt_state: optax.OptState | None = None,
+    train: bool = True,
+    key: Any = None,
+    preprocess: Callable[[Array], Array] = scale_images,
+    saturation: float = 0.01,
+) -> Propagation:
+    r"""Measure how the signal goes forward through a model, and the gradient back.
+
+    $$\mathrm{Var}(a_l), \qquad \mathrm{Var}\Bigl(\frac{\partial}{\partial a_l}
+      \sum_{i=1}^{B} \ell(f_\theta(x_i), y_i)\Bigr)$$
+
+    for the value a_l of each row. A pure function: it may be jitted, and mapped over keys or
+    variables; nothing in `variables` changes. Gradients count every use of a value.
+
+    Arguments:
+        model: a Linen module, which needs no change.
+        variables: what `model.init` returned, or `state.variables`.
+        batch: {"inputs": (batch, ...), "targets": (batch, ...)}, 2 examples or more.
+        loss: per example, (outputs, targets) -> (batch,).
+        optimizer: to measure the next update with.
+        opt_state: the optimizer's; None for that of a first step.
+        train: whether dropout and batch statistics are on.
+        key: of the dropout masks; needed where the model draws any.
+        preprocess: a pure function of the inputs, as in `training.fit`.
+        saturation: the slope below which an activation is saturated: at 0.01 it passes less than
+            a hundredth of the gradient (|tanh| > 0.995; a sigmoid below 0.0101 or above 0.9899).
+
+    Raises:
+        TypeError: a model or key that is none.
+        ValueError: fewer than 2 examples, a batch without its keys, a model without layers or
+            parameters, a missing key, a loss that is not per example, an `opt_state` without an
+            optimizer, a `saturation` that is not positive.
+
+    Example:
+        >>> from jaxdl import diagnostics, losses, models
+        >>> model = models.MLP([8, 8, 1])
+        >>> batch = {"inputs": jnp.ones((4, 3)), "targets": jnp.zeros((4, 1))}
+        >>> variables = model.init(jax.random.key(0), batch["inputs"], train=False)
+        >>> measured = diagnostics.propagation(
+        ...     model, variables, batch, loss=losses.mean_squared_error)
+        >>> measured.names
+        ('dense_0', 'dense_0/activation', 'dense_1', 'dense_1/activation', 'dense_2')
+
+    Source: Glorot and Bengio (2010), sections 3 and 4, for the measurements.
+    """
+    if not saturation > 0:
+        raise ValueError(f"saturation must be a positive slope, got {saturation}; 0.01 is usual")
+    if optimizer is None and opt_state is not None:
+        raise ValueError(
+            "opt_state must come with its optimizer, got optimizer=None; pass both or neither"
+        )
+    settings = (model, loss, optimizer, train, preprocess, saturation)
+    batch = {name: batch[name] for name in ("inputs", "targets") if name in batch}
+    measure = jit_with(_measure, settings)
+    return measure(dict(variables), batch, opt_state, key)
+
+
+def _measure(
+    settings: tuple[Any, ...], variables: Any, batch: Any, opt_state: Any, key: Any
+) -> Propagation:
+    model, loss, optimizer, train, preprocess, saturation = settings
+    recorded = record(
+        model, variables, batch, loss=loss, train=train, key=key, preprocess=preprocess
+    )
+    rows = recorded.rows
+    of_values = map_stacked(_statistics, recorded.values)
+    of_gradients = map_stacked(_statistics, recorded.gradients)
+    weights = _norms(rows, variables["params"])
+    return Propagation(
+        mean=of_values.mean,
+        stddev=of_values.stddev,
+        dead_fraction=of_values.dead_fraction,
+        saturated_fraction=_saturated_fractions(recorded.slopes, saturation),
+        nonfinite_fraction=of_values.nonfinite_fraction,
+        gradient_mean=of_gradients.mean,
+        gradient_stddev=of_gradients.stddev,
+        gradient_zero_fraction=of_gradients.zero_fraction,
+        gradient_nonfinite_fraction=of_gradients.nonfinite_fraction,
+        weight_norm=weights,
+        weight_gradient_norm=_norms(rows, recorded.parameter_gradients),
+        update_ratio=_update_ratio(recorded, variables["params"], optimizer, opt_state, weights),
+        loss=recorded.loss,
+        names=tuple(row.name for row in rows),
+        kinds=tuple(row.kind for row in rows),
+        shapes=tuple(row.shape for row in rows),
+        has_weights=tuple(bool(parameters_of(variables["params"], row)) for row in rows),
+    )
+
+
+class _Statistics(NamedTuple):
+    mean: Array
+    stddev: Array
+    dead_fraction: Array
+    zero_fraction: Array
+    nonfinite_fraction: Array
+
+
+def _statistics(values: Array) -> _Statistics:
+    """Of one row; squares are of entries divided by the largest, so that they do not underflow."""
+    units = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
+    dead = jnp.max(units, axis=0) == jnp.min(units, axis=0)
+    wide = _at_least_float32(values)
+    largest = jnp.max(jnp.abs(wide))
+    scale = jnp.where(largest > 0, largest, 1)
+    scaled = wide / scale
+    mean = jnp.mean(scaled)
+    return _Statistics(
+        mean=scale * mean,
+        stddev=scale * jnp.sqrt(jnp.mean(jnp.square(scaled - mean))),
+        dead_fraction=_share(dead),
+        zero_fraction=_share(values == 0),
+        nonfinite_fraction=_share(~jnp.isfinite(values)),
+    )
+
+
+def _saturated_fractions(slopes: Sequence[Slope | None], saturation: float) -> Array:
+    def saturated(slope: Slope) -> Array:
+        return _share((slope.slope < saturation) & (slope.value != 0))
+
+    fractions: list[Any] = [jnp.nan] * len(slopes)
+    known = [index for index, slope in enumerate(slopes) if slope is not None]
+    if known:
+        measured = map_stacked(saturated, [slopes[index] for index in known])
+        for place, index in enumerate(known):
+            fractions[index] = measured[place]
+    return jnp.stack([jnp.asarray(fraction, jnp.float32) for fraction in fractions])
+
+
+def _norm(arrays: list[Array]) -> Array:
+    """The joint Euclidean norm, by the same division, or a gradient of 1e-25 has none."""
+    if not arrays:
+        return jnp.asarray(jnp.nan, jnp.float32)
+    entries = jnp.concatenate([_at_least_float32(array).ravel() for array in arrays])
+    largest = jnp.max(jnp.abs(entries))
+    scale = jnp.where(largest > 0, largest, 1)
+    return scale * jnp.sqrt(jnp.sum(jnp.square(entries / scale)))
+
+
+def _share(holds: Array) -> Array:
+    return jnp.mean(holds, dtype=jnp.float32)
+
+
+def _norms(rows: tuple[Row, ...], params: Any) -> Array:
+    norms = []
+    for row in rows:
+        parameters = parameters_of(params, row)
+        kernels = [parameter for parameter in parameters if parameter.ndim > 1]
+        norms.append(_norm(kernels or parameters))
+    return jnp.stack(norms)
+
+
+def _update_ratio(
+    recorded: Recording,
+    params: Any,
+    optimizer: optax.GradientTransformation | None,
+    opt_state: optax.OptState | None,
+    weight_norms: Array,
+) -> Array | None:
+    if optimizer is None:
+        return None
+    if opt_state is None:
+        opt_state = optimizer.init(params)
+    updates, _ = optimizer.update(recorded.parameter_gradients, opt_state, params)
+    return _norms(recorded.rows, updates) / weight_norms
+
+
+def _at_least_float32(values: Array) -> Array:
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
+def _wide(values: Any) -> Any:
+    return values if isinstance(values, jax.core.Tracer) else np.asarray(values, np.float64)

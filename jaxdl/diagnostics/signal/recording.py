@@ -1,0 +1,198 @@
+"""The values of a forward pass, row by row, and the gradients of the loss with respect to them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Jaxpr, Literal, Var
+from jaxtyping import Array, Float
+
+from jaxdl.diagnostics.signal.rows import ACTIVATION, Row, signals_of, trace
+from jaxdl.jaxprs import Segment, holds_primitive
+from jaxdl.training.steps import Batch, PerExample, per_example
+
+
+class Slope(NamedTuple):
+    """A function's value and |f'| at each entry of its argument."""
+
+    value: Array
+    slope: Array
+
+
+class Recording(NamedTuple):
+    """One array for each row, in order of execution.
+
+    Attributes:
+        rows: what each array is.
+        values: the forward pass's values.
+        slopes: how steep the function without parameters is that made a row from the row before;
+            None for other rows.
+        gradients: of the sum of the per-example losses with respect to the values; empty without
+            a loss.
+        parameter_gradients: of the mean loss with respect to the parameters; None without a loss.
+        loss: the mean over the batch; NaN without a loss.
+    """
+
+    rows: tuple[Row, ...]
+    values: list[Array]
+    slopes: list[Slope | None]
+    gradients: list[Array]
+    parameter_gradients: Any
+    loss: Float[Array, ""]
+
+
+def record(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    *,
+    loss: PerExample | None,
+    train: bool,
+    key: Any,
+    preprocess: Callable[[Array], Array],
+) -> Recording:
+    """Run the model on a batch and keep every row's value and gradient.
+
+    Raises:
+        ValueError: a batch without inputs, or without targets where there is a loss; fewer than
+            two examples; no parameters; what `trace` and the loss refuse.
+    """
+    _check_batch(batch, loss)
+    if not variables.get("params"):
+        raise ValueError(
+            "variables must hold the model's parameters under 'params', "
+            f"got {sorted(variables)}; pass what model.init returned"
+        )
+    inputs = preprocess(jnp.asarray(batch["inputs"]))
+    traced, (variables, _, _) = trace(model, variables, inputs, train=train, key=key)
+    unlike_params = {name: value for name, value in variables.items() if name != "params"}
+
+    def run(params: Any, taps: list[Array]) -> tuple[Any, list[Array], list[Slope | None]]:
+        values: list[Array] = []
+        slopes: list[Slope | None] = []
+
+        def on_row(index: int, value: Any, segment: Segment, before: Mapping[Var, Any]) -> Any:
+            row, row_before = traced.rows[index], traced.rows[index - 1] if index else None
+            flat = None if parameters_of(params, row) else _slope(row, row_before, segment, before)
+            slopes.append(flat)
+            values.append(value + taps[index])
+            return values[-1]
+
+        arguments = ({**unlike_params, "params": params}, inputs, key)
+        return traced.replay(arguments, on_row), values, slopes
+
+    def total_loss(params: Any, taps: list[Array]) -> tuple[Array, Any]:
+        assert loss is not None
+        outputs, values, slopes = run(params, taps)
+        losses = per_example("loss", loss, outputs, batch)
+        return losses.sum(), (values, slopes)
+
+    taps = signals_of(traced)
+    params = variables["params"]
+    if loss is None:
+        _, values, slopes = run(params, taps)
+        return Recording(traced.rows, values, slopes, [], None, jnp.asarray(jnp.nan))
+    (total, (values, slopes)), (of_params, of_values) = jax.value_and_grad(
+        total_loss, argnums=(0, 1), has_aux=True
+    )(params, taps)
+    examples = batch["inputs"].shape[0]
+    mean_gradients = jax.tree.map(lambda gradient: gradient / examples, of_params)
+    return Recording(traced.rows, values, slopes, of_values, mean_gradients, total / examples)
+
+
+def map_stacked(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any:
+    """`function` of each argument, the results stacked.
+
+    Arguments of one shape are computed together: the layers of a deep network are alike, and a
+    program that repeats the same reductions for each of them compiles in minutes.
+    """
+    alike: dict[Any, list[int]] = {}
+    for index, argument in enumerate(arguments):
+        kind = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(argument))
+        alike.setdefault(kind, []).append(index)
+    mapped, order = [], []
+    for indices in alike.values():
+        group = [arguments[index] for index in indices]
+        mapped.append(jax.vmap(function)(jax.tree.map(lambda *each: jnp.stack(each), *group)))
+        order += indices
+    places = np.argsort(order)
+    return jax.tree.map(lambda *each: jnp.concatenate(each)[places], *mapped)
+
+
+def parameters_of(params: Any, row: Row) -> list[Any]:
+    """The parameters of the row's module, kernel and bias apart; none for an activation."""
+    if row.kind == ACTIVATION:
+        return []
+    for part in row.path:
+        params = params.get(part, {})
+    return jax.tree.leaves(params)
+
+
+def _slope(
+    row: Row, row_before: Row | None, segment: Segment, before: Mapping[Var, Any]
+) -> Slope | None:
+    r"""How steep the function is that made `row` of the row before.
+
+    A row of signs v gives |J v| = |f'(z)| entry by entry where f is elementwise. Signs that
+    alternate at random keep a norm or a softmax, whose J takes a constant to 0, from looking flat.
+    """
+    if row_before is None or row_before.variable not in segment.reads:
+        return None
+    made = _last_of_same_shape(segment.program, row_before.variable, row.variable)
+    if made is None or holds_primitive(segment.program, "custom_vjp_call"):
+        return None  # a hand-written backward pass has no forward derivative
+    function = replace(segment, gives=(made,), program=segment.program.replace(outvars=[made]))
+    at = segment.reads.index(row_before.variable)
+    values = [jax.lax.stop_gradient(before[variable]) for variable in segment.reads]
+    signs = _scattered_signs(values[at])
+
+    def activation(z: Array) -> Any:
+        return function.run([*values[:at], z, *values[at + 1 :]])[0]
+
+    value, slope = jax.jvp(activation, (values[at],), (signs,))
+    return Slope(value, jnp.abs(slope))
+
+
+def _scattered_signs(like: Array) -> Array:
+    """Signs without a pattern along any axis: a hash of the index, quicker than a generator."""
+    index = jax.lax.iota(jnp.uint32, like.size)
+    for multiplier in (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D):
+        index = (index ^ (index >> 15)) * jnp.uint32(multiplier)
+    return jnp.where(index >> 31, 1, -1).astype(like.dtype).reshape(like.shape)
+
+
+def _last_of_same_shape(program: Jaxpr, source: Var, target: Var) -> Var | None:
+    """The last value between two, of the first one's shape: the activation before a pooling."""
+    used = {target}
+    for eqn in reversed(program.eqns):
+        if not used.isdisjoint(eqn.outvars):
+            used |= {atom for atom in eqn.invars if not isinstance(atom, Literal)}
+    shaped: Any = source.aval
+    like = (shaped.shape, shaped.dtype)
+    depends, found = {source}, None
+    for eqn in program.eqns:
+        if any(not isinstance(atom, Literal) and atom in depends for atom in eqn.invars):
+            for made in used.intersection(eqn.outvars):
+                depends.add(made)
+                aval: Any = made.aval
+                if (aval.shape, aval.dtype) == like:
+                    found = made
+    return found
+
+
+def _check_batch(batch: Batch, loss: PerExample | None) -> None:
+    required = ["inputs"] if loss is None else ["inputs", "targets"]
+    if missing := [name for name in required if name not in batch]:
+        raise ValueError(
+            f"a batch must have the keys {required}, got {sorted(batch)} without {missing}; "
+            "name the arrays so"
+        )
+    if jnp.ndim(batch["inputs"]) == 0 or jnp.shape(batch["inputs"])[0] < 2:
+        raise ValueError(
+            "a batch must hold at least 2 examples, for a unit is dead if it never changes, "
+            f"got inputs of shape {jnp.shape(batch['inputs'])}; pass a larger batch"
+        )

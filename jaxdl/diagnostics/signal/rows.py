@@ -1,0 +1,247 @@
+"""What a model computes, layer by layer: one trace of it, cut after each layer's value.
+
+Cutting the program, in place of adding to what a module returns, reaches the value itself: its
+gradient then counts every use of it, a residual connection outside of any module among them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import tracers
+from flax.errors import InvalidRngError
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jaxtyping import Array
+
+from jaxdl.calling import call_model
+from jaxdl.checks import require_key, require_module
+from jaxdl.jaxprs import Segment, cut, makers
+
+ACTIVATION = "activation"
+
+# They move values or round them: a reshaped value is the same signal.
+_MOVES = {"reshape", "squeeze", "expand_dims", "transpose", "convert_element_type", "copy"}
+_CALLS = {"jit", "pjit", "closed_call"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A value of the model's forward pass.
+
+    Attributes:
+        name: the module's path; the row before's with "/activation" for what follows a module.
+        kind: the module's class, or "activation".
+        path: the module's place in the parameters; empty for an activation.
+        variable: where it stands in the traced program.
+    """
+
+    name: str
+    kind: str
+    path: tuple[str, ...]
+    variable: Var
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The value's shape, the batch included."""
+        aval: Any = self.variable.aval
+        return tuple(aval.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """The value's dtype."""
+        aval: Any = self.variable.aval
+        return aval.dtype
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A model's forward pass as straight-line pieces, one up to each row and one to the end.
+
+    Attributes:
+        rows: the values, in order of execution.
+        segments: one more than the rows.
+        program: the whole, with its constants.
+        structure: of the model's outputs.
+        outputs: how many arrays they are.
+    """
+
+    rows: tuple[Row, ...]
+    segments: tuple[Segment, ...]
+    program: ClosedJaxpr
+    structure: Any
+    outputs: int
+
+    def replay(
+        self, arguments: Any, on_row: Callable[[int, Any, Segment, Mapping[Var, Any]], Any]
+    ) -> Any:
+        """The model's outputs, computed anew, every row's value passed through `on_row`.
+
+        Arguments:
+            arguments: what was traced, of the same structure.
+            on_row: (index, value, segment that made it, values before it) -> the value to go on
+                with.
+        """
+        jaxpr = self.program.jaxpr
+        values: dict[Var, Any] = dict(zip(jaxpr.constvars, self.program.consts, strict=True))
+        values.update(zip(jaxpr.invars, jax.tree.leaves(arguments), strict=True))
+        for index, segment in enumerate(self.segments):
+            before = dict(values)
+            given = segment.run([values[variable] for variable in segment.reads])
+            values.update(zip(segment.gives, given, strict=True))
+            if index < len(self.rows):
+                variable = self.rows[index].variable
+                values[variable] = on_row(index, values[variable], segment, before)
+        outputs = [
+            atom.val if isinstance(atom, Literal) else values[atom]
+            for atom in jaxpr.outvars[: self.outputs]
+        ]
+        return jax.tree.unflatten(self.structure, outputs)
+
+
+def trace(
+    model: nn.Module, variables: Mapping[str, Any], inputs: Any, *, train: bool, key: Any
+) -> tuple[Trace, tuple[Any, ...]]:
+    """The model's forward pass and the arguments to replay it with: (variables, inputs, key).
+
+    Rows are the outputs of the modules that call no other, and the values that modules are given,
+    or the model returns, which are no such output: what a plain function made of one. A value that
+    was listed already, reshaped or not, has no second row. What runs inside a lifted
+    transformation (`nn.scan`, `nn.remat`, `nn.vmap`) is one row, that of the module around it.
+    `variables`, `inputs` and `key` may be traced, or shapes and dtypes alone.
+
+    Raises:
+        TypeError: a model that is no module, a key that is none.
+        ValueError: a model without rows, or one that draws random numbers and is given no key.
+    """
+    require_module(model)
+    if key is not None:
+        require_key(key)
+    arguments = (dict(variables), inputs, key)
+    seen: list[_Seen] = []
+    structure = None
+
+    def forward(variables: Any, inputs: Any, key: Any) -> tuple[list[Any], list[Any]]:
+        nonlocal structure
+        seen.clear()
+        with nn.intercept_methods(_watcher(seen)):
+            outputs, _ = call_model(model, variables, inputs, train=train, dropout_key=key)
+        seen.extend(_Seen(value, "", None) for value in _signals(outputs))
+        leaves, structure = jax.tree.flatten(outputs)
+        return leaves, [each.value for each in seen]
+
+    try:
+        program, (outputs, _) = jax.make_jaxpr(forward, return_shape=True)(*arguments)
+    except InvalidRngError as error:
+        if key is not None:
+            raise
+        raise ValueError(
+            f"a model that draws random numbers needs a key, got key=None with train={train}; "
+            "pass key=jax.random.key(0), or train=False"
+        ) from error
+    rows = _rows(program.jaxpr, seen, program.jaxpr.outvars[len(outputs) :])
+    if not rows:
+        raise ValueError(
+            "a model must compute at least one array in a module, "
+            f"got {type(model).__name__}, which computes none; pass a model with layers"
+        )
+    after = [row.variable for row in rows]
+    segments = cut(program.jaxpr, after, program.jaxpr.outvars[: len(outputs)])
+    return Trace(rows, segments, program, structure, len(outputs)), arguments
+
+
+@dataclass
+class _Seen:
+    """A value that passed a module's door: an output (with its module's path) or an input."""
+
+    value: Any
+    name: str
+    module: nn.Module | None
+
+
+def _watcher(seen: list[_Seen]) -> Callable[..., Any]:
+    """An interceptor that lists what modules are given and what those without children return."""
+    level = tracers.current_trace()
+    has_child = [False]
+
+    def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        # Inside a lifted transformation values belong to another trace and cannot be taken out.
+        if context.method_name != "__call__" or tracers.current_trace() != level:
+            return call(*args, **kwargs)
+        seen.extend(_Seen(value, "", None) for value in _signals((args, kwargs)))
+        has_child[-1] = True
+        has_child.append(False)
+        try:
+            outputs = call(*args, **kwargs)
+        finally:
+            leaf = not has_child.pop()
+        if leaf:
+            signals = _signals(outputs)
+            name = "/".join(context.module.path) or type(context.module).__name__
+            for number, value in enumerate(signals):
+                part = f"{name}[{number}]" if len(signals) > 1 else name
+                seen.append(_Seen(value, part, context.module))
+        return outputs
+
+    return watch
+
+
+def _signals(tree: Any) -> list[Any]:
+    """The arrays of floating dtype that have a batch axis."""
+    return [
+        leaf
+        for leaf in jax.tree.leaves(tree)
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim
+    ]
+
+
+def _rows(jaxpr: Jaxpr, seen: Sequence[_Seen], atoms: Sequence[Any]) -> tuple[Row, ...]:
+    """The distinct values among `seen`, in the order in which the program computes them."""
+    made_by = makers(jaxpr)
+    listed: dict[Any, tuple[Var, _Seen]] = {}
+    for each, atom in zip(seen, atoms, strict=True):
+        root = _root(jaxpr, made_by, atom)
+        if root in made_by and root not in listed:
+            # The function before a reshape made the signal; a module's own output stays as it is.
+            listed[root] = (root if each.module is None else atom, each)
+    in_order = sorted(listed.values(), key=lambda pair: made_by[pair[0]])
+    rows: list[Row] = []
+    names: dict[str, int] = {}
+    last = None
+    for variable, each in in_order:
+        if each.module is None and last is None:
+            continue  # a function of the inputs, before any module
+        name = each.name if each.module is not None else f"{last}/{ACTIVATION}"
+        names[name] = names.get(name, 0) + 1
+        unique = name if names[name] == 1 else f"{name}:{names[name]}"
+        if each.module is None:
+            rows.append(Row(unique, ACTIVATION, (), variable))
+        else:
+            last = unique
+            rows.append(Row(unique, type(each.module).__name__, each.module.path, variable))
+    return tuple(rows)
+
+
+def _root(jaxpr: Jaxpr, made_by: Mapping[Var, int], atom: Any) -> Any:
+    """The variable that `atom` is a reshaped or rounded copy of; None for a literal."""
+    while not isinstance(atom, Literal) and atom in made_by:
+        eqn = jaxpr.eqns[made_by[atom]]
+        name = eqn.primitive.name
+        if name in _MOVES:
+            atom = eqn.invars[0]
+        elif name in _CALLS and "jaxpr" in eqn.params:
+            inner = eqn.params["jaxpr"].jaxpr
+            out = _root(inner, makers(inner), inner.outvars[eqn.outvars.index(atom)])
+            if out not in inner.invars:
+                return atom
+            atom = eqn.invars[inner.invars.index(out)]
+        else:
+            return atom
+    return None if isinstance(atom, Literal) else atom
+
+
+def signals_of(trace: Trace) -> list[Array]:
+    """A zero for each row, of its shape and dtype."""
+    return [jnp.zeros(row.shape, row.dtype) for row in trace.rows]

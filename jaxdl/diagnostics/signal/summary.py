@@ -1,0 +1,146 @@
+"""A model's layers, their sizes and their cost, without computing anything."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxdl.calling import train_argument
+from jaxdl.checks import require_module
+from jaxdl.diagnostics.signal.flops import Flops, count_flops
+from jaxdl.diagnostics.signal.recording import parameters_of
+from jaxdl.diagnostics.signal.rows import Trace, trace
+from jaxdl.training.steps import scale_images
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One entry for each row of `propagation`, in order of execution, and totals.
+
+    Attributes:
+        names: of the rows.
+        kinds: the modules' classes, or "activation".
+        shapes: of the values, the batch included.
+        parameters: learned numbers of the row's module; 0 where an earlier row counts them.
+        flops: of the matrix products and convolutions up to the row from the row before; see
+            `flops.count_flops` for what counts.
+        activation_bytes: of the row's value.
+        total_parameters: of the model, those that containers hold included.
+        parameter_bytes: of these.
+        total_flops: of a forward pass over this batch, and of its backward pass.
+    """
+
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    parameters: tuple[int, ...]
+    flops: tuple[Flops, ...]
+    activation_bytes: tuple[int, ...]
+    total_parameters: int
+    parameter_bytes: int
+    total_flops: Flops
+
+    @property
+    def total_activation_bytes(self) -> int:
+        """What a backward pass keeps where it recomputes and shares nothing."""
+        return sum(self.activation_bytes)
+
+    def table(self) -> Any:
+        """A `rich.table.Table` of the rows, the totals below."""
+        from jaxdl.diagnostics.signal.tables import summary_table
+
+        return summary_table(self)
+
+    def __rich__(self) -> Any:
+        return self.table()
+
+
+def summary(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    train: bool = False,
+    preprocess: Callable[[Array], Array] = scale_images,
+) -> Summary:
+    """The layers of a model in order of execution: shapes, parameters, operations and memory.
+
+    Nothing is computed and no parameter is made: a model too large for the machine has a summary.
+
+    Arguments:
+        model: a Linen module.
+        inputs: (batch, ...), an array or a `jax.ShapeDtypeStruct`; operations and activations are
+            those of this batch.
+        train: whether dropout and batch statistics are on.
+        preprocess: a pure function of the inputs, as in `training.fit`.
+
+    Raises:
+        TypeError: a model that is no module.
+        ValueError: a model without layers.
+
+    Example:
+        >>> from jaxdl import diagnostics, models
+        >>> sizes = diagnostics.summary(
+        ...     models.MLP([128, 10]), jax.ShapeDtypeStruct((100, 28, 28, 1), jnp.uint8))
+        >>> sizes.names, sizes.parameters, sizes.total_parameters
+        (('dense_0', 'dense_0/activation', 'dense_1'), (100480, 0, 1290), 101770)
+        >>> sizes.total_flops
+        Flops(forward=20326400, backward=20582400)
+    """
+    require_module(model)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    inputs = jax.eval_shape(preprocess, inputs)
+    variables = jax.eval_shape(
+        lambda key, inputs: model.init(
+            {"params": key, "dropout": key}, inputs, **train_argument(model, False)
+        ),
+        key,
+        inputs,
+    )
+    traced, _ = trace(model, variables, inputs, train=train, key=key)
+    params = variables.get("params", {})
+    flops, total_flops = _flops(traced, variables, inputs)
+    counted: set[tuple[str, ...]] = set()
+    parameters = []
+    for row in traced.rows:
+        own = [] if row.path in counted else parameters_of(params, row)
+        counted.add(row.path)
+        parameters.append(sum(leaf.size for leaf in own))
+    leaves = jax.tree.leaves(params)
+    return Summary(
+        names=tuple(row.name for row in traced.rows),
+        kinds=tuple(row.kind for row in traced.rows),
+        shapes=tuple(row.shape for row in traced.rows),
+        parameters=tuple(parameters),
+        flops=flops,
+        activation_bytes=tuple(_bytes(row) for row in traced.rows),
+        total_parameters=sum(leaf.size for leaf in leaves),
+        parameter_bytes=sum(_bytes(leaf) for leaf in leaves),
+        total_flops=total_flops,
+    )
+
+
+def _flops(traced: Trace, variables: Any, inputs: Any) -> tuple[tuple[Flops, ...], Flops]:
+    """Of each segment that ends in a row, and of all."""
+    jaxpr = traced.program.jaxpr
+    is_param = jax.tree.map(lambda _: False, (dict(variables), inputs))
+    is_param[0]["params"] = jax.tree.map(lambda _: True, variables.get("params", {}))
+    # The key, the last argument, is not learned.
+    learned = [*jax.tree.leaves(is_param), False]
+    depends = {variable for variable, known in zip(jaxpr.invars, learned, strict=True) if known}
+    pieces = []
+    for segment in traced.segments:
+        flops, gives = count_flops(
+            segment.program, [variable in depends for variable in segment.reads]
+        )
+        depends.update(v for v, given in zip(segment.gives, gives, strict=True) if given)
+        pieces.append(flops)
+    return tuple(pieces[:-1]), Flops(*(sum(each) for each in zip(*pieces, strict=True)))
+
+
+def _bytes(array: Any) -> int:
+    return jnp.dtype(array.dtype).itemsize * math.prod(array.shape)

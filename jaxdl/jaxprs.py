@@ -1,0 +1,101 @@
+"""A traced program: what is in it, and how to cut it into pieces."""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+
+
+def inner_programs(equation: JaxprEqn) -> list[Jaxpr]:
+    """The programs that an equation holds: the body of a loop, the branches of a condition."""
+    found: list[Jaxpr] = []
+    for value in equation.params.values():
+        for each in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(each, ClosedJaxpr):
+                found.append(each.jaxpr)
+            elif isinstance(each, Jaxpr):
+                found.append(each)
+    return found
+
+
+def equations(program: Jaxpr) -> Iterator[JaxprEqn]:
+    """Every equation, followed by those of the programs that it holds."""
+    for equation in program.eqns:
+        yield equation
+        for inner in inner_programs(equation):
+            yield from equations(inner)
+
+
+def holds_primitive(program: Jaxpr, *names: str) -> bool:
+    """Whether one of these operations is anywhere in the program.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> program = jax.make_jaxpr(jax.jit(jnp.sin))(1.0).jaxpr
+        >>> holds_primitive(program, "sin"), holds_primitive(program, "cos", "tan")
+        (True, False)
+    """
+    return any(equation.primitive.name in names for equation in equations(program))
+
+
+def atom_bytes(atom: Any) -> int:
+    """The size of a value in memory; a key counts as four bytes."""
+    aval = atom.aval
+    return math.prod(getattr(aval, "shape", ())) * getattr(aval.dtype, "itemsize", 4)
+
+
+def makers(program: Jaxpr) -> dict[Var, int]:
+    """The index of the equation that makes each variable."""
+    return {made: index for index, eqn in enumerate(program.eqns) for made in eqn.outvars}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of the program: what it reads, what it gives to later pieces, and itself."""
+
+    reads: tuple[Var, ...]
+    gives: tuple[Var, ...]
+    program: Jaxpr
+
+    def run(self, values: Sequence[Any]) -> list[Any]:
+        """The given values from the read ones."""
+        return jaxpr_as_fun(ClosedJaxpr(self.program, ()))(*values)
+
+
+def cut(program: Jaxpr, after: Sequence[Var], outputs: Sequence[Any]) -> tuple[Segment, ...]:
+    """The program in pieces, one up to each variable and one to the end.
+
+    What neither these variables nor the outputs depend on is left out.
+
+    Arguments:
+        program: straight-line at the outer level.
+        after: the variables, in the order in which the program makes them.
+        outputs: the atoms that are wanted at the end.
+    """
+    made_by = makers(program)
+    bounds = [0, *(made_by[variable] + 1 for variable in after), len(program.eqns)]
+    needed = {atom for atom in outputs if not isinstance(atom, Literal)}
+    needed |= set(after)
+    segments = []
+    for start, stop in reversed(list(itertools.pairwise(bounds))):
+        wanted = set(needed)
+        kept = []
+        for eqn in reversed(program.eqns[start:stop]):
+            if wanted.isdisjoint(eqn.outvars) and not eqn.effects:
+                continue
+            kept.append(eqn)
+            wanted |= {atom for atom in eqn.invars if not isinstance(atom, Literal)}
+        kept.reverse()
+        made = [variable for eqn in kept for variable in eqn.outvars]
+        gives = tuple(variable for variable in made if variable in needed)
+        needed = wanted - set(made)
+        read = dict.fromkeys(
+            atom for eqn in kept for atom in eqn.invars if not isinstance(atom, Literal)
+        )
+        reads = tuple(variable for variable in read if variable in needed)
+        piece = program.replace(constvars=[], invars=reads, outvars=gives, eqns=kept)
+        segments.append(Segment(reads, gives, piece))
+    return tuple(reversed(segments))

@@ -1,0 +1,21 @@
+"""Observers: small functions between the compiled calls of `training.fit`."""
+
+from jaxdl.observers.lines import history_lines, read_lines
+from jaxdl.observers.propagation_every import propagation_every
+from jaxdl.observers.report_plateau import report_plateau
+from jaxdl.observers.stopping import early_stopping
+from jaxdl.observers.tensorboard import tensorboard
+from jaxdl.training.fit.observing import Change, Event, Observer, Run
+
+__all__ = [
+    "Change",
+    "Event",
+    "Observer",
+    "Run",
+    "early_stopping",
+    "history_lines",
+    "propagation_every",
+    "read_lines",
+    "report_plateau",
+    "tensorboard",
+]

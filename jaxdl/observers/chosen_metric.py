@@ -1,0 +1,43 @@
+"""The metric of an epoch that an observer decides by."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from jaxdl.training.fit.observing import Event, Run
+
+Split = Literal["validation", "train"]
+
+
+def check_metric(run: Run, metric: str, split: Split) -> None:
+    """Refuse a metric that the run does not measure on this split.
+
+    Raises:
+        ValueError: no such metric, or no validation split.
+    """
+    names = ["loss", *run.metrics]
+    if metric not in names:
+        raise ValueError(
+            f"metric must be one that the run measures, {names}, got {metric!r}; "
+            "name one of these, or pass it to fit(metrics=...)"
+        )
+    if split == "validation" and run.dataset.validation is None:
+        raise ValueError(
+            f"the validation {metric} needs a validation split, and {run.dataset.name} has none; "
+            "make one with data.split(dataset, key=...), or pass split='train'"
+        )
+
+
+def metric_of(event: Event, metric: str, split: Split) -> float:
+    """The epoch's mean of a metric.
+
+    Raises:
+        ValueError: the epoch has no such measurement.
+    """
+    measured: Mapping[str, float] = getattr(event.measured, split)
+    if metric not in measured:
+        check_metric(event.run, metric, split)
+        raise ValueError(
+            f"the {split} {metric} was not measured in epoch {event.epoch}; "
+            f"measured were {sorted(measured)}"
+        )
+    return float(measured[metric])

@@ -1,0 +1,33 @@
+"""The same few examples, looked at again and again while a run goes on."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdl.data.types import Arrays
+from jaxdl.training.fit.batches import as_streamed, read
+from jaxdl.training.fit.observing import Event, Run
+
+
+def make_probe(
+    batch: Mapping[str, Any] | None, examples: int
+) -> Callable[[Run], Mapping[str, Any]]:
+    """The batch given, or else the first `examples` of a run's training split, read once."""
+
+    @functools.lru_cache(maxsize=1)
+    def probe(run: Run) -> Mapping[str, Any]:
+        if batch is not None:
+            return batch
+        train = run.dataset.train
+        split = train if isinstance(train, Arrays) else as_streamed(train)
+        return read(split, np.arange(min(examples, len(split))))
+
+    return probe
+
+
+def host_variables(event: Event) -> dict[str, Any]:
+    """What `model.apply` takes, on the host: one process can use it without the others."""
+    return jax.tree.map(np.asarray, event.state.variables)

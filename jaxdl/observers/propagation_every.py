@@ -1,0 +1,104 @@
+"""Signal and gradient, measured again every few epochs of a run."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdl.checks import require_at_least
+from jaxdl.diagnostics.signal.propagation import Propagation, propagation
+from jaxdl.files import partial_folder, publish
+from jaxdl.observers.probe import host_variables, make_probe
+from jaxdl.training.fit.observing import Event, Observer
+
+Report = Callable[[Event, Propagation], None]
+
+
+def propagation_every(
+    epochs: int,
+    report: Report | str | os.PathLike[str],
+    *,
+    examples: int = 100,
+    batch: Mapping[str, Any] | None = None,
+    saturation: float = 0.01,
+    updates: bool = True,
+) -> Observer:
+    """Measure `diagnostics.propagation` after every so many epochs, and after the last.
+
+    The examples are the same each time, so what changes is the network. Dropout masks are a
+    function of the step. Of several processes the first measures.
+
+    Arguments:
+        epochs: between two measurements, at least 1.
+        report: a function of the event and the `Propagation`; or a folder, in which
+            `propagation_<step>.npz` is written each time: an array a field, and `names`.
+        examples: the first of the training split, 2 or more.
+        batch: {"inputs": ..., "targets": ...} in place of them.
+        saturation: as in `diagnostics.propagation`.
+        updates: measure the optimizer's next update too; False for an optimizer that asks for more
+            than the gradient, such as `sam`.
+
+    Raises:
+        ValueError: fewer than 1 epoch, fewer than 2 examples.
+
+    Example:
+        >>> kept = []
+        >>> observers = [propagation_every(5, lambda event, measured: kept.append(measured))]
+    """
+    require_at_least(1, epochs=epochs)
+    require_at_least(2, examples=examples)
+    probe = make_probe(batch, examples)
+    tell = report if callable(report) else _writer(Path(report))
+
+    def observe(event: Event, memory: Any) -> tuple[Any, None]:
+        due = event.epoch % epochs == 0 or event.epoch == event.epochs
+        if event.epoch_ended and due and jax.process_index() == 0:
+            tell(event, _measure(event, probe(event.run), saturation, updates))
+        return memory, None
+
+    return Observer(observe)
+
+
+def _measure(
+    event: Event, batch: Mapping[str, Any], saturation: float, updates: bool
+) -> Propagation:
+    run = event.run
+    return propagation(
+        run.model,
+        host_variables(event),
+        batch,
+        loss=run.loss,
+        optimizer=run.optimizer if updates else None,
+        opt_state=_on_host(event.state.opt_state) if updates else None,
+        key=jax.random.key(event.step),
+        preprocess=run.preprocess,
+        saturation=saturation,
+    )
+
+
+def _on_host(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: leaf if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else np.asarray(leaf),
+        tree,
+    )  # fmt: skip
+
+
+def _writer(folder: Path) -> Report:
+    def write(event: Event, measured: Propagation) -> None:
+        names = [field.name for field in fields(measured)]
+        arrays: dict[str, Any] = {
+            name: np.asarray(getattr(measured, name))
+            for name in names
+            if name != "shapes" and getattr(measured, name) is not None
+        }
+        name = f"propagation_{event.step:09d}.npz"
+        with partial_folder(folder) as partial:
+            np.savez(partial / name, **arrays)
+            publish(partial / name, folder / name)
+
+    return write

@@ -1,0 +1,53 @@
+"""The metric of each epoch, told to the optimizer's plateau."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdl.checks import require_choice
+from jaxdl.observers.chosen_metric import Split, check_metric, metric_of
+from jaxdl.optimizers.plateau import report_metric
+from jaxdl.training.fit.observing import Change, Event, Observer
+
+_report = jax.jit(report_metric)
+
+
+def report_plateau(metric: str = "loss", *, split: Split = "validation") -> Observer:
+    """Lower the learning rate when the metric stops improving: the rate must be a `plateau`.
+
+    `optimizers.report_metric` at the end of each epoch; what counts as improvement, and how far
+    the rate falls, is set in `optimizers.plateau`. All that it remembers lies in the optimizer's
+    state.
+
+    Arguments:
+        metric: "loss" or the name of a metric of the run.
+        split: "validation", or "train" for the means over the epoch's steps.
+
+    Raises:
+        ValueError: from `fit`, a metric that is not measured, no validation split, or an optimizer
+            without a plateau.
+
+    Example:
+        >>> from jaxdl import optimizers
+        >>> optimizer = optimizers.adam(optimizers.plateau(1e-3, patience=5))
+        >>> observers = [report_plateau("loss")]
+    """
+    require_choice("split", split, ("validation", "train"))
+
+    def check(run: Any) -> None:
+        check_metric(run, metric, split)
+        # Refused where the state holds no plateau; nothing is computed.
+        jax.eval_shape(
+            lambda params: report_metric(run.optimizer.init(params), 0.0), {"kernel": jnp.ones(1)}
+        )
+
+    def observe(event: Event, memory: Any) -> tuple[Any, Change | None]:
+        if not event.epoch_ended:
+            return memory, None
+        value = jnp.asarray(metric_of(event, metric, split), jnp.float32)
+        opt_state = _report(event.state.opt_state, value)
+        return memory, Change(state=replace(event.state, opt_state=opt_state))
+
+    return Observer(observe, check=check)

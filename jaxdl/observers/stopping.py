@@ -1,0 +1,117 @@
+"""The end of a run that no longer improves."""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxdl.checks import require_choice, require_non_negative
+from jaxdl.observers.chosen_metric import Split, check_metric, metric_of
+from jaxdl.training.fit.observing import Change, Event, Observer
+from jaxdl.training.state import TrainState
+
+
+class StoppingMemory(NamedTuple):
+    """What early stopping remembers.
+
+    Attributes:
+        best: the best metric so far, in float32; infinite before the first.
+        best_epoch: the epoch it belongs to; 0 before the first.
+        bad_epochs: how many have passed since.
+        state: the state at that epoch's end; an empty tuple where none is to be restored.
+    """
+
+    best: Float[Array, ""]
+    best_epoch: Int[Array, ""]
+    bad_epochs: Int[Array, ""]
+    state: Any
+
+
+def early_stopping(
+    metric: str = "loss",
+    *,
+    mode: Literal["min", "max"] = "min",
+    patience: int,
+    min_delta: float = 0.0,
+    restore_best: bool = True,
+    split: Split = "validation",
+) -> Observer:
+    r"""End the run after `patience` epochs in a row without improvement.
+
+    $$m_t < m_{\text{best}} - \delta \quad\text{is an improvement (above } m_{\text{best}} + \delta
+      \text{ for "max")}$$
+
+    with $\delta$ the `min_delta`. A NaN is none. With `restore_best` the run ends with the state
+    of its best epoch, whether it was stopped, and `state.step` says where that was, or came to its
+    last epoch; asked for more epochs later, it goes on from there.
+
+    Arguments:
+        metric: "loss" or the name of a metric of the run.
+        mode: "min" for a metric that should fall, "max" for one that should rise.
+        patience: epochs, at least 1.
+        min_delta: in the metric's unit, 0 or more.
+        restore_best: keep a copy of the best state, and end with it.
+        split: "validation", or "train" for the means over the epoch's steps.
+
+    Raises:
+        ValueError: a setting outside its range; from `fit`, a metric that is not measured, or no
+            validation split.
+
+    Example:
+        >>> early_stopping("accuracy", mode="max", patience=3).init(None).best.item()
+        -inf
+
+    Source: Prechelt (1998), "Early stopping - but when?", criterion UP with strips of one epoch,
+    counted from the best one; min_delta and restoring as in Keras.
+    """
+    require_choice("mode", mode, ("min", "max"))
+    require_choice("split", split, ("validation", "train"))
+    require_non_negative("min_delta", min_delta)
+    if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+        raise ValueError(
+            f"patience must be a whole number of epochs, at least 1, got {patience!r}; "
+            "1 stops at the first epoch that is no better"
+        )
+    sign = 1.0 if mode == "min" else -1.0
+
+    def init(state: TrainState | None) -> StoppingMemory:
+        return StoppingMemory(
+            best=jnp.array(sign * math.inf, jnp.float32),
+            best_epoch=jnp.array(0, jnp.int32),
+            bad_epochs=jnp.array(0, jnp.int32),
+            state=_copy(state) if restore_best and state is not None else (),
+        )
+
+    def observe(event: Event, memory: StoppingMemory) -> tuple[StoppingMemory, Change | None]:
+        if not event.epoch_ended:
+            return memory, None
+        # In float32, as the memory is saved: a resumed run decides as one never stopped.
+        value = np.float32(metric_of(event, metric, split))
+        if sign * float(value) < sign * float(memory.best) - min_delta:
+            memory = StoppingMemory(
+                best=jnp.asarray(value),
+                best_epoch=jnp.array(event.epoch, jnp.int32),
+                bad_epochs=jnp.array(0, jnp.int32),
+                state=_copy(event.state) if restore_best else (),
+            )
+        else:
+            memory = memory._replace(bad_epochs=memory.bad_epochs + 1)
+        stopped = int(memory.bad_epochs) >= patience
+        if not stopped and event.epoch < event.epochs:
+            return memory, None
+        worth = restore_best and int(memory.best_epoch) > 0 and int(memory.bad_epochs) > 0
+        reason = (
+            f"the {split} {metric} has not improved for {int(memory.bad_epochs)} epochs: best "
+            f"{float(memory.best):.6g} in epoch {int(memory.best_epoch)}"
+        )
+        return memory, Change(_copy(memory.state) if worth else None, reason if stopped else None)
+
+    return Observer(observe, init, check=lambda run: check_metric(run, metric, split))
+
+
+def _copy(state: Any) -> Any:
+    """Arrays of its own: the state's are handed on to the next call."""
+    return jax.tree.map(jnp.copy, state)

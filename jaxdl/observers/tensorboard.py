@@ -1,0 +1,203 @@
+"""A run as TensorBoard shows it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdl.calling import call_model
+from jaxdl.compiling import jit_with
+from jaxdl.diagnostics.signal.recording import record
+from jaxdl.observers.event_file import EventFile
+from jaxdl.observers.pictures import is_image, predictions_picture
+from jaxdl.observers.probe import host_variables, make_probe
+from jaxdl.optimizers.learning_rate import current_learning_rate
+from jaxdl.training.fit.observing import Event, Observer, Run
+
+PICTURES = 8
+
+
+def tensorboard(
+    folder: str | os.PathLike[str],
+    *,
+    every: int = 1,
+    step_every: int = 100,
+    histograms: bool = True,
+    pictures: bool = True,
+    bins: int = 50,
+    examples: int = 100,
+    batch: Mapping[str, Any] | None = None,
+) -> Observer:
+    """Write a run's curves, histograms and pictures for `tensorboard --logdir FOLDER`.
+
+    At each epoch's end: `<metric>/train` and `<metric>/validation`, `seconds`, and
+    `learning_rate`, that of the next update, where the optimizer's state shows one; of its steps
+    every so many, `<metric>/batch`. Every few epochs: histograms of `weights/<parameter>`, of
+    `weight_gradients/<parameter>` (of the mean loss), of `activations/<layer>` and of
+    `gradients/<layer>` (of the summed losses with respect to the activations; layers as in
+    `diagnostics.propagation`), all on the same examples; and a picture of `predictions` for image
+    data with classes. Once: the text of the `config`.
+
+    After a resume TensorBoard shows each step once: what a killed run wrote beyond its last
+    checkpoint is hidden. A new run in a folder that is in use hides the old one, so give each its
+    own. Of several processes the first writes.
+
+    Arguments:
+        folder: where the event files go.
+        every: epochs between histograms and pictures, at least 1; the last epoch has them too.
+        step_every: steps between two points of the batches' curves, at least 1.
+        histograms: whether to draw them.
+        pictures: whether to draw them; the validation split's first images, or else the training
+            split's.
+        bins: of each histogram, at least 1.
+        examples: the first of the training split, 2 or more, which the activations are of.
+        batch: {"inputs": ..., "targets": ...} in place of them.
+
+    Raises:
+        ValueError: a number below its least.
+        ImportError: from the first event, tensorboardX is not installed.
+
+    Example:
+        >>> observers = [tensorboard("runs/mine", every=5)]
+    """
+    least = {"every": (every, 1), "step_every": (step_every, 1), "bins": (bins, 1)}
+    for name, (value, low) in {**least, "examples": (examples, 2)}.items():
+        if value < low:
+            raise ValueError(f"{name} must be at least {low}, got {value}")
+    folder, probe = Path(folder), make_probe(batch, examples)
+    file: EventFile | None = None
+
+    def observe(event: Event, memory: Any) -> tuple[Any, None]:
+        nonlocal file
+        if not event.epoch_ended or jax.process_index() != 0:
+            return memory, None
+        assert event.measured is not None
+        begun = event.step - len(event.measured.steps["loss"])
+        if file is None:
+            file = EventFile(folder, first_step=begun + 1)
+            file.text("config", config_text(event.run), event.step)
+        _write_scalars(file, event, begun, step_every)
+        if event.epoch % every == 0 or event.epoch == event.epochs:
+            variables = host_variables(event)
+            if histograms:
+                _write_histograms(file, event, variables, probe(event.run), bins)
+            if pictures:
+                _write_predictions(file, event, variables)
+        file.flush()
+        return memory, None
+
+    def close() -> None:
+        nonlocal file
+        if file is not None:
+            file.close()
+        file = None
+
+    return Observer(observe, close=close)
+
+
+def config_text(run: Run) -> str:
+    """The settings of a run as a table in Markdown.
+
+    Example:
+        >>> from jaxdl import data, losses, models, optimizers
+        >>> dataset = data.load("digits")
+        >>> run = Run(models.MLP([10]), dataset, losses.cross_entropy, optimizers.sgd(0.1),
+        ...           config={"epochs": 5})
+        >>> print(config_text(run))
+        | setting | value |
+        | --- | --- |
+        | model | MLP(...) |
+        | dataset | Dataset('digits', ...) |
+        | loss | cross_entropy |
+        | epochs | 5 |
+    """
+    # What a module holds stands on lines of its own, of which a table has none.
+    model = " ".join(line.split("#")[0].strip() for line in repr(run.model).splitlines())
+    settings = {
+        "model": model,
+        "dataset": repr(run.dataset),
+        "loss": getattr(run.loss, "__name__", repr(run.loss)),
+        **run.config,
+    }
+    rows = [
+        f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in settings.items()
+    ]
+    return "\n".join(["| setting | value |", "| --- | --- |", *rows])
+
+
+def _write_scalars(file: EventFile, event: Event, begun: int, step_every: int) -> None:
+    assert event.measured is not None
+    for name, values in event.measured.steps.items():
+        for index in range(step_every - 1 - begun % step_every, len(values), step_every):
+            file.scalar(f"{name}/batch", values[index], begun + index + 1)
+    for split in ("train", "validation"):
+        for name, value in getattr(event.measured, split).items():
+            file.scalar(f"{name}/{split}", value, event.step)
+    file.scalar("seconds", event.measured.seconds, event.step)
+    try:
+        rate = current_learning_rate(event.state.opt_state)
+    except ValueError:
+        return  # an optimizer that keeps its rate to itself
+    file.scalar("learning_rate", float(rate), event.step)
+
+
+def _write_histograms(
+    file: EventFile, event: Event, variables: Any, batch: Mapping[str, Any], bins: int
+) -> None:
+    run = event.run
+    settings = (run.model, run.loss, run.preprocess)
+    key = jax.random.key(event.step)
+    recorded = jax.device_get(jit_with(_record, settings)(variables, dict(batch), key))
+    groups = {
+        "weights": _by_path(variables["params"]),
+        "weight_gradients": _by_path(recorded["weight_gradients"]),
+        "activations": recorded["activations"],
+        "gradients": recorded["gradients"],
+    }
+    for group, arrays in groups.items():
+        for name, values in arrays.items():
+            file.histogram(f"{group}/{name}", values, event.step, bins)
+
+
+def _record(settings: tuple[Any, ...], variables: Any, batch: Any, key: Any) -> dict[str, Any]:
+    model, loss, preprocess = settings
+    recorded = record(
+        model, variables, batch, loss=loss, train=True, key=key, preprocess=preprocess
+    )
+    names = [row.name for row in recorded.rows]
+    return {
+        "activations": dict(zip(names, recorded.values, strict=True)),
+        "gradients": dict(zip(names, recorded.gradients, strict=True)),
+        "weight_gradients": recorded.parameter_gradients,
+    }
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    return {
+        "/".join(str(getattr(part, "key", part)) for part in path): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _write_predictions(file: EventFile, event: Event, variables: Any) -> None:
+    run = event.run
+    split: Any = run.dataset.train if run.dataset.validation is None else run.dataset.validation
+    if not run.dataset.classes or not hasattr(split, "inputs"):
+        return
+    images, targets = np.asarray(split.inputs[:PICTURES]), np.asarray(split.targets[:PICTURES])
+    if not is_image(images):
+        return
+    scores = jax.device_get(jit_with(_scores, (run.model, run.preprocess))(variables, images))
+    if scores.shape != (len(images), len(run.dataset.classes)):
+        return
+    picture = predictions_picture(images, scores, targets, run.dataset.classes)
+    file.image("predictions", picture, event.step)
+
+
+def _scores(settings: tuple[Any, ...], variables: Any, images: Any) -> Any:
+    model, preprocess = settings
+    logits, _ = call_model(model, variables, preprocess(images), train=False)
+    return jax.nn.softmax(logits)

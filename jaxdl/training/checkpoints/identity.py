@@ -1,0 +1,77 @@
+"""Whose checkpoint it is: what must agree before a run goes on from it, and what may differ."""
+
+import os
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import jax
+
+from jaxdl.files import differences
+from jaxdl.training.checkpoints.packing import describe
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def identify(tree: Any, *, config: Mapping[str, Any], layout: str = "jit") -> dict[str, Any]:
+    """The identity of a run, as a checkpoint stores it.
+
+    Arguments:
+        tree: what is saved, or its `jax.ShapeDtypeStruct`s.
+        config: the settings that must be the same for a run to go on, of what JSON knows, e.g.
+            {"batch_size": 100}.
+        layout: how the step runs, e.g. "jit" or "mesh of 8".
+
+    Returns:
+        `leaves` and `config`, which must agree; `environment`, on which the last bits depend.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> identify({"bias": jnp.zeros(2)}, config={"batch_size": 4})["leaves"]
+        {'bias': 'float32[2]'}
+    """
+    devices = jax.devices()
+    return {
+        "leaves": describe(tree),
+        "config": dict(config),
+        "environment": {package: metadata.version(package) for package in _PACKAGES}
+        | {
+            "device": devices[0].device_kind,
+            "devices": len(devices),
+            "processes": jax.process_count(),
+            "layout": layout,
+            "cores": _visible_cores(),
+        },
+    }
+
+
+def refusal(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """Why a run may not go on from a checkpoint, naming what differs; empty if it may.
+
+    Example:
+        >>> refusal({"leaves": {"bias": "float32[2]"}}, {"leaves": {"bias": "bfloat16[2]"}})
+        'bias is float32[2] there and bfloat16[2] here'
+    """
+    lines = [
+        line
+        for part in ("leaves", "config")
+        for line in differences(stored.get(part, {}), current.get(part, {}))
+    ]
+    return "; ".join(lines)
+
+
+def changes(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """What differs in the environment; empty if nothing does.
+
+    Example:
+        >>> changes({"environment": {"cores": 8}}, {"environment": {"cores": 2}})
+        'cores is 8 there and 2 here'
+    """
+    return "; ".join(differences(stored.get("environment", {}), current.get("environment", {})))
+
+
+def _visible_cores() -> int:
+    """XLA cuts a sum by the threads it has, so that one core does not give the bits of two."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

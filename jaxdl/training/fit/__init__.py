@@ -1,0 +1,28 @@
+"""One run, driven from the host: what a pure function cannot do stands here.
+
+`fit` (fit.py) checks, compiles and hands over to the loop (loop.py). A call of steps is taken by
+advance.py, with the batches of batches.py and the programs of programs.py on the devices of
+layouts.py; observing.py says what observers are told.
+"""
+
+from jaxdl.training.fit.batches import Streamed
+from jaxdl.training.fit.fit import EpochEnd, fit
+from jaxdl.training.fit.history import History
+from jaxdl.training.fit.layouts import initialize
+from jaxdl.training.fit.nonfinite import NonFiniteError
+from jaxdl.training.fit.observing import Change, Event, Observer, Run
+from jaxdl.training.fit.result import Result
+
+__all__ = [
+    "Change",
+    "EpochEnd",
+    "Event",
+    "History",
+    "NonFiniteError",
+    "Observer",
+    "Result",
+    "Run",
+    "Streamed",
+    "fit",
+    "initialize",
+]

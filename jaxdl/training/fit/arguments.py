@@ -1,0 +1,91 @@
+"""What `fit` refuses before anything is compiled."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdl.data.types import Arrays, Dataset
+from jaxdl.training.fit.batches import Streamed
+
+
+def check_run(dataset: Dataset, train: Arrays | Streamed, epochs: int, batch_size: int) -> None:
+    """Refuse splits, numbers of epochs and batch sizes that no run can be made from."""
+    splits = {"train": train, "validation": dataset.validation}
+    for name, split in splits.items():
+        if isinstance(split, Arrays) and len(split.inputs) != len(split.targets):
+            raise ValueError(
+                f"the {name} split of {dataset.name} must have as many targets as inputs, "
+                f"got {len(split.inputs)} inputs and {len(split.targets)} targets"
+            )
+        if split is not None and not len(split):
+            raise ValueError(f"the {name} split of {dataset.name} must have examples, got none")
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}; one is a pass over the data")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if batch_size > len(train):
+        raise ValueError(
+            f"batch_size must be at most the {len(train)} training examples, got {batch_size}; "
+            "pass a smaller batch_size"
+        )
+
+
+def check_counts(**counts: int | None) -> None:
+    """Refuse counts below 1; None stands for a default."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(
+                f"{name} must be at least 1, got {count}; leave it out for its default"
+            )
+
+
+def check_folder(folder: str | os.PathLike[str] | None) -> None:
+    """Refuse a checkpoint folder that cannot be made or written to."""
+    if folder is None:
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(
+            f"checkpoint_dir must be a folder that can be written, got {folder} ({error}); "
+            "pass another folder"
+        ) from error
+
+
+def check_targets(name: str, outputs: Any, targets: Any, split: Arrays | Streamed) -> None:
+    """Refuse outputs that cannot belong to the targets, and labels outside the classes.
+
+    Arguments:
+        name: of the split.
+        outputs: the shape and dtype of a batch's.
+        targets: the same of its targets.
+        split: where labels are looked at, if it is in memory.
+
+    Raises:
+        ValueError: (batch, 1) outputs for (batch,) targets or the other way round, which a loss
+            could broadcast to (batch, batch); a label outside the outputs' classes.
+    """
+    if not isinstance(outputs, jax.ShapeDtypeStruct):
+        return  # several outputs: what they mean is the loss's own business
+    shapes = {outputs.shape, targets.shape}
+    labels = np.issubdtype(targets.dtype, np.integer)
+    if not labels and outputs.shape[:1] in shapes and (*outputs.shape[:1], 1) in shapes:
+        raise ValueError(
+            f"outputs and targets must have the same shape, got {outputs.shape} and "
+            f"{targets.shape}, which a loss would broadcast; add or remove the last axis"
+        )
+    classes = outputs.shape[-1] if outputs.ndim == targets.ndim + 1 else 1
+    if labels and classes > 1 and isinstance(split, Arrays):
+        outside = (split.targets < 0) | (split.targets >= classes)
+        if outside.any():
+            place = int(np.argwhere(outside)[0][0])
+            raise ValueError(
+                f"labels must be in 0..{classes - 1}, as the model has {classes} outputs, "
+                f"got {split.targets[outside].flat[0]} at example {place} of the {name} split; "
+                "give the model an output for each class"
+            )

@@ -1,0 +1,210 @@
+"""Where the batches of a run come from: a set on the device, shares of it, or a stream."""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxdl.data.streaming import Decode, RandomAccess, stream
+from jaxdl.data.types import Arrays
+from jaxdl.training.fit.layouts import Layout
+from jaxdl.training.loops import Source
+from jaxdl.training.orders import epoch_order
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """A training split that is read batch by batch, being too large for the device.
+
+    Attributes:
+        source: `Arrays`, of memory-mapped arrays for instance, or what has `len(source)` and
+            `source[i]`, an example.
+        decode: from an example of the source to {"inputs": ..., "targets": ...}.
+        prefetch: batches read ahead of the one in use.
+        threads: batches read at once.
+    """
+
+    source: Arrays | RandomAccess
+    decode: Decode | None = None
+    prefetch: int = 2
+    threads: int = 1
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """These examples, in the memory of the host."""
+        batches = stream(
+            self.source,
+            indices,
+            batch_size=len(indices),
+            decode=self.decode,
+            device=jax.local_devices(backend="cpu")[0],
+            process_index=0,
+            process_count=1,
+        )
+        return {name: np.asarray(values) for name, values in next(batches).items()}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some consecutive steps of an epoch.
+
+    Attributes:
+        source: their batches, a row a step.
+        steps: of the epoch, counted from 0.
+        batch: examples a step.
+    """
+
+    source: Source
+    steps: range
+    batch: int
+
+
+Feed = Callable[[int, int], Iterator[Rows]]
+"""(epoch, first step) -> the epoch's rows, those before the first step being left out at will."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of every epoch: full batches, then a smaller last one unless it is dropped.
+
+    Attributes:
+        examples: of the training split.
+        batch_size: examples a step.
+        drop_last: whether the smaller last batch is left out.
+    """
+
+    examples: int
+    batch_size: int
+    drop_last: bool = False
+
+    @property
+    def full(self) -> int:
+        """Steps with a full batch."""
+        return self.examples // self.batch_size
+
+    @property
+    def remainder(self) -> int:
+        """Examples of the smaller last batch; 0 for none."""
+        return 0 if self.drop_last else self.examples % self.batch_size
+
+    @property
+    def sizes(self) -> list[int]:
+        """Examples of each step."""
+        return [self.batch_size] * self.full + ([self.remainder] if self.remainder else [])
+
+    def parts(self, order: np.ndarray) -> list[tuple[np.ndarray, range]]:
+        """An order of the examples as (steps, batch), the steps of one size together."""
+        split = self.full * self.batch_size
+        parts = [(order[:split].reshape(self.full, self.batch_size), range(self.full))]
+        if self.remainder:
+            parts.append((order[None, split:], range(self.full, self.full + 1)))
+        return parts
+
+
+def feed_from_device(arrays: dict[str, Array], plan: Plan, key: Any) -> Feed:
+    """The whole set lies on the device, and each step gathers its examples."""
+
+    def feed(epoch: int, first: int) -> Iterator[Rows]:
+        for part, steps in plan.parts(epoch_order(key, epoch, plan.examples)):
+            if first < steps.stop:
+                yield Rows({"arrays": arrays, "order": part}, steps, part.shape[1])
+
+    return feed
+
+
+def feed_shares(arrays: Arrays, plan: Plan, key: Any, layout: Layout) -> Feed:
+    """Each device is given its share of an epoch's batches when the epoch begins."""
+
+    def feed(epoch: int, first: int) -> Iterator[Rows]:
+        for part, steps in plan.parts(epoch_order(key, epoch, plan.examples)):
+            if first < steps.stop:
+                source = layout.put_stack(arrays, part, mapped=layout.mapped)
+                yield Rows(source, steps, part.shape[1])
+
+    return feed
+
+
+def feed_stream(streamed: Streamed, plan: Plan, key: Any, layout: Layout) -> Feed:
+    """Batches are read ahead of the steps, each a source of its own."""
+
+    def feed(epoch: int, first: int) -> Generator[Rows, None, None]:
+        batches = stream(
+            streamed.source,
+            epoch_order(key, epoch, plan.examples),
+            batch_size=plan.batch_size,
+            start_step=first,
+            drop_last=plan.drop_last,
+            decode=streamed.decode,
+            device=None if layout.mesh is None else layout.batch_sharding(),
+            prefetch=streamed.prefetch,
+            threads=streamed.threads,
+        )
+        try:
+            for step, batch in enumerate(batches, first):
+                size = plan.sizes[step]
+                yield Rows(_single_row(batch, size, layout), range(step, step + 1), size)
+        finally:
+            batches.close()
+
+    return feed
+
+
+def _single_row(batch: dict[str, Array], size: int, layout: Layout) -> Source:
+    if layout.mesh is None:
+        # The form of a set on the device, so that the same operations give the same bits.
+        return {"arrays": batch, "order": np.arange(size, dtype=np.int32)[None]}
+    if layout.mapped:
+        shape = (1, layout.devices, size // layout.devices)
+        return {"batches": {name: a.reshape(*shape, *a.shape[1:]) for name, a in batch.items()}}
+    return {"batches": {name: array[None] for name, array in batch.items()}}
+
+
+def as_streamed(split: Any) -> Streamed:
+    """A source that is not `Arrays` is streamed as it is."""
+    return split if isinstance(split, Streamed) else Streamed(split)
+
+
+def read(split: Arrays | Streamed, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """These examples, in the memory of the host."""
+    if isinstance(split, Streamed):
+        return split.read(indices)
+    return {"inputs": split.inputs[indices], "targets": split.targets[indices]}
+
+
+def make_feed(train: Arrays | Streamed, plan: Plan, key: Any, layout: Layout) -> Feed:
+    """The feed that suits where the data are and where the steps run."""
+    if isinstance(train, Streamed):
+        return feed_stream(train, plan, key, layout)
+    if layout.mesh is None:
+        return feed_from_device(put_on_device(train), plan, key)
+    return feed_shares(train, plan, key, layout)
+
+
+def put_on_device(arrays: Arrays) -> dict[str, Array]:
+    """A split as a batch of all its examples, on the default device, as stored.
+
+    On a CPU an array whose memory is aligned to 64 bytes, such as one that `data.load` read from
+    its cache, is used where it is. JAX holds float64 and int64 as float32 and int32 unless
+    `jax_enable_x64` is set.
+    """
+    return {"inputs": jax.device_put(arrays.inputs), "targets": jax.device_put(arrays.targets)}
+
+
+def example_shapes(train: Arrays | Streamed) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and dtypes of the set's arrays, as JAX holds them."""
+    if isinstance(train, Streamed):
+        arrays = train.read(np.zeros(1, np.int32))
+    else:
+        arrays = {"inputs": train.inputs, "targets": train.targets}
+    return {
+        name: jax.ShapeDtypeStruct(
+            (len(train), *values.shape[1:]), jnp.dtype(jax.dtypes.canonicalize_dtype(values.dtype))
+        )
+        for name, values in arrays.items()
+    }

@@ -1,0 +1,267 @@
+"""A whole run: steps in compiled calls, and between them everything else."""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key
+
+from jaxdl.calling import call_model
+from jaxdl.checks import require_choice
+from jaxdl.compiling import loops_well
+from jaxdl.data.types import Arrays, Dataset
+from jaxdl.training import checkpoints
+from jaxdl.training.fit import arguments, resume, signals
+from jaxdl.training.fit.advance import make_advance
+from jaxdl.training.fit.batches import (
+    Plan,
+    Streamed,
+    as_streamed,
+    example_shapes,
+    make_feed,
+    put_on_device,
+    read,
+)
+from jaxdl.training.fit.history import SKIPPED
+from jaxdl.training.fit.layouts import Parallel, local, resolve
+from jaxdl.training.fit.loop import Moment, Setting, run_to_end
+from jaxdl.training.fit.nonfinite import OnNonFinite, first_nonfinite
+from jaxdl.training.fit.observing import Change, Event, Observer, Run, as_observer
+from jaxdl.training.fit.programs import Programs, batch_shapes, compile_programs
+from jaxdl.training.fit.progress import progress_bar
+from jaxdl.training.fit.result import Result, split_of
+from jaxdl.training.orders import epoch_order
+from jaxdl.training.state import TrainState, check_parts, init_state
+from jaxdl.training.steps import Augment, Batch, PerExample, name_metrics, scale_images
+
+__all__ = ["EpochEnd", "Observer", "Result", "fit", "put_on_device"]
+
+EpochEnd = Event
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    optimizer: optax.GradientTransformation,
+    *,
+    loss: PerExample,
+    metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
+    epochs: int,
+    batch_size: int,
+    key: Key[Array, ""],
+    preprocess: Callable[[Array], Array] = scale_images,
+    augment: Augment | None = None,
+    drop_last: bool = False,
+    parallel: Parallel = "auto",
+    steps_per_call: int | None = None,
+    on_nonfinite: OnNonFinite = "raise",
+    observers: Sequence[Observer | Callable[[Event], Change | None]] = (),
+    progress: bool | None = None,
+    state: TrainState | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    keep: int = 3,
+) -> Result:
+    """Train `model` on `dataset.train`, measuring `dataset.validation` after each epoch.
+
+    The data are put on the device once, as stored, or read as they are needed where the split is
+    `Streamed`. An epoch is one permutation of the training examples, a function of (key, epoch):
+    full batches, then the smaller last one, if any. The same key on the same machine and devices
+    gives the same bits, however the steps are shared out over calls.
+
+    Arguments:
+        model: a Linen module; it is called with `train=` where it names that argument.
+        dataset: its `train` split is trained on. The device holds arrays as stored, but float64 and
+            int64 as float32 and int32 unless `jax_enable_x64` is set.
+        optimizer: any optax gradient transformation.
+        loss: per example, (outputs, targets) -> (batch,).
+        metrics: functions of the same kind, or a mapping from names to them.
+        epochs: passes over the training split, at least 1.
+        batch_size: examples a step, at most those of the training split.
+        key: the key of the run: initial parameters, orders and dropout all follow from it.
+        preprocess: a pure function of a batch's inputs, applied inside the step; by default
+            uint8 images become float32 in [0, 1].
+        augment: (key, inputs) -> inputs, applied to training batches after `preprocess` inside
+            the step; its key is a function of the run's and the step.
+        parallel: "jit" is one device; "pmap" all of this process's; "auto" a mesh over all devices
+            of all processes, if there is more than one; or such a mesh. See `parallel`.
+        steps_per_call: steps between two looks at what came out; by default as many as take about
+            two seconds, an epoch at most. The results do not depend on it.
+        on_nonfinite: what to do about a loss or a state that is not finite: "raise", naming the
+            step and what came first; "skip" the step, which counts but changes nothing else, and
+            is marked in the history's "skipped"; "stop" the run before it. A call in which it
+            happens is taken a second time, step by step; others cost no more.
+        observers: an `Observer`, or a function of an `Event` that is called at the end of each
+            epoch and may return a `Change`.
+        drop_last: leave out the smaller last batch of each epoch.
+        state: where to start from, left as it is; by default `init_state(key, ...)`. Epochs are
+            counted on from its step.
+        progress: show a bar; by default when standard error is a terminal.
+        checkpoint_dir: a folder of this run's own, from whose newest checkpoint it goes on by
+            itself. SIGTERM and SIGINT then let the call end, save, and exit with 143 and 130.
+        checkpoint_every: steps between checkpoints; by default one at each epoch's end.
+        keep: how many checkpoints to keep.
+
+    Raises:
+        ValueError: before anything is compiled, a batch size, a number of epochs, splits, targets
+            or devices that no run can be made from.
+        TypeError: a key, model or optimizer of another kind.
+        NonFiniteError: with on_nonfinite="raise".
+
+    An error that an observer raises, and a `NonFiniteError`, has the run so far as its attribute
+    `result`.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from jaxdl import data, losses, models, optimizers
+        >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+        >>> line = data.Dataset("line", data.Arrays(x, 2 * x), None, None, ())
+        >>> result = fit(models.MLP([1]), line, optimizers.sgd(0.5), epochs=20, batch_size=16,
+        ...              loss=losses.mean_squared_error, key=jax.random.key(0))
+        >>> round(result.state.params["dense_0"]["kernel"].item(), 3)
+        2.0
+    """
+    check_parts(key, model, optimizer)
+    train = dataset.train if isinstance(dataset.train, Arrays) else as_streamed(dataset.train)
+    arguments.check_run(dataset, train, epochs, batch_size)
+    arguments.check_counts(steps_per_call=steps_per_call, checkpoint_every=checkpoint_every)
+    require_choice("on_nonfinite", on_nonfinite, get_args(OnNonFinite))
+    arguments.check_folder(checkpoint_dir)
+    layout = resolve(parallel, batch_size)
+    plan = Plan(len(train), batch_size, drop_last)
+    run = Run(
+        model=model,
+        dataset=dataset,
+        loss=loss,
+        optimizer=optimizer,
+        metrics=name_metrics(metrics),
+        preprocess=preprocess,
+        config={"epochs": epochs, "batch_size": batch_size, "drop_last": drop_last},
+    )
+    listed = tuple(as_observer(observer) for observer in observers)
+    for observer in listed:
+        observer.check(run)
+    programs = compile_programs(
+        *(model, optimizer, loss, run.metrics, preprocess),
+        augment=augment,
+        layout=layout,
+    )
+    shapes = example_shapes(train)
+    sample = jax.eval_shape(preprocess, batch_shapes(shapes, 1)["inputs"])
+    # What cannot be run, for the smaller last batch too, is reported before anything is compiled.
+    looped = _check_shapes(run, programs, train, plan, shapes, key, sample, state)
+
+    if state is None:
+        state = programs.init(key, jnp.zeros(sample.shape, sample.dtype))
+    state = layout.replicate(state)
+    first_epoch = int(state.step) // len(plan.sizes)
+    end = (first_epoch + epochs) * len(plan.sizes)
+    validation = None if dataset.validation is None else programs.place(dataset.validation)
+
+    def validate(variables: Mapping[str, Any]) -> dict[str, float]:
+        if validation is None:
+            return {}
+        return programs.measure(variables, validation, len(dataset.validation or ()))
+
+    def measure(variables: Mapping[str, Any], split: Any) -> dict[str, float]:
+        if isinstance(split, Arrays):
+            return programs.measure(variables, programs.place(split), len(split))
+        return programs.measure_stream(variables, as_streamed(split))
+
+    def diagnose(state: TrainState, epoch: int, step: int) -> str:
+        start = step * batch_size
+        indices = epoch_order(state.key, epoch, plan.examples)[start : start + plan.sizes[step]]
+        here = jax.tree.map(local, state)
+        try:
+            return first_nonfinite(model, loss, preprocess, augment, here, read(train, indices))
+        except Exception as error:
+            # A model that only runs where it is mapped, say: the run's own error matters more.
+            return f"the loss or the state (no more is known: {error})"
+
+    def result(moment: Moment) -> Result:
+        return Result(moment.state, moment.history, dataset, measure, moment.stopped)
+
+    with contextlib.ExitStack() as stack:
+        for observer in listed:
+            stack.callback(observer.close)
+        moment = Moment(
+            step=int(state.step),
+            state=state,
+            memories=tuple(observer.init(state) for observer in listed),
+        )
+        store = None
+        if checkpoint_dir is not None:
+            # What a history holds: a resumed one must have the same columns throughout.
+            columns = [*run.metrics, *([SKIPPED] if on_nonfinite == "skip" else [])]
+            identity = resume.identity_of(moment, plan, layout, columns)
+            store = stack.enter_context(checkpoints.open(checkpoint_dir, identity, keep=keep))
+            moment = resume.restore(store, moment, layout)
+            if moment.step > end:
+                raise ValueError(
+                    f"a run must not be over before it goes on, got {checkpoint_dir} at step "
+                    f"{moment.step} of {end}; ask for more epochs, or pass another folder"
+                )
+        received = stack.enter_context(signals.caught(checkpoint_dir is not None))
+        bar = stack.enter_context(progress_bar(epochs, sum(plan.sizes), show=progress))
+        setting = Setting(
+            run=run,
+            plan=plan,
+            advance=make_advance(
+                programs,
+                make_feed(train, plan, jnp.copy(state.key), layout),
+                looped=looped,
+                skip=on_nonfinite == "skip",
+            ),
+            validate=validate,
+            evaluate=lambda variables, split: measure(variables, split_of(dataset, split)),
+            diagnose=diagnose,
+            spoils=programs.became_nonfinite,
+            replicate=layout.replicate,
+            observers=listed,
+            epochs=epochs,
+            end=end,
+            steps_per_call=steps_per_call,
+            checkpoint_every=checkpoint_every,
+            save=None if store is None else functools.partial(resume.save, store),
+            wait=lambda: None if store is None else store.wait(),
+            received=received,
+            stop_on_nonfinite=on_nonfinite == "stop",
+            result=result,
+            bar=bar,
+        )
+        return result(run_to_end(setting, moment))
+
+
+def _check_shapes(
+    run: Run,
+    programs: Programs,
+    train: Arrays | Streamed,
+    plan: Plan,
+    shapes: Batch,
+    key: Key[Array, ""],
+    sample: Any,
+    state: TrainState | None,
+) -> bool:
+    """Trace what the run will compute; returns whether its steps may stand in a loop."""
+
+    def traced(sample: Any, batch: Batch) -> tuple[Any, Any]:
+        start = init_state(key, run.model, run.optimizer, sample) if state is None else state
+        inputs = run.preprocess(batch["inputs"])
+        outputs, _ = call_model(run.model, start.variables, inputs, train=False)
+        return outputs, programs.train_step(start, batch)[1]
+
+    looped = True
+    for size in sorted(set(plan.sizes)):
+        batch = batch_shapes(shapes, size)
+        jaxpr, (outputs, _) = jax.make_jaxpr(traced, return_shape=True)(sample, batch)
+        looped = looped and loops_well(jaxpr)
+        for name, split in {"train": train, "validation": run.dataset.validation}.items():
+            if split is not None:
+                arguments.check_targets(name, outputs, batch["targets"], split)
+    return looped

@@ -1,0 +1,141 @@
+"""What becomes of a run whose loss or state stops being finite, and where that began."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from jaxdl.calling import call_model
+from jaxdl.training.state import TrainState
+from jaxdl.training.steps import PerExample, per_example
+
+OnNonFinite = Literal["raise", "skip", "stop"]
+
+
+class NonFiniteError(FloatingPointError):
+    """A step that gave a loss or a state that is not finite.
+
+    Attributes:
+        step: its number, that is the updates made before it.
+        quantity: what came first, e.g. "the output of dense_1".
+        result: the run up to the step before.
+    """
+
+    def __init__(self, step: int, quantity: str) -> None:
+        super().__init__(
+            f"step {step} must give a finite loss and state, got {quantity} not finite; lower the "
+            'learning rate, clip the gradient, or pass on_nonfinite="skip" or "stop"'
+        )
+        self.step = step
+        self.quantity = quantity
+        self.result: Any = None
+
+
+def became_nonfinite(before: TrainState, after: TrainState) -> Bool[Array, ""]:
+    """Whether a number of the variables or the optimizer's state was finite and is no more.
+
+    An optimizer may start from an infinity, as a plateau's best value does; that is no fault.
+
+    Example:
+        >>> from jaxdl import models, optimizers, training
+        >>> before = training.init_state(
+        ...     jax.random.key(0), models.MLP([1]), optimizers.sgd(0.1), jnp.ones((1, 2)))
+        >>> after = before.replace(params=jax.tree.map(lambda leaf: leaf / 0, before.params))
+        >>> bool(became_nonfinite(before, after)), bool(became_nonfinite(after, after))
+        (True, False)
+    """
+    found = jnp.zeros((), bool)
+    for old, new in zip(_leaves(before), _leaves(after), strict=True):
+        if jnp.issubdtype(new.dtype, jnp.inexact):
+            found |= jnp.any(~jnp.isfinite(new) & jnp.isfinite(old))
+    return found
+
+
+def first_nonfinite(
+    model: nn.Module,
+    loss: PerExample,
+    preprocess: Callable[[Any], Any],
+    augment: Callable[[Any, Any], Any] | None,
+    state: TrainState,
+    batch: Mapping[str, Any],
+) -> str:
+    """What of this step stops being finite first: an activation, the loss, a gradient, an update.
+
+    The step is taken once more, layer by layer and not compiled, from the last good state.
+
+    Example:
+        >>> from jaxdl import losses, models, optimizers, training
+        >>> model, optimizer = models.MLP([4, 1]), optimizers.sgd(0.1)
+        >>> batch = {"inputs": jnp.full((4, 2), 3e38), "targets": jnp.ones((4, 1))}
+        >>> state = training.init_state(jax.random.key(0), model, optimizer, jnp.ones((1, 2)))
+        >>> first_nonfinite(
+        ...     model, losses.mean_squared_error, lambda x: x, None, state, batch)
+        'the output of dense_0'
+    """
+    batch = {name: jnp.asarray(array) for name, array in batch.items()}
+    inputs = preprocess(batch["inputs"])
+    if not _finite(inputs):
+        return "the inputs, preprocessed,"
+    if augment is not None:
+        inputs = augment(state.augment_key(), inputs)
+        if not _finite(inputs):
+            return "the augmented inputs"
+    seen: list[tuple[str, Any, tuple[str, ...]]] = []
+
+    def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        name = "/".join(context.module.path) or type(context.module).__name__
+        seen.append((f"the input of {name}", args, ()))
+        outputs = call(*args, **kwargs)
+        seen.append((f"the output of {name}", outputs, context.module.path))
+        return outputs
+
+    def run(params: Any) -> tuple[Any, Any]:
+        return call_model(
+            model,
+            {**state.variables, "params": params},
+            inputs,
+            train=True,
+            dropout_key=state.dropout_key(),
+        )
+
+    def objective(params: Any) -> Array:
+        return per_example("loss", loss, run(params)[0], batch).mean()
+
+    with nn.intercept_methods(watch):
+        outputs, updates = run(state.params)
+    for what, values, _ in seen:
+        if not _finite(values):
+            return what
+    if not _finite(per_example("loss", loss, outputs, batch)):
+        return "the loss"
+    gradients = jax.grad(objective)(state.params)
+    # Backwards: the last layer's gradient is computed first.
+    for path in reversed([path for _, _, path in seen if path]):
+        part = gradients
+        for name in path:
+            part = part.get(name, {})
+        own = [leaf for leaf in part.values() if isinstance(leaf, jax.Array)]
+        if not _finite(own):
+            return f"the gradient of {'/'.join(path)}"
+    if not _finite(gradients):
+        return "the gradient"
+    if not _finite(updates):
+        return "a running statistic"
+    return "the optimizer's update"
+
+
+def _leaves(state: TrainState) -> list[Any]:
+    return jax.tree.leaves((state.params, state.batch_stats, state.opt_state))
+
+
+def _finite(tree: Any) -> bool:
+    return all(
+        bool(jnp.isfinite(leaf).all())
+        for leaf in jax.tree.leaves(tree)
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    )

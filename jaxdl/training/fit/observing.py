@@ -1,0 +1,195 @@
+"""What a run tells its observers, what they remember, and what they may ask for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import optax
+from jaxtyping import Array
+
+from jaxdl.data.types import Dataset
+from jaxdl.training.fit.history import EpochMeasurements, History, join
+from jaxdl.training.state import TrainState
+from jaxdl.training.steps import PerExample, scale_images
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What does not change while a run lasts.
+
+    Attributes:
+        model: the Linen module.
+        dataset: the data that `fit` was given.
+        loss: per example, (outputs, targets) -> (batch,).
+        optimizer: the gradient transformation.
+        metrics: by name.
+        preprocess: of a batch's inputs.
+        config: the settings of `fit` that can be written down, e.g. {"epochs": 5}.
+    """
+
+    model: nn.Module
+    dataset: Dataset
+    loss: PerExample
+    optimizer: optax.GradientTransformation
+    metrics: Mapping[str, PerExample] = field(default_factory=dict)
+    preprocess: Callable[[Any], Array] = scale_images
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+Evaluate = Callable[[Literal["train", "validation", "test"]], dict[str, float]]
+"""The means of loss and metrics over a split, with the state of the moment."""
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """A moment between two compiled calls.
+
+    Attributes:
+        step: updates made, `int(state.step)`.
+        steps: the step at which the run ends, if nothing stops it.
+        epoch: epochs finished in this run, those before a resume included; from 1 at the first
+            epoch's end.
+        epochs: epochs asked for.
+        epoch_ended: whether an epoch ends here; False at a position inside one.
+        state: the state now; its arrays are handed on to the next call, so copy what is kept.
+        measured: the measurements of the epoch that ends here, as they will stand in the history;
+            None inside an epoch.
+        measurements: those of all finished epochs of the run, this one included.
+        evaluate: the means over a split, with this state.
+        run: model, data, loss: what does not change.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    epoch_ended: bool
+    state: TrainState
+    measured: EpochMeasurements | None
+    measurements: Sequence[EpochMeasurements]
+    evaluate: Evaluate
+    run: Run
+
+    @property
+    def history(self) -> History:
+        """The history so far; there is one once an epoch has ended."""
+        return join(self.measurements)
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What an observer asks for.
+
+    Attributes:
+        state: the state to go on from, or to end with.
+        stop: the reason to end the run here.
+    """
+
+    state: TrainState | None = None
+    stop: str | None = None
+
+
+def _nothing(state: Any) -> tuple[()]:
+    return ()
+
+
+def _done() -> None:
+    return None
+
+
+def _anything(run: Run) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Observer:
+    """A pair of functions in the manner of optax: the memory is handed in and out.
+
+    Attributes:
+        observe: (event, memory) -> (memory, change or None).
+        init: (state) -> memory, a pytree of arrays whose structure, shapes and dtypes never
+            change; `fit` carries it and stores it with every checkpoint, so that a resumed run
+            goes on as one that was never killed. It touches no file: a resumed run calls it too.
+        check: refuses a run that the observer cannot serve, before anything is compiled.
+        close: called once when the run ends, an error included.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> count = Observer(lambda event, seen: (seen + 1, None), lambda state: jnp.zeros(()))
+        >>> count.observe(None, count.init(None))[0].item()
+        1.0
+    """
+
+    observe: Callable[[Event, Any], tuple[Any, Change | None]]
+    init: Callable[[Any], Any] = _nothing
+    check: Callable[[Run], None] = _anything
+    close: Callable[[], None] = _done
+
+
+def as_observer(observer: Observer | Callable[[Event], Change | None]) -> Observer:
+    """An observer of a plain function of the event, which is called at the ends of epochs.
+
+    Raises:
+        TypeError: neither an observer nor a function.
+
+    Example:
+        >>> as_observer(lambda event: Change(stop="seen enough")).init(None)
+        ()
+    """
+    if isinstance(observer, Observer):
+        return observer
+    if not callable(observer):
+        raise TypeError(
+            f"an observer must be an Observer or a function of an Event, got {observer!r}; "
+            "call the factory, e.g. observers.early_stopping(patience=3)"
+        )
+
+    def observe(event: Event, memory: Any) -> tuple[Any, Change | None]:
+        return memory, observer(event) if event.epoch_ended else None
+
+    return Observer(observe)
+
+
+class Notified(NamedTuple):
+    """What came of telling every observer of one event.
+
+    Attributes:
+        memories: one for each observer.
+        state: the state that the last of them asked for; None for the event's own.
+        stop: the first reason to end the run; None to go on.
+        errors: what was raised; the memory of an observer that raised is what it was.
+    """
+
+    memories: tuple[Any, ...]
+    state: TrainState | None
+    stop: str | None
+    errors: tuple[Exception, ...]
+
+
+def notify(observers: Sequence[Observer], memories: Sequence[Any], event: Event) -> Notified:
+    """Tell each observer in turn; each sees the state that those before it asked for.
+
+    An observer that raises does not keep the event from the others, so that what they remember
+    belongs to one and the same moment and can be saved.
+
+    Raises:
+        ValueError: another number of memories than of observers.
+    """
+    kept: list[Any] = []
+    errors: list[Exception] = []
+    state: TrainState | None = None
+    stop: str | None = None
+    for observer, memory in zip(observers, memories, strict=True):
+        change = None
+        try:
+            memory, change = observer.observe(event, memory)
+        except Exception as error:
+            errors.append(error)
+        kept.append(memory)
+        if change is not None and change.state is not None:
+            state = change.state
+            event = replace(event, state=state)
+        if change is not None and stop is None:
+            stop = change.stop
+    return Notified(tuple(kept), state, stop, tuple(errors))

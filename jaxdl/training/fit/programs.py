@@ -1,0 +1,198 @@
+"""What a run calls, compiled: its steps, its first state, its evaluation."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Key
+
+from jaxdl.compiling import compiler_options, init_options, once_for_equal
+from jaxdl.data.streaming import stream
+from jaxdl.data.types import Arrays
+from jaxdl.training.evaluation import make_batch_sums, means
+from jaxdl.training.fit.batches import Streamed, put_on_device
+from jaxdl.training.fit.layouts import AXIS, ONE_DEVICE, Layout
+from jaxdl.training.fit.nonfinite import became_nonfinite
+from jaxdl.training.loops import Source, make_loop, make_single
+from jaxdl.training.state import TrainState, init_state
+from jaxdl.training.steps import (
+    Augment,
+    Batch,
+    PerExample,
+    TrainStep,
+    make_eval_step,
+    make_train_step,
+)
+
+Piece = tuple[Mapping[str, Array], slice | None]
+"""Metrics on the device and which of their rows count; None for those of a single step."""
+
+# Examples a call of the evaluation step; the result does not depend on it.
+EVALUATION_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What a run calls, compiled at the first call of each shape.
+
+    Attributes:
+        layout: where state and batches lie.
+        train_step: the pure train step of one device, not compiled.
+        init: (key, sample_inputs) -> state.
+        loops, singles: `make_loop` and `make_single` of the step, compiled; by whether the devices
+            share the batches of the source.
+            Loops leave the state that they are given as it was, to singles it is donated.
+        became_nonfinite: (state before, state after) -> flag.
+        batch_sums: (variables, arrays) -> the sums of each evaluation batch.
+        stacked_sums: (variables, batches) -> the same, of batches laid one after another.
+    """
+
+    layout: Layout
+    train_step: TrainStep
+    init: Callable[[Key[Array, ""], Any], TrainState]
+    loops: Mapping[bool, Callable[..., tuple[TrainState, dict[str, Array]]]]
+    singles: Mapping[bool, Callable[..., tuple[TrainState, dict[str, Array]]]]
+    became_nonfinite: Callable[[TrainState, TrainState], Array]
+    batch_sums: Callable[..., dict[str, Array]]
+    stacked_sums: Callable[..., dict[str, Array]]
+
+    def run(
+        self, state: TrainState, source: Source, rows: range, *, batch: int, looped: bool
+    ) -> tuple[TrainState, list[Piece]]:
+        """Take the steps of these rows: in one call, or, `looped` being false, in one each."""
+        shared = self.layout.divides(batch)
+        if looped:
+            state, measured = self.loops[shared](state, source, rows.start, rows.stop)
+            return state, [(measured, slice(rows.start, rows.stop))]
+        pieces: list[Piece] = []
+        for row in rows:
+            state, measured = self.singles[shared](state, source, row)
+            pieces.append((measured, None))
+        return state, pieces
+
+    def place(self, arrays: Arrays) -> list[Any]:
+        """A split on the devices, for `measure`."""
+        if self.layout.mesh is None:
+            return [put_on_device(arrays)]
+        size = self.layout.devices * -(-EVALUATION_BATCH // self.layout.devices)
+        full = len(arrays) // size * size
+        parts = [np.arange(full).reshape(-1, size), np.arange(full, len(arrays))[None]]
+        return [self.layout.put_stack(arrays, order) for order in parts if order.size]
+
+    def measure(
+        self, variables: Mapping[str, Any], placed: Sequence[Any], examples: int
+    ) -> dict[str, float]:
+        """The mean loss and metrics over all examples of a split that was placed."""
+        sums = self.batch_sums if self.layout.mesh is None else self.stacked_sums
+        return means(joined([(sums(variables, part), slice(None)) for part in placed]), examples)
+
+    def measure_stream(self, variables: Mapping[str, Any], streamed: Streamed) -> dict[str, float]:
+        """`measure` of a split that is read batch by batch."""
+        batches = stream(
+            streamed.source,
+            range(len(streamed)),
+            batch_size=min(EVALUATION_BATCH, len(streamed)),
+            decode=streamed.decode,
+            device=None if self.layout.mesh is None else self.layout.replicated,
+            prefetch=streamed.prefetch,
+            threads=streamed.threads,
+        )
+        pieces = [(self.batch_sums(variables, batch), slice(None)) for batch in batches]
+        return means(joined(pieces), len(streamed))
+
+
+def joined(pieces: Sequence[Piece]) -> dict[str, np.ndarray]:
+    """The metrics on the host, a row for each step."""
+    on_host = jax.device_get([measured for measured, _ in pieces])
+    return {
+        name: np.concatenate(
+            [
+                values[name][None] if rows is None else values[name][rows]
+                for values, (_, rows) in zip(on_host, pieces, strict=True)
+            ]
+        )
+        for name in on_host[0]
+    }
+
+
+def compile_programs(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss: PerExample,
+    metrics: Mapping[str, PerExample],
+    preprocess: Callable[[Array], Array],
+    *,
+    augment: Augment | None = None,
+    layout: Layout = ONE_DEVICE,
+) -> Programs:
+    """The programs of a run; runs with the same (equal, hashable) arguments share them."""
+    return _build(model, optimizer, loss, tuple(metrics.items()), preprocess, augment, layout)
+
+
+@once_for_equal
+def _build(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss: PerExample,
+    metrics: tuple[tuple[str, PerExample], ...],
+    preprocess: Callable[[Array], Array],
+    augment: Augment | None,
+    layout: Layout,
+) -> Programs:
+    def step_over(axis_name: str | None) -> TrainStep:
+        return make_train_step(
+            model,
+            optimizer,
+            loss,
+            dict(metrics),
+            preprocess=preprocess,
+            augment=augment,
+            axis_name=axis_name,
+        )
+
+    alone = step_over(None)
+    eval_step = make_eval_step(model, loss, dict(metrics), preprocess=preprocess)
+    options = compiler_options()
+
+    def by_sharing(
+        make: Callable[[TrainStep], Callable[..., Any]], positions: int, donate: bool
+    ) -> dict[bool, Any]:
+        compile_ = functools.partial(layout.compile, positions=positions, donate=donate)
+        # On a CPU the steps that are dispatched one by one are those with convolutions.
+        one = compile_(make(alone), compiler_options(convolutional=make is make_single))
+        if not layout.mapped:
+            return {True: one, False: one}
+        return {True: compile_(make(step_over(AXIS)), {}, mapped=True), False: one}
+
+    return Programs(
+        layout=layout,
+        train_step=alone,
+        init=jax.jit(
+            lambda key, sample: init_state(key, model, optimizer, sample),
+            compiler_options=init_options(),
+        ),
+        loops=by_sharing(make_loop, 2, donate=False),
+        singles=by_sharing(make_single, 1, donate=True),
+        became_nonfinite=jax.jit(became_nonfinite),
+        batch_sums=jax.jit(make_batch_sums(eval_step, EVALUATION_BATCH), compiler_options=options),
+        stacked_sums=jax.jit(
+            lambda variables, stack: lax.map(
+                lambda batch: eval_step(variables, batch), stack["batches"]
+            ),
+            compiler_options=options,
+        ),
+    )
+
+
+def batch_shapes(arrays: Batch, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and dtypes of a batch of `arrays`."""
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype)
+        for name, array in arrays.items()
+    }

@@ -1,0 +1,232 @@
+"""What changes a trained model: its running statistics made exact, its norms folded away."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxdl.calling import call_model
+from jaxdl.compiling import once_for_equal
+from jaxdl.layers import BatchNorm
+from jaxdl.training.steps import scale_images
+
+Path = tuple[str, ...]
+
+LAYERS = ("dense", "conv")
+
+
+class Moments(NamedTuple):
+    """Of a batch, per feature: how many values, their mean, the sum of squares about it."""
+
+    number: Array
+    mean: Array
+    squares: Array
+
+
+def recalibrate(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    batches: Iterable[Any],
+    *,
+    preprocess: Callable[[Array], Array] = scale_images,
+) -> dict[str, Any]:
+    r"""The variables with the statistics of all batches in the place of the running averages.
+
+    $$\mu = \frac{1}{N}\sum_b n_b\,\mu_b, \qquad
+      \sigma^2 = \frac{1}{N}\sum_b \bigl(n_b\,\sigma_b^2 + n_b(\mu_b - \mu)^2\bigr)$$
+
+    over the values that reach each norm, in one pass, combined in float64; times N / (N - 1) where
+    the norm keeps the unbiased variance. They are what one batch of everything would give, and
+    not the mean of the batches' variances, which leaves the spread between batches out.
+
+    In this pass the norms before a norm use their batch's own statistics, as in training: with
+    large batches that is the same. Dropout is off, as it will be in evaluation.
+
+    Arguments:
+        model: a Linen module with `jaxdl.layers.BatchNorm` or `flax.linen.BatchNorm` in it.
+        variables: {"params": ..., "batch_stats": ...}; left as they are.
+        batches: inputs, or mappings that hold them as "inputs"; the training set, in any order.
+        preprocess: a pure function of a batch's inputs, as in `training.fit`.
+
+    Raises:
+        ValueError: a model without batch norms, or no batches.
+
+    Example:
+        >>> import functools, jax, jax.numpy as jnp
+        >>> from jaxdl import models
+        >>> x = 5 + jax.random.normal(jax.random.key(0), (100, 3))
+        >>> model = models.MLP([4, 1], norm=BatchNorm)
+        >>> variables = model.init(jax.random.key(1), x, train=False)
+        >>> exact = recalibrate(model, variables, [x[:60], x[60:]])
+        >>> hidden = x @ variables["params"]["dense_0"]["kernel"]
+        >>> bool(jnp.allclose(exact["batch_stats"]["norm_0"]["mean"], hidden.mean(0), rtol=1e-5))
+        True
+
+    Source: Ioffe and Szegedy (2015), algorithm 2; Wu and Johnson (2021), section 3.
+    """
+    moments_of, keeps_unbiased = _program(model, preprocess)
+    total: dict[Path, Moments] = {}
+    for batch in batches:
+        inputs = jnp.asarray(batch["inputs"] if isinstance(batch, Mapping) else batch)
+        found = jax.tree.map(
+            lambda leaf: np.asarray(leaf, np.float64), moments_of(variables, inputs)
+        )
+        total = {
+            path: combined(total[path], new) if path in total else new
+            for path, new in found.items()
+        }
+    if not total:
+        raise ValueError(
+            f"batches must reach a batch norm of the model, got none through "
+            f"{type(model).__name__}; pass a model with norm=BatchNorm and at least one batch"
+        )
+    statistics = jax.tree.map(lambda leaf: leaf, dict(variables["batch_stats"]))
+    for path, (count, mean, squares) in total.items():
+        node = statistics
+        for name in path:
+            node = node[name]
+        variance = squares / (count - 1 if keeps_unbiased[path] else count)
+        for name, value in (("mean", mean), ("var", variance)):
+            node[name] = jnp.asarray(value, node[name].dtype)
+    return {**variables, "batch_stats": statistics}
+
+
+@once_for_equal
+def _program(
+    model: nn.Module, preprocess: Callable[[Array], Array]
+) -> tuple[Callable[..., dict[Path, Moments]], dict[Path, bool]]:
+    """(variables, inputs) -> moments by norm, compiled; and whose variances are unbiased."""
+    keeps_unbiased: dict[Path, bool] = {}
+
+    @jax.jit
+    def moments_of(variables: Any, inputs: Array) -> dict[Path, Moments]:
+        seen: dict[Path, Moments] = {}
+
+        def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            module = context.module
+            if context.method_name == "__call__" and isinstance(module, nn.Dropout):
+                return args[0]
+            if context.method_name == "__call__" and is_batch_norm(module):
+                new = moments(args[0], feature_axis(module))
+                seen[module.path] = combined(seen[module.path], new) if module.path in seen else new
+                keeps_unbiased[module.path] = getattr(module, "unbiased_variance", False)
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(watch):
+            call_model(
+                model,
+                variables,
+                preprocess(inputs),
+                train=True,
+                dropout_key=jax.random.key(0),
+            )
+        return seen
+
+    return moments_of, keeps_unbiased
+
+
+def moments(x: Array, axis: int) -> Moments:
+    """Of all axes but the features', in two passes."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    x = jnp.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]).astype(dtype)
+    mean = x.mean(0)
+    return Moments(jnp.asarray(len(x), dtype), mean, jnp.square(x - mean).sum(0))
+
+
+def combined(one: Moments, other: Moments) -> Moments:
+    """Those of both batches together (Chan, Golub and LeVeque, 1979)."""
+    count = one.number + other.number
+    apart = other.mean - one.mean
+    return Moments(
+        count,
+        one.mean + apart * (other.number / count),
+        one.squares + other.squares + apart**2 * (one.number * other.number / count),
+    )
+
+
+def is_batch_norm(module: Any) -> bool:
+    """Whether a module keeps running statistics that this file understands."""
+    return isinstance(module, (BatchNorm, nn.BatchNorm))
+
+
+def feature_axis(module: Any) -> int:
+    """The axis that is not reduced."""
+    return module.feature_axis if isinstance(module, BatchNorm) else module.axis
+
+
+def fold(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    r"""The same function in evaluation, without the norms.
+
+    $$W' = W\,\frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}, \qquad
+      b' = \beta + (b - \mu)\,\frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}$$
+
+    with mu and sigma^2 the running statistics, computed in float32: the outputs agree to
+    rounding. What is left is a model to evaluate; training it further is another matter.
+
+    Arguments:
+        model: one of `jaxdl.models` with norm=BatchNorm (or a partial of it, or Flax's) before
+            the activation: norm `norm_x` is folded into the `dense_x` or `conv_x` beside it.
+        variables: {"params": ..., "batch_stats": ...}.
+
+    Returns:
+        (the model with norm=None, its variables {"params": ...}).
+
+    Raises:
+        ValueError: a model without the field `norm`, with norms of another kind or after the
+            activation, where the layer before is not beside the norm; a norm without its layer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdl import layers, models
+        >>> x, model = jnp.ones((1, 3)), models.MLP([4, 1], norm=layers.BatchNorm)
+        >>> variables = model.init(jax.random.key(0), x, train=False)
+        >>> folded, without = fold(model, variables)
+        >>> list(without), sorted(without["params"]["dense_0"])
+        (['params'], ['bias', 'kernel'])
+        >>> a, b = (m.apply(v, x, train=False) for m, v in ((model, variables), (folded, without)))
+        >>> bool(jnp.allclose(a, b, rtol=1e-6))
+        True
+
+    Source: Jacob et al. (2018), eq. 14.
+    """
+    factory = getattr(model, "norm", None)
+    norm: Any = factory() if callable(factory) else None
+    if not is_batch_norm(norm) or getattr(model, "norm_position", "before") != "before":
+        raise ValueError(
+            "fold takes a model of jaxdl.models with norm=BatchNorm before the activation, got "
+            f"{type(model).__name__} with norm={factory!r} "
+            f"{getattr(model, 'norm_position', 'nowhere')!r}; there is no linear layer to fold "
+            "another norm into"
+        )
+    params = _folded(variables["params"], variables["batch_stats"], norm.epsilon, ())
+    return model.clone(norm=None), {"params": params}
+
+
+def _folded(params: Any, stats: Any, epsilon: float, path: tuple[str, ...]) -> dict[str, Any]:
+    """A module's parameters without those of its norms, and so on down."""
+    norms = {name for name, node in stats.items() if "var" in node}
+    kept = {name: node for name, node in params.items() if name not in norms}
+    for name in norms:
+        suffix = name.removeprefix("norm")
+        layers = [layer + suffix for layer in LAYERS if layer + suffix in params]
+        if not name.startswith("norm") or len(layers) != 1:
+            raise ValueError(
+                f"norm {'/'.join((*path, name))} must stand beside one layer named "
+                f"dense{suffix} or conv{suffix}, got {sorted(params)}; name the modules so"
+            )
+        layer, own = kept[layers[0]], params.get(name, {})
+        factor = 1 / jnp.sqrt(stats[name]["var"] + epsilon) * own.get("scale", 1.0)
+        bias = own.get("bias", 0.0) + (layer.get("bias", 0.0) - stats[name]["mean"]) * factor
+        kernel = layer["kernel"]
+        kept[layers[0]] = {
+            "kernel": (kernel * factor).astype(kernel.dtype),
+            "bias": jnp.broadcast_to(bias, kernel.shape[-1:]).astype(kernel.dtype),
+        }
+    for name, node in stats.items():
+        if name not in norms:
+            kept[name] = _folded(params[name], node, epsilon, (*path, name))
+    return kept

@@ -1,0 +1,278 @@
+"""The members of a sweep as compiled calls: traced once, cut into chunks, run on every core."""
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jax.sharding import (
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
+from jaxtyping import Array
+
+from jaxdl.compiling import compiler_options
+from jaxdl.jaxprs import atom_bytes, equations
+from jaxdl.training.orders import order_key
+
+# On CPUs a step's reads and writes, all members of a call together, should stay near the core's
+# cache: 784-128-10 with Adam (3 MB a member) is fastest by 4 to 8 members a call, a fifth slower
+# by 32. Beyond 64 members there is no overhead left to share: 2-4-3-1 costs the same by 128.
+CPU_BYTES, CPU_MEMBERS = 16_000_000, 64
+
+# Elsewhere memory is the bound. What one operation reads and writes is about half of what a member
+# holds; the rest is the data, the compiler's and the user's.
+DEVICE_SHARE = 0.25
+DEVICE_BYTES = 4_000_000_000
+"""What a device is taken to have that does not say."""
+
+
+Finished = Callable[[np.ndarray, list[np.ndarray]], None]
+"""Told the members of a call and their metrics."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A run, traced for one member and not yet compiled.
+
+    Attributes:
+        jaxpr: (seed, order's seed, setting, ...) -> metrics, flat; the arrays that the run closes
+            over are its constants.
+        settings: the settings' names, in the order of the arguments.
+        outputs: names, shapes and dtypes of the metrics, in order.
+        shared: whether one order's seed serves all members.
+    """
+
+    jaxpr: core.ClosedJaxpr
+    settings: tuple[str, ...]
+    outputs: Mapping[str, jax.ShapeDtypeStruct]
+    shared: bool
+
+    def digest(self) -> str:
+        """Of the arithmetic and of the arrays that it closes over; equal in every process."""
+        seen = hashlib.blake2b(digest_size=16)
+        seen.update(re.sub(r"0x[0-9a-f]+", "", str(self.jaxpr)).encode())
+        for const in self.jaxpr.consts:
+            if jnp.issubdtype(const.dtype, jax.dtypes.prng_key):
+                const = jax.random.key_data(const)
+            seen.update(f"{const.dtype} {const.shape}".encode())
+            seen.update(np.ascontiguousarray(const).data)
+        return seen.hexdigest()
+
+    def batched(self, consts: Sequence[Any], *arguments: Any) -> list[Array]:
+        """All members of a call."""
+        run = core.jaxpr_as_fun(core.ClosedJaxpr(self.jaxpr.jaxpr, list(consts)))
+        return jax.vmap(run, in_axes=self._by_member(0, None))(*arguments)
+
+    def _by_member(self, member: Any, shared: Any) -> tuple[Any, ...]:
+        """One entry an argument: `shared` for what has no axis of members."""
+        return (member, shared if self.shared else member, *(member for _ in self.settings))
+
+    def arguments(self, members: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The shapes and dtypes of a call's arguments."""
+        solo = (jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in self.jaxpr.in_avals)
+        axes = self._by_member((members,), ())
+        return tuple(jax.ShapeDtypeStruct(s, a.dtype) for s, a in zip(axes, solo, strict=True))
+
+    def bytes_per_member(self) -> int:
+        """The most that one operation of a member reads and writes, in bytes.
+
+        The difference between calls of three and of two members, so that what they share, such as
+        the data, does not count.
+        """
+        two, three = (
+            list(
+                _traffic(jax.make_jaxpr(self.batched)(self.jaxpr.consts, *self.arguments(n)).jaxpr)
+            )
+            for n in (2, 3)
+        )
+        return max((b - a for a, b in zip(two, three, strict=True)), default=0)
+
+    def compile(
+        self, members: int, devices: Sequence[jax.Device], *, threads: int
+    ) -> Callable[..., list[np.ndarray]]:
+        """The call for so many members, a multiple of the devices, as arrays on the host."""
+        options = compiler_options()
+        if threads > 1:
+            # The calls are side by side; their operations need no threads of their own.
+            options = {**options, "xla_cpu_multi_thread_eigen": False}
+        if len(devices) == 1:
+            everywhere: Sharding = SingleDeviceSharding(devices[0])
+            by_member: Sharding = everywhere
+            call: Callable[..., Any] = self.batched
+        else:
+            mesh = Mesh(np.array(devices), ("members",))
+            split, whole = PartitionSpec("members"), PartitionSpec()
+            everywhere, by_member = NamedSharding(mesh, whole), NamedSharding(mesh, split)
+            # The members do not talk: there is nothing to check, and a state that starts as a
+            # constant would be refused.
+            call = jax.shard_map(
+                self.batched,
+                mesh=mesh,
+                in_specs=(whole, *self._by_member(split, whole)),
+                out_specs=split,
+                check_vma=False,
+            )
+        placement = self._by_member(by_member, everywhere)
+        consts = jax.device_put(self.jaxpr.consts, everywhere)
+        lowered = jax.jit(call, compiler_options=options).lower(
+            [jax.ShapeDtypeStruct(c.shape, c.dtype, sharding=everywhere) for c in consts],
+            *(
+                jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place)
+                for a, place in zip(self.arguments(members), placement, strict=True)
+            ),
+        )
+        compiled = lowered.compile()
+
+        def on_host(*arguments: np.ndarray) -> list[np.ndarray]:
+            placed = [jax.device_put(a, p) for a, p in zip(arguments, placement, strict=True)]
+            return [np.asarray(output) for output in compiled(consts, *placed)]
+
+        return on_host
+
+
+def trace_member(
+    run: Callable[..., Any],
+    settings: Mapping[str, np.dtype],
+    *,
+    takes_order: bool,
+    shared: bool,
+) -> Program:
+    """Trace `run(key, **settings)` once, for one member.
+
+    Raises:
+        TypeError: a metric that is no array of numbers.
+    """
+    names: list[str] = []
+
+    def solo(seed: Array, order_seed: Array, *values: Array) -> list[Array]:
+        order = {"order_key": order_key(order_seed)} if takes_order else {}
+        metrics = run(jax.random.key(seed), **dict(zip(settings, values, strict=True)), **order)
+        paths = jax.tree_util.tree_flatten_with_path(metrics, is_leaf=lambda leaf: leaf is None)[0]
+        names[:] = [
+            jax.tree_util.keystr(path, simple=True, separator="/") or "result" for path, _ in paths
+        ]
+        for name, (_, leaf) in zip(names, paths, strict=True):
+            _check_metric(name, leaf)
+        return [jnp.asarray(leaf) for _, leaf in paths]
+
+    word = jax.ShapeDtypeStruct((), np.uint32)
+    values = [jax.ShapeDtypeStruct((), dtype) for dtype in settings.values()]
+    try:
+        jaxpr, shapes = jax.make_jaxpr(solo, return_shape=True)(word, word, *values)
+    except Exception as error:
+        error.add_note(
+            f"sweep traced run with {', '.join(settings) or 'nothing'} as arrays; an argument that "
+            "decides a shape, or that Python branches on, is to be named in static=(...)"
+        )
+        raise
+    if not names:
+        raise TypeError(
+            "run must return arrays by name, got none; return e.g. {'loss': loss}, not None"
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"metrics must have different names, got {names}; rename one")
+    return Program(jaxpr, tuple(settings), dict(zip(names, shapes, strict=True)), shared)
+
+
+def _check_metric(name: str, leaf: Any) -> None:
+    kinds = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
+    numeric = isinstance(leaf, kinds) and any(
+        jnp.issubdtype(jnp.result_type(leaf), kind) for kind in (np.number, np.bool_)
+    )
+    if not numeric:
+        raise TypeError(
+            f"metrics must be arrays of numbers, got {name} = {leaf!r}; leave it out of what run "
+            "returns"
+        )
+
+
+def _traffic(program: core.Jaxpr) -> Iterator[int]:
+    """The bytes that each equation reads and writes, those of inner functions included."""
+    for equation in equations(program):
+        yield sum(map(atom_bytes, (*equation.invars, *equation.outvars)))
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How members are cut into calls.
+
+    Attributes:
+        devices: those that share each call.
+        threads: calls that run at a time.
+        members: of each call; the last one repeats a member where it has too few.
+    """
+
+    devices: tuple[jax.Device, ...]
+    threads: int
+    members: int
+
+
+def plan_calls(program: Program, members: int, chunk: int | None) -> Calls:
+    """Calls of equal size that keep every core and device busy; `chunk` members a device."""
+    devices = tuple(jax.local_devices())
+    on_cpu = devices[0].platform == "cpu"
+    threads = max(1, _cores() // len(devices)) if on_cpu else 1
+    if chunk is None:
+        each = max(1, _budget(devices[0]) // max(1, program.bytes_per_member()))
+        most = min(members, (min(each, CPU_MEMBERS) if on_cpu else each) * len(devices))
+        # As many calls as threads, or a multiple of it: no core waits for another's last call.
+        number = min(members, threads * math.ceil(members / most / threads))
+        chunk = math.ceil(members / number / len(devices))
+    size = min(chunk, math.ceil(members / len(devices))) * len(devices)
+    return Calls(devices, min(threads, math.ceil(members / size)), size)
+
+
+def _budget(device: jax.Device) -> int:
+    if device.platform == "cpu":
+        return CPU_BYTES
+    limit = (device.memory_stats() or {}).get("bytes_limit", DEVICE_BYTES)
+    return int(DEVICE_SHARE * limit)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def prepare(
+    program: Program, members: int, chunk: int | None
+) -> Callable[[Sequence[np.ndarray], np.ndarray, Finished], None]:
+    """Compile for so many members: (arguments, members, finished) -> None runs these members.
+
+    One compiled call on a CPU keeps one core busy, so calls are made from threads: JAX gives up
+    the interpreter's lock while it computes. `finished(members, metrics)` is called from them,
+    after each call.
+    """
+    calls = plan_calls(program, members, chunk)
+    call = program.compile(calls.members, calls.devices, threads=calls.threads)
+
+    def execute(arguments: Sequence[np.ndarray], todo: np.ndarray, finished: Finished) -> None:
+        def one(start: int) -> None:
+            now = todo[start : start + calls.members]
+            padded = np.concatenate([now, np.repeat(now[-1:], calls.members - len(now))])
+            outputs = call(*(a[padded] if a.ndim else a for a in arguments))
+            finished(now, [output[: len(now)] for output in outputs])
+
+        with ThreadPoolExecutor(calls.threads) as pool:
+            futures = [pool.submit(one, start) for start in range(0, len(todo), calls.members)]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    return execute

@@ -1,0 +1,257 @@
+"""Many runs at once: a pure run over hyper-parameters and seeds, as arrays with named axes."""
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jaxdl.training.sweep.axes import (
+    GIVEN_BY_SWEEP,
+    Axis,
+    make_axis,
+    member_arguments,
+    seed_numbers,
+)
+from jaxdl.training.sweep.folder import SweepFolder, open_folder
+from jaxdl.training.sweep.program import Program, prepare, trace_member
+
+if TYPE_CHECKING:
+    import xarray
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxdl")
+
+
+def sweep(
+    run: Callable[..., Any],
+    over: Mapping[str, Any] | None = None,
+    *,
+    seeds: int | Iterable[int] = 8,
+    shared_batches: bool = True,
+    static: Sequence[str] = (),
+    dims: Mapping[str, Sequence[str]] | None = None,
+    chunk: int | None = None,
+    folder: str | Path | None = None,
+) -> "xarray.Dataset":
+    r"""Call the pure function `run` for every combination of the settings and every seed.
+
+    $$\text{result}[h_1, \dots, h_n, s] = \text{run}(\text{key}(s), h_1, \dots, h_n)$$
+
+    Members whose settings are numbers differ in nothing but the values of a few arguments, so they
+    are one program: vectorised, in calls that fit cache or memory, on all cores and local devices.
+    A member equals its solo run to rounding; one that diverges leaves the others as they are.
+
+    A `run` that names the argument `order_key` is given a key for the order of its data. Shared
+    among the members, every batch is gathered once for all of them, and the product with the first
+    layer's weights is one matrix product: prefer it unless the order's own randomness is studied.
+
+    Arguments:
+        run: (key, **settings) -> metrics, a dictionary (or another pytree) of arrays; pure.
+        over: the values of each setting. Numbers are arguments of one compiled program, of dtype
+            float32, int32 or bool (64 bits with `jax_enable_x64`). Other values (functions,
+            strings, tuples; a mapping gives them labels) are static: each is compiled.
+        seeds: run's keys are `jax.random.key(0)` to `key(seeds - 1)`, or those of these seeds.
+        shared_batches: `order_key` is the first seed's for all members; else each seed's own:
+            `training.order_key(seed)` both times.
+        static: settings that decide a shape or a branch, such as a width: each value is compiled.
+        dims: the names of a metric's own axes, e.g. {"loss": ("epoch",)}; "loss_dim_0" by default.
+        chunk: members of a call on each device; by default as many as fit. It does not change the
+            results beyond rounding.
+        folder: keep finished calls here. A restart computes what is missing; files that cannot be
+            read are computed again, with a warning.
+
+    Returns:
+        An `xarray.Dataset`: a variable for each metric, with the axes `over`, "seed", its own.
+        Nested metrics are named by their path, "train/loss".
+
+    Raises:
+        ValueError: an axis that is empty, repeats a value or that `run` does not take; seeds,
+            chunk, dims out of range; metrics whose shape depends on a setting; a folder with
+            another sweep.
+        TypeError: a metric that is no array of numbers, an argument of another kind.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> def run(key, *, rate):
+        ...     start = jax.random.normal(key)
+        ...     return {"distance": jnp.abs(start) * (1 - rate) ** jnp.arange(5)}
+        >>> result = sweep(run, {"rate": [0.1, 0.5]}, seeds=3, dims={"distance": ("step",)})
+        >>> dict(result.sizes)
+        {'rate': 2, 'seed': 3, 'step': 5}
+        >>> bool((result.distance.sel(rate=0.5) <= result.distance.sel(rate=0.1)).all())
+        True
+    """
+    xarray = _import_xarray()
+    axes = [make_axis(name, values, name in static) for name, values in (over or {}).items()]
+    seed_values = seed_numbers(seeds)
+    takes_order = _check_run(run, axes, static, shared_batches)
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1 member, got {chunk}; leave it out")
+
+    fixed = [axis for axis in axes if axis.static]
+    moving = [axis for axis in axes if not axis.static]
+    combinations = list(itertools.product(*(axis.values for axis in fixed)))
+    programs = [
+        trace_member(
+            functools.partial(run, **dict(zip((a.name for a in fixed), values, strict=True))),
+            {axis.name: np.asarray(axis.values).dtype for axis in moving},
+            takes_order=takes_order,
+            shared=shared_batches,
+        )
+        for values in combinations
+    ]
+    _check_outputs(programs, axes)
+    own_dims = _own_dims(programs[0], axes, dims or {})
+    kept = None
+    if folder is not None:
+        identity = _identity(programs, axes, seed_values, shared_batches)
+        kept = open_folder(Path(folder), identity)
+
+    arguments = member_arguments(moving, seed_values, shared_batches)
+    columns = [_run_group(g, program, arguments, chunk, kept) for g, program in enumerate(programs)]
+
+    grid = [*fixed, *moving]
+    shape = (*(len(axis.values) for axis in grid), len(seed_values))
+    names = [*(axis.name for axis in axes), "seed"]
+    variables = {}
+    for index, (name, output) in enumerate(programs[0].outputs.items()):
+        values = np.stack([column[index] for column in columns]).reshape(*shape, *output.shape)
+        array = xarray.DataArray(
+            values, dims=[*(axis.name for axis in grid), "seed", *own_dims[name]]
+        )
+        variables[name] = array.transpose(*names, *own_dims[name])
+    return xarray.Dataset(
+        variables,
+        coords={**{axis.name: axis.labels for axis in axes}, "seed": seed_values.astype(np.int64)},
+    )
+
+
+def _run_group(
+    group: int,
+    program: Program,
+    arguments: Sequence[np.ndarray],
+    chunk: int | None,
+    kept: SweepFolder | None,
+) -> list[np.ndarray]:
+    """The metrics of all members that share a program, one array a metric."""
+    members = len(arguments[0])
+    columns = [np.empty((members, *out.shape), out.dtype) for out in program.outputs.values()]
+    done = np.zeros(members, bool) if kept is None else kept.load(group, columns)
+
+    def finished(indices: np.ndarray, metrics: list[np.ndarray]) -> None:
+        for column, values in zip(columns, metrics, strict=True):
+            column[indices] = values
+        if kept is not None:
+            kept.save(group, indices, metrics)
+
+    if not done.all():
+        todo = np.flatnonzero(~done)
+        prepare(program, len(todo), chunk)(arguments, todo, finished)
+    return columns
+
+
+def _check_run(
+    run: Callable[..., Any], axes: Sequence[Axis], static: Sequence[str], shared_batches: bool
+) -> bool:
+    """Refuse settings that `run` does not take; whether it takes a key for the order."""
+    if isinstance(static, str):
+        raise TypeError(f"static must be a tuple of names, got {static!r}; pass ({static!r},)")
+    given = [axis.name for axis in axes]
+    if unknown := [name for name in static if name not in given]:
+        raise ValueError(f"static must name settings of over, {given}, got {unknown}; leave it out")
+    parameters = list(inspect.signature(run).parameters.values())[1:]
+    named = {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if not takes_any and (unknown := [name for name in given if name not in named]):
+        raise ValueError(
+            f"over must name arguments of run, {sorted({*named} - {*GIVEN_BY_SWEEP})}, "
+            f"got {unknown}; rename them or add them to run"
+        )
+    missing = [
+        name
+        for name, parameter in named.items()
+        if parameter.default is parameter.empty and name not in (*given, "order_key")
+    ]
+    if missing:
+        raise ValueError(
+            f"over must name every argument of run that has no default, got none for {missing}; "
+            f"add e.g. over={{{missing[0]!r}: [...]}}"
+        )
+    if not shared_batches and "order_key" not in named:
+        raise ValueError(
+            "shared_batches=False gives every seed an order_key, got a run without that argument; "
+            "add it, or let run take its orders from its key"
+        )
+    return "order_key" in named
+
+
+def _check_outputs(programs: Sequence[Program], axes: Sequence[Axis]) -> None:
+    shapes = [{n: (o.shape, str(o.dtype)) for n, o in p.outputs.items()} for p in programs]
+    fixed = [axis.name for axis in axes if axis.static]
+    for other in shapes[1:]:
+        if other != shapes[0]:
+            raise ValueError(
+                f"metrics must have the same names and shapes for every value of {fixed}, got "
+                f"{shapes[0]} and {other}; reduce them in run, or sweep them apart"
+            )
+    taken = {axis.name for axis in axes} | {"seed"}
+    if clash := sorted(taken & shapes[0].keys()):
+        raise ValueError(f"metrics must not be named like settings, got {clash}; rename them")
+
+
+def _own_dims(
+    program: Program, axes: Sequence[Axis], dims: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[str, ...]]:
+    """The names of each metric's own axes."""
+    if unknown := [name for name in dims if name not in program.outputs]:
+        raise ValueError(f"dims must name metrics, {list(program.outputs)}, got {unknown}")
+    sizes: dict[str, int] = {axis.name: -1 for axis in axes} | {"seed": -1}
+    named = {}
+    for metric, output in program.outputs.items():
+        rank = len(output.shape)
+        own = dims.get(metric, [f"{metric}_dim_{i}" for i in range(rank)])
+        if isinstance(own, str) or len(own) != rank or len(set(own)) < rank:
+            raise ValueError(
+                f"dims[{metric!r}] must be {rank} different names, for shape {output.shape}, got "
+                f"{own!r}"
+            )
+        for name, size in zip(own, output.shape, strict=True):
+            if sizes.setdefault(name, size) != size:
+                raise ValueError(
+                    f"the axis {name!r} must have one length, got {size} in {metric} and another "
+                    "elsewhere; pass another name in dims"
+                )
+        named[metric] = tuple(own)
+    return named
+
+
+def _identity(
+    programs: Sequence[Program], axes: Sequence[Axis], seeds: np.ndarray, shared_batches: bool
+) -> dict[str, Any]:
+    """What decides the results, as JSON holds it."""
+    outputs = programs[0].outputs.items()
+    return {
+        "over": {axis.name: axis.labels.tolist() for axis in axes},
+        "static": [axis.name for axis in axes if axis.static],
+        "seeds": seeds.tolist(),
+        "shared_batches": shared_batches,
+        "metrics": {name: f"{out.dtype}{list(out.shape)}" for name, out in outputs},
+        "digest of run": [program.digest() for program in programs],
+        "version": {package: metadata.version(package) for package in _PACKAGES},
+        "backend": jax.default_backend(),
+    }
+
+
+def _import_xarray() -> Any:
+    try:
+        import xarray
+    except ImportError as error:
+        raise ImportError(
+            "sweep returns an xarray.Dataset, got no xarray; pip install 'jaxdl[experiments]'"
+        ) from error
+    return xarray

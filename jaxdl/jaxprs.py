@@ -62,7 +62,8 @@ class Segment:
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         """The given values from the read ones."""
-        return jaxpr_as_fun(ClosedJaxpr(self.program, ()))(*values)
+        given: list[Any] = jaxpr_as_fun(ClosedJaxpr(self.program, ()))(*values)
+        return given
 
 
 def cut(program: Jaxpr, after: Sequence[Var], outputs: Sequence[Any]) -> tuple[Segment, ...]:

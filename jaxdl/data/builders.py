@@ -91,7 +91,8 @@ def read_prepared(folder: Path, files: FileSet) -> Dataset:
 
 def _file_format(info: Path) -> str | None:
     try:
-        return json.loads(info.read_text()).get("fileFormat")
+        found: str | None = json.loads(info.read_text()).get("fileFormat")
+        return found
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -127,7 +128,7 @@ def _builder_class(files: FileSet, dataset: Dataset) -> Any:
 
     base: Any = tfds.core.GeneratorBasedBuilder
 
-    class Builder(base, skip_registration=True):  # type: ignore[call-arg]
+    class Builder(base, skip_registration=True):  # type: ignore[call-arg, misc]
         name = files.name
         VERSION = tfds.core.Version(files.version)
 
@@ -144,7 +145,7 @@ def _builder_class(files: FileSet, dataset: Dataset) -> Any:
                 disable_shuffling=True,
             )
 
-        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
             parts = {"train": dataset.train, "test": dataset.test}
             return {
                 name: self._generate_examples(part)
@@ -152,7 +153,7 @@ def _builder_class(files: FileSet, dataset: Dataset) -> Any:
                 if part is not None
             }
 
-        def _generate_examples(self, part: Arrays) -> Iterator:
+        def _generate_examples(self, part: Arrays) -> Iterator[Any]:
             for i, (pixels, label) in enumerate(zip(part.inputs, part.targets, strict=True)):
                 # A file object is stored as it is; an array would be encoded by TensorFlow.
                 yield i, {"image": _encode(pixels), "label": int(label)}

@@ -133,7 +133,9 @@ def _read_aligned(path: Path) -> np.ndarray:
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     buffer = np.empty(mapped.nbytes + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
-    values = buffer[start : start + mapped.nbytes].view(mapped.dtype).reshape(mapped.shape)
+    values: np.ndarray = (
+        buffer[start : start + mapped.nbytes].view(mapped.dtype).reshape(mapped.shape)
+    )
     with path.open("rb") as file:
         file.seek(mapped.offset)
         if file.readinto(values.reshape(-1).view(np.uint8).data) != values.nbytes:

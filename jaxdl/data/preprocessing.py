@@ -33,11 +33,13 @@ class Scaler:
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """Scale `values` of shape (n, ...); the dtype is kept."""
-        return ((values - self.mean) / self.std).astype(values.dtype)
+        scaled: np.ndarray = ((values - self.mean) / self.std).astype(values.dtype)
+        return scaled
 
     def inverse(self, values: np.ndarray) -> np.ndarray:
         """Undo `transform`: back to the features' units; the dtype is kept."""
-        return (values * self.std + self.mean).astype(values.dtype)
+        restored: np.ndarray = (values * self.std + self.mean).astype(values.dtype)
+        return restored
 
 
 def standardize(dataset: Dataset, *, targets: bool = False) -> tuple[Dataset, Scaler]:
@@ -184,7 +186,8 @@ def normalize_images(
             )
         scale = 1 / 255 if images.dtype == jnp.uint8 else 1.0
         values = images.astype(jnp.float32) * jnp.float32(scale)
-        return (values - means.astype(np.float32)) / stds.astype(np.float32)
+        normalized: Array = (values - means.astype(np.float32)) / stds.astype(np.float32)
+        return normalized
 
     return normalize
 

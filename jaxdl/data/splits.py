@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 
+from jaxdl.checks import require_key
 from jaxdl.data.types import Arrays, Dataset
 
 _WITH_TEST = (0.85, 0.15)
@@ -29,7 +30,8 @@ def split(dataset: Dataset, *, key: jax.Array, fractions: Sequence[float] | None
 
     Raises:
         ValueError: a data set with a validation split, fractions of the wrong number, below 0 or
-            of another sum, a part without examples, or a key of another kind.
+            of another sum, a part without examples.
+        TypeError: a key of another kind.
 
     Example:
         >>> import jax, numpy as np
@@ -42,12 +44,13 @@ def split(dataset: Dataset, *, key: jax.Array, fractions: Sequence[float] | None
             f"split takes a data set without a validation split, got {dataset}; "
             "split what `load` returned"
         )
+    require_key(key)
     parts = ("train", "validation") if dataset.test is not None else ("train", "validation", "test")
     if fractions is None:
         fractions = _WITH_TEST if dataset.test is not None else _WITHOUT_TEST
     count = len(dataset.train)
     ends = _ends(fractions, parts, count)
-    order = np.asarray(jax.random.permutation(_check_key(key), count))
+    order = np.asarray(jax.random.permutation(key, count))
     pieces = [
         Arrays(inputs=dataset.train.inputs[rows], targets=dataset.train.targets[rows])
         for rows in np.split(order, ends[:-1])
@@ -84,12 +87,3 @@ def _ends(fractions: Sequence[float], parts: Sequence[str], count: int) -> list[
                 f"{tuple(fractions)} of {count} examples; give {part} a larger fraction"
             )
     return ends
-
-
-def _check_key(key: jax.Array) -> jax.Array:
-    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
-        raise ValueError(
-            f"key must be one jax.random.key, got {key.dtype} of shape {key.shape}; "
-            "pass jax.random.key(seed)"
-        )
-    return key

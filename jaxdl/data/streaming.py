@@ -207,8 +207,10 @@ def _unreadable(row: int, error: Exception) -> DataError:
 def _put(values: np.ndarray, device: Any, rows: int) -> Array:
     if isinstance(device, Sharding) and not device.is_fully_addressable:
         shape = (rows, *values.shape[1:])
-        return jax.make_array_from_process_local_data(device, values, shape)
-    return jax.device_put(values, device)
+        placed: Array = jax.make_array_from_process_local_data(device, values, shape)
+    else:
+        placed = jax.device_put(values, device)
+    return placed
 
 
 def _check_order(order: Sequence[int] | np.ndarray, examples: int) -> np.ndarray:

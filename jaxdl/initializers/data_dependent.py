@@ -83,7 +83,8 @@ def lsuv(
 
     def variances_of(params: Params) -> list[Array]:
         try:
-            return measure(params, inputs)
+            variances: list[Array] = measure(params, inputs)
+            return variances
         except jax.errors.UnexpectedTracerError as error:
             raise ValueError(
                 "lsuv reads layers outside lifted transformations only, got a kernel inside "

@@ -72,7 +72,8 @@ def bind_fan_in(bias_init: Callable[..., Any], fan_in: int) -> Initializer:
         (3,)
     """
     if _required_positional(bias_init) == 1:
-        return bias_init(fan_in)
+        bound: Initializer = bias_init(fan_in)
+        return bound
     return bias_init
 
 

@@ -198,6 +198,8 @@ class BatchNorm(nn.Module):
             mean = jnp.mean(numbers, reduced, keepdims=True)
             if self.axis_name is None:
                 return mean
-            return lax.pmean(mean, self.axis_name, axis_index_groups=self.axis_index_groups)
+            groups = self.axis_index_groups
+            shared: Array = lax.pmean(mean, self.axis_name, axis_index_groups=groups)
+            return shared
 
         return mean_of, count

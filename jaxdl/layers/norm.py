@@ -33,10 +33,12 @@ def apply_norm(norm: Any, x: Array, *, train: bool) -> Array:
     check_inputs(norm, x.shape, train=train)
     known = inspect.signature(type(norm).__call__).parameters
     if "train" in known:
-        return norm(x, train=train)
-    if "use_running_average" in known:
-        return norm(x, use_running_average=not train)
-    return norm(x)
+        normed: Array = norm(x, train=train)
+    elif "use_running_average" in known:
+        normed = norm(x, use_running_average=not train)
+    else:
+        normed = norm(x)
+    return normed
 
 
 def removes_bias(norm: Any) -> bool:

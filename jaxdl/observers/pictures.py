@@ -75,4 +75,5 @@ def _as_bytes(images: np.ndarray) -> np.ndarray:
         return images
     values = np.nan_to_num(images.astype(np.float64))
     low, high = values.min(), values.max()
-    return (255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8)
+    stretched: np.ndarray = (255 * (values - low) / max(high - low, 1e-12)).astype(np.uint8)
+    return stretched

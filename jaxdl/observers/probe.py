@@ -30,4 +30,5 @@ def make_probe(
 
 def host_variables(event: Event) -> dict[str, Any]:
     """What `model.apply` takes, on the host: one process can use it without the others."""
-    return jax.tree.map(np.asarray, event.state.variables)
+    variables: dict[str, Any] = jax.tree.map(np.asarray, event.state.variables)
+    return variables

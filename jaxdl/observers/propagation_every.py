@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.checks import require_at_least
@@ -82,7 +83,7 @@ def _measure(
 
 def _on_host(tree: Any) -> Any:
     return jax.tree.map(
-        lambda leaf: leaf if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         else np.asarray(leaf),
         tree,
     )  # fmt: skip

@@ -116,7 +116,8 @@ def current_learning_rate(opt_state: optax.OptState) -> Float[Array, "..."]:
 def rate_of(node: Any) -> Array | None:
     """The rate that a state shows, if it is one that does."""
     if "learning_rate" in getattr(node, "_fields", ()):
-        return node.learning_rate
+        rate: Array = node.learning_rate
+        return rate
     return getattr(node, "hyperparams", {}).get("learning_rate")
 
 

@@ -139,7 +139,8 @@ def scale_by_nadam(
 
         def direction(g: Any, m: Array, v: Array) -> Array:
             ahead = of_mu * m + of_gradient * g
-            return (ahead / root(v * of_nu, epsilon, epsilon_position)).astype(m.dtype)
+            update: Array = (ahead / root(v * of_nu, epsilon, epsilon_position)).astype(m.dtype)
+            return update
 
         return jax.tree.map(direction, updates, now.mu, now.nu), NadamState(
             now.count, now.mu, now.nu, weights

@@ -86,6 +86,7 @@ def sam(
         updates: Any, state: Any, params: Any = None, *, grad_fn: Any = None, **extra: Any
     ) -> tuple[Any, Any]:
         del extra  # a step passes what others ask for
-        return inner.update(updates, state, params, grad_fn=grad_fn)
+        updated: tuple[Any, Any] = inner.update(updates, state, params, grad_fn=grad_fn)
+        return updated
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)

@@ -98,7 +98,8 @@ def contour_levels(
     foot = np.quantile(above, 0.01, method="lower")
     if highest - lowest < LOG_LEVELS_FROM * foot:
         return np.linspace(lowest, highest, count)
-    return lowest + np.geomspace(foot, highest - lowest, count)
+    levels: np.ndarray = lowest + np.geomspace(foot, highest - lowest, count)
+    return levels
 
 
 def contours(

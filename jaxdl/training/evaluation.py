@@ -42,7 +42,8 @@ def make_batch_sums(eval_step: EvalStep, batch_size: int) -> BatchSums:
         if remainder:
             last = {name: array[full * batch_size :] for name, array in arrays.items()}
             parts.append(jax.tree.map(lambda value: value[None], eval_step(variables, last)))
-        return jax.tree.map(lambda *values: jnp.concatenate(values), *parts)
+        sums: dict[str, Array] = jax.tree.map(lambda *values: jnp.concatenate(values), *parts)
+        return sums
 
     return batch_sums
 

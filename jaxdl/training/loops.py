@@ -80,7 +80,8 @@ def make_loop(
                 for name, rows in measured.items()
             }
 
-        return lax.fori_loop(start, stop, turn, (state, measured))
+        state, measured = lax.fori_loop(start, stop, turn, (state, measured))
+        return state, measured
 
     return loop
 

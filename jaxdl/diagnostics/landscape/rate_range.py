@@ -240,7 +240,8 @@ def _programs(
 
         # The last batch only measures.
         steps = rows, jnp.append(rates, rates[-1])
-        return lax.scan(one, with_rate(state, rates[0]), steps)[1]
+        losses: tuple[Array, Array] = lax.scan(one, with_rate(state, rates[0]), steps)[1]
+        return losses
 
     def runs(state: TrainState, arrays: Batch, rows: Array, rates: Array, *, chunk: int) -> Array:
         def one(rate: Array) -> Array:
@@ -248,7 +249,8 @@ def _programs(
                 lambda now, row: step(now, arrays, row, rate), with_rate(state, rate), rows
             )[1]
 
-        return lax.map(one, rates, batch_size=chunk)
+        losses: Array = lax.map(one, rates, batch_size=chunk)
+        return losses
 
     jit = functools.partial(jax.jit, compiler_options=compiler_options())
     return _Programs(

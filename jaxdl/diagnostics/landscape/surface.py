@@ -65,13 +65,15 @@ def surface(
     def at(point: Float[Array, " directions"]) -> Array:
         def move(value: Array, *along: Array) -> Array:
             step = sum(x.astype(value.dtype) * d for x, d in zip(point, along, strict=True))
-            return value + step
+            moved: Array = value + step
+            return moved
 
         return loss(jax.tree.map(move, params, *directions))
 
     grid = jnp.meshgrid(*(jnp.asarray(each) for each in coordinates), indexing="ij")
     points = jnp.stack([axis.ravel() for axis in grid], axis=-1)
-    return jax.lax.map(at, points, batch_size=batch_size).reshape(grid[0].shape)
+    heights: Array = jax.lax.map(at, points, batch_size=batch_size).reshape(grid[0].shape)
+    return heights
 
 
 def random_directions(

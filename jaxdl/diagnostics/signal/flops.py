@@ -100,19 +100,21 @@ def _of_scan(eqn: JaxprEqn, body: Jaxpr, reads: list[bool]) -> tuple[Flops, list
 def _dot(eqn: JaxprEqn) -> int:
     (contracted, _), _ = eqn.params["dimension_numbers"]
     left = _shape(eqn.invars[0])
-    return 2 * math.prod(_shape(eqn.outvars[0])) * math.prod(left[axis] for axis in contracted)
+    products: int = math.prod(left[axis] for axis in contracted)
+    return 2 * math.prod(_shape(eqn.outvars[0])) * products
 
 
 def _convolution(eqn: JaxprEqn) -> int:
     numbers = eqn.params["dimension_numbers"]
     inputs, kernel, outputs = (_shape(v) for v in (*eqn.invars[:2], eqn.outvars[0]))
     out_axis, in_axis, *window_axes = numbers.rhs_spec
-    window = math.prod(kernel[axis] for axis in window_axes)
+    window: int = math.prod(kernel[axis] for axis in window_axes)
     if any(step > 1 for step in eqn.params["lhs_dilation"]):
         # A transposed convolution: each input meets the window of its group's outputs.
-        per_input = kernel[out_axis] // eqn.params["feature_group_count"]
+        per_input: int = kernel[out_axis] // eqn.params["feature_group_count"]
         return 2 * math.prod(inputs) * window * per_input
-    return 2 * math.prod(outputs) * window * kernel[in_axis]
+    channels: int = kernel[in_axis]
+    return 2 * math.prod(outputs) * window * channels
 
 
 def _pairs(left: Sequence[Any], right: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
@@ -120,4 +122,5 @@ def _pairs(left: Sequence[Any], right: Sequence[Any]) -> Iterator[tuple[Any, Any
 
 
 def _shape(atom: Any) -> tuple[int, ...]:
-    return atom.aval.shape
+    shape: tuple[int, ...] = atom.aval.shape
+    return shape

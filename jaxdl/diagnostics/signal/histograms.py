@@ -114,7 +114,8 @@ def histograms(
     required = ["inputs"] if loss is None else ["inputs", "targets"]
     batch = {name: batch[name] for name in required if name in batch}
     count = jit_with(_count, (model, loss, train, preprocess, numbers))
-    return count(dict(variables), batch, key, given)
+    counted: Histograms = count(dict(variables), batch, key, given)
+    return counted
 
 
 def _count(

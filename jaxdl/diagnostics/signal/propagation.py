@@ -178,7 +178,8 @@ def propagation(
     settings = (model, loss, optimizer, train, preprocess, saturation)
     batch = {name: batch[name] for name in ("inputs", "targets") if name in batch}
     measure = jit_with(_measure, settings)
-    return measure(dict(variables), batch, opt_state, key)
+    measured: Propagation = measure(dict(variables), batch, opt_state, key)
+    return measured
 
 
 def _measure(

@@ -143,4 +143,4 @@ def _flops(traced: Trace, variables: Any, inputs: Any) -> tuple[tuple[Flops, ...
 
 
 def _bytes(array: Any) -> int:
-    return jnp.dtype(array.dtype).itemsize * math.prod(array.shape)
+    return int(jnp.dtype(array.dtype).itemsize * math.prod(array.shape))

@@ -48,7 +48,8 @@ def propagation_table(measured: Any) -> Table:
 
 def _per_row(column: Any) -> np.ndarray:
     values = np.asarray(column, np.float64)
-    return values.reshape(-1, values.shape[-1]).mean(axis=0)
+    means: np.ndarray = values.reshape(-1, values.shape[-1]).mean(axis=0)
+    return means
 
 
 def _cell(value: float, is_share: bool) -> str:

@@ -110,7 +110,8 @@ def make_advance(programs: Programs, feed: Feed, *, looped: bool, skip: bool) ->
 
 
 def _copy(state: TrainState) -> TrainState:
-    return jax.tree.map(jnp.copy, state)
+    copied: TrainState = jax.tree.map(jnp.copy, state)
+    return copied
 
 
 def _concatenate(

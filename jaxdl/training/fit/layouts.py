@@ -124,7 +124,7 @@ class Layout:
         """
         donated = (0,) if donate else ()
         if mapped:
-            return jax.pmap(
+            compiled: Callable[..., Any] = jax.pmap(
                 function,
                 axis_name=AXIS,
                 in_axes=(None, 1, *[None] * positions),
@@ -132,6 +132,7 @@ class Layout:
                 donate_argnums=donated,
                 devices=list(self.mesh.devices.flat) if self.mesh is not None else None,
             )
+            return compiled
         placed: dict[str, Any] = {}
         if self.mesh is not None:
             placed["out_shardings"] = self.replicated

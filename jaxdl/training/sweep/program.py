@@ -73,7 +73,8 @@ class Program:
     def batched(self, consts: Sequence[Any], *arguments: Any) -> list[Array]:
         """All members of a call."""
         run = core.jaxpr_as_fun(core.ClosedJaxpr(self.jaxpr.jaxpr, list(consts)))
-        return jax.vmap(run, in_axes=self._by_member(0, None))(*arguments)
+        metrics: list[Array] = jax.vmap(run, in_axes=self._by_member(0, None))(*arguments)
+        return metrics
 
     def _by_member(self, member: Any, shared: Any) -> tuple[Any, ...]:
         """One entry an argument: `shared` for what has no axis of members."""

@@ -86,7 +86,7 @@ def sweep(
         >>> bool((result.distance.sel(rate=0.5) <= result.distance.sel(rate=0.1)).all())
         True
     """
-    xarray = _import_xarray()
+    module = _import_xarray()
     axes = [make_axis(name, values, name in static) for name, values in (over or {}).items()]
     seed_values = seed_numbers(seeds)
     takes_order = _check_run(run, axes, static, shared_batches)
@@ -121,14 +121,13 @@ def sweep(
     variables = {}
     for index, (name, output) in enumerate(programs[0].outputs.items()):
         values = np.stack([column[index] for column in columns]).reshape(*shape, *output.shape)
-        array = xarray.DataArray(
+        array = module.DataArray(
             values, dims=[*(axis.name for axis in grid), "seed", *own_dims[name]]
         )
         variables[name] = array.transpose(*names, *own_dims[name])
-    return xarray.Dataset(
-        variables,
-        coords={**{axis.name: axis.labels for axis in axes}, "seed": seed_values.astype(np.int64)},
-    )
+    coords = {axis.name: axis.labels for axis in axes} | {"seed": seed_values.astype(np.int64)}
+    result: xarray.Dataset = module.Dataset(variables, coords=coords)
+    return result
 
 
 def _run_group(

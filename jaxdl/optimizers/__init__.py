@@ -1,17 +1,23 @@
 """Each optimizer is one `optax.chain`, its conventions are arguments."""
 
 from jaxdl.optimizers import schedules
-from jaxdl.optimizers.adaptive import adadelta, adagrad, rmsprop
+from jaxdl.optimizers.adadelta import adadelta
+from jaxdl.optimizers.adagrad import adagrad
+from jaxdl.optimizers.adam import adam, adamw
+from jaxdl.optimizers.adamax import adamax
 from jaxdl.optimizers.averaging import averaged_parameters, ema, swa
 from jaxdl.optimizers.clipping import clip_by_global_norm, clip_by_value
 from jaxdl.optimizers.descent import lion, momentum, nesterov, nesterov_theta, sgd
-from jaxdl.optimizers.learning_rate import current_learning_rate
-from jaxdl.optimizers.moments import adam, adamax, adamw, nadam, radam
+from jaxdl.optimizers.learning_rate import LearningRate, current_learning_rate
+from jaxdl.optimizers.nadam import nadam
 from jaxdl.optimizers.plateau import plateau, report_metric
+from jaxdl.optimizers.radam import radam
+from jaxdl.optimizers.rmsprop import rmsprop
 from jaxdl.optimizers.weight_decay import decoupled_decay, is_kernel, l2
 from jaxdl.optimizers.wrappers import accumulate, sam
 
 __all__ = [
+    "LearningRate",
     "accumulate",
     "adadelta",
     "adagrad",

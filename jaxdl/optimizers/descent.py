@@ -24,7 +24,7 @@ def sgd(learning_rate: LearningRate) -> optax.GradientTransformation:
     The same numbers as `torch.optim.SGD(lr)` and `optax.sgd`.
 
     Arguments:
-        learning_rate: eta, a float, a schedule of the step, a traced array, or a plateau.
+        learning_rate: eta, a `LearningRate`.
 
     Raises:
         ValueError: a negative rate.
@@ -55,7 +55,7 @@ def momentum(
     The two are the same while the rate is constant.
 
     Arguments:
-        learning_rate: eta, a float, a schedule of the step, a traced array, or a plateau.
+        learning_rate: eta, a `LearningRate`.
         decay: gamma, in [0, 1).
         rate_position: "inside" the velocity, or "outside" for PyTorch's and optax's numerics.
 
@@ -157,7 +157,7 @@ def lion(
     numbers as `optax.lion(weight_decay=..., mask=...)`, whose decay is 1e-3 by default.
 
     Arguments:
-        learning_rate: eta, a float, a schedule of the step, a traced array, or a plateau.
+        learning_rate: eta, a `LearningRate`.
         beta1: the weight of the momentum in the direction, in [0, 1).
         beta2: the weight of the old momentum, in [0, 1).
         weight_decay: lambda, decoupled from the gradient.

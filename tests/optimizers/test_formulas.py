@@ -7,8 +7,8 @@ import pytest
 from problems import PROBLEMS, STEPS, relative_error, trajectory
 
 from jaxdl import optimizers
-from jaxdl.optimizers.moment_transforms import length_of_average
-from jaxdl.optimizers.transforms import bias_correction
+from jaxdl.optimizers.moments import bias_correction
+from jaxdl.optimizers.radam import length_of_average
 
 # float32 rounds at 6e-8; a hundred steps of a contracting map keep the sum of it below this.
 TOLERANCE = 1e-5

@@ -1,0 +1,89 @@
+"""Adadelta: a step in the units of the parameter, from two moving averages."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdl.checks import require_decay, require_non_negative
+from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
+from jaxdl.optimizers.moments import zeros
+
+
+def adadelta(
+    learning_rate: LearningRate = 1.0,
+    *,
+    decay: float = 0.9,
+    epsilon: float = 1e-6,
+    gradient_epsilon: float | None = None,
+) -> optax.GradientTransformation:
+    r"""A step in the parameter's own units, so that no rate needs to be found.
+
+    $$E[g^2]_t = \rho E[g^2]_{t-1} + (1-\rho) g_t^2, \qquad
+      \Delta\theta_t = -\frac{\sqrt{E[\Delta\theta^2]_{t-1} + \epsilon}}
+                            {\sqrt{E[g^2]_t + \epsilon}}\, g_t$$
+    $$E[\Delta\theta^2]_t = \rho E[\Delta\theta^2]_{t-1} + (1-\rho)\Delta\theta_t^2, \qquad
+      \theta_{t+1} = \theta_t + \eta\,\Delta\theta_t$$
+
+    with both averages 0 at first, and eta 1. The same numbers as PyTorch's and optax's, which
+    have the same defaults (optax: `rho=0.9, eps=1e-6`).
+
+    The epsilon above sets the size of the first steps; the one below keeps a parameter without
+    gradient from 0 / 0, and where E[g^2] is not far above it, the path depends on the scale of
+    the loss. `gradient_epsilon=1e-30` takes that dependence away.
+
+    Arguments:
+        learning_rate: eta, a `LearningRate`.
+        decay: rho, in [0, 1).
+        epsilon: in both roots, 0 or more.
+        gradient_epsilon: in the root of E[g^2], if it is to be another.
+
+    Raises:
+        ValueError: a negative number, a decay outside [0, 1).
+
+    Example:
+        >>> optimizer = adadelta()
+        >>> step = optimizer.update({"w": 4.0}, optimizer.init({"w": 1.0}))[0]["w"]
+        >>> round(step.item(), 5)                    # sqrt(1e-6) / sqrt(0.1)
+        -0.00316
+
+    Source: Zeiler (2012), algorithm 1.
+    """
+    require_decay("decay", decay)
+    require_non_negative("epsilon", epsilon)
+    if gradient_epsilon is None:
+        gradient_epsilon = epsilon
+    require_non_negative("gradient_epsilon", gradient_epsilon)
+    return optax.chain(
+        scale_by_adadelta(decay, epsilon, gradient_epsilon),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def scale_by_adadelta(
+    decay: float, epsilon: float, gradient_epsilon: float
+) -> optax.GradientTransformation:
+    """The gradient in units of the parameter: see `jaxdl.optimizers.adadelta`.
+
+    The state is optax's `ScaleByAdaDeltaState`; `optax.scale_by_adadelta` has one epsilon.
+    """
+
+    def init_fn(params: Any) -> Any:
+        return optax.ScaleByAdaDeltaState(zeros(params), zeros(params))
+
+    def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        of_gradient = optax.tree.update_moment(updates, state.e_g, decay, 2)
+        updates = jax.tree.map(
+            lambda g, of_g, of_x: (
+                g * (jnp.sqrt(of_x + epsilon) / jnp.sqrt(of_g + gradient_epsilon))
+            ),
+            updates,
+            of_gradient,
+            state.e_x,
+        )
+        of_update = optax.tree.update_moment(updates, state.e_x, decay, 2)
+        return updates, optax.ScaleByAdaDeltaState(of_gradient, of_update)
+
+    return optax.GradientTransformation(init_fn, update_fn)

@@ -1,0 +1,123 @@
+"""NAdam: Adam with Nesterov's look-ahead."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from jaxdl.checks import require_choice, require_non_negative
+from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
+from jaxdl.optimizers.moments import (
+    POSITIONS,
+    EpsilonPosition,
+    bias_correction,
+    first_moments,
+    next_moments,
+    require_moments,
+    root,
+)
+
+
+def nadam(
+    learning_rate: LearningRate,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    epsilon_position: EpsilonPosition = "outside",
+    momentum_decay: float | None = 4e-3,
+) -> optax.GradientTransformation:
+    r"""Adam with Nesterov's look-ahead.
+
+    $$\theta_{t+1} = \theta_t - \frac{\eta}{\sqrt{\hat v_t} + \epsilon}
+      \Bigl(\frac{\mu_{t+1} m_t}{1 - \prod_{i\le t+1}\mu_i}
+          + \frac{(1-\mu_t)\, g_t}{1 - \prod_{i\le t}\mu_i}\Bigr), \qquad
+      \mu_t = \beta_1\bigl(1 - \tfrac12\, 0.96^{t\psi}\bigr)$$
+
+    PyTorch: the defaults. `momentum_decay=None` is mu_t = beta1, optax's numerics; 0 is not the
+    same: it is mu_t = beta1 / 2.
+
+    Arguments:
+        learning_rate: eta, a `LearningRate`.
+        beta1, beta2, epsilon: as in `adam`.
+        epsilon_position: as in `adam`; here "outside", unless said otherwise.
+        momentum_decay: psi, 0 or more, or None.
+
+    Raises:
+        ValueError: as `adam`.
+
+    Example:
+        >>> optimizer = nadam(0.5, momentum_decay=None)
+        >>> step = optimizer.update({"w": 4.0}, optimizer.init({"w": 1.0}))[0]["w"]
+        >>> round(step.item(), 4)                    # 0.5 * (0.9 * 0.1 / 0.19 + 1)
+        -0.7368
+
+    Source: Dozat (2016), algorithm 2.
+    """
+    require_moments(beta1, beta2, epsilon)
+    require_choice("epsilon_position", epsilon_position, POSITIONS)
+    if momentum_decay is not None:
+        require_non_negative("momentum_decay", momentum_decay)
+    return optax.chain(
+        scale_by_nadam(
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=epsilon,
+            epsilon_position=epsilon_position,
+            momentum_decay=momentum_decay,
+        ),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+class NadamState(NamedTuple):
+    """Adam's state, and the product of the momentum weights so far."""
+
+    step: Int[Array, ""]
+    mu: optax.Updates
+    nu: optax.Updates
+    weights: Float[Array, ""]
+
+
+def scale_by_nadam(
+    *,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    epsilon_position: EpsilonPosition,
+    momentum_decay: float | None,
+) -> optax.GradientTransformation:
+    """Adam's direction with a look-ahead: see `jaxdl.optimizers.nadam`."""
+
+    def weight(count: Array) -> Any:
+        if momentum_decay is None:
+            return beta1
+        return beta1 * (1 - 0.5 * jnp.exp(count * (momentum_decay * math.log(0.96))))
+
+    def init_fn(params: Any) -> NadamState:
+        start = first_moments(params)
+        return NadamState(start.count, start.mu, start.nu, jnp.ones(()))
+
+    def update_fn(updates: Any, state: NadamState, params: Any = None) -> tuple[Any, NadamState]:
+        del params
+        before = optax.ScaleByAdamState(state.step, state.mu, state.nu)
+        now = next_moments(updates, before, beta1, beta2)
+        this, following = weight(now.count), weight(now.count + 1)
+        weights = state.weights * this
+        of_gradient = (1 - this) / (1 - weights)
+        of_mu = following / (1 - weights * following)
+        of_nu = bias_correction(beta2, now.count)
+
+        def direction(g: Any, m: Array, v: Array) -> Array:
+            ahead = of_mu * m + of_gradient * g
+            update: Array = (ahead / root(v * of_nu, epsilon, epsilon_position)).astype(m.dtype)
+            return update
+
+        return jax.tree.map(direction, updates, now.mu, now.nu), NadamState(
+            now.count, now.mu, now.nu, weights
+        )
+
+    return optax.GradientTransformation(init_fn, update_fn)

@@ -13,9 +13,7 @@ and, where there is something to watch, a fourth:
 """
 
 import argparse
-import base64
 import dataclasses
-import html
 import io
 import json
 import os
@@ -31,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdl.claims import Claim, chance_of_all
+from jaxdl.plotting.page import html_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +39,10 @@ if TYPE_CHECKING:
 Results = Mapping[str, Any]
 """Arrays by name."""
 
+EXPLAINED = (
+    "A number in brackets is a 95 % interval over the runs. A claim is undecided where these runs "
+    "cannot tell."
+)
 VERDICT_COLOURS = {"holds": "green", "undecided": "yellow", "refuted": "bold red"}
 
 
@@ -132,8 +135,10 @@ def save(
     figure.savefig(png, format="png", dpi=150)
     (folder / "figure.png").write_bytes(png.getvalue())
     gifs = [file.read_bytes() for file in animations if file.suffix == ".gif"]
+    table = [(each.text, each.number, each.band, each.verdict) for each in claims]
+    said = f"{EXPLAINED} {chance_in_words(claims)}"
     (folder / "index.html").write_text(
-        page(title, text, claims, png.getvalue(), gifs), encoding="utf-8"
+        html_page(title, text, table, said, png.getvalue(), gifs), encoding="utf-8"
     )
     return folder
 
@@ -163,55 +168,13 @@ def report(claims: Sequence[Claim]) -> None:
         table.add_row(claim.text, claim.number, claim.band, f"[{colour}]{claim.verdict}[/]")
     console = Console()
     console.print(table)
-    chance = chance_of_all(claims)
-    console.print(
-        "A number in brackets is a 95 % interval over the runs. A claim is undecided where these "
-        f"runs cannot tell. Chance refutes a true one of these claims in {100 * chance:.2g} % of "
-        "all runs of this script, at most."
-    )
+    console.print(f"{EXPLAINED} {chance_in_words(claims)}")
 
 
-def page(
-    title: str, text: str, claims: Sequence[Claim], png: bytes, gifs: Sequence[bytes] = ()
-) -> str:
-    """One HTML page that needs no other file: text, claims, figure and animations."""
-    rows = "\n".join(
-        f"<tr class={claim.verdict}><td>{html.escape(claim.text)}</td>"
-        f"<td>{claim.number}</td><td>{claim.band}</td><td>{claim.verdict}</td></tr>"
-        for claim in claims
-    )
-    kinds = [("png", png), *(("gif", gif) for gif in gifs)]
-    images = "\n".join(
-        f'<img alt="{html.escape(title)}: the {"figure" if kind == "png" else "animation"}" '
-        f'src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
-        for kind, data in kinds
-    )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>
-body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 sans-serif; }}
-pre {{ white-space: pre-wrap; font: inherit; }}
-img {{ max-width: 100%; }}
-table {{ border-collapse: collapse; margin: 1rem 0; }}
-th, td {{ border-bottom: 1px solid #ccc; padding: .3rem .7rem; text-align: left; }}
-td + td {{ white-space: nowrap; }}
-.refuted td:last-child {{ color: #b00020; font-weight: bold; }}
-.holds td:last-child {{ color: #11691d; }}
-.undecided td:last-child {{ color: #8a5a00; }}
-</style></head><body>
-<h1>{html.escape(title)}</h1>
-<pre>{html.escape(text.strip())}</pre>
-<table><tr><th>claim</th><th>measured</th><th>expected</th><th></th></tr>
-{rows}
-</table>
-<p>A number in brackets is a 95 % interval over the runs. A claim is undecided where these runs
-cannot tell. Chance refutes a true one of these claims in {100 * chance_of_all(claims):.2g} % of all
-runs of this script, at most.</p>
-{images}
-</body></html>
-"""
+def chance_in_words(claims: Sequence[Claim]) -> str:
+    """How likely chance refutes one of a script's claims, as a sentence."""
+    chance = 100 * chance_of_all(claims)
+    return f"Chance refutes a true one of these claims in at most {chance:.2g} % of all runs."
 
 
 def load(name: str | None, usual: str, data_dir: str | None, raw_dir: str | None) -> "data.Dataset":
@@ -235,4 +198,5 @@ def new_figure(width: float, height: float) -> Any:
 
 def seconds_since_start() -> float:
     """Seconds since this process was started, the interpreter and all imports included."""
-    return time.time() - psutil.Process().create_time()
+    started: float = psutil.Process().create_time()
+    return time.time() - started

@@ -15,7 +15,7 @@ from jaxdl.training.fit.history import EpochMeasurements, History, epoch_means, 
 from jaxdl.training.fit.layouts import any_process
 from jaxdl.training.fit.nonfinite import NonFiniteError
 from jaxdl.training.fit.observing import Event, Observer, Run, notify
-from jaxdl.training.fit.progress import Advance as AdvanceBar
+from jaxdl.training.fit.progress import Bar
 from jaxdl.training.fit.signals import exit_status
 from jaxdl.training.state import TrainState
 
@@ -96,7 +96,7 @@ class Setting:
     received: Callable[[], int]
     stop_on_nonfinite: bool
     result: Callable[[Moment], Any]
-    bar: AdvanceBar
+    bar: Bar
 
 
 def run_to_end(setting: Setting, moment: Moment) -> Moment:

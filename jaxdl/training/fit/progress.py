@@ -14,7 +14,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-Advance = Callable[[int, Mapping[str, float]], None]
+Bar = Callable[[int, Mapping[str, float]], None]
 """(examples seen since the last call, the measurements to show)."""
 
 
@@ -27,7 +27,7 @@ class _ExamplesPerSecond(ProgressColumn):
 @contextlib.contextmanager
 def progress_bar(
     epochs: int, examples: int, *, show: bool | None = None, console: Console | None = None
-) -> Iterator[Advance]:
+) -> Iterator[Bar]:
     """A bar over `epochs` of `examples` each: measurements, examples per second, time left.
 
     Arguments:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from jaxdl.files import partial_folder, publish
 from jaxdl.training.fit.history import EpochMeasurements
 from jaxdl.training.fit.observing import Event, Observer
 
@@ -46,10 +47,10 @@ def history_lines(path: str | os.PathLike[str]) -> Observer:
                 file.write(lines[-1])
             return memory, None
         first = event.step - sum(_steps(epoch) for epoch in event.measurements)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_name(f".{path.name}.{os.getpid()}")
-        whole.write_text("".join([*_up_to(path, first), *lines]), encoding="utf-8")
-        os.replace(whole, path)
+        with partial_folder(path.parent) as partial:
+            whole = partial / path.name
+            whole.write_text("".join([*_up_to(path, first), *lines]), encoding="utf-8")
+            publish(whole, path)
         joined = True
         return memory, None
 

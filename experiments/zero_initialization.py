@@ -8,7 +8,8 @@ that treats them differently, here dropout, can tell them apart.
 Source: Zhao, Schäfer and Anandkumar (2022), theorem 1 and algorithm 1; Blumenfeld, Gilboa and
 Soudry (2020) for identical features.
 Run: python experiments/zero_initialization.py
-Expected: ZerO within half a point of He after 10 epochs, and the same network from any two keys;
+Expected: ZerO within half a point of He after 10 epochs, and from any two keys the same network,
+to rounding where the order of the data is one;
 the partial identity two points behind, its second layer changing in no more directions than
 there are pixels that are ever lit (175), where ZerO's uses all; identical features, told apart by
 dropout, two points behind He with dropout. Without dropout they are told apart all the same, by
@@ -30,7 +31,7 @@ from common import Results
 from jaxtyping import Array, Float, Key
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
-from jaxdl.claims import Claim, as_before, interval
+from jaxdl.claims import Claim, about_mean, as_before
 
 SIDE = 14
 PIXELS, WIDTH = SIDE * SIDE, 256
@@ -66,6 +67,8 @@ ARMS: Mapping[str, Arm] = {
 }
 
 
+ROUNDING = 1e-4
+"""So far an epoch may drive weights apart that differed by rounding alone, some 1e-8."""
 EXPECTED_EPOCHS, EXPECTED_OVER = 10, 20
 EXPECTED_LEAD = {"zero": (0.03, 0.44), "identical_dropout": (2.00, 1.21)}
 """He's lead in points of test accuracy, its deviation: seeds 1000 to 1019, after 10 epochs."""
@@ -75,15 +78,15 @@ EXPECTED_LEAD = {"zero": (0.03, 0.44), "identical_dropout": (2.00, 1.21)}
 class Config:
     """The knobs."""
 
+    seed: int = 0
+    """The first seed; the others follow it."""
     seeds: int = 5
-    """Runs of each network, from seed `first_seed` on; at least 3."""
-    first_seed: int = 0
-    """The least of the seeds."""
+    """Runs of each network; at least 4."""
     epochs: int = 10
     """Passes over the training split."""
 
 
-PRESETS = {"default": Config(), "smoke": Config(seeds=3, epochs=3), "full": Config(seeds=20)}
+PRESETS = {"default": Config(), "smoke": Config(seeds=4, epochs=3), "full": Config(seeds=20)}
 
 
 def run(config: Config) -> Results:
@@ -94,7 +97,7 @@ def run(config: Config) -> Results:
         {"inputs": halve(part.inputs), "targets": jnp.asarray(part.targets)}
         for part in (digits.train, digits.test)
     )
-    keys = jax.vmap(jax.random.key)(config.first_seed + jnp.arange(config.seeds))
+    keys = jax.vmap(jax.random.key)(config.seed + jnp.arange(config.seeds))
     orders = np.stack(
         [
             [training.epoch_order(key, epoch, len(digits.train)) for key in keys]
@@ -165,9 +168,11 @@ def similarity(kernels: Float[Array, "seeds inputs units"]) -> Float[np.ndarray,
     return (np.square(columns.sum(2)).sum(1) - units) / (units * (units - 1))
 
 
-def largest_difference(params: Any) -> Float[np.ndarray, ""]:
-    """Between any weight of one seed and the same of the first."""
-    return np.max([np.abs(leaf - leaf[:1]).max() for leaf in jax.tree.leaves(params)])
+def largest_difference(params: Any) -> Float[np.ndarray, " others"]:
+    """Between any weight of a seed and the same of the first, for each seed after the first."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    by_leaf = [np.abs(leaf[1:] - leaf[:1]).reshape(len(leaf) - 1, -1).max(1) for leaf in leaves]
+    return np.max(by_leaf, axis=0)
 
 
 def rank(singular_values: np.ndarray) -> np.ndarray:
@@ -179,41 +184,45 @@ def claims(results: Results) -> list[Claim]:
     """How near ZerO comes to He, that no key changes it, and what the Hadamard matrix is for."""
     seeds, epochs = results["he_test"].shape
     final = {name: results[f"{name}_test"][:, -1] for name in ARMS}
-    behind, half_width = interval(final["he"] - final["identity"])
     lit = int(results["lit_pixels"])
     made = [
         Claim(
-            "ZerO: largest difference between the networks of two keys, before training",
-            results["zero_start_difference"],
+            "ZerO draws nothing: largest difference between the weights of two keys, before "
+            "training",
+            results["zero_start_difference"].max(),
             0.0,
             0.0,
         ),
         Claim(
-            "ZerO: the same after an epoch in the same order of the data",
-            results["zero_one_order_difference"],
+            "ZerO trains the same network from any key: the same after an epoch in one order of "
+            "the data, which leaves rounding only",
+            results["zero_one_order_difference"].max(),
             0.0,
-            0.0,
+            ROUNDING,
         ),
-        Claim(
-            "ZerO: the same after an epoch, each key in its own order",
+        about_mean(
+            "Only the order of the data tells two keys apart: the same after an epoch, each key in "
+            f"its own order; mean of {seeds - 1} keys against the first",
             results["zero_own_order_difference"],
-            1e-3,
-            np.inf,
+            low=10 * ROUNDING,
         ),
         Claim(
-            f"partial identity: rank of what layer 2 learns, at most the {lit} lit pixels",
+            f"From a partial identity layer 2 learns in no more directions than the {lit} pixels "
+            f"that are ever lit: rank of its change, the largest of {seeds} seeds",
             rank(results["identity_singular_values"]).max(),
             1,
             lit,
         ),
-        Claim(
-            f"ZerO: rank of what layer 2 learns, more than {lit}, of {WIDTH}",
-            rank(results["zero_singular_values"]).min(),
+        about_mean(
+            f"From ZerO's Hadamard matrix it learns in more, of {WIDTH}: rank of its change; mean "
+            f"of {seeds} seeds",
+            rank(results["zero_singular_values"]),
             lit + 1,
             WIDTH,
         ),
         Claim(
-            "identical features: least mean cosine between two units of layer 1, before training",
+            "Identical features start as one unit, repeated: least mean cosine between two units "
+            "of layer 1, before training",
             results["identical_similarity"][:, 0].min(),
             1 - 1e-6,
             1 + 1e-6,
@@ -222,20 +231,20 @@ def claims(results: Results) -> list[Claim]:
     if epochs != EXPECTED_EPOCHS:
         return made
     made.append(
-        Claim(
-            "He's lead over the partial identity, points of test accuracy: lower end of the 95 % "
-            f"interval over {seeds} seeds",
-            behind - half_width,
-            0.0,
-            np.inf,
+        about_mean(
+            "The partial identity pays for it: points of test accuracy that He is ahead; mean of "
+            f"{seeds} seeds",
+            final["he"] - final["identity"],
+            low=0.0,
         )
     )
     for reference, name in (("he", "zero"), ("he_shallow", "identical_dropout")):
         mean, deviation = EXPECTED_LEAD[name]
         made.append(
             as_before(
-                f"lead of {ARMS[reference].label} over {ARMS[name].label}, points of test "
-                f"accuracy; mean of {seeds} seeds",
+                f"{ARMS[name].label} comes as near to {ARMS[reference].label} as before: points of "
+                f"test accuracy behind ({EXPECTED_OVER} earlier seeds: {mean:.2f}); mean of "
+                f"{seeds} seeds",
                 final[reference] - final[name],
                 mean,
                 deviation,

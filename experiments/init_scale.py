@@ -30,7 +30,7 @@ from jaxdl.claims import Claim, about_mean
 
 FEATURES, BATCH_SIZE, RATE = (128, 128, 10), 50, 0.1
 ROUNDING = 1e-9
-"""So far apart rounding may set two units that get the same gradient; a weight moves by 0.1."""
+"""So far apart rounding may set two units that get the same gradient; a weight moves by 0.002."""
 
 
 class Arm(NamedTuple):

@@ -8,8 +8,7 @@ that treats them differently, here dropout, can tell them apart.
 Source: Zhao, Schäfer and Anandkumar (2022), theorem 1 and algorithm 1; Blumenfeld, Gilboa and
 Soudry (2020) for identical features.
 Run: python experiments/zero_initialization.py
-Expected: ZerO within half a point of He after 10 epochs, and from any two keys the same network,
-to rounding where the order of the data is one;
+Expected: ZerO within half a point of He after 10 epochs, and the same network from any two keys;
 the partial identity two points behind, its second layer changing in no more directions than
 there are pixels that are ever lit (175), where ZerO's uses all; identical features, told apart by
 dropout, two points behind He with dropout. Without dropout they are told apart all the same, by
@@ -28,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from common import Results
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
 from jaxdl.claims import Claim, about_mean, as_before
@@ -67,8 +66,6 @@ ARMS: Mapping[str, Arm] = {
 }
 
 
-ROUNDING = 1e-4
-"""So far an epoch may drive weights apart that differed by rounding alone, some 1e-8."""
 EXPECTED_EPOCHS, EXPECTED_OVER = 10, 20
 EXPECTED_LEAD = {"zero": (0.03, 0.44), "identical_dropout": (2.00, 1.21)}
 """He's lead in points of test accuracy, its deviation: seeds 1000 to 1019, after 10 epochs."""
@@ -123,15 +120,14 @@ def run(config: Config) -> Results:
                 [similarity(each.params["dense_0"]["kernel"]) for each in (start, state)], axis=1
             )
         print(f"{arm.label:28} test accuracy {results[f'{name}_test'][:, -1].round(1)} %")
-        if name in ("he", "zero"):
-            # Every seed in the order of the first: what is left is what the key does.
-            common_order = np.broadcast_to(orders[0, :1], orders[0].shape)
-            one_order, _ = train_epoch(start, train, common_order)
-            other_order, _ = train_epoch(start, train, orders[0])
+        if name == "zero":
+            own_order, _ = train_epoch(start, train, orders[0])
             results |= {
-                f"{name}_start_difference": largest_difference(start.params),
-                f"{name}_one_order_difference": largest_difference(one_order.params),
-                f"{name}_own_order_difference": largest_difference(other_order.params),
+                "zero_start_difference": largest_difference(start.params),
+                "zero_one_order_difference": largest_difference(
+                    one_epoch_in_one_order(start, train, orders[0, 0]).params
+                ),
+                "zero_own_order_difference": largest_difference(own_order.params),
             }
     return results
 
@@ -152,12 +148,31 @@ def initial_state(arm: Arm, key: Key[Array, ""]) -> training.TrainState:
 def compiled(features: tuple[int, ...], dropout_rate: float) -> tuple[Any, Any]:
     """An epoch of all seeds, each in its own order, and their sums over a split."""
     model = models.MLP(features, dropout_rate=dropout_rate)
-    step = training.make_train_step(model, OPTIMIZERS[features], losses.cross_entropy)
     evaluate = training.make_eval_step(model, losses.cross_entropy, [metrics.accuracy])
     return (
-        jax.jit(jax.vmap(training.make_train_epoch(step), in_axes=(0, None, 0))),
+        jax.jit(jax.vmap(train_epoch_of(features, dropout_rate), in_axes=(0, None, 0))),
         jax.jit(jax.vmap(evaluate, in_axes=(0, None))),
     )
+
+
+def train_epoch_of(features: tuple[int, ...], dropout_rate: float) -> Any:
+    """An epoch of one seed."""
+    model = models.MLP(features, dropout_rate=dropout_rate)
+    step = training.make_train_step(model, OPTIMIZERS[features], losses.cross_entropy)
+    return training.make_train_epoch(step)
+
+
+@jax.jit
+def one_epoch_in_one_order(
+    start: training.TrainState, train: Any, order: Int[Array, "steps batch"]
+) -> training.TrainState:
+    """Every seed in the same order of the data: what is left is what its key does.
+
+    One seed after another, so that all pass through the same instructions. ZerO leaves units on
+    ReLU's kink: a rounding in another order would switch some on, and an epoch makes that 0.2.
+    """
+    train_epoch = train_epoch_of(DEEP, 0.0)
+    return jax.lax.map(lambda state: train_epoch(state, train, order)[0], start)
 
 
 def similarity(kernels: Float[Array, "seeds inputs units"]) -> Float[np.ndarray, " seeds"]:
@@ -195,16 +210,16 @@ def claims(results: Results) -> list[Claim]:
         ),
         Claim(
             "ZerO trains the same network from any key: the same after an epoch in one order of "
-            "the data, which leaves rounding only",
+            "the data",
             results["zero_one_order_difference"].max(),
             0.0,
-            ROUNDING,
+            0.0,
         ),
         about_mean(
             "Only the order of the data tells two keys apart: the same after an epoch, each key in "
             f"its own order; mean of {seeds - 1} keys against the first",
             results["zero_own_order_difference"],
-            low=10 * ROUNDING,
+            low=1e-3,
         ),
         Claim(
             f"From a partial identity layer 2 learns in no more directions than the {lit} pixels "

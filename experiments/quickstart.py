@@ -137,8 +137,8 @@ def claims(results: Results) -> list[Claim]:
         return made
     made += [
         as_before(
-            f"{LABELS[name].capitalize()} the network reads the digits as well as before: test "
-            f"accuracy, % ({EXPECTED_OVER} earlier seeds: {mean}); mean of {seeds} seeds",
+            f"The network {LABELS[name]} reads the digits as well as before: test accuracy, % "
+            f"({EXPECTED_OVER} earlier seeds: {mean}); mean of {seeds} seeds",
             results[f"{name}_test"],
             mean,
             deviation,

@@ -10,8 +10,9 @@ equation 17, for the prediction.
 Run: python experiments/vanishing_gradients.py
 Expected: what theory predicts, layer by layer, for every pair but one. PyTorch's default loses
 the gradient through any of them; He holds it through ReLU, and with the sigmoid it loses half a
-decade a layer; Glorot's is tanh's. The exception is GELU with He: its signal shrinks slowly until
-it dies, where no two networks of 200 units agree, so that the theory of infinite width fails.
+decade a layer; Glorot's is tanh's. The exception is GELU with He: its signal shrinks
+slowly and then collapses. When that begins differs from network to network, mostly later than with
+infinitely many units, and until then the gradient passes.
 Time: 40 s on 2 CPU cores.
 """
 
@@ -47,7 +48,7 @@ INITIALIZERS = ("torch default", "Glorot", "He", "preserving")
 STYLES = ("C0:", "C1--", "C2-", "C3-.")
 SHOWN_DEPTHS = (10, 30, 100)
 EXCEPTION = ("GELU", "He")
-"""Where the theory of infinite width does not say what 200 units do."""
+"""The pair for which infinitely many units do not say what 200 do."""
 NEAR = 5 / WIDTH
 """So far, as a share, a finite layer's second moment strays from its law on average."""
 NEAR_DECADES = 0.35
@@ -184,15 +185,19 @@ def claims(results: Results) -> list[Claim]:
             1 - NEAR,
             1 + NEAR,
         ),
-        about_mean(
-            f"It fails for {EXCEPTION[0]} with {EXCEPTION[1]}, whose signal dies slowly: the same; "
-            f"mean of {seeds} seeds",
-            by_seed[pair(*EXCEPTION)],
-            low=1 + NEAR,
-        ),
     ]
     total = decades(measured, 2)[:, :, 0, :]
     predicted = decades(theory, 1)[:, 0, :]
+    row, arm = pair(*EXCEPTION)
+    made.append(
+        about_mean(
+            f"Theory fails for {' with '.join(EXCEPTION)}, whose signal collapses later than "
+            f"theory says: powers of ten more that the gradient keeps from layer {DEPTH} back to "
+            f"layer 1; mean of {seeds} seeds",
+            total[row, :, arm] - predicted[row, arm],
+            low=NEAR_DECADES,
+        )
+    )
     for activation, initializer in (
         ("sigmoid", "Glorot"),
         ("sigmoid", "He"),

@@ -66,6 +66,8 @@ ARMS: Mapping[str, Arm] = {
 }
 
 
+NO_DIFFERENCE = 1e-12
+"""What stands for a difference of 0, which has no logarithm."""
 EXPECTED_EPOCHS, EXPECTED_OVER = 10, 20
 EXPECTED_LEAD = {"zero": (0.03, 0.44), "identical_dropout": (2.00, 1.21)}
 """He's lead in points of test accuracy, its deviation: seeds 1000 to 1019, after 10 epochs."""
@@ -218,7 +220,7 @@ def claims(results: Results) -> list[Claim]:
         about_mean(
             "Only the order of the data tells two keys apart: the same after an epoch, each key in "
             f"its own order, power of ten; mean of {seeds - 1} keys against the first",
-            np.log10(np.maximum(results["zero_own_order_difference"], 1e-12)),
+            np.log10(np.maximum(results["zero_own_order_difference"], NO_DIFFERENCE)),
             low=-3.0,
         ),
         Claim(

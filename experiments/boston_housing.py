@@ -197,7 +197,7 @@ def claims(results: Results) -> list[Claim]:
                 f"that do (the worst of them has {largest:.1f}, least squares "
                 f"{LEAST_SQUARES_TEST})",
                 np.sum(living <= LEAST_SQUARES_TEST),
-                len(living),
+                max(len(living), 1),  # none lives: nothing to tell
                 low=0.95,
             ),
             about_share(

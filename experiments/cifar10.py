@@ -12,7 +12,7 @@ Expected: test accuracy 47.8, 48.2, 48.5 % with BatchNorm and 48.3, 49.1, 49.2 %
 size and rate BatchNorm does not help. It does where the pixels are not centred, by four points: it
 centres each unit's input itself. The resumed run ends as one never interrupted, to rounding.
 The plateau's patience of 10 epochs is not over after 5, so the rate stays.
-Time: 80 s on 2 CPU cores.
+Time: 130 s on 2 CPU cores.
 """
 
 import contextlib

@@ -8,9 +8,11 @@ mean square of the gradient is multiplied by fan_out Var(W) E[f'(z)^2].
 Source: the lecture on vanishing gradients; Glorot and Bengio (2010); Schoenholz et al. (2017),
 equation 17, for the prediction.
 Run: python experiments/vanishing_gradients.py
-Expected: what theory predicts, layer by layer, for every pair. PyTorch's default loses the
-gradient through any of them; He holds it through ReLU, and with the sigmoid it loses half a
-decade a layer; Glorot's is tanh's.
+Expected: what theory predicts, layer by layer, for every pair but one. PyTorch's default loses
+the gradient through any of them; He holds it through ReLU, and with the sigmoid it loses half a
+decade a layer; Glorot's is tanh's. The exception is GELU with He: its signal shrinks
+slowly and then collapses. When that begins differs from network to network, mostly later than with
+infinitely many units, and until then the gradient passes.
 Time: 40 s on 2 CPU cores.
 """
 
@@ -28,7 +30,7 @@ from common import Results
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl import activations, diagnostics, initializers
-from jaxdl.claims import Claim
+from jaxdl.claims import Claim, about_mean, about_means
 
 DEPTH, WIDTH, EXAMPLES = 100, 200, 50
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -45,17 +47,26 @@ INITIALIZERS = ("torch default", "Glorot", "He", "preserving")
 """Of square layers: fan_in Var(W) of 1/3, 1, 2, and the quadrature's 1 / E[f(z)^2]."""
 STYLES = ("C0:", "C1--", "C2-", "C3-.")
 SHOWN_DEPTHS = (10, 30, 100)
+EXCEPTION = ("GELU", "He")
+"""The pair for which infinitely many units do not say what 200 do."""
+NEAR = 5 / WIDTH
+"""So far, as a share, a finite layer's second moment strays from its law on average."""
+NEAR_DECADES = 0.35
+"""The mean of a logarithm lies below the logarithm of the mean: by at most 5 / (2 WIDTH) a layer,
+halved again by the root, which is 0.27 decades in 99 layers; and some more for a spread of 0.2."""
 
 
 @dataclass(frozen=True)
 class Config:
     """The knobs."""
 
+    seed: int = 0
+    """All networks follow from it."""
     seeds: int = 20
     """Networks of each pair; at least 3."""
 
 
-PRESETS = {"default": Config(), "smoke": Config(seeds=5), "full": Config(seeds=200)}
+PRESETS = {"default": Config(), "smoke": Config(seeds=10), "full": Config(seeds=200)}
 
 
 def variances(activation: Callable[[Array], Array]) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +121,7 @@ def growth(
 
 def run(config: Config) -> Results:
     """Growth of the gradient's mean square: (activations, seeds, layers, initialisers)."""
-    keys = jax.random.split(jax.random.key(0), config.seeds)
+    keys = jax.random.split(jax.random.key(config.seed), config.seeds)
     measured, predicted = [], []
     for activation in ACTIVATIONS.values():
         weights, biases = variances(activation)
@@ -146,38 +157,47 @@ def decades(growth_of_square: np.ndarray, axis: int) -> np.ndarray:
 
 def claims(results: Results) -> list[Claim]:
     """The sigmoid's bound; theory, pair by pair; who vanishes and who does not."""
-    from scipy.stats import t
-
     measured, theory = results["growth"], results["theory"]
     seeds = measured.shape[1]
+
+    def pair(activation: str, initializer: str) -> tuple[int, int]:
+        return list(ACTIVATIONS).index(activation), INITIALIZERS.index(initializer)
+
+    # By seed: the mean over the layers of measured over predicted growth, which is 1 in the limit
+    # of width.
+    by_seed = np.moveaxis((measured / theory[:, None]).mean(2), 1, -1)
+    exception = np.zeros(by_seed.shape[:2], bool)
+    exception[pair(*EXCEPTION)] = True
+    pairs = by_seed[~exception]
     made = [
         Claim(
-            "ten sigmoids with unit weights: the largest slope of the chain (bound 0.25^10)",
+            "A chain of ten sigmoids with unit weights passes on next to nothing: its largest "
+            "slope (bound: 0.25^10)",
             results["sigmoid_chain"].max(),
             0.0,
             0.25**10,
-        )
+        ),
+        about_means(
+            "Theory tells how much of the gradient each layer passes on: growth of its mean square "
+            f"a layer, measured over predicted, the farthest from 1 of {len(pairs)} pairs; mean of "
+            f"{seeds} seeds",
+            pairs.T,
+            1 - NEAR,
+            1 + NEAR,
+        ),
     ]
-    # By seed: the mean over the layers of measured over predicted growth, which is 1 in the limit
-    # of width. Seeds are independent; the pairs are tested together.
-    by_seed = (measured / theory[:, None]).mean(2)
-    pairs = by_seed.shape[0] * by_seed.shape[2]
-    mean, deviation = by_seed.mean(1), by_seed.std(1, ddof=1)
-    quantile = t.ppf(1 - 0.001 / (2 * pairs), seeds - 1)
-    # A finite layer's own second moment strays by a share of up to 5 / WIDTH on average.
-    excess = (np.abs(mean - 1) - 5 / WIDTH) / (deviation / np.sqrt(seeds))
+    total = decades(measured, 2)[:, :, 0, :]
+    predicted = decades(theory, 1)[:, 0, :]
+    row, arm = pair(*EXCEPTION)
     made.append(
-        Claim(
-            f"growth a layer against theory, the worst of {pairs} pairs: distance beyond the "
-            f"5/width of finite layers, in standard errors over {seeds} seeds",
-            excess.max(),
-            -np.inf,
-            float(quantile),
+        about_mean(
+            f"Theory fails for {' with '.join(EXCEPTION)}, whose signal collapses later than "
+            f"theory says: powers of ten more that the gradient keeps from layer {DEPTH} back to "
+            f"layer 1; mean of {seeds} seeds",
+            total[row, :, arm] - predicted[row, arm],
+            low=NEAR_DECADES,
         )
     )
-    total = decades(measured, 2)[:, :, 0, :].mean(1)
-    predicted = decades(theory, 1)[:, 0, :]
-    spread = decades(measured, 2)[:, :, 0, :].std(1, ddof=1)
     for activation, initializer in (
         ("sigmoid", "Glorot"),
         ("sigmoid", "He"),
@@ -186,18 +206,15 @@ def claims(results: Results) -> list[Claim]:
         ("ReLU", "He"),
         ("SELU", "Glorot"),
     ):
-        pair = list(ACTIVATIONS).index(activation), INITIALIZERS.index(initializer)
-        # The mean of a logarithm lies below the logarithm of the mean: by at most half of 5/width
-        # a layer, halved again by the root.
-        drift = 5 / (4 * WIDTH) * (DEPTH - 1) / np.log(10)
-        error = 4 * spread[pair] / np.sqrt(seeds)
+        row, arm = pair(activation, initializer)
+        expected = predicted[row, arm]
         made.append(
-            Claim(
-                f"{activation}, {initializer}: decades from layer {DEPTH} back to layer 1 "
-                f"(theory {predicted[pair]:.2f}); mean of {seeds} seeds",
-                total[pair],
-                predicted[pair] - drift - error,
-                predicted[pair] + drift + error,
+            about_mean(
+                f"{activation} with {initializer}: powers of ten that the gradient gains from "
+                f"layer {DEPTH} back to layer 1 (theory {expected:.2f}); mean of {seeds} seeds",
+                total[row, :, arm],
+                expected - NEAR_DECADES,
+                expected + NEAR_DECADES,
             )
         )
     return made

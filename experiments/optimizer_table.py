@@ -322,8 +322,8 @@ def scale_claims(results: Results) -> list[Claim]:
         ),
         Claim(
             "The five adaptive ones without epsilon do not (lecture: Adadelta's path does not "
-            f"change at all; nor do the others'): departure after {PATH_STEPS} steps, relative; the "
-            f"greatest of {seeds} seeds",
+            f"change at all; nor do the others'): departure after {PATH_STEPS} steps, relative, "
+            f"the greatest of {seeds} seeds",
             results["loss_no_epsilon_path"][adaptive].max(),
             0.0,
             ROUNDING,

@@ -129,7 +129,7 @@ def about_ratios(
     """
     values = np.asarray(values, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs, ends = np.log(values.reshape(len(values), -1)), np.log(np.float64([low, high]))
+        logs, ends = np.log(values.reshape(len(values), -1)), np.log([float(low), float(high)])
     logs[~np.isfinite(logs)] = np.nan
     claim = about_means(text, logs, *ends, chance=chance)
 

@@ -43,7 +43,7 @@ from regularization import (
 from jaxdl import losses, models, optimizers, training
 from jaxdl.claims import Claim, about_mean, about_ratios
 
-GRID_RATES = 10 ** np.arange(-3.5, -1.4, 0.5)
+LEAST_RATE, GREATEST_RATE = 10**-3.5, 10**-1.5
 GRID_STRENGTHS = {"l2": 10 ** np.arange(-3.0, 0.1, 0.5), "decay": 10 ** np.arange(-1.0, 2.1, 0.5)}
 PATH_STEPS, PATH_RATE, PATH_STRENGTH = 100, 0.1, 1e-2
 FREE_STEPS, FREE_RATE, FREE_STRENGTHS = 50, 1e-3, np.array([0.1, 1.0])
@@ -58,13 +58,15 @@ class Config:
     """Passes of each run of the grid."""
     seeds: int = 5
     """Runs of each path and of each point of the grid; at least 3."""
+    rates: int = 5
+    """Of the grid, from the least to the greatest; at least 3."""
     seed: int = 0
     """First seed, of the weights and the order; the others follow."""
 
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(seeds=3, epochs=15),
+    "smoke": Config(seeds=3, rates=3),
     "full": Config(epochs=100, seeds=10),
 }
 
@@ -76,9 +78,10 @@ def run(config: Config) -> Results:
     clean, wrong = (splits(noise, jax.random.key(NOISE_KEY)) for noise in NOISES)
     order = orders(seeds, config.epochs).reshape(len(seeds), 1, -1, BATCH_SIZE)
     results: dict[str, Any] = {**paths(clean, starts, order[:, 0, :PATH_STEPS]), **free_weights()}
+    results["rates"] = np.geomspace(LEAST_RATE, GREATEST_RATE, config.rates)
     train = trainer(0.0, 0.0)
     for kind, strengths in GRID_STRENGTHS.items():
-        axes = np.meshgrid(GRID_RATES, strengths, np.arange(config.seeds), indexing="ij")
+        axes = np.meshgrid(results["rates"], strengths, np.arange(config.seeds), indexing="ij")
         rate, strength, seed = (axis.ravel() for axis in axes)
         none = np.zeros_like(strength)
         pair = (strength, none) if kind == "l2" else (none, strength)
@@ -163,14 +166,26 @@ def free_weights() -> dict[str, Any]:
 
 
 def best_strength(results: Results, kind: str) -> np.ndarray:
-    """By rate and seed: the strength of the least test loss; runs that overflowed are left out."""
+    """By rate and seed: the strength of the least test loss; runs that overflowed are left out.
+
+    Between the grid's points: the least of the parabola through the best and its neighbours.
+    """
     loss = np.nan_to_num(results[f"{kind}_grid"][..., LOSS], nan=np.inf)
-    return GRID_STRENGTHS[kind][loss.argmin(1)]
+    best = loss.argmin(1)
+    inner = best.clip(1, loss.shape[1] - 2)
+    below, at, above = (
+        np.take_along_axis(loss, (inner + shift)[:, None], 1)[:, 0] for shift in (-1, 0, 1)
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shift = (below - above) / (below - 2 * at + above) / 2
+    is_inner = (inner == best) & np.isfinite(shift)
+    logs = np.log(GRID_STRENGTHS[kind])
+    return np.exp(logs[best] + np.where(is_inner, shift, 0) * (logs[1] - logs[0]))
 
 
 def slopes(results: Results, kind: str) -> np.ndarray:
     """By seed: s in best strength ~ rate^s, least squares on the logarithms."""
-    return np.polyfit(np.log(GRID_RATES), np.log(best_strength(results, kind)), 1)[0]
+    return np.polyfit(np.log(results["rates"]), np.log(best_strength(results, kind)), 1)[0]
 
 
 def claims(results: Results) -> list[Claim]:
@@ -237,6 +252,7 @@ def plot(results: Results) -> Any:
     """Free weights; the grids of test loss."""
     figure = common.new_figure(12, 4.5)
     free, *grids = figure.subplots(1, 3, width_ratios=[1.2, 1, 1])
+    rates, middle = results["rates"], len(results["rates"]) // 2
 
     steps = np.arange(FREE_STEPS + 1)
     for way, style, label in (("l2", "-", "L2"), ("decay", "--", "decoupled")):
@@ -257,16 +273,16 @@ def plot(results: Results) -> Any:
         loss = results[f"{kind}_grid"][..., LOSS].mean(2)
         strengths = GRID_STRENGTHS[kind]
         shown = axes.pcolormesh(
-            *(10 ** np.linspace(np.log10(v[0]) - 0.25, np.log10(v[-1]) + 0.25, len(v) + 1)
-              for v in (GRID_RATES, strengths)),
+            edges(rates),
+            edges(strengths),
             np.clip(np.nan_to_num(loss, nan=np.inf), None, 2.3).T,
             cmap="gray",
         )  # fmt: skip
         best = np.exp(np.log(best_strength(results, kind)).mean(1))
-        axes.plot(GRID_RATES, best, "C3o-", mec="w", ms=7, label="best strength")
+        axes.plot(rates, best, "C3o-", mec="w", ms=7, label="best strength")
         axes.plot(
-            GRID_RATES,
-            best[2] * GRID_RATES[2] / GRID_RATES,
+            rates,
+            best[middle] * rates[middle] / rates,
             "C0--",
             lw=2,
             label=r"$\eta\lambda$ constant",
@@ -281,6 +297,12 @@ def plot(results: Results) -> Any:
     grids[0].legend(fontsize=8, loc="upper right")
     figure.colorbar(shown, ax=grids)
     return figure
+
+
+def edges(points: np.ndarray) -> np.ndarray:
+    """Of the cells around points that a factor separates."""
+    half = np.sqrt(points[1] / points[0])
+    return np.geomspace(points[0] / half, points[-1] * half, len(points) + 1)
 
 
 if __name__ == "__main__":

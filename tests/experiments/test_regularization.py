@@ -101,11 +101,13 @@ def weight_decay_results():
     drawn = np.exp(0.1 * np.array([-1.0, 0.0, 1.0]))
     strengths = len(weight_decay.GRID_STRENGTHS["l2"])
     bowl = 1.0 + 0.1 * np.abs(np.arange(strengths) - 3.0)
-    grid = np.broadcast_to(bowl[:, None, None], (len(weight_decay.GRID_RATES), strengths, 3, 3))
+    rates = np.geomspace(weight_decay.LEAST_RATE, weight_decay.GREATEST_RATE, 5)
+    grid = np.broadcast_to(bowl[:, None, None], (len(rates), strengths, 3, 3))
     return {
         "sgd_apart": 2e-7 * drawn,
         "sgd_rounding": np.full(3, 3e-7),
         "adam_apart": 0.8 * drawn,
+        "rates": rates,
         "l2_grid": grid.copy(),
         "decay_grid": grid.copy(),
         **weight_decay.free_weights(),
@@ -142,6 +144,15 @@ def test_seeds_that_disagree_decide_nothing():
     results = weight_decay_results()
     results["l2_grid"][:, :, 0] = tilted(results["l2_grid"])[:, :, 0]
     assert verdicts(weight_decay, results)[4] == "undecided"
+
+
+def test_the_best_strength_is_found_between_the_grids_points():
+    results = weight_decay_results()
+    places = np.arange(len(weight_decay.GRID_STRENGTHS["l2"]))
+    results["l2_grid"][:] = ((places - 2.3) ** 2)[:, None, None]
+    np.testing.assert_allclose(weight_decay.best_strength(results, "l2"), 10 ** (-3 + 2.3 / 2))
+    results["l2_grid"][:] = places[:, None, None]  # the least is the first: no neighbour below
+    np.testing.assert_allclose(weight_decay.best_strength(results, "l2"), 1e-3)
 
 
 def test_a_run_that_overflowed_is_not_the_best():

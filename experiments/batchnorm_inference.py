@@ -48,8 +48,6 @@ SMALL = 2.0
 """Points of accuracy: a tenth of what the momentum too near 1 costs."""
 FEATURES, RATE = (128, 128, 10), 0.1
 MARKERS, LINES = "os^Dv*", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 3)))
-CONFIDENCE = 7.0
-"""Sums of products that exceed the bound by chance: 2 exp(-7^2 / 2), 5e-11 each, 1e-5 in all."""
 
 
 @dataclass(frozen=True)

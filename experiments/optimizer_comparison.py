@@ -159,6 +159,8 @@ def run(config: Config) -> Results:
         {"inputs": jnp.asarray(part.inputs), "targets": jnp.asarray(part.targets)}
         for part in (dataset.train, dataset.validation, dataset.test)
     )
+    if config.seeds < END_SEEDS:
+        raise ValueError(f"seeds must be at least {END_SEEDS}, got {config.seeds}; pass more")
     seeds = config.seed + np.r_[TUNING_SEED, np.arange(config.seeds)]
     keys = jax.vmap(jax.random.key)(seeds)
     orders = np.stack([batches(key, config.epochs, len(dataset.train)) for key in keys])
@@ -190,20 +192,24 @@ def run(config: Config) -> Results:
         params, _ = train(arrays, runs(rates, starts, orders, tuning))
         accuracy = percent(params, validation)
         best = rates[accuracy.argmax()]
-        count, each = config.seeds, 1 + np.arange(config.seeds)
-        at = np.repeat([best, best / 10, *rates[[0, -1]]], [count, count, END_SEEDS, END_SEEDS])
-        of = np.r_[each, each, each[:END_SEEDS], each[:END_SEEDS]]
-        params, loss = train(arrays, runs(at, starts, orders, of))
-        validated, tested = percent(params, validation), percent(params, test)
+        each, few = 1 + np.arange(config.seeds), 1 + np.arange(END_SEEDS)
+
+        def at(rates: Any, seeds: np.ndarray, train: Any = train) -> Any:
+            return train(arrays, runs(rates * np.ones(len(seeds)), starts, orders, seeds))
+
+        params, loss = at(best, each)
+        tenth, _ = at(best / 10, each)
+        # As many runs as those of the rates and of the seeds, by default: one program for all.
+        ends, _ = at(np.repeat(rates[[0, -1]], END_SEEDS), np.r_[few, few])
         keep(
             rates=rates,
             validation=accuracy,
             best_rate=best,
-            chosen_validation=validated[:count],
-            tenth_validation=validated[count : 2 * count],
-            ends_validation=validated[2 * count :].reshape(2, END_SEEDS),
-            test=tested[:count],
-            loss=loss[:count],
+            chosen_validation=percent(params, validation),
+            tenth_validation=percent(tenth, validation),
+            ends_validation=percent(ends, validation).reshape(2, END_SEEDS),
+            test=percent(params, test),
+            loss=loss,
         )
         mean, half_width = interval(found["test"][-1])
         print(f"{arm.label:9} rate {best:.2g}: test {mean:.2f} +- {half_width:.2f} %", flush=True)

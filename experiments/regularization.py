@@ -239,7 +239,7 @@ def claims(results: Results) -> list[Claim]:
     ]
     for name in HELPERS:
         label = ARMS[name].label if name in ARMS else "early stopping"
-        helper = label[0].upper() + label[1:]
+        helper = f"{label[0].upper()}{label[1:].replace(', ', ' of ')}"
         made += [
             about_mean(
                 f"{helper} helps: {wrong}, gain of accuracy on true test labels, points, {mean_of}",

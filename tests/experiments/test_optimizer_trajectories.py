@@ -105,16 +105,10 @@ def test_paths_are_those_of_each_optimizer_alone(small):
             np.testing.assert_allclose(small["paths"][i, j, 1, :13], alone, rtol=2e-3, atol=2e-4)
 
 
-def test_a_small_run_is_arrays_and_draws(small, tmp_path):
-    np.savez(tmp_path / "results.npz", **small)
-    with np.load(tmp_path / "results.npz", allow_pickle=False) as loaded:
-        results = {name: loaded[name] for name in loaded}
-    assert len(experiment.claims(results)) == 7
-    figure = experiment.plot(results)
-    assert len(figure.axes) == 4
+def test_paths_and_steps_bear_the_right_names(small):
+    figure = experiment.plot(small)
     assert [label.get_text() for label in figure.axes[3].get_yticklabels()] == NAMES
-    drawn = experiment.panels(results)
-    assert [list(panel.paths) for panel in drawn] == [NAMES] * 3
+    assert [list(panel.paths) for panel in experiment.panels(small)] == [NAMES] * 3
 
 
 def test_no_path_was_lifted_above_its_start(small):

@@ -3,17 +3,17 @@
 [784, 128, 10], ReLU, plain gradient descent on 3,500 digits, from the same parameters for every
 batch size, until the training loss is 0.3 nats. Each batch size has the rate of three, a factor of
 two apart, that takes it there in the fewest steps for two other seeds: with one rate for all, one
-would compare rates. A run stops when it is there. A step's seconds are measured apart, compiled
-and warmed up, without the evaluation; they are printed and drawn, and nothing is claimed of them.
+would compare rates. A run stops when it is there. A step's seconds are measured apart, compiled and
+warmed up, without the evaluation; they are printed and drawn, and nothing is claimed of them.
 
 Source: the lecture on optimisation; McCandlish, Kaplan and Amodei (2018), equation 2.11: a batch B
 needs S = S_min (1 + B_c / B) steps, where B_c is the critical batch.
 Run: python experiments/batch_size.py
 Expected: about 2,200 steps of one example, 170 of 16, 70 of 64, 40 of all. Up to the critical
 batch, about 55, steps fall as the batch grows; beyond it they hardly do, and examples are wasted.
-On a CPU a mini-batch of 16 is there in half the seconds of single examples, whose steps are spent
-on moving all the weights, and in a twentieth of those of the full batch.
-Time: 2 minutes on 2 busy CPU cores.
+On a CPU without other work a mini-batch of 16 is there in half the seconds of single examples,
+whose steps are spent on moving all the weights, and in a twentieth of those of the full batch.
+Time: 3 minutes on 2 busy CPU cores.
 """
 
 import sys

@@ -10,7 +10,7 @@ Run: python experiments/optimizer_comparison.py
 Expected: tuned alike, the eight optimizers' mean test accuracies lie within a point of each other
 (85.2 to 86.0 % after 3 epochs), no farther apart than the seeds of one. A rate ten times too small
 costs 1 to 3 points, one ten times too large from 3 points to everything.
-Time: 2 min on 2 CPU cores, each a device of its own.
+Time: 4 min on 2 CPU cores, each a device of its own.
 """
 
 import functools

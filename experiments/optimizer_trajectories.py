@@ -1,7 +1,8 @@
 """Eight optimizers in a ravine, on Beale's function and at a saddle: their paths, step by step.
 
 The ravine is a quadratic of condition number 100; a second one is the same turned by 30 degrees,
-start and all. An optimizer has settled when its height above the minimum has fallen to the
+start and all. The figure shows one start; the claims are about random ones around it. An optimizer
+has settled when its height above the minimum has fallen to the
 function's share of the start's and stays there. Each one has, on each function, the constant rate
 of the grid with which its slowest start settles first (where none does, the one that ends lowest),
 among the rates that never lift it above where it started.
@@ -14,7 +15,7 @@ ln(0.1/offset)/ln(1 + 2 rate) of them; the steps of the adaptive optimizers hard
 gradient's size, and they leave first. What Adagrad wins in the ravine it owes to the axes: turned,
 it needs 30 times the steps, while SGD, momentum and Nesterov do not notice. Adadelta settles
 nowhere in the ravine: the length of its steps follows that of earlier steps, not the gradient.
-Time: 8 s on 2 CPU cores; all paths of all rates are one compiled call of 1 to 2 s.
+Time: 15 s on 2 CPU cores; all paths of all rates are one compiled call of 3 s.
 """
 
 import functools

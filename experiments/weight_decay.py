@@ -12,7 +12,7 @@ Expected: with SGD one path, theta (1 - eta lambda)^t for free weights; with Ada
 moves a free weight by eta a step whatever lambda is, decoupled decay as with SGD. Loshchilov and
 Hutter tie L2's best strength to the rate; on this grid it moves with the rate under neither: best
 near 0.03 for L2 and near 3 decoupled at every rate that over-fits, with losses that are alike.
-Time: 40 s on 2 CPU cores.
+Time: 60 s on 2 CPU cores.
 """
 
 import functools

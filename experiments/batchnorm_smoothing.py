@@ -310,7 +310,7 @@ def claims(results: Results) -> list[Claim]:
         )
     made += [
         about_mean(
-            f"At a large rate only BatchNorm trains: {large}, training loss of no norm minus that "
+            f"BatchNorm bears a large rate: {large}, training loss of no norm minus that "
             f"of BatchNorm, nats, {mean_of}",
             gain[0, 1],
             0.0,

@@ -97,7 +97,7 @@ class Config:
     """Of each path."""
     rates_per_decade: int = 10
     """Of the grid from 0.001 to 10."""
-    starts: int = 17
+    starts: int = 25
     """Of each function: the one that the figure shows, and random ones around it; at least 4."""
     seed: int = 0
     """Of the random starts."""

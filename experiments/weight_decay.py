@@ -12,7 +12,7 @@ Expected: with SGD one path, theta (1 - eta lambda)^t for free weights; with Ada
 moves a free weight by eta a step whatever lambda is, decoupled decay as with SGD. Loshchilov and
 Hutter tie L2's best strength to the rate; on this grid it moves with the rate under neither: best
 near 0.03 for L2 and near 3 decoupled at every rate that over-fits, with losses that are alike.
-Time: 40 s on 2 CPU cores.
+Time: 60 s on 2 CPU cores.
 """
 
 import functools
@@ -41,9 +41,9 @@ from regularization import (
 )
 
 from jaxdl import losses, models, optimizers, training
-from jaxdl.claims import Claim
+from jaxdl.claims import Claim, about_mean, about_ratios
 
-GRID_RATES = 10 ** np.arange(-3.5, -1.4, 0.5)
+LEAST_RATE, GREATEST_RATE = 10**-3.5, 10**-1.5
 GRID_STRENGTHS = {"l2": 10 ** np.arange(-3.0, 0.1, 0.5), "decay": 10 ** np.arange(-1.0, 2.1, 0.5)}
 PATH_STEPS, PATH_RATE, PATH_STRENGTH = 100, 0.1, 1e-2
 FREE_STEPS, FREE_RATE, FREE_STRENGTHS = 50, 1e-3, np.array([0.1, 1.0])
@@ -56,63 +56,79 @@ class Config:
 
     epochs: int = 30
     """Passes of each run of the grid."""
-    seeds: int = 3
-    """Runs of each point of the grid."""
+    seeds: int = 5
+    """Runs of each path and of each point of the grid; at least 3."""
+    rates: int = 5
+    """Of the grid, from the least to the greatest; at least 3."""
+    seed: int = 0
+    """First seed, of the weights and the order; the others follow."""
 
 
-PRESETS = {"default": Config(), "smoke": Config(seeds=1), "full": Config(epochs=100, seeds=10)}
+PRESETS = {
+    "default": Config(),
+    "smoke": Config(seeds=3, rates=3),
+    "full": Config(epochs=100, seeds=10),
+}
 
 
 def run(config: Config) -> Results:
     """The paths' distances, the free weights, the grid by rate, strength, seed and measure."""
-    starts = first_weights(config.seeds)
+    seeds = range(config.seed, config.seed + config.seeds)
+    starts = first_weights(seeds)
     clean, wrong = (splits(noise, jax.random.key(NOISE_KEY)) for noise in NOISES)
-    order = orders(config.epochs).reshape(1, -1, BATCH_SIZE)
-    results: dict[str, Any] = {**one_path(clean, starts, order[0, :PATH_STEPS]), **free_weights()}
+    order = orders(seeds, config.epochs).reshape(len(seeds), 1, -1, BATCH_SIZE)
+    results: dict[str, Any] = {**paths(clean, starts, order[:, 0, :PATH_STEPS]), **free_weights()}
+    results["rates"] = np.geomspace(LEAST_RATE, GREATEST_RATE, config.rates)
     train = trainer(0.0, 0.0)
     for kind, strengths in GRID_STRENGTHS.items():
-        axes = np.meshgrid(GRID_RATES, strengths, np.arange(config.seeds), indexing="ij")
+        axes = np.meshgrid(results["rates"], strengths, np.arange(config.seeds), indexing="ij")
         rate, strength, seed = (axis.ravel() for axis in axes)
         none = np.zeros_like(strength)
         pair = (strength, none) if kind == "l2" else (none, strength)
         runs = (
-            jax.tree.map(lambda leaf, seed=seed: leaf[seed], starts),
+            *jax.tree.map(lambda leaf, seed=seed: leaf[seed], (starts, order)),
             *(jnp.asarray(values, jnp.float32) for values in (rate, *pair)),
         )
-        measured = np.asarray(train(wrong, order, runs))
+        measured = np.asarray(train(wrong, runs))
         results[f"{kind}_grid"] = measured[:, 0, 2].reshape(*axes[0].shape, -1)
     return results
 
 
-def one_path(each: Any, starts: Any, order: Any) -> dict[str, Any]:
-    """How far decoupled decay ends from L2, relative to the path, with SGD and with Adam.
+def paths(each: Any, starts: Any, order: Any) -> dict[str, Any]:
+    """By seed: how far decoupled decay ends from L2, relative to the path, with SGD and with Adam.
 
     Beside it, how far L2 ends from itself where all first weights are one rounding larger.
     """
-    params, key = jax.tree.map(lambda leaf: leaf[0], starts)
+    params, keys = starts
     arrays = {name: each["train"][name] for name in ("inputs", "targets")}
 
-    def end(optimizer: Any, params: Any) -> Any:
-        step = training.make_train_step(models.MLP(WIDTHS), optimizer, losses.cross_entropy)
-        state = state_at((params, key), optimizer)
-        last = jax.jit(training.make_train_epoch(step))(state, arrays, order)[0].params
-        return flat(last)
-
     def flat(tree: Any) -> np.ndarray:
-        return np.concatenate(
-            [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)]
-        )
+        leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
+        return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+
+    def ends(optimizer: Any, params: Any) -> np.ndarray:
+        step = training.make_train_step(models.MLP(WIDTHS), optimizer, losses.cross_entropy)
+
+        def end(run: Any) -> Any:
+            start, order = run
+            state = state_at(start, optimizer)
+            return training.make_train_epoch(step)(state, arrays, order)[0].params
+
+        return flat(jax.jit(lambda runs: jax.lax.map(end, runs))(((params, keys), order)))
+
+    def length(vectors: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(vectors, axis=1)
 
     found = {}
     for name, optimizer in (("sgd", optimizers.sgd(PATH_RATE)), ("adam", optimizers.adam(RATE))):
         coupled = optax.chain(optimizers.l2(PATH_STRENGTH), optimizer)
-        by_l2 = end(coupled, params)
-        moved = np.linalg.norm(by_l2 - flat(params))
-        decoupled = end(optimizers.decoupled_decay(optimizer, PATH_STRENGTH), params)
-        found[f"{name}_apart"] = np.linalg.norm(decoupled - by_l2) / moved
+        by_l2 = ends(coupled, params)
+        moved = length(by_l2 - flat(params))
+        decoupled = ends(optimizers.decoupled_decay(optimizer, PATH_STRENGTH), params)
+        found[f"{name}_apart"] = length(decoupled - by_l2) / moved
         if name == "sgd":
             nudged = jax.tree.map(lambda leaf: leaf * (1 + FLOAT32_STEP), params)
-            found["sgd_rounding"] = np.linalg.norm(end(coupled, nudged) - by_l2) / moved
+            found["sgd_rounding"] = length(ends(coupled, nudged) - by_l2) / moved
     return found
 
 
@@ -150,14 +166,26 @@ def free_weights() -> dict[str, Any]:
 
 
 def best_strength(results: Results, kind: str) -> np.ndarray:
-    """By rate and seed: the strength of the least test loss; runs that overflowed are left out."""
+    """By rate and seed: the strength of the least test loss; runs that overflowed are left out.
+
+    Between the grid's points: the least of the parabola through the best and its neighbours.
+    """
     loss = np.nan_to_num(results[f"{kind}_grid"][..., LOSS], nan=np.inf)
-    return GRID_STRENGTHS[kind][loss.argmin(1)]
+    best = loss.argmin(1)
+    inner = best.clip(1, loss.shape[1] - 2)
+    below, at, above = (
+        np.take_along_axis(loss, (inner + shift)[:, None], 1)[:, 0] for shift in (-1, 0, 1)
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shift = (below - above) / (below - 2 * at + above) / 2
+    is_inner = (inner == best) & np.isfinite(shift)
+    logs = np.log(GRID_STRENGTHS[kind])
+    return np.exp(logs[best] + np.where(is_inner, shift, 0) * (logs[1] - logs[0]))
 
 
 def slopes(results: Results, kind: str) -> np.ndarray:
     """By seed: s in best strength ~ rate^s, least squares on the logarithms."""
-    return np.polyfit(np.log(GRID_RATES), np.log(best_strength(results, kind)), 1)[0]
+    return np.polyfit(np.log(results["rates"]), np.log(best_strength(results, kind)), 1)[0]
 
 
 def claims(results: Results) -> list[Claim]:
@@ -170,44 +198,49 @@ def claims(results: Results) -> list[Claim]:
         for name in ("free_sgd_l2", "free_sgd_decay", "free_adam_decay")
     )
     pulled = (start - results["free_adam_l2"])[:, -1] / (FREE_STEPS * FREE_RATE)
+    mean_of = f"mean of {len(results['sgd_apart'])} seeds"
     made = [
         Claim(
-            "weights without a gradient, L2 and decay with SGD, decay with Adam: farthest from "
-            f"theta (1 - eta lambda)^t in {FREE_STEPS} steps, relative",
+            "Weights without a gradient shrink by eta lambda a step, under L2 and decay with SGD "
+            "and under decay with Adam: farthest from theta (1 - eta lambda)^t in "
+            f"{FREE_STEPS} steps, relative (arithmetic)",
             off,
             0.0,
             2 * FREE_STEPS * FLOAT32_STEP,
         ),
         Claim(
-            "L2 with Adam: such weights move eta a step, whatever their size and whatever lambda; "
-            "the movement over eta t, farthest from 1",
+            "L2 with Adam moves such weights by eta a step, whatever their size and whatever "
+            "lambda: the movement over eta t, farthest from 1 (arithmetic)",
             pulled.ravel()[np.abs(pulled - 1).argmax()],
             0.95,
             1.05,
         ),
-        Claim(
-            f"SGD, {PATH_STEPS} steps of training: distance of the paths of L2 and decoupled decay "
-            "over what one rounding of the first weights becomes",
+        about_ratios(
+            f"With SGD, L2 is weight decay: distance of the two paths after {PATH_STEPS} steps of "
+            f"training, over what one rounding of the first weights becomes, geometric {mean_of}",
             results["sgd_apart"] / results["sgd_rounding"],
-            0.0,
-            PATH_STEPS,
+            high=PATH_STEPS,
         ),
-        Claim(
-            "Adam: distance of the two paths over their length",
+        about_ratios(
+            "With Adam it is not: distance of the two paths over their length, geometric "
+            f"{mean_of}",
             results["adam_apart"],
             1e-2,
-            np.inf,
         ),
     ]
     for kind, label, said in (
-        ("l2", "L2", "tied to the rate"),
-        ("decay", "decoupled decay", "the decay of a step, eta lambda, free of it, s = -1"),
+        ("l2", "L2's best strength", "tied to the rate"),
+        (
+            "decay",
+            "decoupled decay's best strength",
+            "the decay of a step, eta lambda, is free of it, s = -1",
+        ),
     ):
         made.append(
-            Claim(
-                f"Adam, {label}: best strength ~ rate^s, s; Loshchilov and Hutter: {said}; refuted "
-                f"here, nearer to 0; mean over {results[f'{kind}_grid'].shape[2]} seeds",
-                slopes(results, kind).mean(),
+            about_mean(
+                f"{label[0].upper()}{label[1:]} hardly moves with Adam's rate: it goes as rate^s "
+                f"(Loshchilov and Hutter: {said}; refuted here, nearer to 0), s, {mean_of}",
+                slopes(results, kind),
                 -0.5,
                 0.5,
             )
@@ -219,6 +252,7 @@ def plot(results: Results) -> Any:
     """Free weights; the grids of test loss."""
     figure = common.new_figure(12, 4.5)
     free, *grids = figure.subplots(1, 3, width_ratios=[1.2, 1, 1])
+    rates, middle = results["rates"], len(results["rates"]) // 2
 
     steps = np.arange(FREE_STEPS + 1)
     for way, style, label in (("l2", "-", "L2"), ("decay", "--", "decoupled")):
@@ -239,16 +273,16 @@ def plot(results: Results) -> Any:
         loss = results[f"{kind}_grid"][..., LOSS].mean(2)
         strengths = GRID_STRENGTHS[kind]
         shown = axes.pcolormesh(
-            *(10 ** np.linspace(np.log10(v[0]) - 0.25, np.log10(v[-1]) + 0.25, len(v) + 1)
-              for v in (GRID_RATES, strengths)),
+            edges(rates),
+            edges(strengths),
             np.clip(np.nan_to_num(loss, nan=np.inf), None, 2.3).T,
             cmap="gray",
         )  # fmt: skip
         best = np.exp(np.log(best_strength(results, kind)).mean(1))
-        axes.plot(GRID_RATES, best, "C3o-", mec="w", ms=7, label="best strength")
+        axes.plot(rates, best, "C3o-", mec="w", ms=7, label="best strength")
         axes.plot(
-            GRID_RATES,
-            best[2] * GRID_RATES[2] / GRID_RATES,
+            rates,
+            best[middle] * rates[middle] / rates,
             "C0--",
             lw=2,
             label=r"$\eta\lambda$ constant",
@@ -263,6 +297,12 @@ def plot(results: Results) -> Any:
     grids[0].legend(fontsize=8, loc="upper right")
     figure.colorbar(shown, ax=grids)
     return figure
+
+
+def edges(points: np.ndarray) -> np.ndarray:
+    """Of the cells around points that a factor separates."""
+    half = np.sqrt(points[1] / points[0])
+    return np.geomspace(points[0] / half, points[-1] * half, len(points) + 1)
 
 
 if __name__ == "__main__":

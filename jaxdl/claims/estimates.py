@@ -1,5 +1,6 @@
 """Claims about what is drawn at random: means, shares and quantiles over independent runs."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
 import numpy as np
@@ -102,6 +103,47 @@ def about_means(
     beyond = np.maximum(low - (mean - near), (mean + near) - high)
     at = int(np.argmax(outside if (outside > 0).any() else beyond))
     return _claim(text, mean[at], low, high, near[at], far[at], chance)
+
+
+def about_ratios(
+    text: str,
+    values: ArrayLike,
+    low: SupportsFloat = 0.0,
+    high: SupportsFloat = np.inf,
+    *,
+    chance: float = CHANCE,
+) -> Claim:
+    r"""The geometric means over all possible runs lie in the band: `about_means` of logarithms.
+
+    $$\exp\left(\overline{\ln x} \pm t_{n-1}\, s_{\ln x} / \sqrt{n}\right)$$
+
+    A ratio of 0, or an infinite one, has no finite logarithm: the claim is refuted.
+
+    Arguments:
+        values: positive, one number a run, (runs,), or several, (runs, ratios).
+        text, low, high, chance: as in `about_mean`.
+
+    Example:
+        >>> about_ratios("a factor", [2.0, 2.2, 1.8, 2.1], low=1, high=4).number
+        '2.019 (1.761 to 2.316)'
+    """
+    values = np.asarray(values, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs, ends = np.log(values.reshape(len(values), -1)), np.log([float(low), float(high)])
+    logs[~np.isfinite(logs)] = np.nan
+    claim = about_means(text, logs, *ends, chance=chance)
+
+    def factors(ends: Any) -> Any:
+        return ends and tuple(float(np.exp(float(end))) for end in ends)
+
+    return replace(
+        claim,
+        measured=np.exp(float(claim.measured)),
+        low=low,
+        high=high,
+        interval=factors(claim.interval),
+        surely=factors(claim.surely),
+    )
 
 
 def as_before(

@@ -10,6 +10,7 @@ from jaxdl.claims import (
     about_mean,
     about_means,
     about_quantile,
+    about_ratios,
     about_share,
     as_before,
     chance_of_all,
@@ -65,6 +66,8 @@ def test_the_interval_decides(near, far, verdict):
             "", draw.normal(size=6), (old := draw.normal(size=9)).mean(), old.std(ddof=1),
             over=9, chance=CHANCE / 2,
         ),
+        lambda draw: about_ratios("", draw.lognormal(size=(6, 5)), low=1, chance=CHANCE),
+        lambda draw: about_ratios("", draw.lognormal(size=6), high=1, chance=CHANCE),
         lambda draw: about_share("", draw.binomial(30, 0.3), 30, high=0.3, chance=CHANCE),
         lambda draw: about_quantile("", draw.exponential(size=30), low=np.log(2), chance=CHANCE),
     ],
@@ -78,6 +81,7 @@ def test_chance_refutes_what_is_just_true_no_oftener_than_stated(make):
     "make",
     [
         lambda draw: about_mean("", draw.normal(size=6), low=0, chance=CHANCE),
+        lambda draw: about_ratios("", draw.lognormal(size=6), low=1, chance=CHANCE),
         lambda draw: about_share("", draw.binomial(30, 0.3), 30, high=0.3, chance=CHANCE),
         lambda draw: about_quantile("", draw.exponential(size=30), low=np.log(2), chance=CHANCE),
     ],
@@ -92,6 +96,7 @@ def test_a_false_claim_is_refuted():
     assert about_mean("", draw.normal(-5, 1, 10), low=0).refuted
     assert about_means("", draw.normal([0, 9, 9], 1, (10, 3)), low=5).refuted
     assert as_before("", draw.normal(5, 1, 10), 0.0, 1.0, over=10).refuted
+    assert about_ratios("", draw.lognormal(-5, 1, 10), low=1).refuted
     assert about_share("", 30, 40, high=0.2).refuted
     assert about_quantile("", draw.normal(9, 1, 50), high=0).refuted
 
@@ -123,3 +128,9 @@ def test_one_run_shows_no_spread():
 def test_chances_add_up():
     drawn = about_mean("", [1.0, 2.0, 3.0])
     assert chance_of_all([drawn, drawn, Claim("exact", 1, 1, 1)]) == pytest.approx(2e-4)
+
+
+@pytest.mark.parametrize("never", [0.0, np.inf, np.nan])
+def test_a_ratio_without_a_logarithm_refutes(never):
+    assert about_ratios("", [1.0, never, 2.0], low=0.1).refuted
+    assert about_ratios("", [1.0, 1.5, 2.0], low=0.1).holds

@@ -25,13 +25,16 @@ MEANS = {
     "dropout_20": 43.5,
     "dropout_50": 37.3,
 }
+CAFFENETS_ORDER = {"elu": 48.0, "after": 47.5, "maxout": 46.0, "sigmoid": 45.0, "identity": 30.0}
 SEEDS = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
 
 
-def numbers(images=10_000, **changes):
+def batchnorm_placement_results(images=10_000, **changes):
     """Results as they are expected at the default size, or changed in some rows."""
     means = MEANS | changes
-    test = np.array(list(means.values()))[:, None] + SEEDS
+    # Another order of the seeds in each row: differences of rows scatter too.
+    scatter = np.stack([np.roll(SEEDS, row) for row in range(len(means))])
+    test = np.array(list(means.values()))[:, None] + 0.1 * scatter
     return {"arms": np.array(list(means)), "images": np.array(images), "test": test}
 
 
@@ -42,37 +45,45 @@ def few(**changes):
     return {"arms": np.array(list(means)), "images": np.array(10_000), "test": test}
 
 
+def verdicts(results):
+    return [claim.verdict for claim in placement.claims(results)]
+
+
 def refuted(results):
-    return {i for i, claim in enumerate(placement.claims(results)) if not claim.holds}
+    return {i for i, verdict in enumerate(verdicts(results)) if verdict == "refuted"}
 
 
 def test_the_expected_numbers_hold():
-    assert len(placement.claims(numbers())) == 8
-    assert refuted(numbers()) == set()
+    assert verdicts(batchnorm_placement_results()) == ["holds"] * 8
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"none": 48.0}, {0}),
-        ({"after": 49.4, "after_affine": 49.0, "maxout": 43.0}, {1, 4}),
-        ({"elu": 42.0}, {2}),
-        ({"tanh": 47.0}, {3}),
-        ({"identity": 47.0}, {4}),
-        ({"tanh": 49.5}, {3, 5}),
-        ({"dropout_50": 45.5}, {6}),
-        ({"identity": 38.4, "sigmoid": 47.5}, {4, 5, 7}),
+        ({"none": 52.0}, {0}),
+        ({"after": 53.4, "after_affine": 52.0, "maxout": 43.0}, {1, 4}),
+        ({"elu": 35.0}, {2}),
+        ({"tanh": 49.0}, {3}),
+        ({"identity": 44.0}, {4}),
+        ({"tanh": 53.0}, {3, 5}),
+        ({"dropout_50": 49.0}, {6}),
+        (CAFFENETS_ORDER, {4, 5, 7}),
     ],
 )
 def test_each_claim_can_be_refuted(changes, expected):
-    assert refuted(numbers(**changes)) == expected
+    assert refuted(batchnorm_placement_results(**changes)) == expected
+
+
+def test_seeds_that_scatter_decide_nothing():
+    results = batchnorm_placement_results()
+    results["test"][0] = 48.6 + 5 * SEEDS
+    assert verdicts(results)[0] == "undecided"
 
 
 def test_other_rows_and_sizes():
     # Of rows that were not measured nothing is claimed; more images are held to CaffeNet's order.
-    assert [claim.holds for claim in placement.claims(few())] == [False]
-    assert [claim.holds for claim in placement.claims(few(identity=60.0))] == [True]
-    assert refuted(numbers(images=50_000)) == {1, 4, 5}
+    assert verdicts(few(identity=60.0)) == ["holds"]
+    assert refuted(batchnorm_placement_results(images=50_000)) == {1, 4, 5}
 
 
 def test_caffenets_own_numbers_agree():
@@ -88,7 +99,7 @@ def test_only_rows_of_one_table_are_compared():
         (placement.PLACES, ("after",), ("none",)),
         (placement.ACTIVATIONS, ("after",), ("identity",)),
     ]
-    assert len(placement.pairs(numbers())) == 10 + 28 + 3
+    assert len(placement.pairs(batchnorm_placement_results())) == 10 + 28 + 3
 
 
 def test_the_interval_is_students_over_the_pairs():
@@ -98,14 +109,14 @@ def test_the_interval_is_students_over_the_pairs():
     np.testing.assert_allclose(found.half_width, quantile * 1.0 * np.sqrt(1 / 3 + 1 / 3))
     # Means of two rows have half the variance.
     found = placement.compare(
-        numbers(),
+        batchnorm_placement_results(),
         placement.PLACES,
         ("after", "after_affine"),
         ("before", "before_affine"),
     )
     quantile = t.ppf(1 - 0.05 / 2 / 41, 14 * 4)
     np.testing.assert_allclose(
-        found.half_width, quantile * SEEDS.std(ddof=1) * np.sqrt(1 / 10 + 1 / 10)
+        found.half_width, quantile * 0.1 * SEEDS.std(ddof=1) * np.sqrt(1 / 10 + 1 / 10)
     )
     np.testing.assert_allclose(found.mean, 46.45 - 49.0)
 
@@ -128,7 +139,7 @@ def test_the_intervals_hold_together():
     draw = np.random.default_rng(0)
     wrong = 0
     for _ in range(200):
-        results = numbers() | {"test": draw.normal(size=(len(MEANS), 5))}
+        results = batchnorm_placement_results() | {"test": draw.normal(size=(len(MEANS), 5))}
         found = [placement.compare(results, *pair) for pair in placement.pairs(results)]
         wrong += any(comparison.verdict != "undecided" for comparison in found)
     assert 0 < wrong < 0.127 * 200
@@ -194,23 +205,3 @@ def test_knobs_that_no_run_can_be_made_from_are_refused():
     for side in (0, 12, 64):
         with pytest.raises(ValueError, match=f"side must divide .* 32 pixels, got {side}"):
             placement.shrink(pixels, side)
-
-
-def test_the_whole_experiment_on_noise(monkeypatch, tmp_path):
-    draw = np.random.default_rng(0)
-
-    def arrays(count):
-        images = draw.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
-        return data.Arrays(images, draw.integers(0, 10, count).astype(np.int32))
-
-    noise = data.Dataset("noise", arrays(200), None, arrays(50), tuple("abcdefghij"))
-    monkeypatch.setattr(placement.data, "load", lambda name, **where: noise)
-    config = placement.Config(
-        seeds=2, epochs=2, images=130, side=8, channels=(4,), hidden=(4,), arms=("after", "rrelu")
-    )
-    results = placement.run(config)
-    np.savez(tmp_path / "results.npz", **results)
-    with np.load(tmp_path / "results.npz", allow_pickle=False) as loaded:
-        assert loaded["test"].shape == (2, 2)
-        assert ((loaded["test"] >= 0) & (loaded["test"] <= 100)).all()
-        assert placement.plot({name: loaded[name] for name in loaded}).subfigs

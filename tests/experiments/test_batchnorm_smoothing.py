@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from batchnorm_smoothing import probe, recording_sgd
 
-from jaxdl import data, layers, losses, models, training
+from jaxdl import layers, losses, models, training
 
 SEEDS, PROBES = 3, 6
 SPREAD = np.array([-0.01, 0.0, 0.01])
 
 
-def numbers(steps=300):
+def batchnorm_smoothing_results(steps=300):
     """Results as they are expected, by kind (no norm, BatchNorm, noisy), rate, seed and step."""
     lengths = 0.1 * batchnorm_smoothing.STEP_LENGTHS
     last = np.array([[1.8, 2.3], [1.5, 1.6], [1.6, 1.8]])
@@ -36,43 +36,44 @@ def numbers(steps=300):
     }
 
 
-def holds(results):
-    return [claim.holds for claim in batchnorm_smoothing.claims(results)]
+def verdicts(results):
+    return [claim.verdict for claim in batchnorm_smoothing.claims(results)]
 
 
 def test_the_expected_numbers_hold():
-    assert holds(numbers()) == [True] * 11
-    assert holds(numbers(steps=30)) == [True] * 2  # too short for what the paper says
+    results = batchnorm_smoothing_results()
+    assert verdicts(results) == ["holds"] * 11
+    assert len(batchnorm_smoothing.plot(results).axes) == 6
+    # Too short for what the paper says.
+    assert verdicts(batchnorm_smoothing_results(steps=30)) == ["holds"] * 2
 
 
 @pytest.mark.parametrize(
     ("name", "place", "value", "refuted"),
     [
-        ("loss", (1, 0), 1.9, {0}),
-        ("loss", (2, 0), 1.9, {3}),
-        ("loss", (2, 1), 2.4, {4, 6}),
+        ("loss", (1, 0), 3.0, {0}),
+        ("loss", (2, 0), 3.0, {3}),
+        ("loss", (2, 1), 4.0, {4, 6}),
         ("loss", (0, 1), np.nan, {4, 5, 6}),
-        ("loss", (1, 1), 2.4, {5, 6}),
-        ("loss", (2, 1), 2.0, {6}),
-        ("shift", 2, 0.0009, {1, 2}),
-        ("shift", 2, 0.09, {2}),
-        ("along_loss", 0, 2.0 + np.linspace(0.0, 0.5, 5), {7}),
-        ("along_change", 0, np.full(5, 0.9), {8, 10}),
-        ("along_change", 0, np.linspace(0.2, 1.3, 5), {9, 10}),
-        ("gradient_norm", 0, 4.0, {9, 10}),
+        ("loss", (1, 1), 4.0, {5, 6}),
+        ("shift", 2, 0.0005, {1, 2}),
+        ("shift", 2, 0.02, {2}),
+        ("along_loss", 0, 2.0 + np.linspace(0.0, 0.1, 5), {7}),
+        ("along_change", 0, np.full(5, 0.1), {8, 9, 10}),
+        ("gradient_norm", 0, 9.0, {9, 10}),
     ],
 )
 def test_each_claim_can_be_refuted(name, place, value, refuted):
-    results = numbers()
+    results = batchnorm_smoothing_results()
     results[name][place] = value
-    assert {index for index, held in enumerate(holds(results)) if not held} == refuted
+    assert {i for i, verdict in enumerate(verdicts(results)) if verdict == "refuted"} == refuted
 
 
-def test_one_seed_far_off_refutes_a_mean_that_would_hold():
-    results = numbers()
+def test_one_seed_far_off_leaves_a_mean_undecided():
+    results = batchnorm_smoothing_results()
     results["loss"][2, 1] = np.array([1.2, 1.2, 2.9])[:, None]
     assert results["loss"][2, 1].mean() < results["loss"][0, 1].mean()
-    assert not holds(results)[4]  # the training loss at the larger rate
+    assert verdicts(results)[4] == "undecided"  # the training loss at the larger rate
 
 
 def test_along_the_gradient_of_a_quadratic():
@@ -132,32 +133,6 @@ def test_batches_pass_through_every_epoch():
         assert len(set(epoch.ravel().tolist())) == 12
 
 
-def test_the_whole_experiment_on_noise(monkeypatch, tmp_path):
-    draw = np.random.default_rng(0)
-
-    def arrays(count):
-        images = draw.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
-        return data.Arrays(images, draw.integers(0, 10, count).astype(np.int32))
-
-    noise = data.Dataset("noise", arrays(64), None, arrays(20), tuple("abcdefghij"))
-    monkeypatch.setattr(batchnorm_smoothing.data, "load", lambda name, **where: noise)
-    # Five convolutions compile faster than eight.
-    monkeypatch.setattr(
-        batchnorm_smoothing.models,
-        "VGG",
-        lambda depth, channels, norm: models.ConvNet(channels, [10], norm=norm),
-    )
-    config = batchnorm_smoothing.Config(
-        seeds=2, steps=3, batch_size=16, channels=(4, 4, 4, 4, 4), probes=2, generator="rbg"
-    )
-    results = batchnorm_smoothing.run(config)
-    np.savez(tmp_path / "results.npz", **results)
-    with np.load(tmp_path / "results.npz", allow_pickle=False) as loaded:
-        assert set(loaded) == set(numbers())
-        assert len(batchnorm_smoothing.plot({name: loaded[name] for name in loaded}).axes) == 6
-    assert results["along_loss"].shape == (3, 2, 2, batchnorm_smoothing.STEP_LENGTHS.size)
-    # What is true of any data: noise moves what BatchNorm holds still. Its mean, uniform between
-    # -0.5 and 0.5, moves by 1/3 a step: over 4 channels and 4 probes 0.30 +- 0.06 deviations.
-    assert results["shift"][2].mean() > max(0.1, results["shift"][1].mean())
+def test_knobs_that_no_run_can_be_made_from_are_refused():
     with pytest.raises(ValueError, match="steps at least probes"):
-        batchnorm_smoothing.run(replace(config, probes=4))
+        batchnorm_smoothing.run(batchnorm_smoothing.Config(steps=3, probes=4))

@@ -11,13 +11,19 @@ from optimizer_comparison import ARMS
 from jaxdl import training
 
 
+def verdicts(experiment, results):
+    return [claim.verdict for claim in experiment.claims(results)]
+
+
 def refuted(experiment, results):
-    return [i for i, claim in enumerate(experiment.claims(results)) if not claim.holds]
+    return [i for i, v in enumerate(verdicts(experiment, results)) if v == "refuted"]
 
 
-def comparison_results():
-    arms, trials = len(ARMS), 8
+def optimizer_comparison_results():
+    arms, trials, seeds = len(ARMS), 8, 8
     accuracy = np.array([70.0, 80.0, 83.0, 85.0, 86.0, 85.0, 60.0, 10.0])
+    scatter = 0.1 * np.random.default_rng(0).normal(size=(3, arms, seeds))
+    ends = np.array([70.0, 10.0])[:, None] + scatter[2][:, None, :4]
     return {
         "names": np.array(list(ARMS)),
         "dataset": np.array("fashion_mnist"),
@@ -25,42 +31,55 @@ def comparison_results():
         "rates": np.stack([a.least_rate * 10.0 ** (np.arange(trials) / 2) for a in ARMS.values()]),
         "best_rate": np.array([a.least_rate * 100 for a in ARMS.values()]),
         "validation": np.tile(accuracy, (arms, 1)),
-        "test": 85.5 + 0.1 * np.arange(arms)[:, None] + 0.1 * np.arange(3),
-        "loss": np.ones((arms, 3, 60)),
+        "chosen_validation": 86.0 + scatter[0],
+        "tenth_validation": 83.0 + scatter[1],
+        "ends_validation": ends,
+        "test": 85.5 + 0.1 * np.arange(arms)[:, None] + scatter[2],
+        "loss": np.ones((arms, seeds, 60)),
     }
 
 
 def test_the_comparisons_claims():
-    results = comparison_results()
-    assert refuted(optimizer_comparison, results) == []
-    at_the_end = np.sort(results["validation"], axis=1)
-    assert refuted(optimizer_comparison, results | {"validation": at_the_end}) == [0]
-    far_apart = results["test"] + np.arange(len(ARMS))[:, None]
-    assert refuted(optimizer_comparison, results | {"test": far_apart}) == [1]
+    results = optimizer_comparison_results()
+    assert verdicts(optimizer_comparison, results) == ["holds"] * 2
     assert optimizer_comparison.plot(results).axes
 
+    at_the_end = results["ends_validation"].copy()
+    at_the_end[3, 1] = results["chosen_validation"][3, :4]  # the end is the rate chosen
+    assert refuted(optimizer_comparison, results | {"ends_validation": at_the_end}) == [0]
+    far_apart = results["test"] + np.arange(len(ARMS))[:, None]
+    assert refuted(optimizer_comparison, results | {"test": far_apart}) == [1]
+    scattered = results["test"] + 6 * (np.arange(8) == 2) * np.arange(len(ARMS))[:, None] / 7
+    scattered = results | {"test": scattered + 2 * np.arange(len(ARMS))[:, None] / 7}
+    assert verdicts(optimizer_comparison, scattered)[1] == "undecided"
 
-def table_results():
-    names = list(ARMS)
+
+def optimizer_table_results():
+    names, seeds = list(ARMS), 4
     is_adaptive = np.isin(names, optimizer_table.ADAPTIVE)
+    by_seed = is_adaptive[:, None] * np.ones(seeds)
+    drawn = np.exp(0.1 * np.random.default_rng(0).normal(size=(len(names), seeds)))
     quantiles = np.array([0.2, 0.5, 1.0, 3.0, 20.0])
     spread = np.where(is_adaptive[:, None, None], quantiles, 1.0) * np.ones((1, 2, 1))
     spread[names.index("adadelta"), 0] = np.array([0.4, 0.7, 0.9, 1.0, 1.0])
+    spread = np.repeat(spread[:, None], seeds, axis=1)
+    spread[is_adaptive, ..., -1] *= drawn[is_adaptive][:, :, None]
     steps = np.where(is_adaptive[:, None, None], 100, [100, 1000, 10_000]) * np.ones((1, 2, 1))
     steps[names.index("adadelta"), 0] = [80, 83, 245]
-    departure = np.where(is_adaptive, 0.0, 1e5)
+    departure = np.where(by_seed, 0.0, 1e5)
     return {
         "names": np.array(names),
         "dataset": np.array("fashion_mnist"),
         "effective_rates": spread,
         "saddle_steps": steps,
-        "loss_step": np.where(is_adaptive, 1.1, optimizer_table.LOSS_SCALE),
-        "loss_path": departure + 0.4,
+        "loss_step": np.where(by_seed, 1.1, optimizer_table.LOSS_SCALE),
+        "loss_path": (departure + 0.4) * drawn,
         "loss_no_epsilon_path": departure,
-        "units_path": np.ones(8),
-        "units_no_epsilon_step": optimizer_table.PARAMETER_SCALE
-        ** np.where(is_adaptive, -1.0, -2.0),
-        "units_of_epsilon_path": np.where(np.array(names) == "adadelta", 0.0, 1.0),
+        "units_path": drawn,
+        "units_no_epsilon_step": optimizer_table.PARAMETER_SCALE ** np.where(by_seed, -1.0, -2.0),
+        "units_of_epsilon_path": np.where(
+            (np.array(names) == "adadelta")[:, None] * np.ones(seeds), 0.0, 1.0
+        ),
     }
 
 
@@ -70,7 +89,7 @@ def table_results():
         (None, None, None, []),
         ("effective_rates", "sgd", lambda v: v * np.array([1, 1, 1, 1, 1.01]), [0]),
         ("effective_rates", "adam", np.ones_like, [1]),
-        ("effective_rates", "adadelta", lambda v: v * np.array([1, 1, 1, 1, 9]), [2]),
+        ("effective_rates", "adadelta", lambda v: v * np.array([1, 1, 1, 1, 20]), [2]),
         ("effective_rates", "adadelta", np.ones_like, [3]),
         ("loss_step", "momentum", lambda v: v * 0.9, [4]),
         ("loss_no_epsilon_path", "rmsprop", lambda v: v + 1e-3, [5]),
@@ -86,13 +105,19 @@ def table_results():
     ],
 )
 def test_the_tables_claims(name, arm, change, expected):
-    results = table_results()
+    results = optimizer_table_results()
     if name:
         index = list(ARMS).index(arm)
-        results[name] = results[name].copy()
         results[name][index] = change(results[name][index])
     assert refuted(optimizer_table, results) == expected
+    assert verdicts(optimizer_table, results).count("holds") == 15 - len(expected)
     assert optimizer_table.plot(results).axes
+
+
+def test_seeds_that_scatter_decide_nothing():
+    results = optimizer_table_results()
+    results["loss_path"][list(ARMS).index("adadelta"), 0] = 1e-3
+    assert verdicts(optimizer_table, results)[6] == "undecided"
 
 
 def test_a_run_among_many_is_the_run_alone():

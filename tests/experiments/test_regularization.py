@@ -8,8 +8,12 @@ import weight_decay
 from regularization import ACCURACY, ARMS, HELPERS, LOSS, NOISES, TRUE_ACCURACY
 
 
+def verdicts(experiment, results):
+    return [claim.verdict for claim in experiment.claims(results)]
+
+
 def refuted(experiment, results):
-    return [i for i, claim in enumerate(experiment.claims(results)) if not claim.holds]
+    return [i for i, v in enumerate(verdicts(experiment, results)) if v == "refuted"]
 
 
 def regularization_results():
@@ -39,7 +43,7 @@ def regularization_results():
 
 def test_the_regularisers_claims_hold():
     results = regularization_results()
-    assert refuted(regularization, results) == []
+    assert verdicts(regularization, results) == ["holds"] * 16
     assert regularization.plot(results).axes
 
 
@@ -60,6 +64,12 @@ def test_each_of_them_can_be_refuted(index, where, value):
     noise, arm, *rest = where
     results["curves"][(noise, list(ARMS).index(arm), *rest)] = value
     assert refuted(regularization, results) == [index]
+
+
+def test_seeds_that_scatter_decide_nothing():
+    results = regularization_results()
+    results["curves"][1, 1:3, :, -1, 2, TRUE_ACCURACY] += 10 * np.array([-2, -1, 1, 2])
+    assert verdicts(regularization, results)[1] == "undecided"
 
 
 def test_a_network_that_does_not_overfit_refutes_the_first_claim():
@@ -86,15 +96,18 @@ def test_a_fifth_of_the_labels_is_wrong_and_none_of_the_inputs():
         np.testing.assert_array_equal(clean[name]["targets"], clean[name]["truth"])
 
 
-def decay_results():
+def weight_decay_results():
     """What `free_weights` measures itself, and grids with the best in the middle."""
+    drawn = np.exp(0.1 * np.array([-1.0, 0.0, 1.0]))
     strengths = len(weight_decay.GRID_STRENGTHS["l2"])
     bowl = 1.0 + 0.1 * np.abs(np.arange(strengths) - 3.0)
-    grid = np.broadcast_to(bowl[:, None, None], (len(weight_decay.GRID_RATES), strengths, 3, 3))
+    rates = np.geomspace(weight_decay.LEAST_RATE, weight_decay.GREATEST_RATE, 5)
+    grid = np.broadcast_to(bowl[:, None, None], (len(rates), strengths, 3, 3))
     return {
-        "sgd_apart": np.array(2e-7),
-        "sgd_rounding": np.array(3e-7),
-        "adam_apart": np.array(0.8),
+        "sgd_apart": 2e-7 * drawn,
+        "sgd_rounding": np.full(3, 3e-7),
+        "adam_apart": 0.8 * drawn,
+        "rates": rates,
         "l2_grid": grid.copy(),
         "decay_grid": grid.copy(),
         **weight_decay.free_weights(),
@@ -107,17 +120,18 @@ def decay_results():
         (None, None, []),
         ("free_sgd_decay", lambda v: v * np.linspace(1, 1.001, v.shape[1])[:, None], [0]),
         ("free_adam_l2", lambda v: v[:, :1] + (v - v[:, :1]) / 2, [1]),
-        ("sgd_apart", lambda v: v + 1e-3, [2]),
+        ("sgd_apart", lambda v: 1e7 * v, [2]),
         ("adam_apart", np.zeros_like, [3]),
         ("l2_grid", lambda v: tilted(v), [4]),
         ("decay_grid", lambda v: tilted(v), [5]),
     ],
 )
 def test_the_decays_claims(name, change, expected):
-    results = decay_results()
+    results = weight_decay_results()
     if name:
         results[name] = change(results[name])
     assert refuted(weight_decay, results) == expected
+    assert verdicts(weight_decay, results).count("holds") == 6 - len(expected)
     assert weight_decay.plot(results).axes
 
 
@@ -126,7 +140,22 @@ def tilted(grid):
     return np.stack([np.roll(rows, 2 - i, axis=0) for i, rows in enumerate(grid)])
 
 
+def test_seeds_that_disagree_decide_nothing():
+    results = weight_decay_results()
+    results["l2_grid"][:, :, 0] = tilted(results["l2_grid"])[:, :, 0]
+    assert verdicts(weight_decay, results)[4] == "undecided"
+
+
+def test_the_best_strength_is_found_between_the_grids_points():
+    results = weight_decay_results()
+    places = np.arange(len(weight_decay.GRID_STRENGTHS["l2"]))
+    results["l2_grid"][:] = ((places - 2.3) ** 2)[:, None, None]
+    np.testing.assert_allclose(weight_decay.best_strength(results, "l2"), 10 ** (-3 + 2.3 / 2))
+    results["l2_grid"][:] = places[:, None, None]  # the least is the first: no neighbour below
+    np.testing.assert_allclose(weight_decay.best_strength(results, "l2"), 1e-3)
+
+
 def test_a_run_that_overflowed_is_not_the_best():
-    results = decay_results()
+    results = weight_decay_results()
     results["decay_grid"][:, 0] = np.nan
-    assert refuted(weight_decay, results) == []
+    assert verdicts(weight_decay, results) == ["holds"] * 6

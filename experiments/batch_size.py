@@ -209,7 +209,7 @@ def law(sizes: np.ndarray, steps: np.ndarray) -> tuple[float, float]:
 
     def errors(logs: np.ndarray) -> np.ndarray:
         least, critical = np.exp(logs)
-        return np.log(least * (1 + critical / sizes)) - np.log(steps)
+        return np.asarray(np.log(least * (1 + critical / sizes)) - np.log(steps))
 
     least, critical = np.exp(least_squares(errors, np.log([steps.min(), 50.0])).x)
     return float(least), float(critical)
@@ -223,7 +223,7 @@ def claims(results: Results) -> list[Claim]:
     def ratio(values: np.ndarray, above: int, below: int) -> np.ndarray:
         """By seed."""
         with np.errstate(invalid="ignore"):
-            return (values[:, sizes == above] / values[:, sizes == below])[:, 0]
+            return np.asarray((values[:, sizes == above] / values[:, sizes == below])[:, 0])
 
     laws = np.array([law(sizes, of_seed) for of_seed in steps])
     off = steps / (laws[:, :1] * (1 + laws[:, 1:] / sizes))

@@ -79,7 +79,7 @@ PRESETS = {
 
 def load(name: str | None, data_dir: str | None, raw_dir: str | None) -> data.Dataset:
     """The named set; without a name fashion_mnist where it is on this machine, else mnist_5k."""
-    dataset = common.load(name, "fashion_mnist", data_dir, raw_dir)
+    dataset: data.Dataset = common.load(name, "fashion_mnist", data_dir, raw_dir)
     if dataset.test is None:
         dataset = data.split(dataset, key=jax.random.key(0))
     print(dataset, flush=True)
@@ -182,7 +182,7 @@ def gains(results: Results, measured: str = "accuracy") -> np.ndarray:
     """What recalibration gains over each running average: points of accuracy, or nats of loss."""
     values = results[measured]
     gained = values[..., -1:] - values[..., :-1]
-    return gained if measured == "accuracy" else -gained
+    return np.asarray(gained if measured == "accuracy" else -gained)
 
 
 def claims(results: Results) -> list[Claim]:

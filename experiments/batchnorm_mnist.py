@@ -133,7 +133,8 @@ def make_run(dataset: data.Dataset, steps: int, every: int) -> Callable[..., dic
 
         rows = batches(order_key, len(dataset.train), steps).reshape(-1, every, BATCH_SIZE)
         state = training.init_state(key, model, optimizer, sample)
-        return jax.lax.scan(segment, state, rows)[1]
+        measured: dict[str, Any] = jax.lax.scan(segment, state, rows)[1]
+        return measured
 
     return run
 
@@ -195,13 +196,15 @@ def speed(results: Results) -> np.ndarray:
 
     0 where it is BatchNorm that never gets there.
     """
-    return np.minimum(steps_to(results, "plain"), results["steps"][-1]) / steps_to(results, "norm")
+    return np.asarray(
+        np.minimum(steps_to(results, "plain"), results["steps"][-1]) / steps_to(results, "norm")
+    )
 
 
 def final(results: Results, name: str, part: str) -> np.ndarray:
     """By rate and seed: the accuracy in the last tenth of the measurements, percent."""
     values = results[f"{name}_{part}"].astype(np.float64)
-    return values[..., -max(values.shape[-1] // 10, 1) :].mean(-1)
+    return np.asarray(values[..., -max(values.shape[-1] // 10, 1) :].mean(-1))
 
 
 def best_rate(results: Results, name: str) -> int:
@@ -216,7 +219,7 @@ def wander(percentiles: np.ndarray) -> np.ndarray:
     the 15th to the 85th.
     """
     moved = percentiles.std(axis=-3).mean(axis=-2)
-    return moved / (percentiles[..., 2, :] - percentiles[..., 0, :]).mean(axis=-2)
+    return np.asarray(moved / (percentiles[..., 2, :] - percentiles[..., 0, :]).mean(axis=-2))
 
 
 def claims(results: Results) -> list[Claim]:

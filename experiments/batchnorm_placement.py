@@ -263,7 +263,7 @@ def published(table: str, names: Names) -> float:
 def by_seed(results: Results, names: Names) -> np.ndarray:
     """Test accuracy, percent, mean of some rows."""
     test = by_name(results)
-    return np.mean([test[name] for name in names], axis=0)
+    return np.asarray(np.mean([test[name] for name in names], axis=0))
 
 
 def by_name(results: Results) -> dict[str, np.ndarray]:

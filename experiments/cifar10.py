@@ -188,7 +188,8 @@ def watched(fit: Any, folder: Path, config: Config, rates: list[float]) -> train
     with contextlib.suppress(PowerCutError):
         fit("norm", "centred", config.seed, observers=[*observe, interrupt], **options)
     print(f"interrupted after epoch {half}; resumed from the checkpoint", flush=True)
-    return fit("norm", "centred", config.seed, observers=observe, **options)
+    resumed: training.Result = fit("norm", "centred", config.seed, observers=observe, **options)
+    return resumed
 
 
 @contextlib.contextmanager
@@ -240,7 +241,7 @@ def replayed_rates(loss: np.ndarray, patience: int) -> np.ndarray:
 
 def gain(results: Results, inputs: str) -> np.ndarray:
     """By seed: the points of test accuracy that BatchNorm adds."""
-    return (
+    return np.asarray(
         results[f"norm_{inputs}_validation"][:, -1] - results[f"plain_{inputs}_validation"][:, -1]
     )
 

@@ -94,7 +94,7 @@ def mean_squares(
         last, squares = jax.lax.scan(layer, start, weights)
         return jnp.concatenate([squares, jnp.mean(jnp.square(last), (1, 2))[None]])
 
-    return jax.lax.map(one, keys)
+    return jnp.asarray(jax.lax.map(one, keys))
 
 
 def run(config: Config) -> Results:

@@ -94,7 +94,8 @@ def run(config: Config) -> Results:
                 state, measured = epoch(state, arrays, rows)
                 return state.params, measured["loss"]
 
-            return jax.lax.map(one, (keys, rows))
+            trained: tuple[Any, Any] = jax.lax.map(one, (keys, rows))
+            return trained
 
         params, results[f"{name}_loss"] = jax.device_get(train(keys))
         results[f"{name}_apart"] = np.stack(
@@ -113,7 +114,7 @@ def units_apart(kernels: np.ndarray) -> float:
 
 def final(loss: np.ndarray) -> np.ndarray:
     """By seed: the mean loss of the last 50 steps."""
-    return loss[:, -50:].mean(1)
+    return np.asarray(loss[:, -50:].mean(1))
 
 
 def claims(results: Results) -> list[Claim]:

@@ -132,7 +132,10 @@ def measure_seeds(keys: PRNGKeyArray, stddevs: Float[Array, " arms"]) -> tuple[M
         in_specs=seeds,
         out_specs=seeds,
     )
-    return share_out(lambda keys: jax.lax.map(lambda key: measure(draw(key), stddevs), keys))(keys)
+    measured: tuple[Moments, Moments] = share_out(
+        lambda keys: jax.lax.map(lambda key: measure(draw(key), stddevs), keys)
+    )(keys)
+    return measured
 
 
 def use_every_core() -> None:
@@ -174,7 +177,7 @@ def run(config: Config) -> Results:
 
 def growth(mean_square: np.ndarray) -> np.ndarray:
     """By seed: the mean over the layers of a mean square over that of the layer before."""
-    return np.mean(mean_square[:, 1:] / mean_square[:, :-1], axis=1)
+    return np.asarray(np.mean(mean_square[:, 1:] / mean_square[:, :-1], axis=1))
 
 
 def claims(results: Results) -> list[Claim]:

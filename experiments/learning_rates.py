@@ -189,14 +189,14 @@ class Trainer:
 def best_rates(results: Results) -> np.ndarray:
     """By seed: the rate of the grid whose training loss ends least."""
     ends = results["grid_train"][..., -1]
-    return results["grid"][np.where(np.isfinite(ends), ends, np.inf).argmin(1)]
+    return np.asarray(results["grid"][np.where(np.isfinite(ends), ends, np.inf).argmin(1)])
 
 
 def ratio_to_constant(results: Results, schedule: str, split: str, peak: int) -> np.ndarray:
     """By seed: a schedule's last loss over that of the constant rate."""
     ends, constant = (results[f"{name}_{split}"][:, peak, -1] for name in (schedule, "constant"))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return ends / constant
+        return np.asarray(ends / constant)
 
 
 def claims(results: Results) -> list[Claim]:

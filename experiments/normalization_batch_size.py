@@ -211,7 +211,7 @@ def pooled(images: np.ndarray, size: int) -> np.ndarray:
     """Means over squares of `size` pixels, in [0, 1]."""
     count, height, width, channels = images.shape
     squares = images.reshape(count, height // size, size, width // size, size, channels)
-    return squares.mean((2, 4), dtype=np.float32) / np.float32(255)
+    return np.asarray(squares.mean((2, 4), dtype=np.float32) / np.float32(255))
 
 
 def batches(orders: np.ndarray, batch_size: int) -> np.ndarray:
@@ -284,12 +284,12 @@ def recalibrated(config: Config, variables: Any, arrays: Any) -> Any:
 def at(results: Results, name: str, batch_size: int, quantity: str = "error") -> np.ndarray:
     """By seed, the test error of a norm at a batch size, or its last training loss."""
     row = results["names"].tolist().index(name)
-    return results[quantity][row, results["batch_sizes"].tolist().index(batch_size)]
+    return np.asarray(results[quantity][row, results["batch_sizes"].tolist().index(batch_size)])
 
 
 def rise(results: Results, name: str, quantity: str = "error") -> np.ndarray:
     """By seed, what batches of 2 cost against batches of 32."""
-    return at(results, name, SMALL, quantity) - at(results, name, USUAL, quantity)
+    return np.asarray(at(results, name, SMALL, quantity) - at(results, name, USUAL, quantity))
 
 
 def paper(name: str, batch_size: int) -> float:

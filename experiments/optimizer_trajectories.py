@@ -141,7 +141,9 @@ def all_paths(
 
     def paths(optimizer: Callable[..., Any]) -> tuple[Array, Array]:
         def run_at(rate: Array) -> Array:
-            return descend(lambda points: heights(points).sum(), optimizer(rate), starts, steps)
+            return jnp.asarray(
+                descend(lambda points: heights(points).sum(), optimizer(rate), starts, steps)
+            )
 
         found = jax.vmap(run_at)(rates)
         return found, heights(found)

@@ -203,20 +203,20 @@ def final(results: Results, noise: float, name: str) -> np.ndarray:
     """By seed, split and measure: after the last epoch; "stopping" is none's best check."""
     at = NOISES.index(noise)
     if name != "stopping":
-        return results["curves"][at, results["names"].tolist().index(name)][:, -1]
+        return np.asarray(results["curves"][at, results["names"].tolist().index(name)][:, -1])
     runs = results["curves"][at, 0]
-    return runs[np.arange(len(runs)), stopped(results, noise)]
+    return np.asarray(runs[np.arange(len(runs)), stopped(results, noise)])
 
 
 def stopped(results: Results, noise: float) -> np.ndarray:
     """By seed: the check at which the validation loss is least, without a regulariser."""
-    return results["curves"][NOISES.index(noise), 0, :, :, 1, LOSS].argmin(1)
+    return np.asarray(results["curves"][NOISES.index(noise), 0, :, :, 1, LOSS].argmin(1))
 
 
 def gap(results: Results, noise: float, name: str) -> np.ndarray:
     """By seed: training accuracy less test accuracy, labels as given, points."""
     measured = final(results, noise, name)
-    return measured[:, 0, ACCURACY] - measured[:, 2, ACCURACY]
+    return np.asarray(measured[:, 0, ACCURACY] - measured[:, 2, ACCURACY])
 
 
 def accuracy(results: Results, noise: float, name: str) -> np.ndarray:

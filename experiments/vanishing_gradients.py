@@ -116,7 +116,7 @@ def growth(
         _, ratios = jax.lax.scan(backward, gradient, (weights[1:], slopes[1:]), reverse=True)
         return ratios
 
-    return jax.lax.map(one, keys)
+    return jnp.asarray(jax.lax.map(one, keys))
 
 
 def run(config: Config) -> Results:

@@ -117,7 +117,7 @@ def paths(each: Any, starts: Any, order: Any) -> dict[str, Any]:
         return flat(jax.jit(lambda runs: jax.lax.map(end, runs))(((params, keys), order)))
 
     def length(vectors: np.ndarray) -> np.ndarray:
-        return np.linalg.norm(vectors, axis=1)
+        return np.asarray(np.linalg.norm(vectors, axis=1))
 
     found = {}
     for name, optimizer in (("sgd", optimizers.sgd(PATH_RATE)), ("adam", optimizers.adam(RATE))):
@@ -180,12 +180,14 @@ def best_strength(results: Results, kind: str) -> np.ndarray:
         shift = (below - above) / (below - 2 * at + above) / 2
     is_inner = (inner == best) & np.isfinite(shift)
     logs = np.log(GRID_STRENGTHS[kind])
-    return np.exp(logs[best] + np.where(is_inner, shift, 0) * (logs[1] - logs[0]))
+    return np.asarray(np.exp(logs[best] + np.where(is_inner, shift, 0) * (logs[1] - logs[0])))
 
 
 def slopes(results: Results, kind: str) -> np.ndarray:
     """By seed: s in best strength ~ rate^s, least squares on the logarithms."""
-    return np.polyfit(np.log(results["rates"]), np.log(best_strength(results, kind)), 1)[0]
+    return np.asarray(
+        np.polyfit(np.log(results["rates"]), np.log(best_strength(results, kind)), 1)[0]
+    )
 
 
 def claims(results: Results) -> list[Claim]:

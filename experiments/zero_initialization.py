@@ -174,7 +174,10 @@ def one_epoch_in_one_order(
     ReLU's kink: a rounding in another order would switch some on, and an epoch makes that 0.2.
     """
     train_epoch = train_epoch_of(DEEP, 0.0)
-    return jax.lax.map(lambda state: train_epoch(state, train, order)[0], start)
+    trained: training.TrainState = jax.lax.map(
+        lambda state: train_epoch(state, train, order)[0], start
+    )
+    return trained
 
 
 def similarity(kernels: Float[Array, "seeds inputs units"]) -> Float[np.ndarray, " seeds"]:
@@ -182,19 +185,19 @@ def similarity(kernels: Float[Array, "seeds inputs units"]) -> Float[np.ndarray,
     columns = np.asarray(kernels, np.float64)
     columns = columns / np.linalg.norm(columns, axis=1, keepdims=True)
     units = columns.shape[2]
-    return (np.square(columns.sum(2)).sum(1) - units) / (units * (units - 1))
+    return np.asarray((np.square(columns.sum(2)).sum(1) - units) / (units * (units - 1)))
 
 
 def largest_difference(params: Any) -> Float[np.ndarray, " others"]:
     """Between any weight of a seed and the same of the first, for each seed after the first."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
     by_leaf = [np.abs(leaf[1:] - leaf[:1]).reshape(len(leaf) - 1, -1).max(1) for leaf in leaves]
-    return np.max(by_leaf, axis=0)
+    return np.asarray(np.max(by_leaf, axis=0))
 
 
 def rank(singular_values: np.ndarray) -> np.ndarray:
     """By seed: directions above float32's noise, 1e-5 of the largest."""
-    return (singular_values > 1e-5 * singular_values.max(1, keepdims=True)).sum(1)
+    return np.asarray((singular_values > 1e-5 * singular_values.max(1, keepdims=True)).sum(1))
 
 
 def claims(results: Results) -> list[Claim]:

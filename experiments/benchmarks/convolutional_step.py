@@ -237,12 +237,12 @@ def form_arm(form: Any, shape: tuple[int, ...], compile_with: Any) -> Callable[[
     x, upstream = (jnp.asarray(draw.normal(size=shape), jnp.float32) for _ in range(2))
     kernel = jnp.asarray(draw.normal(size=(3, 3, shape[-1], shape[-1])), jnp.float32)
 
-    @compile_with
     def both(x: Any, kernel: Any, upstream: Any) -> Any:
         y, back = jax.vjp(form, x, kernel)
         return y, back(upstream)
 
-    return lambda: jax.block_until_ready(both(x, kernel, upstream))
+    compiled = compile_with(both)
+    return lambda: jax.block_until_ready(compiled(x, kernel, upstream))
 
 
 def pool_arm(pool: Callable[[Any], Any]) -> Callable[[], Any]:

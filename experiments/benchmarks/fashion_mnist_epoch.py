@@ -172,7 +172,7 @@ def dataloader_epochs(
 
     network, adam = torch_network(state)
 
-    class Examples(torch.utils.data.Dataset):
+    class Examples(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:
             return len(dataset.train)
 

@@ -224,8 +224,7 @@ def claims(results: Results) -> list[Claim]:
             f"The range test finds the rate that a grid finds in {epochs} epochs, within a step of "
             f"the grid: the factor between the suggestion and the grid's best, {mean_of}",
             away,
-            1.0,
-            NEAR,
+            high=NEAR,
         ),
     ]
     made += [

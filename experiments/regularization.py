@@ -285,8 +285,7 @@ def claims(results: Results) -> list[Claim]:
             f"With wrong labels most of the training is harmful: {wrong}, the best epoch over all "
             f"epochs, {mean_of}",
             stop / results["curves"].shape[3],
-            0.0,
-            0.25,
+            high=0.25,
         ),
     ]
     return made

@@ -117,7 +117,7 @@ def test_the_whole_experiment_on_noise(monkeypatch, tmp_path):
 
     noise = data.Dataset("noise", arrays(128), None, arrays(50), tuple("abcdefghij"))
     monkeypatch.setattr(cifar10.data, "load", lambda name, **where: noise)
-    config = cifar10.Config(seeds=3, epochs=2, log_dir=str(tmp_path / "logs"))
+    config = cifar10.Config(seeds=2, epochs=2, log_dir=str(tmp_path / "logs"))
     results = cifar10.run(config)
     np.savez(tmp_path / "results.npz", **results)
     with np.load(tmp_path / "results.npz", allow_pickle=False) as loaded:

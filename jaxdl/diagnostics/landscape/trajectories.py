@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxdl.diagnostics.landscape.surface import check_directions
-from jaxdl.training.steps import asked_by
+from jaxdl.training.steps import extra_arguments
 
 # Parameters converted to float64 at once: of a path of 1,000 points that is half a gigabyte.
 COLUMNS_AT_ONCE = 1 << 16
@@ -67,14 +67,14 @@ def descend(
     def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Any]:
         params, opt_state = carry
         value, gradient = jax.value_and_grad(function)(params)
-        asked_for = asked_by(
+        extra = extra_arguments(
             update,
             value=value,
             gradient=gradient,
             value_of=function,
             gradient_of=jax.grad(function),
         )
-        updates, opt_state = update(gradient, opt_state, params, **asked_for)
+        updates, opt_state = update(gradient, opt_state, params, **extra)
         params = optax.apply_updates(params, updates)
         return (params, opt_state), params
 

@@ -1,4 +1,4 @@
-"""The running statistics of batch norms: told when they are wrong."""
+"""Find running statistics of batch norms that are wrong."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,8 +14,8 @@ from jaxdl.diagnostics.signal.advice import Advice
 from jaxdl.training.statistics import recalibrate
 from jaxdl.training.steps import scale_images
 
-# A running mean this many standard deviations from the batch's, or a running variance this many
-# times larger or smaller, is not of the same data: a batch of 100 is off by 0.1 and by 1.2.
+# The running statistics are of other data if the mean is off by more than this many standard
+# deviations, or the variance by more than this factor. A batch of 100 is off by 0.1 and 1.2.
 FAR_MEAN = 1.0
 FAR_VARIANCE = 4.0
 
@@ -28,25 +28,26 @@ def check_batch_norm(
     outputs: Any = None,
     preprocess: Callable[[Array], Array] = scale_images,
 ) -> tuple[Advice, ...]:
-    """What is wrong with a trained model's batch norms, if anything, and what to change.
+    """Find what is wrong with a trained model's batch norms, and what to change.
 
-    - "never moved": running statistics that are still those of `init`: training threw away the
+    - "never moved": the running statistics are still those of `init`. Training dropped the
       `batch_stats` that `apply` returned.
-    - "other data": running statistics far from those of these inputs (the mean by more than one
-      standard deviation, the variance fourfold): a momentum too near 1 for the steps made, batches
-      that are too small, inputs prepared in another way, or weights that moved since.
-    - "training mode": `outputs`, what the user's own evaluation gave for `inputs`, are those of
-      `train=True`, whose results depend on the other examples of the batch.
+    - "other data": the running statistics are far from those of these inputs (the mean by more than
+      one standard deviation, the variance fourfold). The momentum is too near 1 for the number of
+      steps, the batches are too small, the inputs are prepared in another way, or the weights
+      changed since.
+    - "training mode": `outputs`, the result of the user's own evaluation, are those of
+      `train=True`. They depend on the other examples of the batch.
 
     Arguments:
         model: a Linen module with batch norms.
-        variables: as they are evaluated.
-        inputs: a batch as the model is evaluated on, of some 100 examples or more.
-        outputs: what that evaluation gave for it, to have it checked as well.
+        variables: the variables used in evaluation.
+        inputs: a batch of evaluation inputs, about 100 examples or more.
+        outputs: the result of the user's evaluation of `inputs`, to check it too.
         preprocess: a pure function of the inputs, as in `training.fit`.
 
     Raises:
-        ValueError: a model without batch norms.
+        ValueError: the model has no batch norms.
 
     Example:
         >>> import jax, jax.numpy as jnp

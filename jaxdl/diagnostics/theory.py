@@ -1,12 +1,12 @@
-"""What an infinitely wide network shows at initialisation: no network is built, no key is needed.
+"""Predictions for an infinitely wide network at initialisation, without a network or a key.
 
 In the limit of wide layers the pre-activations of a layer are Gaussian with one variance q, and two
-numbers tell how signal and gradient cross it: E[f(z)^2] and E[f'(z)^2] for z ~ N(0, q).
+numbers say how signal and gradient cross it: E[f(z)^2] and E[f'(z)^2] for z ~ N(0, q).
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,13 +23,13 @@ from jaxdl.initializers.gains import (
     gaussian_quadrature,
 )
 
-# Where the search for a critical point ends: a unit whose input has a standard deviation of 1,000
-# is a step function.
+# The search for a critical point ends here: a unit whose input has a standard deviation of 1,000 is
+# a step function.
 LARGEST_VARIANCE = 1e6
-# Stands for q -> 0 from above, where every function is two straight pieces.
+# Used for the limit q -> 0 from above, where every function is two straight pieces.
 SMALLEST_VARIANCE = 1e-24
 
-# To what multiple the points of a quadrature are filled up, with weights of 0.
+# A quadrature is padded to a multiple of this many points, with weights of 0.
 POINTS_STEP = 4096
 
 
@@ -42,10 +42,10 @@ class MeanField:
         activation_mean: E[a_l], a_l = f(z_l).
         activation_variance: E[a_l^2] - E[a_l]^2.
         activation_second_moment: E[a_l^2].
-        gradient_factor: chi_l = fan_out Var(W) E[f'(z_l)^2], by which E[(dL/dz)^2] grows from
-            layer l + 1 back to layer l, where the layer above has the same weight variance.
-        preactivation_gradient: E[(dL/dz_l)^2] over that of the last hidden layer.
-        activation_gradient: E[(dL/da_l)^2] over that of the last hidden layer.
+        gradient_factor: chi_l = fan_out Var(W) E[f'(z_l)^2]. E[(dL/dz)^2] grows by this factor from
+            layer l + 1 back to layer l, if layer l + 1 has the same weight variance.
+        preactivation_gradient: E[(dL/dz_l)^2], divided by that of the last hidden layer.
+        activation_gradient: E[(dL/da_l)^2], divided by that of the last hidden layer.
     """
 
     preactivation_variance: Float[np.ndarray, " depth"]
@@ -77,25 +77,25 @@ def mean_field(
       \qquad
       \frac{E[(\partial L / \partial a_l)^2]}{E[(\partial L / \partial a_{l+1})^2]} = \chi_{l+1}$$
 
-    The forward factor is fan_in Var(W), the backward one fan_out Var(W): r is fan_out / fan_in.
-    The backward equations take the weights met on the way back as independent of those met on the
-    way forward, which holds for wide layers. In ReLU layers of n units, one draw of the weights
-    departs from q_l by a share of about sqrt(5 l / n).
+    The forward factor is fan_in Var(W) and the backward factor is fan_out Var(W), so r is fan_out /
+    fan_in. The backward equations assume that the weights of the backward pass are independent of
+    those of the forward pass. This holds for wide layers. In ReLU layers of n units, one draw of
+    the weights differs from q_l by a relative sqrt(5 l / n) or so.
 
     Arguments:
         activation: an elementwise function f in JAX.
         weight_variance: sigma_w^2 = fan_in Var(W); He is 2, LeCun 1. Glorot and Bengio's
-            "standard" U(-1/sqrt(n), 1/sqrt(n)) is 1/3: through tanh, which is linear while the
-            signal is small, variance and gradient both fall by 3 a layer.
+            "standard" U(-1/sqrt(n), 1/sqrt(n)) is 1/3. tanh is linear for a small signal, so both
+            variance and gradient then fall by 3 in each layer.
         depth: hidden layers, at least 1.
         bias_variance: sigma_b^2.
-        input_second_moment: E[x^2], the mean over the entries of an input of their squares.
+        input_second_moment: E[x^2], the mean square of an input's entries.
         fan_ratio: r.
         kinks: where f or f' jumps, besides 0, +-1/2, +-1, +-2, +-3 and +-6.
 
     Raises:
         ValueError: a setting that is negative or not finite, a depth below 1, an f that is not
-            elementwise, a signal that leaves float64.
+            elementwise, a signal beyond the range of float64.
 
     Example:
         >>> he = mean_field(jax.nn.relu, weight_variance=2.0, depth=50)
@@ -153,10 +153,10 @@ def critical_weight_variance(
     $$\sigma_w^2 E[f'(z)^2] = 1, \qquad q = \sigma_w^2 E[f(z)^2] + \sigma_b^2, \qquad
       z \sim N(0, q)$$
 
-    Both equations are solved at once for sigma_w^2 and q, and the solution of smallest q is taken.
-    Without a bias and with f(0) = 0 that is q -> 0, where f is two straight pieces:
-    sigma_w^2 = 2 / (f'(0-)^2 + f'(0+)^2), whatever f does further out. For ReLU, which is two such
-    pieces everywhere, the signal then keeps any variance; for tanh it falls slowly towards 0.
+    The two equations determine sigma_w^2 and q; the solution with the smallest q is returned.
+    Without a bias and with f(0) = 0 this is the limit q -> 0, where f is two straight pieces:
+    sigma_w^2 = 2 / (f'(0-)^2 + f'(0+)^2). ReLU is two straight pieces everywhere, so its signal
+    keeps any variance. With tanh the variance falls slowly towards 0.
 
     Arguments:
         activation: an elementwise function f in JAX.
@@ -164,8 +164,8 @@ def critical_weight_variance(
         kinks: as in `mean_field`.
 
     Raises:
-        ValueError: no solution with q up to 1e6: for ReLU under any bias variance, which the
-            signal then gains at each layer.
+        ValueError: there is no solution with q up to 1e6. ReLU with a bias variance has none,
+            because the signal gains it at each layer.
 
     Example:
         >>> round(critical_weight_variance(jax.nn.relu), 9)
@@ -181,7 +181,7 @@ def critical_weight_variance(
     gaussian_expectation(activation, kinks=kinks)  # refuses what is no elementwise function
 
     def solve(variance: float) -> tuple[float, float]:
-        """The weight variance that keeps the gradient at q, and what it adds to q."""
+        """The weight variance that keeps the gradient at q, and the change of q in one layer."""
         moments = _moments(activation, variance, kinks)
         if moments.squared_slope == 0:
             return math.inf, math.inf
@@ -204,7 +204,7 @@ def critical_weight_variance(
     )
 
 
-def _bisect(decreasing: Any, low: float, high: float) -> float:
+def _bisect(decreasing: Callable[[float], float], low: float, high: float) -> float:
     for _ in range(60):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if decreasing(middle) >= 0 else (low, middle)
@@ -219,13 +219,13 @@ class _Moments(NamedTuple):
 
 
 def _moments(f: Elementwise, variance: float, kinks: Sequence[float]) -> _Moments:
-    """Of f(z) and f'(z), z ~ N(0, variance); a variance of 0 is a limit for f' alone."""
+    """Moments of f(z) and f'(z), z ~ N(0, variance). For f' a variance of 0 means the limit."""
 
     def slope(z: Any) -> Any:
         return jax.jvp(f, (z,), (jnp.ones_like(z),))[1]
 
     points, weights = gaussian_quadrature(variance or SMALLEST_VARIANCE, kinks=kinks)
-    # How many points there are depends on the variance, and JAX compiles anew for each number.
+    # The number of points depends on the variance, and JAX compiles again for each number.
     spare = -len(points) % POINTS_STEP
     points, weights = np.pad(points, (0, spare), "edge"), np.pad(weights, (0, spare))
     squared_slope = weights @ evaluate_float64(slope, points) ** 2

@@ -15,7 +15,7 @@ BatchSums = Callable[[Mapping[str, Any], Batch], dict[str, Array]]
 
 
 def make_batch_sums(eval_step: EvalStep, batch_size: int) -> BatchSums:
-    """The sums of every batch of a split, the smaller last one included, as one pure function.
+    """A pure function: the sums of each batch of a split, the smaller last batch included.
 
     Example:
         >>> import jax.numpy as jnp

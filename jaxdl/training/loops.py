@@ -1,8 +1,8 @@
-"""Many steps in one compiled call, the same bits however they are shared out over calls.
+"""Many steps in one compiled call, with the same bits for any number of steps in a call.
 
-A batch is a row of a source: row i of the order in which a set's examples are taken, or the i-th
-of batches laid one after another. One program runs rows `start` to `stop`, both of them arguments:
-since whatever the calls, it is the same program that takes every step, the results are the same.
+A source holds one batch a row, as the indices of its examples or as stacked batches. One compiled
+program runs the rows from `start` to `stop`, which are its arguments. The same program takes every
+step, so the results do not depend on how the steps are divided into calls.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ from jaxdl.training.state import TrainState
 from jaxdl.training.steps import Batch, TrainStep, take
 
 Source = Mapping[str, Any]
-"""{"arrays": a batch of all examples, "order": (steps, batch)}, or {"batches": (steps, batch, ...)
-arrays by name}."""
+"""{"arrays": a batch of all examples, "order": (steps, batch)}, or {"batches": arrays by name, each
+(steps, batch, ...)}."""
 
 Index = Int[Array, ""] | int
 
@@ -44,9 +44,9 @@ def batch_at(source: Source, index: Index) -> Batch:
 def make_loop(
     train_step: TrainStep,
 ) -> Callable[[TrainState, Source, Index, Index], tuple[TrainState, dict[str, Array]]]:
-    """(state, source, start, stop) -> (state, metrics): the steps of rows start to stop in a loop.
+    """(state, source, start, stop) -> (state, metrics): a loop over the rows start to stop.
 
-    The metrics have a row for every row of the source, zero where no step was taken.
+    The metrics have a row for every row of the source. It is zero where no step was taken.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -69,10 +69,11 @@ def make_loop(
             name: jnp.zeros((rows, *value.shape), value.dtype) for name, value in values.items()
         }
 
-        def turn(index: Array, carry: Any) -> Any:
+        def body(index: Array, carry: Any) -> Any:
             state, measured = carry
-            # Of a source of one row the batch is the same in every turn: tied to the state, what
-            # is computed of it stays in the loop, and the bits those of any other source.
+            # A source of one row gives the same batch in every iteration. XLA would then move work
+            # on the batch out of the loop, and the last bits would change. The barrier ties the
+            # batch to the step.
             batch, _ = lax.optimization_barrier((batch_at(source, index), state.step))
             state, values = train_step(state, batch)
             return state, {
@@ -80,7 +81,7 @@ def make_loop(
                 for name, rows in measured.items()
             }
 
-        state, measured = lax.fori_loop(start, stop, turn, (state, measured))
+        state, measured = lax.fori_loop(start, stop, body, (state, measured))
         return state, measured
 
     return loop
@@ -89,7 +90,8 @@ def make_loop(
 def make_single(
     train_step: TrainStep,
 ) -> Callable[[TrainState, Source, Index], tuple[TrainState, dict[str, Array]]]:
-    """(state, source, index) -> (state, metrics): the step of one row, for a step no loop suits."""
+    """(state, source, index) -> (state, metrics): the step of one row, for a step that is slow in a
+    loop."""
 
     def single(
         state: TrainState, source: Source, index: Index

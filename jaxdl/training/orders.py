@@ -1,4 +1,4 @@
-"""In which order an epoch visits the examples."""
+"""The order in which an epoch visits the examples."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ from jaxdl.training.state import ORDER_STREAM
 def epoch_order(key: Key[Array, ""], epoch: int, examples: int) -> Int[np.ndarray, " examples"]:
     """A uniform permutation of the examples, a function of (key, epoch) alone.
 
-    The indices are sorted by 64 random bits each: those of NumPy's Philox generator, seeded with
-    the words of the key, the purpose and the epoch. On the host this takes 1.5 ms for 60,000
-    examples, where `jax.random.permutation`, two sorts on the device, takes 25 ms of a CPU; and a
-    process that only reads data can do it. Two equal words, one chance in 10^10 at that size,
-    would keep the order that the sort gives them.
+    Each index is given 64 random bits, and the indices are sorted by them. The bits come from
+    NumPy's Philox generator, seeded with the key, the purpose and the epoch. On the host this takes
+    1.5 ms for 60,000 examples; `jax.random.permutation` sorts twice on the device, which takes a
+    CPU 25 ms. A process that only reads data can make the order too. Two indices with equal bits
+    (probability 1e-10 at that size) would keep the order that the sort leaves them in.
 
     Arguments:
         key: the run's key.
         epoch: counted from 0.
-        examples: how many there are.
+        examples: the number of examples.
 
     Example:
         >>> import jax
@@ -34,5 +34,5 @@ def epoch_order(key: Key[Array, ""], epoch: int, examples: int) -> Int[np.ndarra
 
 
 def order_key(seed: Any) -> Key[Array, ""]:
-    """The key of the order of the data that goes with a seed."""
+    """The key for the order of the data, of the run with this seed."""
     return jax.random.fold_in(jax.random.key(seed), ORDER_STREAM)

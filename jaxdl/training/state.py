@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, Key
 from jaxdl.calling import train_argument
 from jaxdl.checks import require_key, require_module
 
-# What the run's key is folded with, one number a purpose, so that no two streams meet.
+# `fold_in` numbers: each purpose has its own, so its random stream is independent of the others.
 DROPOUT_STREAM = 0
 ORDER_STREAM = 1
 AUGMENT_STREAM = 2
@@ -27,7 +27,7 @@ class TrainState:
         params: the learned parameters.
         batch_stats: the running statistics of norms, empty where there are none.
         opt_state: the optimizer's state.
-        key: the run's key; never consumed, only folded with a purpose and a count.
+        key: the run's key. It never changes: each use folds in a purpose and a count.
     """
 
     step: Int[Array, ""]
@@ -64,14 +64,15 @@ def init_state(
     """The state before the first step.
 
     Arguments:
-        key: from `jax.random.key`; split into the key of the initial parameters and the run's.
+        key: from `jax.random.key`; split into the key of the initial parameters and the run's key.
         model: a Linen module.
         optimizer: any optax gradient transformation.
         sample_inputs: inputs as the model sees them, (batch, ...), of any batch size; only their
             shape and dtype matter.
 
     Raises:
-        TypeError: the key is no key, or the model or optimizer not what it says.
+        TypeError: the key is not a `jax.random.key`, the model not a Linen module, or the optimizer
+            not an optax gradient transformation.
         ValueError: the model has variables other than `params` and `batch_stats`.
 
     Example:
@@ -102,7 +103,7 @@ def init_state(
 
 
 def check_parts(key: Any, model: Any, optimizer: Any) -> None:
-    """Refuse a key that is not a single one of `jax.random.key`, a class, or a bare factory."""
+    """Refuse anything but one `jax.random.key`, a module instance and an optax optimizer."""
     require_key(key)
     require_module(model)
     if not isinstance(optimizer, optax.GradientTransformation):

@@ -1,4 +1,4 @@
-"""What changes a trained model: its running statistics made exact, its norms folded away."""
+"""Two changes to a trained model: exact running statistics, and norms folded into layers."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -20,7 +20,8 @@ LAYERS = ("dense", "conv")
 
 
 class Moments(NamedTuple):
-    """Of a batch, per feature: how many values, their mean, the sum of squares about it."""
+    """For each feature of a batch: the number of values, their mean, the sum of squared
+    deviations."""
 
     number: Array
     mean: Array
@@ -34,26 +35,26 @@ def recalibrate(
     *,
     preprocess: Callable[[Array], Array] = scale_images,
 ) -> dict[str, Any]:
-    r"""The variables with the statistics of all batches in the place of the running averages.
+    r"""Replace the running averages by the exact statistics of all batches.
 
     $$\mu = \frac{1}{N}\sum_b n_b\,\mu_b, \qquad
       \sigma^2 = \frac{1}{N}\sum_b \bigl(n_b\,\sigma_b^2 + n_b(\mu_b - \mu)^2\bigr)$$
 
-    over the values that reach each norm, in one pass, combined in float64; times N / (N - 1) where
-    the norm keeps the unbiased variance. They are what one batch of everything would give, and
-    not the mean of the batches' variances, which leaves the spread between batches out.
+    over the values that reach each norm, in one pass over the batches, combined in float64. For a
+    norm with the unbiased variance it is multiplied by N / (N - 1). This is the variance of all
+    examples in one batch. The mean of the batches' variances would miss the spread between batches.
 
-    In this pass the norms before a norm use their batch's own statistics, as in training: with
-    large batches that is the same. Dropout is off, as it will be in evaluation.
+    In this pass every norm normalises with its batch's own statistics, as in training. With large
+    batches this changes little. Dropout is off, as in evaluation.
 
     Arguments:
         model: a Linen module with `jaxdl.layers.BatchNorm` or `flax.linen.BatchNorm` in it.
-        variables: {"params": ..., "batch_stats": ...}; left as they are.
+        variables: {"params": ..., "batch_stats": ...}; not changed.
         batches: inputs, or mappings that hold them as "inputs"; the training set, in any order.
         preprocess: a pure function of a batch's inputs, as in `training.fit`.
 
     Raises:
-        ValueError: a model without batch norms, or no batches.
+        ValueError: the model has no batch norms, or there are no batches.
 
     Example:
         >>> import functools, jax, jax.numpy as jnp
@@ -99,7 +100,8 @@ def recalibrate(
 def _program(
     model: nn.Module, preprocess: Callable[[Array], Array]
 ) -> tuple[Callable[..., dict[Path, Moments]], dict[Path, bool]]:
-    """(variables, inputs) -> moments by norm, compiled; and whose variances are unbiased."""
+    """Compile (variables, inputs) -> moments by norm; and tell which norms keep unbiased
+    variances."""
     keeps_unbiased: dict[Path, bool] = {}
 
     @jax.jit
@@ -130,7 +132,7 @@ def _program(
 
 
 def moments(x: Array, axis: int) -> Moments:
-    """Of all axes but the features', in two passes."""
+    """The moments over all axes but the feature axis, in two passes."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     x = jnp.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]).astype(dtype)
     mean = x.mean(0)
@@ -138,7 +140,7 @@ def moments(x: Array, axis: int) -> Moments:
 
 
 def combined(one: Moments, other: Moments) -> Moments:
-    """Those of both batches together (Chan, Golub and LeVeque, 1979)."""
+    """The moments of both batches together (Chan, Golub and LeVeque, 1979)."""
     count = one.number + other.number
     apart = other.mean - one.mean
     return Moments(
@@ -159,25 +161,25 @@ def feature_axis(module: Any) -> int:
 
 
 def fold(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    r"""The same function in evaluation, without the norms.
+    r"""Fold each norm into the layer before it: the same function in evaluation, without norms.
 
     $$W' = W\,\frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}, \qquad
       b' = \beta + (b - \mu)\,\frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}$$
 
-    with mu and sigma^2 the running statistics, computed in float32: the outputs agree to
-    rounding. What is left is a model to evaluate; training it further is another matter.
+    with mu and sigma^2 the running statistics. The outputs agree to float32 rounding. Use the
+    result for evaluation only: without its norms the model trains differently.
 
     Arguments:
-        model: one of `jaxdl.models` with norm=BatchNorm (or a partial of it, or Flax's) before
-            the activation: norm `norm_x` is folded into the `dense_x` or `conv_x` beside it.
+        model: one of `jaxdl.models` with norm=BatchNorm (or a partial of it, or Flax's) before the
+            activation. The norm `norm_x` is folded into `dense_x` or `conv_x` beside it.
         variables: {"params": ..., "batch_stats": ...}.
 
     Returns:
         (the model with norm=None, its variables {"params": ...}).
 
     Raises:
-        ValueError: a model without the field `norm`, with norms of another kind or after the
-            activation, where the layer before is not beside the norm; a norm without its layer.
+        ValueError: the model has no field `norm`, its norms are of another kind or follow the
+            activation, or a norm has no layer beside it.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -207,7 +209,7 @@ def fold(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.Module, dic
 
 
 def _folded(params: Any, stats: Any, epsilon: float, path: tuple[str, ...]) -> dict[str, Any]:
-    """A module's parameters without those of its norms, and so on down."""
+    """The parameters of a module and its submodules, with the norms folded in."""
     norms = {name for name, node in stats.items() if "var" in node}
     kept = {name: node for name, node in params.items() if name not in norms}
     for name in norms:

@@ -25,14 +25,14 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 EvalStep = Callable[[Mapping[str, Any], Batch], dict[str, Array]]
 
 Augment = Callable[[Any, Any], Array]
-"""(key, inputs) -> inputs of the same shape: what `data.augmentation` has."""
+"""(key, inputs) -> inputs of the same shape, as the functions of `data.augmentation`."""
 
 
 def scale_images(inputs: Array) -> Array:
-    """Cast uint8 images to float32 in [0, 1], x / 255 to a rounding; leave other inputs alone.
+    """Cast uint8 images to float32 in [0, 1] as x / 255; leave other inputs alone.
 
-    Compiled, the division is a product with the rounded reciprocal: at most one unit in the last
-    place from PyTorch's `ToTensor`, a relative 1.2e-7.
+    The compiler multiplies by the rounded reciprocal of 255. The result differs from PyTorch's
+    `ToTensor` by at most one unit in the last place, a relative 1.2e-7.
 
     Example:
         >>> import jax.numpy as jnp
@@ -57,24 +57,23 @@ def make_train_step(
     $$\theta \leftarrow \theta + u\Bigl(\nabla_\theta \frac{1}{B}\sum_{i=1}^{B}
       \ell(f_\theta(x_i), y_i)\Bigr)$$
 
-    with u the optimizer's update. The metrics are means over the batch, under their functions'
-    names, computed from the outputs before the update; "loss" is among them.
+    with u the optimizer's update. The metrics are means over the batch, named after their
+    functions; "loss" is among them. All come from the outputs before the update.
 
     Arguments:
         model: a Linen module, called with `train=True` and an rng named "dropout".
-        optimizer: any optax gradient transformation; those that ask for them are given the
-            batch's loss and gradient (`value`, `grad`) and the functions of the parameters that
-            compute them (`value_fn(params)`, `grad_fn(params, i)`): line searches, SAM.
+        optimizer: any optax gradient transformation. Line searches and SAM may ask for the batch's
+            loss and gradient (`value`, `grad`), and for the functions that compute them
+            (`value_fn(params)`, `grad_fn(params, i)`).
         loss: per example, (outputs, targets) -> (batch,).
         metrics: functions of the same kind, or a mapping from names to them.
         preprocess: a pure function of the batch's inputs, applied on the device.
-        augment: (key, inputs) -> inputs, applied after `preprocess` with a key of each step's own.
-        axis_name: of a mapped axis over which the batch is shared out: gradients, metrics and
-            the statistics of norms are averaged over it, and each place draws dropout and
-            augmentation of its own.
+        augment: (key, inputs) -> inputs, applied after `preprocess` with a new key at each step.
+        axis_name: the name of a mapped axis whose places share the batch. Gradients, metrics and
+            norm statistics are averaged over it; each place draws its own dropout and augmentation.
 
     Raises:
-        ValueError: two metrics of one name; at the first call, a loss or metric whose result is
+        ValueError: two metrics have one name. At the first call: the result of a loss or metric is
             not of shape (batch,).
 
     Example:
@@ -119,14 +118,14 @@ def make_train_step(
             state.params
         )
         mean_loss, gradients, updates = mean((mean_loss, gradients, updates))
-        asked_for = asked_by(
+        extra = extra_arguments(
             update,
             value=mean_loss,
             gradient=gradients,
             value_of=lambda params: mean(objective(params)[0]),
             gradient_of=lambda params: mean(jax.grad(objective, has_aux=True)(params)[0]),
         )
-        changes, opt_state = update(gradients, state.opt_state, state.params, **asked_for)
+        changes, opt_state = update(gradients, state.opt_state, state.params, **extra)
         measured = {
             name: per_example(name, metric, outputs, batch).mean() for name, metric in named.items()
         }
@@ -151,8 +150,8 @@ def make_eval_step(
 ) -> EvalStep:
     """Sums over a batch of the per-example loss and metrics: (variables, batch) -> sums.
 
-    Sums of batches of any size add up to the sum over the set, so a mean taken at the end is
-    exact. The model runs with `train=False`; nothing it holds changes.
+    Sums of batches of any size add up to the sum over the set, so a mean taken at the end is exact.
+    The model runs with `train=False`; its variables do not change.
 
     Arguments and errors: as in `make_train_step`.
 
@@ -183,10 +182,11 @@ def make_train_epoch(
 
     Arguments:
         train_step: as `make_train_step` makes it.
-        unroll: steps written out in one turn of the loop: the same up to rounding.
+        unroll: steps in one iteration of the compiled loop. It changes the results by rounding
+            only.
 
     The returned function gathers the examples `order[i]` of `arrays` for step i, so the whole set
-    stays where it is and as it is stored.
+    stays on the device as it is stored.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -213,7 +213,7 @@ def make_train_epoch(
     return train_epoch
 
 
-def asked_by(
+def extra_arguments(
     update: Callable[..., Any],
     *,
     value: Any,
@@ -221,13 +221,13 @@ def asked_by(
     value_of: Callable[[Any], Any],
     gradient_of: Callable[[Any], Any],
 ) -> dict[str, Any]:
-    """What this update takes beside the gradient, under optax's names: line searches, SAM.
+    """The further arguments that `update` accepts, under optax's names.
 
-    All of it, where it takes any keyword; else what it names.
+    Line searches and SAM name some of them. An update with `**kwargs` gets all four.
 
     Example:
         >>> def update(gradient, state, params, *, value): ...
-        >>> asked_by(update, value=1.0, gradient=2.0, value_of=abs, gradient_of=abs)
+        >>> extra_arguments(update, value=1.0, gradient=2.0, value_of=abs, gradient_of=abs)
         {'value': 1.0}
     """
     offered = {

@@ -1,1 +1,1 @@
-"""The loss as a landscape: surfaces, paths over it, and the rate at which it is descended."""
+"""The loss as a landscape: surfaces, paths over them, and the learning rate."""

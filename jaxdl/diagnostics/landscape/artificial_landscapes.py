@@ -1,6 +1,6 @@
 """Test functions of optimisation in two variables, for watching an optimizer's path.
 
-Each takes points (..., 2), the last axis being x and y, and returns their heights (...).
+Each takes points (..., 2), with x and y on the last axis, and returns their heights (...).
 """
 
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ def ravine(
     $$f = \tfrac{1}{2}(u^2 + \kappa v^2), \qquad
       u = x\cos\alpha + y\sin\alpha, \quad v = y\cos\alpha - x\sin\alpha$$
 
-    Minimum: 0 at (0, 0). At an angle the axes of the valley are not those of the parameters, which
-    is what an optimizer with a step size for each parameter counts on.
+    Minimum: 0 at (0, 0). At an angle the axes of the valley are not those of the parameters. An
+    optimizer with a step size for each parameter relies on these axes.
 
     Arguments:
         point: x and y.
@@ -66,7 +66,7 @@ def rosenbrock(
 
     Arguments:
         point: x and y.
-        steepness: b of the walls.
+        steepness: b, the steepness of the walls.
 
     Example:
         >>> rosenbrock(jnp.array([[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])).tolist()
@@ -83,8 +83,8 @@ def saddle(point: Float[Array, "*batch 2"]) -> Float[Array, "*batch"]:
 
     $$f = x^2 - y^2 + \tfrac{1}{4} y^4$$
 
-    Near the origin this is the saddle x^2 - y^2; the fourth power bounds it below, so that a path
-    that leaves the ridge y = 0 ends somewhere. Minima: -1 at (0, sqrt(2)) and (0, -sqrt(2)).
+    Near the origin this is the saddle x^2 - y^2; the fourth power bounds it below, so a path that
+    leaves the ridge y = 0 ends in a minimum. Minima: -1 at (0, sqrt(2)) and (0, -sqrt(2)).
     The saddle: 0 at (0, 0), with curvatures 2 and -2.
 
     Arguments:

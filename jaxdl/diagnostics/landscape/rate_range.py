@@ -1,4 +1,4 @@
-"""The learning-rate range test: which rate to train at, from a run of seconds."""
+"""The learning-rate range test: find a rate to train at, in a run of seconds."""
 
 import functools
 from collections.abc import Callable
@@ -22,11 +22,11 @@ from jaxdl.training.state import TrainState, check_parts, init_state
 from jaxdl.training.steps import Batch, PerExample, make_train_step, scale_images, take
 
 OptimizerFactory = Callable[[Any], optax.GradientTransformation]
-"""A learning rate, which is a traced array, to an optimizer."""
+"""(learning rate, a traced array) -> optimizer."""
 
-# By default: rates, and steps at each. 29 rates from 1e-6 to 10 are four a decade.
+# The default number of rates, and of steps at each. 29 rates from 1e-6 to 10 are four per decade.
 DEFAULT_SIZES = {"sweep": (100, 1), "runs": (29, 100)}
-# The share of a run whose losses are averaged, to judge where it ended.
+# A run is judged by the mean loss over this last share of its steps.
 TAIL = 0.25
 
 
@@ -35,10 +35,10 @@ class RateCurve(NamedTuple):
 
     Attributes:
         rates: the learning rates, in geometric progression.
-        loss: after the steps at each rate; inf where it overflowed or was NaN.
-        start: of the initial parameters, on the same examples.
-        change: loss - start, which is what the suggestion is read from: smoothed in a sweep, and
-            no greater than the largest fall in size, so that a divergence stays on the scale.
+        loss: the loss after the steps at each rate; inf where it overflowed or was NaN.
+        start: the loss of the initial parameters, on the same examples.
+        change: loss - start, from which the suggestion is read. It is smoothed in a sweep. A rise
+            is cut at the size of the largest fall, so that a divergence stays on the scale.
     """
 
     rates: Float[np.ndarray, " rates"]
@@ -71,13 +71,13 @@ def rate_range(
     chunk: int = 8,
     preprocess: Callable[[Array], Array] = scale_images,
 ) -> RateRange:
-    r"""Suggest a learning rate: train at many, and see at which the loss falls fastest.
+    r"""Suggest a learning rate: train at many rates, and find where the loss falls fastest.
 
     $$\eta_i = \eta_{low} (\eta_{high} / \eta_{low})^{i/(n-1)}, \qquad
       c_i = L_i - L_i^{(0)}$$
 
-    with L_i the loss after the steps at rate i, and L^(0) that of the initial parameters on the
-    same examples: what batches differ in drops out of c.
+    with L_i the loss after the steps at rate i, and L^(0) the loss of the initial parameters on the
+    same examples. The differences between batches cancel in c.
 
     "sweep" is one run whose rate grows at every step. The suggestion is the steepest descent,
 
@@ -85,16 +85,16 @@ def rate_range(
       \bar{c'_i} = \frac{\sum_j \beta^{|i-j|}\, c'_j}{\sum_j \beta^{|i-j|}}, \qquad
       c' = \frac{dc}{d \log \eta}$$
 
-    an exponential smoothing, bias-corrected, in both directions so that it does not lag. To first
-    order a step lowers the loss by eta |g|^2, so the slope grows with the rate until curvature or
-    the end of what can be learned stops it; on a quadratic it turns before the bound of stability
-    2/lambda_max. Where the loss starts to rise is no such mark: a sweep that has used up its loss
-    passes the bound unharmed. The suggestion is on the safe side: a longer sweep has less loss
-    left at each rate and suggests less, and a normalised network bears up to ten times more.
+    which smooths the slope exponentially, with bias correction, in both directions so that it does
+    not lag. To first order a step lowers the loss by eta |g|^2, so the slope grows with the rate
+    until curvature stops it or nothing is left to learn. On a quadratic it turns before the bound
+    of stability 2/lambda_max. The point where the loss starts to rise is no such mark: a sweep with
+    no loss left passes the bound unharmed. The suggestion is cautious. A longer sweep has less loss
+    left at each rate and suggests a smaller rate. A normalised network bears up to ten times more.
 
-    "runs" gives each rate a short run of its own, from the same parameters over the same batches,
-    and suggests the one that ends lowest (the mean of its last quarter): it costs more, and is
-    right for runs of that length; longer ones want a smaller rate where gradients are noisy.
+    "runs" gives each rate a short run of its own, with the same initial parameters and batches. It
+    suggests the rate whose run ends lowest (by the mean of its last quarter). It costs more, and is
+    right for runs of that length. Longer runs with noisy gradients need a smaller rate.
 
     Arguments:
         model: a Linen module.
@@ -102,13 +102,14 @@ def rate_range(
         optimizer: a function of the rate, e.g. `optimizers.adam` or
             `functools.partial(optimizers.momentum, decay=0.9)`; it is given a traced array.
         loss: per example, (outputs, targets) -> (batch,).
-        batch_size: examples a step; a smaller last batch of an epoch is left out.
+        batch_size: examples per step; the smaller last batch of an epoch is left out.
         key: parameters, batches and dropout follow from it, as in `training.fit`.
         method: "sweep" or "runs".
-        low: the least rate, above 0.
-        high: the greatest.
-        rates: how many, at least 4 / (1 - beta) in a sweep (default 100), 5 runs (default 29).
-        steps: at each rate; by default 1 in a sweep and 100 in a run.
+        low: the smallest rate, above 0.
+        high: the largest rate.
+        rates: the number of rates, at least 4 / (1 - beta) in a sweep (default 100), at least 5 in
+            "runs" (default 29).
+        steps: steps at each rate; by default 1 in a sweep and 100 in "runs".
         smoothing: beta, in [0, 1), of a sweep.
         chunk: runs that are computed together; the result does not depend on it.
         preprocess: a pure function of a batch's inputs, applied on the device.
@@ -117,8 +118,8 @@ def rate_range(
         `(suggested, curve)`, a float and a `RateCurve`.
 
     Raises:
-        ValueError: settings out of range; no rate lowers the loss, or the suggestion stands at an
-            end of the range, so that the range does not hold it.
+        ValueError: settings out of range; no rate lowers the loss; the suggestion is at an end of
+            the range.
         TypeError: an optimizer that is no function of a traced rate.
 
     Example:
@@ -149,7 +150,7 @@ def rate_range(
     if method == "sweep":
         sweep = programs.sweep if scanned else functools.partial(_sweep_by_steps, programs)
         by_step = sweep(state, on_device, rows, np.repeat(values, steps))
-        # The loss of a batch is measured before its update: what a step did shows in the next.
+        # The loss of a batch is measured before its update: a step's effect shows in the next.
         after, start = (
             np.asarray(part, np.float64)[1:].reshape(rates, steps).mean(1) for part in by_step
         )
@@ -182,11 +183,11 @@ def _suggest(
         places = np.arange(len(rates))
         weights = smoothing ** np.abs(places[:, None] - places)
         weights /= weights.sum(1, keepdims=True)
-        # The slope is smoothed, not taken of the smoothed loss: at the ends that one is too flat.
+        # Smooth the slope, not the loss: the smoothed loss is too flat at the ends.
         slope = weights @ np.gradient(change, np.log(rates.astype(np.float64)))
         change = weights @ change
         chosen = int(slope[: change.argmin() + 1].argmin())
-        # A sweep that has used up its loss need not rise, if the steepest fall is well inside.
+        # A sweep with no loss left need not rise, if the steepest fall is well inside.
         reach = round(1 / (1 - smoothing))
         falls_on = min(change.argmin(), chosen + 3 * reach) >= len(rates) - reach
     if falls_on or chosen == 0:
@@ -200,7 +201,7 @@ def _suggest(
 
 
 class _Programs(NamedTuple):
-    """What a range test calls, compiled at the first call of each shape."""
+    """The programs of a range test, compiled at the first call of each shape."""
 
     train_step: Callable[..., Any]
     init: Callable[..., TrainState]
@@ -229,12 +230,12 @@ def _programs(
         return state, measured["loss"]
 
     def start(state: TrainState, arrays: Batch, row: Array) -> Array:
-        # Nobody asks for the update, and so it is not computed.
+        # XLA drops the update, because its result is not used.
         return step(state, arrays, row, jnp.zeros(()))[1]
 
     def sweep(state: TrainState, arrays: Batch, rows: Array, rates: Array) -> tuple[Array, Array]:
         def one(now: TrainState, at: tuple[Array, Array]) -> tuple[TrainState, Any]:
-            beginning = replace(state, step=now.step)  # with the dropout masks of now
+            beginning = replace(state, step=now.step)  # with the current dropout masks
             now, value = step(now, arrays, *at)
             return now, (value, start(beginning, arrays, at[0]))
 
@@ -290,7 +291,7 @@ def _runs_by_steps(
 
 
 def _batches(key: Any, count: int, examples: int, batch_size: int) -> np.ndarray:
-    """The rows of `count` full batches: those that `fit(drop_last=True)` takes first."""
+    """The examples of the first `count` batches that `fit(drop_last=True)` takes."""
     per_epoch = examples // batch_size
     orders = [
         epoch_order(key, epoch, examples)[: per_epoch * batch_size]
@@ -300,7 +301,7 @@ def _batches(key: Any, count: int, examples: int, batch_size: int) -> np.ndarray
 
 
 def made_by(optimizer: Any) -> Any:
-    """What the factory makes of a traced rate; refuses what is no factory."""
+    """The optimizer that a factory makes of a traced rate; refuse anything but a factory."""
     if isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
         raise TypeError(
             f"optimizer must be a function of the rate, got {optimizer!r}; pass the factory, e.g. "
@@ -326,7 +327,7 @@ def check_settings(
     smoothing: float,
     chunk: int,
 ) -> tuple[int, int]:
-    """The numbers of rates and of steps at each; refuses settings out of range."""
+    """The number of rates, and of steps at each rate; refuse settings out of range."""
     if method not in DEFAULT_SIZES:
         raise ValueError(f"method must be 'sweep' or 'runs', got {method!r}")
     rates = DEFAULT_SIZES[method][0] if rates is None else rates

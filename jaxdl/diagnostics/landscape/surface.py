@@ -1,6 +1,6 @@
 """The loss around a point: its values over a line or a plane of directions, and random directions.
 
-The path of a run over such a plane: `jaxdl.diagnostics.trajectories`.
+For the path of a run over such a plane see trajectories.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,19 +25,19 @@ def surface(
 
     $$s_{ij} = L(\theta + x_i\, d_1 + y_j\, d_2)$$
 
-    A pure function: it may be jitted. A loss that is not finite stays what it is.
+    A pure function: it may be jitted. A loss that is not finite stays NaN or infinite.
 
     Arguments:
         loss: L, a pure function of the parameters that returns a scalar.
         params: theta, any tree of floating-point arrays.
-        directions: d_1, d_2, ..., trees as `params`; one for a line, two for a plane.
+        directions: d_1, d_2, ..., trees like `params`; one for a line, two for a plane.
         coordinates: x, y, ..., one array for each direction, in multiples of it.
-        batch_size: points evaluated at once. More than 1 is faster where the loss alone leaves the
-            device idle, and takes that many times the memory.
+        batch_size: points evaluated at once. More than 1 is faster if one point leaves the device
+            idle, and needs that many times the memory.
 
     Raises:
-        ValueError: other than one array of coordinates for each direction; a direction whose tree
-            or shapes are not those of the parameters; a loss that is no scalar.
+        ValueError: not one array of coordinates for each direction; a direction with another tree
+            or other shapes than the parameters; a loss that is no scalar.
 
     Example:
         >>> def loss(params):
@@ -87,19 +87,19 @@ def random_directions(
 
     $$d_{ij} \leftarrow \frac{d_{ij}}{\lVert d_{ij} \rVert}\, \lVert \theta_{ij} \rVert$$
 
-    where i is the layer and j the filter: the weights into one output unit, which a kernel keeps
-    along its last axis. Dividing a ReLU layer by what the next one is multiplied by changes
-    neither the network nor, with "filter" and "layer", the surface along these directions; without
-    normalization the rescaled network looks flatter or sharper. Leaves with fewer than two axes
-    (biases, scales and shifts of norms) stay where they are: their direction is 0, as in the
-    authors' code. Without normalization they move too.
+    where i is the layer and j the filter: the weights into one output unit, an index of the
+    kernel's last axis. Divide one ReLU layer by a factor and multiply the next by it: the network
+    stays the same. With "filter" or "layer" the surface along these directions stays the same too.
+    Without normalization the rescaled network looks flatter or sharper. Leaves with fewer than two
+    axes (biases, scales and shifts of norms) have the direction 0, as in the authors' code. Without
+    normalization they move too.
 
     In many dimensions the directions are nearly, not exactly, orthogonal.
 
     Arguments:
-        key: of the draws.
+        key: the key of the draws.
         params: theta, a tree of floating-point arrays.
-        count: how many directions.
+        count: the number of directions.
         normalization: "filter", "layer" (the norm of a whole kernel), or None for the normal draws.
 
     Raises:
@@ -155,7 +155,7 @@ def random_directions(
 
 
 def check_directions(params: Any, directions: Sequence[Any]) -> None:
-    """Refuse directions that are none, or not trees of the parameters' shapes."""
+    """Refuse an empty list, and directions with other trees or shapes than the parameters."""
     if not directions:
         raise ValueError("directions must be at least one tree, got none; pass one or two")
     shapes = _shapes(params)

@@ -1,4 +1,4 @@
-"""The path of a run: over a function, and seen in the plane that holds most of it."""
+"""Paths of optimizers over a function, and the plane that holds most of a path."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -10,9 +10,9 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxdl.diagnostics.landscape.surface import check_directions
-from jaxdl.training.steps import asked_by
+from jaxdl.training.steps import extra_arguments
 
-# Parameters converted to float64 at once: of a path of 1,000 points that is half a gigabyte.
+# Parameters converted to float64 at a time: half a gigabyte for a path of 1,000 points.
 COLUMNS_AT_ONCE = 1 << 16
 
 
@@ -20,13 +20,14 @@ class PrincipalDirections(NamedTuple):
     """The directions in which a path moved most.
 
     Attributes:
-        directions: orthonormal trees as the parameters, the first explaining most; a direction
-            points to where the path began.
-        variance_shares: of the sum of squared distances from the last point, what each explains.
+        directions: orthonormal trees like the parameters. The first explains most. Each points to
+            where the path began.
+        variance_shares: the share of the squared distances from the last point that each direction
+            explains.
     """
 
     directions: tuple[Any, ...]
-    variance_shares: np.ndarray
+    variance_shares: Float[np.ndarray, " directions"]
 
 
 def descend(
@@ -39,19 +40,18 @@ def descend(
 
     $$\theta_{t+1} = \theta_t + u_t(\nabla f(\theta_t))$$
 
-    A pure function: it may be jitted, and mapped over starts, or over learning rates with the
-    optimizer made inside.
+    A pure function: it may be jitted, and mapped over starts, or over learning rates if the
+    optimizer is made inside.
 
     Arguments:
         function: f, a pure function of the parameters that returns a scalar.
-        optimizer: any of `jaxdl.optimizers` or optax, line searches and SAM included; the path is
-            that of the parameters it holds
-            (under `nesterov`, the look-ahead point).
+        optimizer: any of `jaxdl.optimizers` or optax, line searches and SAM included. The path is
+            that of the parameters that it holds (under `nesterov`, the look-ahead point).
         start: theta_0, an array or a tree.
         steps: updates; at least 1.
 
     Returns:
-        A tree as `start` with a leading axis of steps + 1 points, the start being the first.
+        A tree like `start` with a leading axis of steps + 1 points. The first is the start.
 
     Raises:
         ValueError: fewer than one step.
@@ -67,14 +67,14 @@ def descend(
     def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Any]:
         params, opt_state = carry
         value, gradient = jax.value_and_grad(function)(params)
-        asked_for = asked_by(
+        extra = extra_arguments(
             update,
             value=value,
             gradient=gradient,
             value_of=function,
             gradient_of=jax.grad(function),
         )
-        updates, opt_state = update(gradient, opt_state, params, **asked_for)
+        updates, opt_state = update(gradient, opt_state, params, **extra)
         params = optax.apply_updates(params, updates)
         return (params, opt_state), params
 
@@ -89,13 +89,13 @@ def principal_directions(path: Any, *, count: int = 2) -> PrincipalDirections:
     $$M = [\theta_0 - \theta_n, \ldots, \theta_{n-1} - \theta_n]^\top, \qquad
       M M^\top u_i = \lambda_i u_i, \qquad d_i = M^\top u_i / \sqrt{\lambda_i}$$
 
-    These are the leading right singular vectors of M. The rows are not centred again: distances
-    are from the last point, so the plane through it is the one the path is closest to. All sums
-    are in float64, of the n x n matrix alone, whatever the number of parameters.
+    These are the leading right singular vectors of M. The rows are not centred: distances are from
+    the last point, and the plane through this point is the closest to the path. All sums are in
+    float64, and form an n x n matrix for any number of parameters.
 
     Arguments:
-        path: a tree as the parameters with a leading axis of points, as `descend` returns it.
-        count: how many directions.
+        path: a tree like the parameters with a leading axis of points, as `descend` returns it.
+        count: the number of directions.
 
     Raises:
         ValueError: leaves with different numbers of points; values that are not finite; a path
@@ -121,7 +121,7 @@ def principal_directions(path: Any, *, count: int = 2) -> PrincipalDirections:
         )
     eigenvalues, vectors = np.linalg.eigh(gram)
     eigenvalues, vectors = eigenvalues[::-1], vectors[:, ::-1]
-    # Eigenvalues below this are roundings of the matrix, and their directions noise.
+    # Eigenvalues below this are rounding errors, and their directions are noise.
     smallest = points * np.finfo(np.float64).eps * np.max(eigenvalues, initial=0.0)
     dimensions = int(np.sum(eigenvalues > smallest))
     if not 1 <= count <= dimensions:
@@ -147,21 +147,21 @@ def principal_directions(path: Any, *, count: int = 2) -> PrincipalDirections:
 def project(
     path: Any, origin: Any, directions: Sequence[Any]
 ) -> Float[np.ndarray, "points directions"]:
-    r"""A path's coordinates in the plane through a point: the nearest point of the plane.
+    r"""A path's coordinates in a plane: those of the nearest point of the plane.
 
     $$c_t = (D D^\top)^{-1} D\, (\theta_t - \theta)$$
 
-    where the rows of D are the directions, orthogonal or not. In float64, and what `surface`
-    takes as coordinates with `params=origin`.
+    where the rows of D are the directions, orthogonal or not. The coordinates are in float64. They
+    are the coordinates of `surface` with `params=origin`.
 
     Arguments:
         path: a tree as the parameters with a leading axis of points.
         origin: theta, the parameters that the plane goes through.
-        directions: trees as `origin`.
+        directions: trees like `origin`.
 
     Raises:
-        ValueError: directions unlike the origin, or a path whose points are; directions of which
-            one depends on the others.
+        ValueError: directions or points of another structure than the origin; directions that are
+            linearly dependent.
 
     Example:
         >>> directions = [jnp.array([1.0, 0.0, 0.0]), jnp.array([1.0, 1.0, 0.0])]
@@ -215,7 +215,7 @@ def _differences(
 
 
 def _orthonormalize(flat: Sequence[np.ndarray]) -> None:
-    """Gram-Schmidt in place: what a small eigenvalue's direction still holds of a large one's."""
+    """Gram-Schmidt in place: remove from each direction what it shares with the earlier ones."""
     for index in range(len(flat[0])):
         for earlier in range(index):
             shared = sum(each[earlier] @ each[index] for each in flat)

@@ -8,20 +8,20 @@ import numpy as np
 
 from jaxdl.diagnostics.signal.propagation import Propagation
 
-# One learning rate serves layers whose gradients differ tenfold or a hundredfold; at a thousand,
-# the layers of small gradient stand still while those of large ones move.
+# One learning rate serves layers whose gradients differ by a factor of 10 or 100. At 1,000 the
+# layers with small gradients hardly learn.
 GRADIENT_RANGE = 1e3
-# Forward likewise: a bias or a norm's epsilon that suits one layer drowns the signal of the other,
-# or is lost in it.
+# The same holds for the signal: a bias or a norm's epsilon that suits one layer is too large or too
+# small for another.
 SIGNAL_RANGE = 1e3
-# A quarter of a layer's width does nothing for the batch. Some off units are usual, the more of
-# them the deeper the layer, for the inputs of deep layers point the same way.
+# A quarter of a layer's units do nothing for the batch. Some dead units are usual, and deep layers
+# have more, because their inputs point the same way.
 DEAD_FRACTION = 0.25
-# A quarter of the entries pass less than a hundredth of the gradient: through tanh, inputs with a
-# standard deviation of 2.6 in place of 1.
+# A quarter of the entries pass less than a hundredth of the gradient. In tanh this needs inputs
+# with a standard deviation of 2.6 instead of 1.
 SATURATED_FRACTION = 0.25
-# Karpathy's rule of thumb, and how far from it is far: Adam's first step is 30 times larger in
-# networks that train.
+# Karpathy's rule of thumb, and a factor that is far from it: in networks that train, Adam's first
+# step is 30 times larger.
 USUAL_UPDATE_RATIO = 1e-3
 FAR_FROM_USUAL = 100.0
 # Gradients of this size are about to leave float32, whose smallest normal number is 1.2e-38.
@@ -36,8 +36,8 @@ class Advice:
         problem: "not finite", "cut off", "vanishing signal", "exploding signal", "vanishing
             gradient", "exploding gradient", "dead units", "saturated", "small update" or
             "large update".
-        row: where it is worst.
-        measured: the number that says so; which one is in the sentence.
+        row: the row where it is worst.
+        measured: the number that shows it; the sentence says which number.
         sentence: what is wrong, where, and what to change.
     """
 
@@ -51,19 +51,19 @@ class Advice:
 
 
 def advise(measured: Propagation) -> tuple[Advice, ...]:
-    """Read a measurement: what is wrong, worst first of each kind; nothing for a healthy network.
+    """Say what is wrong: the worst row of each kind of problem; nothing for a healthy network.
 
-    Signal is the root mean square of a row's entries; gradient is the root mean square over the
-    examples of the norm of dL/da, which sharing it among more units or image positions does not
-    change. Both are compared over the rows that have weights, the signal but for the last, whose
-    size is the targets' affair. The limits are the constants of this module.
+    The signal of a row is the root mean square of its entries. The gradient of a row is the root
+    mean square, over the examples, of the norm of dL/da. It does not change if more units or image
+    positions share it. Both are compared over the rows with weights. The signal leaves out the last
+    row, whose size the targets decide. The limits are the constants of this module.
 
     Arguments:
-        measured: one run's; of a mapped measurement take one,
+        measured: of one run; from a mapped measurement take one,
             `jax.tree.map(lambda leaf: leaf[0], measured)`.
 
     Raises:
-        ValueError: a measurement that holds several runs, or is traced.
+        ValueError: the measurement holds several runs, or is traced.
 
     Example:
         >>> import jax.numpy as jnp
@@ -138,7 +138,7 @@ def _cut_off(measured: Propagation) -> Advice | None:
                 "start from larger weights or add a norm"
             )
         elif measured.dead_fraction[row + 1] == 1:
-            # What follows a dead row is constant too: the first one is the cause.
+            # Rows after a dead row are constant too: the first one is the cause.
             source = measured.names[int(np.argmax(np.asarray(measured.dead_fraction) == 1))]
             cause = f"every unit of {source} is dead: raise its biases or lower the learning rate"
         else:
@@ -166,7 +166,7 @@ def _gradient(measured: Propagation) -> Advice | None:
     rows = np.flatnonzero(measured.has_weights)[::-1]
     units = np.array([np.prod(shape[1:]) for shape in measured.shapes])
     size = (np.sqrt(np.asarray(measured.gradient_second_moment)) * np.sqrt(units))[rows]
-    # What is exactly 0 has an advice of its own.
+    # A gradient of exactly 0 has its own advice.
     rows, size = rows[size > 0], size[size > 0]
     if len(rows) < 2:
         return None
@@ -176,7 +176,7 @@ def _gradient(measured: Propagation) -> Advice | None:
 def _drift(
     measured: Propagation, rows: np.ndarray, ratio: np.ndarray, what: str, limit: float
 ) -> Advice | None:
-    """Whether a size departs along `rows` from what it is at the first of them."""
+    """The advice if a size departs, along `rows`, from its value at the first row."""
     if not np.all(np.isfinite(ratio)) or np.all(ratio == 1):
         return None
     with np.errstate(divide="ignore"):
@@ -242,7 +242,7 @@ def _updates(measured: Propagation) -> Advice | None:
     if measured.update_ratio is None:
         return None
     ratio = np.asarray(measured.update_ratio, np.float64)
-    # A kernel that starts at 0 has no size to compare with; no gradient is no matter of the rate.
+    # A kernel of 0 has no ratio. If the gradient is 0, the rate is not at fault.
     known = np.isfinite(ratio) & (ratio > 0)
     if not np.any(known):
         return None

@@ -16,7 +16,7 @@ class Flops(NamedTuple):
     backward: int
 
     def plus(self, other: "Flops", times: int = 1) -> "Flops":
-        """The sum with `other`, counted so often."""
+        """The sum with `other`, counted `times` times."""
         return Flops(self.forward + times * other.forward, self.backward + times * other.backward)
 
 
@@ -26,19 +26,19 @@ NONE = Flops(0, 0)
 def count_flops(program: Jaxpr, learned: Sequence[bool]) -> tuple[Flops, list[bool]]:
     r"""The operations of a program, and which of its outputs depend on a learned input.
 
-    A product of m by k with k by n numbers is 2 m k n operations, k multiplications and as many
-    additions for each output; a convolution is 2 for each output, window position and input
-    channel of its group, positions in the padding among them, zeros put in by an input dilation
-    not. Going back costs the same once more for each factor that depends on something learned:
-    the data do not, so a first layer needs no gradient of its input.
+    A product of an m x k with a k x n matrix is 2 m k n operations: k multiplications and k
+    additions for each output. A convolution is 2 operations for each output, window position and
+    input channel of its group. Positions in the padding count. Zeros from an input dilation do not.
+    The backward pass costs the same again for each factor that depends on a learned input. The data
+    do not, so a first layer needs no gradient of its input.
 
-    Elementwise operations and reductions are not counted. The body of a scan counts as often as
-    it runs, that of a while loop, whose length is unknown, once; of a conditional the costliest
-    branch counts.
+    Elementwise operations and reductions are not counted. The body of a scan counts as often as it
+    runs. The body of a while loop counts once, because its length is unknown. A conditional counts
+    its costliest branch.
 
     Arguments:
         program: a jaxpr.
-        learned: for each input, whether it is learned or depends on something that is.
+        learned: for each input, whether it is learned or depends on a learned value.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -81,8 +81,8 @@ def _of_equation(eqn: JaxprEqn, reads: list[bool]) -> tuple[Flops, list[bool]]:
 
 
 def _of_scan(eqn: JaxprEqn, body: Jaxpr, reads: list[bool]) -> tuple[Flops, list[bool]]:
-    # Constants, carries, then slices; slices alone have an axis fewer inside. jax 0.11 dropped the
-    # parameters that count them.
+    # The inputs are constants, carries, then slices. Only slices have one axis less inside. jax
+    # 0.11 dropped the parameters that count them.
     carries = sum(len(_shape(a)) == len(_shape(b)) for a, b in _pairs(eqn.outvars, body.outvars))
     slices = sum(len(_shape(a)) != len(_shape(b)) for a, b in _pairs(eqn.invars, body.invars))
     consts = len(body.invars) - carries - slices

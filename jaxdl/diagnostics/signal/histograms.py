@@ -17,7 +17,7 @@ from jaxdl.training.steps import Batch, PerExample, scale_images
 
 @struct.dataclass
 class Histogram:
-    """Counts of each row's entries; the four kinds of counts add up to the entries.
+    """Counts of each row's entries. The four kinds of counts add up to the number of entries.
 
     Attributes:
         edges: (rows, bins + 1); a bin holds [left, right), the last one its right edge too.
@@ -34,12 +34,13 @@ class Histogram:
     nonfinite: Int[Array | np.ndarray, "..."]
 
     @property
-    def density(self) -> Any:
-        """Counts over the finite entries and the bin's width, in float64 (outside of a trace)."""
+    def density(self) -> Float[np.ndarray, "..."]:
+        """Counts divided by the number of finite entries and the bin's width, in float64."""
         counts = np.asarray(self.counts, np.float64)
         entries = counts.sum(-1) + np.asarray(self.below) + np.asarray(self.above)
         widths = np.diff(np.asarray(self.edges, np.float64))
-        return counts / np.maximum(entries, 1)[..., None] / widths
+        density: np.ndarray = counts / np.maximum(entries, 1)[..., None] / widths
+        return density
 
 
 @struct.dataclass
@@ -47,10 +48,10 @@ class Histograms:
     """What `histograms` measured: one entry for each row of `propagation`, in its order.
 
     Attributes:
-        activations: of the values.
-        gradients: of the gradient of the sum of the per-example losses with respect to them; None
-            without a loss.
-        names: of the rows.
+        activations: counts of the values.
+        gradients: counts of the gradients of the summed per-example losses with respect to the
+            values; None without a loss.
+        names: the rows' names.
         kinds: the modules' classes, or "activation".
     """
 
@@ -80,12 +81,12 @@ def histograms(
         model: a Linen module, which needs no change.
         variables: what `model.init` returned, or `state.variables`.
         batch: {"inputs": (batch, ...)}, and "targets" where there is a loss; 2 examples or more.
-        bins: how many, of equal width between each row's own smallest and largest value; or the
-            edges, ascending, shared by all rows, so that runs and moments can be compared.
+        bins: the number of bins, of equal width between each row's smallest and largest value. Or
+            ascending edges, the same for all rows, so that runs and steps can be compared.
         loss: per example, (outputs, targets) -> (batch,); None for activations alone.
-        gradient_bins: likewise for the gradients; None for `bins` where that is a number, else 50.
+        gradient_bins: the same for the gradients; None means `bins` if it is a number, else 50.
         train: whether dropout and batch statistics are on.
-        key: of the dropout masks; needed where the model draws any.
+        key: the key of the dropout masks, if the model draws any.
         preprocess: a pure function of the inputs, as in `training.fit`.
 
     Raises:
@@ -166,7 +167,7 @@ def _own_edges(values: Array, finite: Array, number: int) -> Array:
     half = jnp.where(low < high, 0, jnp.maximum(0.5 * (low == 0), 1e-3 * jnp.abs(low)))
     steps = jnp.arange(number + 1, dtype=values.dtype) / number
     edges = (low - half) * (1 - steps) + (high + half) * steps
-    # The ends exactly, or rounding leaves the extreme values outside.
+    # Set the ends exactly: rounding would leave the extreme values outside.
     return edges.at[0].set(low - half).at[-1].set(high + half)
 
 

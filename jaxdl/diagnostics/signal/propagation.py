@@ -29,39 +29,39 @@ Values = Float[Array | np.ndarray, "..."]
 class Propagation:
     r"""What `propagation` measured: one entry for each row, in order of execution.
 
-    A row is the output of a module that calls no other module (kind: its class), or what plain
-    functions made of it before the next module (kind: "activation", pooling included). A module
-    called again has a row for each call, the later ones named `path:2` and so on.
+    A row is the output of a module that calls no other module (kind: the module's class), or the
+    result of plain functions between two modules (kind: "activation", also for pooling). A module
+    that is called again has a row for each call, named `path:2` and so on.
 
-    The fields are float32 arrays of shape (rows,), after any axes of a `vmap`. Standard deviations
-    are kept, not variances: a gradient of 1e-25 is a float32 number and its square is not. The
+    The fields are float32 arrays of shape (rows,), after any axes of a `vmap`. They hold standard
+    deviations, not variances: a gradient of 1e-25 is a float32 number, but its square is not. The
     properties square them in float64.
 
     Attributes:
-        names: of the rows: the module's path, joined by "/".
+        names: the module's path of each row, joined by "/".
         kinds: the modules' classes, or "activation".
-        shapes: of the values, the batch included.
+        shapes: the values' shapes, the batch axis included.
         has_weights: whether the row's module has parameters.
-        mean: over all entries of the value a.
-        stddev: of the entries.
-        dead_fraction: share of units with one and the same value everywhere; a unit is an index
-            of the last axis, and everywhere is all other axes, the batch and the image positions.
-        saturated_fraction: share of entries where the activation's slope is below `saturation`
-            in size and the activation is not 0: a ReLU that is off counts as off, not saturated.
-            NaN for rows of modules with parameters.
+        mean: mean over all entries of the value a.
+        stddev: standard deviation of these entries.
+        dead_fraction: share of units whose value is the same over the batch and all image
+            positions. A unit is an index of the last axis.
+        saturated_fraction: share of entries where the activation's slope is below `saturation` in
+            size and the activation is not 0. (A ReLU that is off is not saturated.) NaN for rows of
+            modules with parameters.
         nonfinite_fraction: share of entries of the value that are NaN or infinite.
-        gradient_mean: over all entries of dL/da, where L is the SUM of the per-example losses: it
+        gradient_mean: mean over all entries of dL/da. L is the SUM of the per-example losses, so it
             does not shrink with the batch.
-        gradient_stddev: of these entries.
-        gradient_zero_fraction: share of them that is exactly 0: cut off (a ReLU that is off, a
+        gradient_stddev: standard deviation of these entries.
+        gradient_zero_fraction: share of these entries that are exactly 0: cut off (a ReLU that is off, a
             dropped unit) or underflowed.
-        gradient_nonfinite_fraction: share of them that is NaN or infinite.
-        weight_norm: Euclidean, of the module's kernels (parameters of two or more axes), or of all
-            its parameters where it has no kernel, as a norm; NaN for rows without parameters.
-        weight_gradient_norm: of the same, of the gradient of the MEAN loss, as training has it.
+        gradient_nonfinite_fraction: share of these entries that are NaN or infinite.
+        weight_norm: Euclidean norm of the module's kernels (parameters of two or more axes), or of
+            all its parameters if it has no kernel. NaN for rows without parameters.
+        weight_gradient_norm: the same norm of the gradient of the MEAN loss, as in training.
         update_ratio: ||update|| / ||weight|| for the optimizer's next update; None without an
             optimizer.
-        loss: mean over the batch.
+        loss: the mean loss over the batch.
     """
 
     mean: Values
@@ -84,7 +84,7 @@ class Propagation:
 
     @property
     def variance(self) -> Any:
-        """Of the value's entries, in float64 (outside of any trace)."""
+        """Variance of the value's entries, in float64 (outside of any trace)."""
         return _wide(self.stddev) ** 2
 
     @property
@@ -94,7 +94,7 @@ class Propagation:
 
     @property
     def gradient_variance(self) -> Any:
-        """Of the entries of dL/da, in float64 (outside of any trace)."""
+        """Variance of the entries of dL/da, in float64 (outside of any trace)."""
         return _wide(self.gradient_stddev) ** 2
 
     @property
@@ -104,7 +104,7 @@ class Propagation:
 
     @property
     def is_activation(self) -> tuple[bool, ...]:
-        """Whether each row is what follows a module, in place of its output."""
+        """Whether each row is an activation, and not a module's output."""
         return tuple(kind == ACTIVATION for kind in self.kinds)
 
     def table(self) -> Any:
@@ -136,23 +136,23 @@ def propagation(
       \sum_{i=1}^{B} \ell(f_\theta(x_i), y_i)\Bigr)$$
 
     for the value a_l of each row. A pure function: it may be jitted, and mapped over keys or
-    variables; nothing in `variables` changes. Gradients count every use of a value.
+    variables, which do not change. The gradient of a value counts every use of it.
 
     Arguments:
         model: a Linen module, which needs no change.
         variables: what `model.init` returned, or `state.variables`.
         batch: {"inputs": (batch, ...), "targets": (batch, ...)}, 2 examples or more.
         loss: per example, (outputs, targets) -> (batch,).
-        optimizer: to measure the next update with.
-        opt_state: the optimizer's; None for that of a first step.
+        optimizer: if given, its next update is measured.
+        opt_state: the optimizer's state; None for that of a first step.
         train: whether dropout and batch statistics are on.
-        key: of the dropout masks; needed where the model draws any.
+        key: the key of the dropout masks, if the model draws any.
         preprocess: a pure function of the inputs, as in `training.fit`.
         saturation: the slope below which an activation is saturated: at 0.01 it passes less than
             a hundredth of the gradient (|tanh| > 0.995; a sigmoid below 0.0101 or above 0.9899).
 
     Raises:
-        TypeError: a model or key that is none.
+        TypeError: the model is no Linen module, or the key no `jax.random.key`.
         ValueError: fewer than 2 examples, a batch without its keys, a model without layers or
             parameters, a missing key, a loss that is not per example, an `opt_state` without an
             optimizer, a `saturation` that is not positive.
@@ -223,7 +223,7 @@ class _Statistics(NamedTuple):
 
 
 def _statistics(values: Array) -> _Statistics:
-    """Of one row; squares are of entries divided by the largest, so that they do not underflow."""
+    """The statistics of one row. Entries are divided by the largest: squares do not underflow."""
     units = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
     dead = jnp.max(units, axis=0) == jnp.min(units, axis=0)
     wide = _at_least_float32(values)
@@ -254,7 +254,7 @@ def _saturated_fractions(slopes: Sequence[Slope | None], saturation: float) -> A
 
 
 def _norm(arrays: list[Array]) -> Array:
-    """The joint Euclidean norm, by the same division, or a gradient of 1e-25 has none."""
+    """The joint Euclidean norm, by the same division: the square of 1e-25 would underflow."""
     if not arrays:
         return jnp.asarray(jnp.nan, jnp.float32)
     entries = jnp.concatenate([_at_least_float32(array).ravel() for array in arrays])

@@ -27,14 +27,15 @@ class Recording(NamedTuple):
     """One array for each row, in order of execution.
 
     Attributes:
-        rows: what each array is.
+        rows: the row of each array.
         values: the forward pass's values.
-        slopes: how steep the function without parameters is that made a row from the row before;
+        slopes: the slope of the function from the row before to this row, if it has no parameters;
             None for other rows.
-        gradients: of the sum of the per-example losses with respect to the values; empty without
+        gradients: gradients of the summed per-example losses with respect to the values; empty
+            without a loss.
+        parameter_gradients: gradients of the mean loss with respect to the parameters; None without
             a loss.
-        parameter_gradients: of the mean loss with respect to the parameters; None without a loss.
-        loss: the mean over the batch; NaN without a loss.
+        loss: the mean loss over the batch; NaN without a loss.
     """
 
     rows: tuple[Row, ...]
@@ -58,8 +59,8 @@ def record(
     """Run the model on a batch and keep every row's value and gradient.
 
     Raises:
-        ValueError: a batch without inputs, or without targets where there is a loss; fewer than
-            two examples; no parameters; what `trace` and the loss refuse.
+        ValueError: a batch without inputs, or without targets for the loss; fewer than two
+            examples; no parameters; what `trace` and the loss refuse.
     """
     _check_batch(batch, loss)
     if not variables.get("params"):
@@ -105,10 +106,10 @@ def record(
 
 
 def map_stacked(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any:
-    """`function` of each argument, the results stacked.
+    """Apply `function` to each argument and stack the results.
 
-    Arguments of one shape are computed together: the layers of a deep network are alike, and a
-    program that repeats the same reductions for each of them compiles in minutes.
+    Arguments of one shape are computed together. A deep network has many layers of one shape, and a
+    program that repeats the same reductions for each takes minutes to compile.
     """
     alike: dict[Any, list[int]] = {}
     for index, argument in enumerate(arguments):
@@ -124,7 +125,7 @@ def map_stacked(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any
 
 
 def parameters_of(params: Any, row: Row) -> list[Any]:
-    """The parameters of the row's module, kernel and bias apart; none for an activation."""
+    """The parameters of the row's module as a list; empty for an activation."""
     if row.kind == ACTIVATION:
         return []
     for part in row.path:
@@ -135,10 +136,10 @@ def parameters_of(params: Any, row: Row) -> list[Any]:
 def _slope(
     row: Row, row_before: Row | None, segment: Segment, before: Mapping[Var, Any]
 ) -> Slope | None:
-    r"""How steep the function is that made `row` of the row before.
+    r"""The slope of the function from the row before to `row`.
 
-    A row of signs v gives |J v| = |f'(z)| entry by entry where f is elementwise. Signs that
-    alternate at random keep a norm or a softmax, whose J takes a constant to 0, from looking flat.
+    For a vector v of signs, |J v| = |f'(z)| in every entry if f is elementwise. The signs alternate
+    at random: a norm or a softmax has J v = 0 for a constant v and would look flat.
     """
     if row_before is None or row_before.variable not in segment.reads:
         return None
@@ -158,7 +159,7 @@ def _slope(
 
 
 def _scattered_signs(like: Array) -> Array:
-    """Signs without a pattern along any axis: a hash of the index, quicker than a generator."""
+    """Signs without a pattern along any axis: a hash of the index, faster than a generator."""
     index = jax.lax.iota(jnp.uint32, like.size)
     for multiplier in (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D):
         index = (index ^ (index >> 15)) * jnp.uint32(multiplier)
@@ -166,7 +167,7 @@ def _scattered_signs(like: Array) -> Array:
 
 
 def _last_of_same_shape(program: Jaxpr, source: Var, target: Var) -> Var | None:
-    """The last value between two, of the first one's shape: the activation before a pooling."""
+    """The last value between two with the first one's shape: the activation before a pooling."""
     used = {target}
     for eqn in reversed(program.eqns):
         if not used.isdisjoint(eqn.outvars):

@@ -1,7 +1,7 @@
-"""What a model computes, layer by layer: one trace of it, cut after each layer's value.
+"""A model's computation, layer by layer: one trace, cut after each layer's value.
 
-Cutting the program, in place of adding to what a module returns, reaches the value itself: its
-gradient then counts every use of it, a residual connection outside of any module among them.
+The program itself is cut, not the outputs of modules. So the gradient of a value counts every use
+of it, also a residual connection outside of any module.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from jaxdl.jaxprs import Segment, cut, makers
 
 ACTIVATION = "activation"
 
-# They move values or round them: a reshaped value is the same signal.
+# These operations move or round values: a reshaped value is the same signal.
 _MOVES = {"reshape", "squeeze", "expand_dims", "transpose", "convert_element_type", "copy"}
 _CALLS = {"jit", "pjit", "closed_call"}
 
@@ -32,10 +32,10 @@ class Row:
     """A value of the model's forward pass.
 
     Attributes:
-        name: the module's path; the row before's with "/activation" for what follows a module.
+        name: the module's path; for an activation the name of the row before, with "/activation".
         kind: the module's class, or "activation".
         path: the module's place in the parameters; empty for an activation.
-        variable: where it stands in the traced program.
+        variable: its variable in the traced program.
     """
 
     name: str
@@ -63,9 +63,9 @@ class Trace:
     Attributes:
         rows: the values, in order of execution.
         segments: one more than the rows.
-        program: the whole, with its constants.
-        structure: of the model's outputs.
-        outputs: how many arrays they are.
+        program: the whole program, with its constants.
+        structure: the tree structure of the model's outputs.
+        outputs: the number of output arrays.
     """
 
     rows: tuple[Row, ...]
@@ -77,10 +77,10 @@ class Trace:
     def replay(
         self, arguments: Any, on_row: Callable[[int, Any, Segment, Mapping[Var, Any]], Any]
     ) -> Any:
-        """The model's outputs, computed anew, every row's value passed through `on_row`.
+        """Compute the model's outputs again, and pass every row's value through `on_row`.
 
         Arguments:
-            arguments: what was traced, of the same structure.
+            arguments: arguments like those of the trace, with the same structure.
             on_row: (index, value, segment that made it, values before it) -> the value to go on
                 with.
         """
@@ -106,15 +106,14 @@ def trace(
 ) -> tuple[Trace, tuple[Any, ...]]:
     """The model's forward pass and the arguments to replay it with: (variables, inputs, key).
 
-    Rows are the outputs of the modules that call no other, and the values that modules are given,
-    or the model returns, which are no such output: what a plain function made of one. A value that
-    was listed already, reshaped or not, has no second row. What runs inside a lifted
-    transformation (`nn.scan`, `nn.remat`, `nn.vmap`) is one row, that of the module around it.
-    `variables`, `inputs` and `key` may be traced, or shapes and dtypes alone.
+    Rows are the outputs of modules that call no other module. A value that a module receives, or
+    the model returns, is a row too if a plain function made it from such an output. A reshaped
+    value has no second row. A lifted transformation (`nn.scan`, `nn.remat`, `nn.vmap`) is one row.
+    `variables`, `inputs` and `key` may be traced, or only shapes and dtypes.
 
     Raises:
-        TypeError: a model that is no module, a key that is none.
-        ValueError: a model without rows, or one that draws random numbers and is given no key.
+        TypeError: the model is no module, or the key no key.
+        ValueError: the model has no rows, or draws random numbers without a key.
     """
     require_module(model)
     if key is not None:
@@ -154,7 +153,7 @@ def trace(
 
 @dataclass
 class _Seen:
-    """A value that passed a module's door: an output (with its module's path) or an input."""
+    """An input or an output of a module; an output has its module's path as name."""
 
     value: Any
     name: str
@@ -162,7 +161,8 @@ class _Seen:
 
 
 def _watcher(seen: list[_Seen]) -> Callable[..., Any]:
-    """An interceptor that lists what modules are given and what those without children return."""
+    """An interceptor that lists the inputs of modules, and the outputs of those without
+    children."""
     level = tracers.current_trace()
     has_child = [False]
 
@@ -204,7 +204,8 @@ def _rows(jaxpr: Jaxpr, seen: Sequence[_Seen], atoms: Sequence[Any]) -> tuple[Ro
     for each, atom in zip(seen, atoms, strict=True):
         root = _root(jaxpr, made_by, atom)
         if root in made_by and root not in listed:
-            # The function before a reshape made the signal; a module's own output stays as it is.
+            # Of a reshaped activation take the value before the reshape; of a module its own
+            # output.
             listed[root] = (root if each.module is None else atom, each)
     in_order = sorted(listed.values(), key=lambda pair: made_by[pair[0]])
     rows: list[Row] = []
@@ -242,6 +243,6 @@ def _root(jaxpr: Jaxpr, made_by: Mapping[Var, int], atom: Any) -> Any:
     return None if isinstance(atom, Literal) else atom
 
 
-def signals_of(trace: Trace) -> list[Array]:
-    """A zero for each row, of its shape and dtype."""
-    return [jnp.zeros(row.shape, row.dtype) for row in trace.rows]
+def signals_of(traced: Trace) -> list[Array]:
+    """Zeros for each row, of its shape and dtype."""
+    return [jnp.zeros(row.shape, row.dtype) for row in traced.rows]

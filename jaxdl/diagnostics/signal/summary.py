@@ -23,16 +23,16 @@ class Summary:
     """One entry for each row of `propagation`, in order of execution, and totals.
 
     Attributes:
-        names: of the rows.
+        names: the rows' names.
         kinds: the modules' classes, or "activation".
-        shapes: of the values, the batch included.
+        shapes: the values' shapes, the batch axis included.
         parameters: learned numbers of the row's module; 0 where an earlier row counts them.
-        flops: of the matrix products and convolutions up to the row from the row before; see
-            `flops.count_flops` for what counts.
-        activation_bytes: of the row's value.
-        total_parameters: of the model, those that containers hold included.
-        parameter_bytes: of these.
-        total_flops: of a forward pass over this batch, and of its backward pass.
+        flops: operations of the matrix products and convolutions since the row before;
+            `flops.count_flops` says what counts.
+        activation_bytes: the size of the row's value.
+        total_parameters: parameters of the model, those held by containers included.
+        parameter_bytes: the size of these parameters.
+        total_flops: operations of a forward pass over this batch, and of its backward pass.
     """
 
     names: tuple[str, ...]
@@ -47,7 +47,7 @@ class Summary:
 
     @property
     def total_activation_bytes(self) -> int:
-        """What a backward pass keeps where it recomputes and shares nothing."""
+        """The memory that a backward pass keeps if it recomputes and shares nothing."""
         return sum(self.activation_bytes)
 
     def table(self) -> Any:
@@ -69,17 +69,17 @@ def summary(
 ) -> Summary:
     """The layers of a model in order of execution: shapes, parameters, operations and memory.
 
-    Nothing is computed and no parameter is made: a model too large for the machine has a summary.
+    No value and no parameter is computed, so the model may be too large for the machine.
 
     Arguments:
         model: a Linen module.
         inputs: (batch, ...), an array or a `jax.ShapeDtypeStruct`; operations and activations are
-            those of this batch.
+            counted for this batch.
         train: whether dropout and batch statistics are on.
         preprocess: a pure function of the inputs, as in `training.fit`.
 
     Raises:
-        TypeError: a model that is no module.
+        TypeError: the model is no module.
         ValueError: a model without layers.
 
     Example:
@@ -125,7 +125,7 @@ def summary(
 
 
 def _flops(traced: Trace, variables: Any, inputs: Any) -> tuple[tuple[Flops, ...], Flops]:
-    """Of each segment that ends in a row, and of all."""
+    """The operations of each segment that ends in a row, and of the whole program."""
     jaxpr = traced.program.jaxpr
     is_param = jax.tree.map(lambda _: False, (dict(variables), inputs))
     is_param[0]["params"] = jax.tree.map(lambda _: True, variables.get("params", {}))

@@ -8,10 +8,10 @@ from rich.table import Table
 
 
 def propagation_table(measured: Any) -> Table:
-    """One line for each row of a `Propagation`; a mapped one shows the mean over its runs.
+    """One line for each row of a `Propagation`; a mapped measurement shows the mean over its runs.
 
-    "exact zeros" are those of the gradient; a value that is not finite shows as nan or inf. It
-    fits 80 columns.
+    "exact zeros" are those of the gradient. A value that is not finite shows as nan or inf. The
+    table fits 80 columns.
     """
     shares = {"dead", "satu-\nrated", "exact\nzeros"}
     of_weights = {
@@ -32,7 +32,7 @@ def propagation_table(measured: Any) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("row", overflow="fold", min_width=10)
     for name in columns:
-        # A narrow terminal may fold names; a number that lost its exponent would be a wrong one.
+        # A narrow terminal may fold names. A number without its exponent would be wrong.
         table.add_column(name, justify="right", no_wrap=True)
     cells = {name: _per_row(column) for name, column in columns.items()}
     for index, row in enumerate(measured.names):

@@ -1,7 +1,7 @@
-"""What survives a kill: a run's state on disk, written whole, verified when it is read.
+"""Checkpoints: a run's state on disk. They are written whole and verified when read.
 
-`open` takes a folder and gives its `Store` (store.py), which writes a checkpoint as a folder of its
-own (on_disk.py) from the bytes of a pytree (packing.py).
+`open` locks a folder and returns its `Store` (store.py). The store writes each checkpoint as a
+folder of its own (on_disk.py), from the bytes of a pytree (packing.py).
 """
 
 from jaxdl.training.checkpoints.identity import identify

@@ -1,4 +1,4 @@
-"""Whose checkpoint it is: what must agree before a run goes on from it, and what may differ."""
+"""The identity of a run: what a checkpoint must share with it, and what may differ."""
 
 import os
 from collections.abc import Mapping
@@ -17,13 +17,12 @@ def identify(tree: Any, *, config: Mapping[str, Any], layout: str = "jit") -> di
     """The identity of a run, as a checkpoint stores it.
 
     Arguments:
-        tree: what is saved, or its `jax.ShapeDtypeStruct`s.
-        config: the settings that must be the same for a run to go on, of what JSON knows, e.g.
-            {"batch_size": 100}.
-        layout: how the step runs, e.g. "jit" or "mesh of 8".
+        tree: the pytree to save, or its `jax.ShapeDtypeStruct`s.
+        config: the settings that must match, as JSON values, e.g. {"batch_size": 100}.
+        layout: where the step runs, e.g. "jit" or "mesh of 8".
 
     Returns:
-        `leaves` and `config`, which must agree; `environment`, on which the last bits depend.
+        `leaves` and `config`, which must match; `environment`, which decides the last bits.
 
     Example:
         >>> import jax.numpy as jnp
@@ -46,7 +45,7 @@ def identify(tree: Any, *, config: Mapping[str, Any], layout: str = "jit") -> di
 
 
 def refusal(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
-    """Why a run may not go on from a checkpoint, naming what differs; empty if it may.
+    """Why a run may not go on from a checkpoint: the differences. Empty if it may.
 
     Example:
         >>> refusal({"leaves": {"bias": "float32[2]"}}, {"leaves": {"bias": "bfloat16[2]"}})
@@ -61,7 +60,7 @@ def refusal(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
 
 
 def changes(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
-    """What differs in the environment; empty if nothing does.
+    """The differences in the environment; empty if there are none.
 
     Example:
         >>> changes({"environment": {"cores": 8}}, {"environment": {"cores": 2}})
@@ -71,7 +70,7 @@ def changes(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
 
 
 def _visible_cores() -> int:
-    """XLA cuts a sum by the threads it has, so that one core does not give the bits of two."""
+    """The number of cores. XLA divides a sum among its threads, so it decides the last bits."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

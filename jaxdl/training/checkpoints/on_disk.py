@@ -20,7 +20,7 @@ _ARRAY = "__array__"
 
 
 class DamagedError(Exception):
-    """A checkpoint that is not, or no longer, what was written."""
+    """A file of a checkpoint is missing or has changed."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Manifest:
     """What a checkpoint must hold.
 
     Attributes:
-        step: the position of the run.
-        identity: of the run.
+        step: the run's step.
+        identity: the run's identity.
         tree: the leaves of the state.
         arrays: the arrays of `extra`.
-        extra: the rest of it, with `{"__array__": i}` where array i stood.
-        files: SHA-256 of each file of the payload, by its path there.
+        extra: the rest of `extra`, with `{"__array__": i}` in the place of array i.
+        files: the SHA-256 of each file of the payload, by its path in the payload.
     """
 
     step: int
@@ -45,15 +45,15 @@ class Manifest:
 
 
 def write(folder: Path, manifest: Manifest, parts: Sequence[Bytes]) -> None:
-    """Write payload and manifest into an empty folder; nothing is synced.
+    """Write payload and manifest into an empty folder, without fsync.
 
     Arguments:
-        folder: exists; nobody else looks at it yet.
-        manifest: all but `files`, which this function fills in.
-        parts: the bytes of the leaves of tree and arrays.
+        folder: an existing folder that nobody else reads yet.
+        manifest: the manifest; this function fills in `files`.
+        parts: the bytes of its leaves.
 
     Raises:
-        Exception: whatever the disk or orbax has to say.
+        Exception: an error of the disk or of orbax.
     """
     from etils import epath
     from orbax import checkpoint
@@ -67,13 +67,13 @@ def write(folder: Path, manifest: Manifest, parts: Sequence[Bytes]) -> None:
         if path.is_file()
     }
     text = to_text(dataclasses.replace(manifest, files=files))
-    # The manifest has a digest as well, on the first line.
+    # The first line is the digest of the manifest itself.
     digest = hashlib.sha256(text.encode()).hexdigest()
     (folder / _MANIFEST).write_text(f"{digest}\n{text}\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint, of which not a bit has changed.
+    """The manifest of a checkpoint, checked against its own digest.
 
     Raises:
         DamagedError: it is missing or damaged; the message names the file.
@@ -118,7 +118,7 @@ def from_text(text: str) -> Manifest:
 
 
 def read_parts(folder: Path, manifest: Manifest) -> list[Bytes]:
-    """The bytes of a checkpoint, every file and every leaf checked.
+    """The bytes of a checkpoint. Every file and every leaf is checked against its digest.
 
     Raises:
         DamagedError: something is missing or changed; the message names the file or the leaf.
@@ -154,16 +154,16 @@ def read_parts(folder: Path, manifest: Manifest) -> list[Bytes]:
 
 
 def split_extra(extra: Any) -> tuple[Any, list[np.ndarray]]:
-    """JSON with a number in place of every array, and the arrays.
+    """Split `extra` into JSON, with a number in place of each array, and the arrays.
 
     Raises:
-        TypeError: something that is neither an array nor JSON.
+        TypeError: a value is neither an array nor JSON.
     """
     arrays: list[np.ndarray] = []
 
     def encode(value: Any, where: str) -> Any:
         if isinstance(value, np.ndarray | np.generic):
-            # "V" is bfloat16 and its kin, or a record, which has names.
+            # Kind "V" is bfloat16 and the like, or a record. Only a record has names.
             if value.dtype.kind not in "biufcV" or value.dtype.names:
                 raise TypeError(
                     f"arrays in {where} must be numeric, got dtype {value.dtype}; convert it"
@@ -190,7 +190,7 @@ def split_extra(extra: Any) -> tuple[Any, list[np.ndarray]]:
 
 
 def arrays_of(manifest: Manifest, parts: Sequence[Bytes]) -> list[np.ndarray]:
-    """The arrays of `extra`, writable, in the order of their numbers."""
+    """The arrays of `extra` as writable copies, in the order of their numbers."""
     return [
         bytes_of(leaf, parts).view(np.dtype(leaf.dtype)).reshape(leaf.shape).copy()
         for leaf in manifest.arrays
@@ -198,7 +198,7 @@ def arrays_of(manifest: Manifest, parts: Sequence[Bytes]) -> list[np.ndarray]:
 
 
 def join_extra(encoded: Any, arrays: Sequence[np.ndarray]) -> Any:
-    """What `split_extra` took apart; a tuple comes back as a list."""
+    """Undo `split_extra`; a tuple comes back as a list."""
     if isinstance(encoded, dict):
         if _ARRAY in encoded:
             return arrays[encoded[_ARRAY]]
@@ -214,10 +214,10 @@ def _named(parts: Sequence[Any]) -> dict[str, Any]:
 
 @functools.cache
 def _handler() -> Any:
-    """Orbax without its own commit, and a file a part: a fifth of the time of its checkpointers.
+    """Orbax's handler alone: a fifth of the time of its checkpointers.
 
-    Folders appear whole by our renaming. OCDBT gathers many small files, of which packing leaves
-    none. Trained weights hardly compress.
+    Orbax need not commit, because `publish` renames a finished folder. OCDBT merges small files,
+    and `pack` leaves none. Trained weights hardly compress.
     """
     from orbax import checkpoint
 

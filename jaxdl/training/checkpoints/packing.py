@@ -1,4 +1,4 @@
-"""A pytree as bytes and back: the name, dtype, shape and digest of each leaf."""
+"""Turn a pytree into bytes and back, with the name, dtype, shape and digest of each leaf."""
 
 import dataclasses
 import hashlib
@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 
 Bytes = UInt8[np.ndarray, " _"]
 
-# Small leaves share a part, because a file each costs more than its bytes; a leaf this large has
-# one of its own, so that parts are written side by side.
+# Small leaves share a part: one file for each would cost more than its bytes. A leaf this large has
+# a part of its own, so that parts are written in parallel.
 _PART_BYTES = 2**26
 
 
@@ -25,12 +25,12 @@ class Leaf:
 
     Attributes:
         name: its path in the tree, as `params/dense_0/kernel`.
-        dtype: JAX's name of it; `key<fry>` and the like for PRNG keys.
-        shape: of the array; of the keys, not of their data.
-        part: the index of the part that holds its bytes.
+        dtype: JAX's name of the dtype; `key<fry>` and the like for PRNG keys.
+        shape: the array's shape; for PRNG keys that of the keys, not of their words.
+        part: the index of the part with its bytes.
         start: its first byte there.
         stop: the byte after its last.
-        digest: SHA-256 of its bytes; empty until `with_digests`.
+        digest: the SHA-256 of its bytes; empty until `with_digests`.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Leaf:
 
 
 def kind(leaf: Any) -> str:
-    """Dtype and shape of anything that has both, as one word.
+    """The dtype and shape of any array-like object, as one word.
 
     Example:
         >>> import jax
@@ -92,11 +92,10 @@ def describe(tree: Any) -> dict[str, str]:
 def pack(*trees: Any) -> tuple[list[list[Leaf]], list[Bytes]]:
     """Copy trees to the host: the leaves of each, without digests, and the parts with their bytes.
 
-    The copy shares no memory with the trees, whose buffers may be given away afterwards.
+    The copy shares no memory with the trees, so their buffers may be donated afterwards.
 
     Raises:
-        TypeError: a leaf is no array, or is spread over several processes without each of them
-            holding all of it.
+        TypeError: a leaf is no array, or this process does not hold all of it.
         ValueError: two leaves of a tree have one name.
     """
     packed: list[list[Leaf]] = []
@@ -117,7 +116,7 @@ def pack(*trees: Any) -> tuple[list[list[Leaf]], list[Bytes]]:
             values.append(value)
     for value in values:
         if isinstance(value, jax.Array):
-            value.copy_to_host_async()  # all are under way before the first is waited for
+            value.copy_to_host_async()  # start all copies before waiting for the first
     parts = [np.empty(size, np.uint8) for size in sizes if size]
     for leaf, value in zip(itertools.chain(*packed), values, strict=True):
         bytes_of(leaf, parts)[:] = _bytes(np.asarray(value))
@@ -125,11 +124,11 @@ def pack(*trees: Any) -> tuple[list[list[Leaf]], list[Bytes]]:
 
 
 def check_held(tree: Any) -> None:
-    """Refuse in every process what `pack` would refuse in the one that calls it.
+    """Make every process refuse what `pack` refuses in the one process that calls it.
 
     Raises:
-        TypeError: as `pack`.
-        ValueError: as `pack`.
+        TypeError: as in `pack`.
+        ValueError: as in `pack`.
     """
     for name, leaf in zip(describe(tree), jax.tree.leaves(tree), strict=True):
         _local(leaf, name)
@@ -146,15 +145,15 @@ def damaged(leaves: Sequence[Leaf], parts: Sequence[Bytes]) -> list[str]:
 
 
 def unpack(target: Any, leaves: Sequence[Leaf], parts: Sequence[Bytes]) -> Any:
-    """A tree like `target`, of the stored bytes, each leaf placed as the target's is.
+    """A tree like `target` with the stored values, each leaf on the devices of the target's.
 
     Arguments:
         target: a tree of arrays or `jax.ShapeDtypeStruct` with the leaves that were packed.
-        leaves: those of the target, in any order.
-        parts: the bytes.
+        leaves: the target's leaves, in any order.
+        parts: their bytes.
 
     Raises:
-        ValueError: 64-bit arrays are wanted where JAX has them off.
+        ValueError: the target has 64-bit arrays, and `jax_enable_x64` is off.
     """
     by_name = {leaf.name: leaf for leaf in leaves}
     shaped, structure = jax.tree.flatten(target)
@@ -185,8 +184,8 @@ def _like(wanted: Any, data: Bytes) -> Any:
                 f"makes them {placed.dtype}; set it as in the run that saved them"
             )
         return placed
-    # A key's data has one axis more than the keys; its words are 32 bits in every implementation.
-    # Keys cannot be put on the devices of other processes, but their words can.
+    # The words of keys have one axis more than the keys, and 32 bits in every implementation. Words
+    # can be put on the devices of other processes; keys cannot.
     host = data.view(np.uint32).reshape(*wanted.shape, -1)
     words = jax.device_put(host, sharding, may_alias=False)
     return jax.random.wrap_key_data(words, impl=_implementation(wanted))

@@ -1,4 +1,4 @@
-"""What process 0 alone does, and every process learns."""
+"""Run an action in process 0 alone, and give its outcome to every process."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ def from_primary(action: Callable[[], Outcome]) -> Outcome:
         action: returns a text and arrays of bytes.
 
     Raises:
-        Exception: what `action` raised, in process 0.
-        RuntimeError: in the others, if it raised there.
+        Exception: in process 0, the error of `action`.
+        RuntimeError: in the other processes, if `action` failed.
 
     Example:
         >>> from_primary(lambda: ("found", []))
@@ -50,7 +50,7 @@ def from_primary(action: Callable[[], Outcome]) -> Outcome:
 
 
 def _sized(data: Bytes, length: int) -> Bytes:
-    """Elsewhere than in process 0 the content is nothing, and only its size counts."""
+    """The data in process 0; elsewhere zeros of the same length, which the broadcast replaces."""
     return data if len(data) == length else np.zeros(length, np.uint8)
 
 

@@ -25,24 +25,23 @@ from jaxdl.training.checkpoints.packing import (
 )
 from jaxdl.training.checkpoints.processes import Outcome, from_primary
 
-# A later save has a higher number even where its step is not higher, as after a return to the
-# best state.
+# The number orders the saves. The step cannot: after a return to the best state it is lower.
 _NAME = re.compile(r"(\d{8,})-step-(\d+)")
 _ASIDE = "damaged-"
 
 
 def open(folder: str | os.PathLike[str], identity: Mapping[str, Any], *, keep: int = 3) -> "Store":
-    """Take a folder for the checkpoints of one run, until the store is closed or the process ends.
+    """Lock a folder for the checkpoints of one run, until the store is closed or the process ends.
 
     Arguments:
-        folder: made if it is not there.
-        identity: from `identify`: what a later run must share to go on from these checkpoints.
-        keep: how many of the newest to keep, at least 1.
+        folder: created if missing.
+        identity: from `identify`; a later run must match it to go on from these checkpoints.
+        keep: how many of the newest checkpoints to keep, at least 1.
 
     Raises:
         OSError: the folder cannot be written, or another run is using it.
-        ValueError: `keep` is below 1, or the newest checkpoint there is of another model,
-            optimizer, dtype or setting; the message names what differs.
+        ValueError: `keep` is below 1, or the newest checkpoint is of another model, optimizer,
+            dtype or setting; the message names the differences.
 
     Example:
         >>> import tempfile, jax.numpy as jnp
@@ -58,7 +57,7 @@ def open(folder: str | os.PathLike[str], identity: Mapping[str, Any], *, keep: i
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}; the newest checkpoint is kept")
-    # Imported here, and not by the first save, whose training step would wait for it.
+    # Import now: otherwise training would wait for the import at the first save.
     import orbax.checkpoint  # noqa: F401
 
     path = Path(folder).absolute()
@@ -79,10 +78,9 @@ def open(folder: str | os.PathLike[str], identity: Mapping[str, Any], *, keep: i
 
 
 class Store:
-    """A folder of checkpoints that this process has taken; made by `open`.
+    """A folder of checkpoints, locked by this process; made by `open`.
 
-    In a run of several processes process 0 writes and reads, and every process must make the same
-    calls.
+    With several processes, process 0 writes and reads, and every process must make the same calls.
     """
 
     def __init__(
@@ -100,13 +98,13 @@ class Store:
         """Copy `tree` to the host and write it in the background; one save at a time.
 
         Arguments:
-            step: of the run.
-            tree: a pytree of arrays, PRNG keys included; its buffers may be given away afterwards.
-            extra: what else a run needs to go on: NumPy arrays of any shape, in lists and
-                mappings with whatever JSON knows. A tuple comes back as a list.
+            step: the run's step.
+            tree: a pytree of arrays and PRNG keys; its buffers may be donated afterwards.
+            extra: what else a run needs to go on: lists and mappings of NumPy arrays and JSON
+                values. A tuple comes back as a list.
 
         Raises:
-            RuntimeError: the save before failed; the message names its step.
+            RuntimeError: the previous save failed; the message names its step.
             TypeError: a leaf is no array, or `extra` holds something else.
             ValueError: the step is negative, or the tree empty.
         """
@@ -121,25 +119,26 @@ class Store:
         if not parts:
             raise ValueError("tree must hold at least one number, got none; save a TrainState")
         manifest = Manifest(step, self._identity, leaves, array_leaves, encoded, {})
-        # Not a daemon, so that a process that ends without closing its store waits for the save.
+        # Not a daemon: a process that ends without closing its store waits for the save.
         self._writer = threading.Thread(
             target=self._write, args=(manifest, parts), name=f"checkpoint of step {step}"
         )
         self._writer.start()
 
     def restore(self, target: Any) -> tuple[int, Any, Any] | None:
-        """Step, tree and extra of the newest checkpoint that is whole; None if there is none.
+        """The step, tree and extra of the newest undamaged checkpoint; None if there is none.
 
-        A damaged one is renamed to `damaged-...`, with a warning, and the one before is taken.
+        A damaged checkpoint is renamed to `damaged-...` with a warning, and the one before it is
+        read.
 
         Arguments:
-            target: the tree to be filled: arrays or `jax.ShapeDtypeStruct`. Each leaf is placed on
-                the devices where the target's is.
+            target: a tree of arrays or `jax.ShapeDtypeStruct`. Each leaf is restored to its
+                devices.
 
         Raises:
-            RuntimeError: the save before failed.
-            ValueError: the checkpoint is of another tree, or setting; the message names what
-                differs.
+            RuntimeError: the previous save failed.
+            ValueError: the checkpoint has another tree or other settings; the message names the
+                differences.
         """
         self.wait()
         wanted = describe(target)
@@ -157,10 +156,10 @@ class Store:
         return manifest.step, unpack(target, manifest.tree, parts), extra
 
     def wait(self) -> None:
-        """Return when the save under way is on disk.
+        """Wait until the save in progress is on disk.
 
         Raises:
-            RuntimeError: it failed; the message names its step. Raised once.
+            RuntimeError: the save failed; the message names its step. Raised once.
         """
         if self._closed:
             raise RuntimeError("the store must be open, got a closed one; open the folder again")
@@ -176,7 +175,7 @@ class Store:
             ) from failure
 
     def close(self) -> None:
-        """Wait, and give the folder back, also after an error.
+        """Wait for the save and unlock the folder, also after an error.
 
         Raises:
             RuntimeError: the last save failed.
@@ -197,18 +196,18 @@ class Store:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         try:
             self.close()
         except RuntimeError as failure:
-            # An error of the run stays the one that is raised; an exit would tell nobody.
+            # An error of the run is raised itself, with a note. An exit would not show the note.
             if not isinstance(error, Exception):
                 raise
             error.add_note(str(failure))
 
     def steps(self) -> list[int]:
-        """The steps in the folder, oldest save first; whether they are whole shows at `restore`."""
+        """The steps in the folder, oldest save first. Only `restore` finds damage."""
         return [step for _, step, _ in _saves(self.folder)]
 
     def _write(self, manifest: Manifest, parts: list[Bytes]) -> None:
@@ -223,13 +222,13 @@ class Store:
                 made.mkdir()
                 on_disk.write(made, manifest, parts)
                 publish(made, self.folder / made.name)
-                # Renamed before it is removed: no listed step is ever half of one.
+                # Rename before removing: a listed checkpoint is never half removed.
                 for _, _, old in _saves(self.folder)[: -self._keep]:
                     os.replace(old, partial / old.name)
-        except Exception as error:  # whatever it is, the run is told at its next call
+        except Exception as error:  # the run's next call raises it
             self._failure = (manifest.step, error)
             if not threading.main_thread().is_alive():
-                raise  # no call will follow that could tell
+                raise  # the program is ending, so no call will follow
 
     def _newest_whole(self, wanted: Mapping[str, str]) -> tuple[Manifest, list[Bytes]] | None:
         saves = _saves(self.folder)
@@ -277,13 +276,13 @@ def _saves(folder: Path) -> list[tuple[int, int, Path]]:
 
 
 def _next_number(folder: Path) -> int:
-    """One more than any there, those set aside included, so that no name comes twice."""
+    """One more than the highest number, damaged checkpoints included: no name repeats."""
     names = [path.name.removeprefix(_ASIDE) for path in folder.iterdir()]
     return 1 + max((int(match[1]) for match in map(_NAME.fullmatch, names) if match), default=-1)
 
 
 def _remove_partial(folder: Path) -> None:
-    """Remove what killed writers left; who holds the lock knows that they are gone."""
+    """Remove what killed writers left. The lock says that no writer is alive."""
     for leftover in folder.glob(".partial-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -293,7 +292,7 @@ def _check_newest(folder: Path, identity: Mapping[str, Any]) -> None:
         try:
             stored = on_disk.read_manifest(path).identity
         except DamagedError:
-            continue  # told, and passed over, by restore
+            continue  # `restore` warns of it and skips it
         different = refusal(stored, identity)
         if different:
             raise ValueError(_refused(path, different))

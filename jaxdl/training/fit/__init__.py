@@ -1,8 +1,8 @@
-"""One run, driven from the host: what a pure function cannot do stands here.
+"""One run, driven from the host, which does what a pure function cannot do.
 
-`fit` (fit.py) checks, compiles and hands over to the loop (loop.py). A call of steps is taken by
-advance.py, with the batches of batches.py and the programs of programs.py on the devices of
-layouts.py; observing.py says what observers are told.
+`fit` (fit.py) checks its arguments, compiles the programs and starts the loop (loop.py). advance.py
+takes the steps of a call, with the batches of batches.py and the programs of programs.py, on the
+devices of layouts.py. observing.py says what observers are told.
 """
 
 from jaxdl.training.fit.batches import Streamed

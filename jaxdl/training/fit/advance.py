@@ -1,4 +1,4 @@
-"""From one step of an epoch to a later one, and back to the last good step if need be."""
+"""Take steps of an epoch. If one is not finite, return to the last good state."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,12 +15,12 @@ from jaxdl.training.state import TrainState
 
 
 class Advanced(NamedTuple):
-    """What a run of steps gave.
+    """The result of some steps.
 
     Attributes:
         state: after the last good step.
         steps: the metrics of the good steps, on the host.
-        bad: the step of the epoch that was not finite, where the run ended; None for none.
+        bad: the step of the epoch that was not finite and ends the run; None if there was none.
     """
 
     state: TrainState
@@ -29,21 +29,21 @@ class Advanced(NamedTuple):
 
 
 Advance = Callable[[TrainState, int, range], Advanced]
-"""(state, epoch, steps of the epoch) -> what they gave; the state is donated."""
+"""(state, epoch, steps of the epoch) -> their result. The state may be overwritten."""
 
 
 def make_advance(programs: Programs, feed: Feed, *, looped: bool, skip: bool) -> Advance:
-    """Steps as compiled calls.
+    """Make the function that takes steps in compiled calls.
 
     Arguments:
         programs: what to call.
-        feed: where batches come from; consecutive steps read on, any others open it anew.
+        feed: where batches come from. Consecutive steps read on; any other step reopens it.
         looped: whether one call takes many steps.
-        skip: whether a step that is not finite is left out, the state staying what it was but for
-            the count of steps, or ends the run.
+        skip: whether a step that is not finite is skipped (only the count of steps changes) or ends
+            the run.
 
-    The state before a call is kept until the call is known to be finite, or else taken up again
-    to go step by step: what is finite costs no more for being watched.
+    The state before a call is kept until the result is known to be finite. If it is not, the call
+    is repeated from there step by step. A finite call is never repeated.
     """
     reading: Iterator[Rows] = iter(())
     current: Rows | None = None
@@ -59,7 +59,7 @@ def make_advance(programs: Programs, feed: Feed, *, looped: bool, skip: bool) ->
         step = steps.start
         while step < steps.stop:
             if current is None or step >= current.steps.stop:
-                current = None  # frees its batches before the next are made
+                current = None  # free its batches before the next are made
                 current = next(reading)
             first, stop = current.steps.start, min(steps.stop, current.steps.stop)
             rows = range(step - first, stop - first)
@@ -72,7 +72,7 @@ def make_advance(programs: Programs, feed: Feed, *, looped: bool, skip: bool) ->
         return state, pieces
 
     def replay(state: TrainState, epoch: int, steps: range) -> Advanced:
-        """The same steps one by one: what is not finite is skipped, or ends them."""
+        """Take the same steps one by one; skip a step that is not finite, or end there."""
         taken: list[dict[str, np.ndarray]] = []
         skipped: list[bool] = []
         for step in steps:

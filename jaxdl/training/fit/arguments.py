@@ -13,7 +13,7 @@ from jaxdl.training.fit.batches import Streamed
 
 
 def check_run(dataset: Dataset, train: Arrays | Streamed, epochs: int, batch_size: int) -> None:
-    """Refuse splits, numbers of epochs and batch sizes that no run can be made from."""
+    """Refuse splits, numbers of epochs and batch sizes that allow no run."""
     splits = {"train": train, "validation": dataset.validation}
     for name, split in splits.items():
         if isinstance(split, Arrays) and len(split.inputs) != len(split.targets):
@@ -35,7 +35,7 @@ def check_run(dataset: Dataset, train: Arrays | Streamed, epochs: int, batch_siz
 
 
 def check_counts(**counts: int | None) -> None:
-    """Refuse counts below 1; None stands for a default."""
+    """Refuse counts below 1. None means the default."""
     for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(
@@ -61,17 +61,17 @@ def check_targets(name: str, outputs: Any, targets: Any, split: Arrays | Streame
     """Refuse outputs that cannot belong to the targets, and labels outside the classes.
 
     Arguments:
-        name: of the split.
-        outputs: the shape and dtype of a batch's.
-        targets: the same of its targets.
-        split: where labels are looked at, if it is in memory.
+        name: the split's name.
+        outputs: the shape and dtype of a batch's outputs.
+        targets: the shape and dtype of its targets.
+        split: its labels are checked if it is in memory.
 
     Raises:
         ValueError: (batch, 1) outputs for (batch,) targets or the other way round, which a loss
             could broadcast to (batch, batch); a label outside the outputs' classes.
     """
     if not isinstance(outputs, jax.ShapeDtypeStruct):
-        return  # several outputs: what they mean is the loss's own business
+        return  # several outputs: only the loss knows what they mean
     shapes = {outputs.shape, targets.shape}
     labels = np.issubdtype(targets.dtype, np.integer)
     if not labels and outputs.shape[:1] in shapes and (*outputs.shape[:1], 1) in shapes:

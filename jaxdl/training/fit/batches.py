@@ -18,14 +18,14 @@ from jaxdl.training.orders import epoch_order
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """A training split that is read batch by batch, being too large for the device.
+    """A split that is read batch by batch, because it is too large for the device.
 
     Attributes:
-        source: `Arrays`, of memory-mapped arrays for instance, or what has `len(source)` and
-            `source[i]`, an example.
-        decode: from an example of the source to {"inputs": ..., "targets": ...}.
+        source: `Arrays` (of memory-mapped arrays, for instance), or an object with `len(source)`
+            and `source[i]`, one example.
+        decode: (example of the source) -> {"inputs": ..., "targets": ...}.
         prefetch: batches read ahead of the one in use.
-        threads: batches read at once.
+        threads: batches read at the same time.
     """
 
     source: Arrays | RandomAccess
@@ -55,9 +55,9 @@ class Rows:
     """Some consecutive steps of an epoch.
 
     Attributes:
-        source: their batches, a row a step.
-        steps: of the epoch, counted from 0.
-        batch: examples a step.
+        source: their batches, one row per step.
+        steps: their numbers in the epoch, from 0.
+        batch: examples per step.
     """
 
     source: Source
@@ -66,7 +66,7 @@ class Rows:
 
 
 Feed = Callable[[int, int], Iterator[Rows]]
-"""(epoch, first step) -> the epoch's rows, those before the first step being left out at will."""
+"""(epoch, first) -> the rows of an epoch. May skip the steps before `first`."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Plan:
     """The steps of every epoch: full batches, then a smaller last one unless it is dropped.
 
     Attributes:
-        examples: of the training split.
-        batch_size: examples a step.
+        examples: the number of training examples.
+        batch_size: examples per step.
         drop_last: whether the smaller last batch is left out.
     """
 
@@ -99,7 +99,7 @@ class Plan:
         return [self.batch_size] * self.full + ([self.remainder] if self.remainder else [])
 
     def parts(self, order: np.ndarray) -> list[tuple[np.ndarray, range]]:
-        """An order of the examples as (steps, batch), the steps of one size together."""
+        """Split an order into one array (steps, batch) for each batch size, with its steps."""
         split = self.full * self.batch_size
         parts = [(order[:split].reshape(self.full, self.batch_size), range(self.full))]
         if self.remainder:
@@ -119,7 +119,7 @@ def feed_from_device(arrays: dict[str, Array], plan: Plan, key: Any) -> Feed:
 
 
 def feed_shares(arrays: Arrays, plan: Plan, key: Any, layout: Layout) -> Feed:
-    """Each device is given its share of an epoch's batches when the epoch begins."""
+    """When an epoch begins, each device gets its share of the epoch's batches."""
 
     def feed(epoch: int, first: int) -> Iterator[Rows]:
         for part, steps in plan.parts(epoch_order(key, epoch, plan.examples)):
@@ -131,7 +131,7 @@ def feed_shares(arrays: Arrays, plan: Plan, key: Any, layout: Layout) -> Feed:
 
 
 def feed_stream(streamed: Streamed, plan: Plan, key: Any, layout: Layout) -> Feed:
-    """Batches are read ahead of the steps, each a source of its own."""
+    """Batches are read ahead of the steps. Each is a source of one row."""
 
     def feed(epoch: int, first: int) -> Generator[Rows, None, None]:
         batches = stream(
@@ -157,7 +157,7 @@ def feed_stream(streamed: Streamed, plan: Plan, key: Any, layout: Layout) -> Fee
 
 def _single_row(batch: dict[str, Array], size: int, layout: Layout) -> Source:
     if layout.mesh is None:
-        # The form of a set on the device, so that the same operations give the same bits.
+        # The same form as a set on the device: the same operations give the same bits.
         return {"arrays": batch, "order": np.arange(size, dtype=np.int32)[None]}
     if layout.mapped:
         shape = (1, layout.devices, size // layout.devices)
@@ -166,7 +166,7 @@ def _single_row(batch: dict[str, Array], size: int, layout: Layout) -> Source:
 
 
 def as_streamed(split: Any) -> Streamed:
-    """A source that is not `Arrays` is streamed as it is."""
+    """Wrap a source in `Streamed`, unless it is one."""
     return split if isinstance(split, Streamed) else Streamed(split)
 
 
@@ -178,7 +178,7 @@ def read(split: Arrays | Streamed, indices: np.ndarray) -> dict[str, np.ndarray]
 
 
 def make_feed(train: Arrays | Streamed, plan: Plan, key: Any, layout: Layout) -> Feed:
-    """The feed that suits where the data are and where the steps run."""
+    """Choose the feed by where the data are and where the steps run."""
     if isinstance(train, Streamed):
         return feed_stream(train, plan, key, layout)
     if layout.mesh is None:

@@ -1,4 +1,4 @@
-"""A whole run: steps in compiled calls, and between them everything else."""
+"""A whole run: compiled calls of steps, and the host's work between them."""
 
 import contextlib
 import functools
@@ -70,51 +70,52 @@ def fit(
 ) -> Result:
     """Train `model` on `dataset.train`, measuring `dataset.validation` after each epoch.
 
-    The data are put on the device once, as stored, or read as they are needed where the split is
-    `Streamed`. An epoch is one permutation of the training examples, a function of (key, epoch):
-    full batches, then the smaller last one, if any. The same key on the same machine and devices
-    gives the same bits, however the steps are shared out over calls.
+    The data are put on the device once, as stored; a `Streamed` split is read batch by batch. An
+    epoch visits each training example once, in an order that depends on (key, epoch) alone: full
+    batches, then the smaller last one, if any. The same key on the same machine and devices gives
+    the same bits, for any `steps_per_call`.
 
     Arguments:
-        model: a Linen module; it is called with `train=` where it names that argument.
-        dataset: its `train` split is trained on. The device holds arrays as stored, but float64 and
-            int64 as float32 and int32 unless `jax_enable_x64` is set.
+        model: a Linen module. It is called with `train=` if it has that argument.
+        dataset: the data. On the device float64 and int64 become float32 and int32, unless
+            `jax_enable_x64` is set.
         optimizer: any optax gradient transformation.
         loss: per example, (outputs, targets) -> (batch,).
         metrics: functions of the same kind, or a mapping from names to them.
         epochs: passes over the training split, at least 1.
-        batch_size: examples a step, at most those of the training split.
+        batch_size: examples in a step, at most the number of training examples.
         key: the key of the run: initial parameters, orders and dropout all follow from it.
         preprocess: a pure function of a batch's inputs, applied inside the step; by default
             uint8 images become float32 in [0, 1].
-        augment: (key, inputs) -> inputs, applied to training batches after `preprocess` inside
-            the step; its key is a function of the run's and the step.
-        parallel: "jit" is one device; "pmap" all of this process's; "auto" a mesh over all devices
-            of all processes, if there is more than one; or such a mesh. See `parallel`.
-        steps_per_call: steps between two looks at what came out; by default as many as take about
-            two seconds, an epoch at most. The results do not depend on it.
-        on_nonfinite: what to do about a loss or a state that is not finite: "raise", naming the
-            step and what came first; "skip" the step, which counts but changes nothing else, and
-            is marked in the history's "skipped"; "stop" the run before it. A call in which it
-            happens is taken a second time, step by step; others cost no more.
+        augment: (key, inputs) -> inputs, applied to training batches after `preprocess` inside the
+            step. Its key depends on the run's key and the step.
+        parallel: "jit" uses one device, "pmap" all devices of this process, "auto" a mesh over all
+            devices of all processes if there are several. A mesh of your own may be passed too.
+        steps_per_call: steps in one compiled call; by default as many as take about two seconds, at
+            most an epoch. The results do not depend on it.
+        on_nonfinite: what to do if a step gives a loss or a state that is not finite. "raise" names
+            the step and the first such quantity. "skip" counts the step, changes nothing else, and
+            marks it in the history's "skipped". "stop" ends the run before the step. Only a call
+            with such a step is repeated, step by step.
         observers: an `Observer`, or a function of an `Event` that is called at the end of each
             epoch and may return a `Change`.
         drop_last: leave out the smaller last batch of each epoch.
-        state: where to start from, left as it is; by default `init_state(key, ...)`. Epochs are
-            counted on from its step.
+        state: the state to start from, which is copied; by default `init_state(key, ...)`. Epochs
+            count on from its step.
         progress: show a bar; by default when standard error is a terminal.
-        checkpoint_dir: a folder of this run's own, from whose newest checkpoint it goes on by
-            itself. SIGTERM and SIGINT then let the call end, save, and exit with 143 and 130.
+        checkpoint_dir: a folder for this run alone. The run goes on from the newest checkpoint
+            there. On SIGTERM or SIGINT it finishes the call, saves, and exits with status 143 or
+            130.
         checkpoint_every: steps between checkpoints; by default one at each epoch's end.
         keep: how many checkpoints to keep.
 
     Raises:
-        ValueError: before anything is compiled, a batch size, a number of epochs, splits, targets
-            or devices that no run can be made from.
-        TypeError: a key, model or optimizer of another kind.
+        ValueError: the batch size, epochs, splits, targets or devices allow no run. It is raised
+            before anything is compiled.
+        TypeError: as in `init_state`.
         NonFiniteError: with on_nonfinite="raise".
 
-    An error that an observer raises, and a `NonFiniteError`, has the run so far as its attribute
+    A `NonFiniteError`, or an error that an observer raises, has the run so far in its attribute
     `result`.
 
     Example:
@@ -154,7 +155,7 @@ def fit(
     )
     shapes = example_shapes(train)
     sample = jax.eval_shape(preprocess, batch_shapes(shapes, 1)["inputs"])
-    # What cannot be run, for the smaller last batch too, is reported before anything is compiled.
+    # Trace every batch size now: errors of shape then come before anything is compiled.
     looped = _check_shapes(run, programs, train, plan, shapes, key, sample, state)
 
     if state is None:
@@ -181,7 +182,7 @@ def fit(
         try:
             return first_nonfinite(model, loss, preprocess, augment, here, read(train, indices))
         except Exception as error:
-            # A model that only runs where it is mapped, say: the run's own error matters more.
+            # E.g. a model that runs only under pmap. The run's own error matters more.
             return f"the loss or the state (no more is known: {error})"
 
     def result(moment: Moment) -> Result:
@@ -197,7 +198,7 @@ def fit(
         )
         store = None
         if checkpoint_dir is not None:
-            # What a history holds: a resumed one must have the same columns throughout.
+            # A resumed history must have the columns of the stored one.
             columns = [*run.metrics, *([SKIPPED] if on_nonfinite == "skip" else [])]
             identity = resume.identity_of(moment, plan, layout, columns)
             store = stack.enter_context(checkpoints.open(checkpoint_dir, identity, keep=keep))
@@ -221,7 +222,7 @@ def fit(
             validate=validate,
             evaluate=lambda variables, split: measure(variables, split_of(dataset, split)),
             diagnose=diagnose,
-            spoils=programs.became_nonfinite,
+            became_nonfinite=programs.became_nonfinite,
             replicate=layout.replicate,
             observers=listed,
             epochs=epochs,
@@ -248,7 +249,7 @@ def _check_shapes(
     sample: Any,
     state: TrainState | None,
 ) -> bool:
-    """Trace what the run will compute; returns whether its steps may stand in a loop."""
+    """Trace the run and check its shapes; return whether its steps run well in a loop."""
 
     def traced(sample: Any, batch: Batch) -> tuple[Any, Any]:
         start = init_state(key, run.model, run.optimizer, sample) if state is None else state

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 SKIPPED = "skipped"
-"""The metric that tells which steps were: 1 for a step that was skipped, else 0."""
+"""The metric that marks skipped steps: 1 for a skipped step, else 0."""
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class History:
     """Every measurement of a run, by name.
 
     Attributes:
-        steps: of each step, the batch's mean, from the outputs before its update; (steps,).
-        train: of each epoch, the mean over its examples of the same; (epochs,).
-        validation: after each epoch, the mean over the validation split; (epochs,), empty
-            without one.
+        steps: the batch means at each step, from the outputs before its update; (steps,).
+        train: the means of the same values over each epoch's examples; (epochs,).
+        validation: the means over the validation split after each epoch; (epochs,), empty without a
+            split.
         seconds: wall-clock time of each epoch's training, compilation included; (epochs,).
 
     Example:
@@ -47,9 +47,9 @@ class EpochMeasurements:
 def epoch_means(
     steps: Mapping[str, np.ndarray], batch_sizes: Sequence[int] | np.ndarray
 ) -> dict[str, float]:
-    """The means over an epoch's examples, from those of its batches.
+    """The means over an epoch's examples, from the means of its batches.
 
-    Where steps have a metric "skipped", the other means leave out those that were.
+    The means leave out skipped steps; the mean of "skipped" itself counts them.
 
     Example:
         >>> epoch_means({"loss": np.array([1.0, 4.0])}, [2, 1])
@@ -72,7 +72,7 @@ def epoch_means(
 def join(
     epochs: Sequence[EpochMeasurements], unfinished: Mapping[str, np.ndarray] | None = None
 ) -> History:
-    """The history of a run from those of its epochs, and the steps of one that did not end."""
+    """The history of a run, from its epochs and the steps of an unfinished one."""
 
     def stack(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
         return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}

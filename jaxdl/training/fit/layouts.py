@@ -1,9 +1,9 @@
-"""How the one train step runs: on a device, on a mesh of devices and processes, or under pmap.
+"""Where the train step runs: on one device, on a mesh of devices and processes, or under pmap.
 
-A mesh runs the step as it stands: the batch is sharded, the state replicated, and the compiler
-inserts what devices tell each other. Under pmap the step is run once a device, on its share, and
-averages by itself (`make_train_step(axis_name=...)`). Both give the numbers of one device up to
-the rounding of sums; only a mesh gives its dropout masks too.
+On a mesh the batch is sharded, the state is replicated, and the compiler inserts the communication.
+Under pmap each device runs the step on its share of the batch, and the step averages by itself
+(`make_train_step(axis_name=...)`). Both agree with one device to the rounding of sums. A mesh draws
+the dropout masks of one device; pmap draws others.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Layout:
     """Where a run's state and batches lie.
 
     Attributes:
-        mesh: the devices; None for the default one alone.
+        mesh: the devices; None for the default device alone.
         mapped: whether the step is mapped over the mesh's only axis by pmap.
     """
 
@@ -38,32 +38,32 @@ class Layout:
 
     @property
     def devices(self) -> int:
-        """How many share a batch."""
+        """The number of devices that share a batch."""
         return 1 if self.mesh is None else self.mesh.size
 
     @property
     def replicated(self) -> NamedSharding:
-        """All of an array on every device."""
+        """The sharding that puts a whole array on every device."""
         assert self.mesh is not None
         return NamedSharding(self.mesh, PartitionSpec())
 
     def divides(self, batch: int) -> bool:
-        """Whether the devices can share such a batch evenly."""
+        """Whether the devices can share a batch of this size evenly."""
         return batch % self.devices == 0
 
     def batch_sharding(self) -> NamedSharding:
-        """The examples of a batch shared out."""
+        """The sharding that divides a batch's examples among the devices."""
         assert self.mesh is not None
         return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
 
     def describe(self) -> str:
-        """In words, as a checkpoint keeps it: the last bits of a run depend on it."""
+        """The layout in words, for a checkpoint: the last bits of a run depend on it."""
         if self.mesh is None:
             return "jit"
         return f"{'pmap' if self.mapped else 'mesh'} of {self.mesh.devices.shape}"
 
     def replicate(self, tree: Any) -> Any:
-        """A copy of the tree on every device; its arrays are the same in every process."""
+        """A copy of the tree on every device. Every process must pass the same values."""
         if self.mesh is None:
             return jax.tree.map(jnp.copy, tree)
         return jax.tree.map(self._replicate_leaf, tree)
@@ -78,9 +78,9 @@ class Layout:
     def put_stack(
         self, arrays: Arrays, order: np.ndarray, *, mapped: bool = False
     ) -> dict[str, Any]:
-        """The examples `order`, (steps, batch), batch by batch, as a `Source`.
+        """The batches whose examples are `order`, (steps, batch), as a `Source`.
 
-        A process reads and holds the share of each batch that its own devices use.
+        A process reads and holds only the share of each batch that its own devices use.
 
         Arguments:
             mapped: for pmap, whose batches are (devices, batch / devices, ...).
@@ -116,11 +116,11 @@ class Layout:
         """Compile (state, source, *positions) -> (state, metrics).
 
         Arguments:
-            function: pure.
-            options: of the compiler.
-            positions: how many arguments follow the source.
-            donate: whether the state's memory is taken for the new one.
-            mapped: over the axis, by pmap.
+            function: a pure function.
+            options: the compiler's options.
+            positions: the number of arguments after the source.
+            donate: whether the new state may overwrite the old one.
+            mapped: whether to use pmap over the axis.
         """
         donated = (0,) if donate else ()
         if mapped:
@@ -143,11 +143,11 @@ ONE_DEVICE = Layout(None)
 
 
 def resolve(parallel: Parallel, batch_size: int) -> Layout:
-    """The layout of `fit`'s argument: "auto" is all devices of all processes.
+    """The layout for `fit`'s argument `parallel`.
 
     Raises:
-        ValueError: another word; a mesh with Explicit axes, without a device of this process, or
-            whose devices do not divide the batch; one device or pmap in several processes.
+        ValueError: an unknown word; a mesh with axes that are not Auto; devices that do not divide
+            the batch; one device or pmap in several processes.
 
     Example:
         >>> resolve("jit", 100)
@@ -195,19 +195,18 @@ def initialize(
     process: int | None = None,
     **options: Any,
 ) -> None:
-    """Join this process to the others of its run, before anything else of JAX is used.
+    """Join this process to the others of its run. Call it before any other use of JAX.
 
-    On SLURM, GKE, Open MPI and TPU pods all three are found by themselves; elsewhere they are
-    given by hand.
+    On SLURM, GKE, Open MPI and TPU pods JAX finds all three arguments. Elsewhere pass all three.
 
     Arguments:
-        coordinator: "host:port" of process 0, where it listens and the others call.
-        processes: how many there are.
-        process: which of them this is, from 0.
-        options: of `jax.distributed.initialize`, e.g. `heartbeat_timeout_seconds`.
+        coordinator: "host:port" where process 0 listens.
+        processes: the number of processes.
+        process: the number of this process, from 0.
+        options: further options of `jax.distributed.initialize`, e.g. `heartbeat_timeout_seconds`.
 
     Raises:
-        ValueError: only some of the three.
+        ValueError: only some of the three are given.
     """
     given = [coordinator is not None, processes is not None, process is not None]
     if any(given) and not all(given):
@@ -219,7 +218,7 @@ def initialize(
 
 
 def local(leaf: Any) -> Any:
-    """An array that lies on every device, as this process's first device has it.
+    """This process's first copy of an array that lies on every device.
 
     Example:
         >>> local(jnp.ones(2)).tolist()
@@ -229,7 +228,7 @@ def local(leaf: Any) -> Any:
 
 
 def any_process(flag: int) -> int:
-    """The greatest of the processes' numbers."""
+    """The largest flag of all processes."""
     if jax.process_count() == 1:
         return flag
     return int(np.max(multihost_utils.process_allgather(np.int32(flag))))

@@ -1,4 +1,4 @@
-"""The loop of a run: a call, what it measured, whom it is told, what is kept."""
+"""The loop of a run: take steps, record the metrics, tell the observers, save."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,23 +19,24 @@ from jaxdl.training.fit.progress import Bar
 from jaxdl.training.fit.signals import exit_status
 from jaxdl.training.state import TrainState
 
-# A call is over before a signal is answered, and the state before it is kept until then.
+# A signal is answered after the call in progress, so calls are short.
 CALL_SECONDS = 2.0
 FIRST_CALL_STEPS = 64
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A run between two calls: all that it needs to go on, and what it measured.
+    """A run between two calls: all that it needs to go on, and its measurements.
 
     Attributes:
-        step: the position; that of the state, unless a run that stopped went back to an older one.
+        step: the updates made. The state's step is smaller if a stopped run returned to an older
+            state.
         state: the `TrainState`.
-        memories: of the observers.
+        memories: one for each observer.
         epochs: the measurements of the epochs that ended.
-        steps: the metrics of the steps since then.
-        seconds: that those steps took.
-        stopped: why the run is over early; None if it is not.
+        steps: the metrics of the steps since the last epoch's end.
+        seconds: the time that those steps took.
+        stopped: why the run ended early; None if it did not.
     """
 
     step: int
@@ -54,28 +55,28 @@ class Moment:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run is made of.
+    """The fixed parts of a run.
 
     Attributes:
-        run: what observers are told of it.
+        run: what observers are told of the run.
         plan: the steps of an epoch.
-        advance: takes steps.
-        validate: (variables) -> the validation means, none without such a split.
+        advance: (state, epoch, steps of the epoch) -> the result of these steps.
+        validate: (variables) -> the validation means; empty without a validation split.
         evaluate: (variables, split) -> the means over a split.
-        diagnose: (state, epoch, step of it) -> what was not finite first.
-        spoils: (state before, state after) -> whether a number stopped being finite.
-        replicate: puts a state that an observer made where the run's lies.
-        observers: told of the ends of epochs and of checkpoints.
-        epochs: asked for.
+        diagnose: (state, epoch, step of the epoch) -> the first quantity that is not finite.
+        became_nonfinite: (state before, state after) -> whether a number stopped being finite.
+        replicate: copies a state to the run's devices.
+        observers: they are told of epochs' ends and of checkpoints.
+        epochs: the argument of `fit`.
         end: the step at which the run ends.
-        steps_per_call: at most; None to choose by time.
-        checkpoint_every: steps between checkpoints; None for the ends of epochs.
-        save: keeps a moment; None without a folder.
-        wait: returns when what was saved is on disk.
-        received: the signal that came, 0 for none.
-        stop_on_nonfinite: in place of raising.
-        result: makes the result of a moment.
-        bar: the progress bar's.
+        steps_per_call: the most steps in a call; None to choose by time.
+        checkpoint_every: steps between checkpoints; None to save at epochs' ends.
+        save: saves a moment; None without a folder.
+        wait: returns when the last save is on disk.
+        received: () -> the signal that came, or 0.
+        stop_on_nonfinite: whether to stop instead of raising.
+        result: (moment) -> the run's `Result`.
+        bar: updates the progress bar.
     """
 
     run: Run
@@ -84,7 +85,7 @@ class Setting:
     validate: Callable[[Any], dict[str, float]]
     evaluate: Callable[[Any, str], dict[str, float]]
     diagnose: Callable[[TrainState, int, int], str]
-    spoils: Callable[[TrainState, TrainState], Any]
+    became_nonfinite: Callable[[TrainState, TrainState], Any]
     replicate: Callable[[Any], Any]
     observers: Sequence[Observer]
     epochs: int
@@ -100,12 +101,12 @@ class Setting:
 
 
 def run_to_end(setting: Setting, moment: Moment) -> Moment:
-    """Go on from a moment until the last epoch, an observer, a fault or a signal ends the run.
+    """Run from a moment until the last epoch, an observer, a fault or a signal ends the run.
 
     Raises:
-        NonFiniteError: unless the run is to stop there.
+        NonFiniteError: a step was not finite, and `stop_on_nonfinite` is false.
         SystemExit: a signal came; the moment has been saved.
-        Exception: what an observer raised, after the moment has been saved.
+        Exception: an observer raised it; the moment has been saved.
     """
     per_epoch = len(setting.plan.sizes)
     saved = -1
@@ -145,7 +146,7 @@ def run_to_end(setting: Setting, moment: Moment) -> Moment:
             sum(sizes), moment.epochs[-1].train if ended else epoch_means(advanced.steps, sizes)
         )
         if ended or checkpoint:
-            moment = _told(setting, moment, ended, saved_for_good)
+            moment = _tell_observers(setting, moment, ended, saved_for_good)
         if checkpoint or (ended and every is None):
             save(moment)
         signal = any_process(setting.received()) if setting.save is not None else 0
@@ -181,7 +182,7 @@ def _extended(moment: Moment, advanced: Advanced, seconds: float) -> Moment:
 
 
 def _epoch_closed(setting: Setting, moment: Moment) -> Moment:
-    # An epoch that was entered midway has fewer steps: its last ones.
+    # A run that began inside an epoch has only the epoch's last steps.
     sizes = setting.plan.sizes[-len(moment.steps["loss"]) :]
     measured = EpochMeasurements(
         steps=moment.steps,
@@ -192,7 +193,7 @@ def _epoch_closed(setting: Setting, moment: Moment) -> Moment:
     return replace(moment, epochs=(*moment.epochs, measured), steps={}, seconds=0.0)
 
 
-def _told(
+def _tell_observers(
     setting: Setting, moment: Moment, ended: bool, saved_for_good: Callable[[Moment], Moment]
 ) -> Moment:
     """Tell the observers, and do what they ask for."""
@@ -212,10 +213,10 @@ def _told(
     said = notify(setting.observers, moment.memories, event)
     after = replace(moment, memories=said.memories, stopped=said.stop)
     if said.state is not None:
-        asked = _asked_for(setting, moment, said.state)
-        # The data go on from where they are, whatever the age of the state.
-        step = asked.step if said.stop is not None else jnp.asarray(moment.step, jnp.int32)
-        after = replace(after, state=setting.replicate(replace(asked, step=step)))
+        given = _checked_state(setting, moment, said.state)
+        # The position in the data stays, even if the observer returns an older state.
+        step = given.step if said.stop is not None else jnp.asarray(moment.step, jnp.int32)
+        after = replace(after, state=setting.replicate(replace(given, step=step)))
     if said.errors:
         saved_for_good(after)
         error = (
@@ -228,7 +229,7 @@ def _told(
     return after
 
 
-def _asked_for(setting: Setting, moment: Moment, state: TrainState) -> TrainState:
+def _checked_state(setting: Setting, moment: Moment, state: TrainState) -> TrainState:
     def kinds(tree: TrainState) -> list[Any]:
         return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
 
@@ -238,7 +239,7 @@ def _asked_for(setting: Setting, moment: Moment, state: TrainState) -> TrainStat
             "the state of a Change must have the run's structure, shapes and dtypes, got another; "
             "make it from event.state.replace(...)"
         )
-    if setting.spoils(moment.state, state):
+    if setting.became_nonfinite(moment.state, state):
         raise ValueError(
             "the state of a Change must be finite, got NaN or infinity; return no state"
         )
@@ -252,7 +253,7 @@ def _not_finite(
     bad: int,
     saved_for_good: Callable[[Moment], Moment],
 ) -> Moment:
-    """The run's end at the moment before a step that is not finite."""
+    """End the run at the moment before a step that is not finite."""
     if moment.step % len(setting.plan.sizes) == bad:
         quantity = setting.diagnose(moment.state, epoch, bad)
     else:

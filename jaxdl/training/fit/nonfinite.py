@@ -1,4 +1,4 @@
-"""What becomes of a run whose loss or state stops being finite, and where that began."""
+"""Detect a loss or a state that is not finite, and find where it began."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -19,8 +19,8 @@ class NonFiniteError(FloatingPointError):
     """A step that gave a loss or a state that is not finite.
 
     Attributes:
-        step: its number, that is the updates made before it.
-        quantity: what came first, e.g. "the output of dense_1".
+        step: its number, which is the updates made before it.
+        quantity: the first that was not finite, e.g. "the output of dense_1".
         result: the run up to the step before.
     """
 
@@ -35,9 +35,9 @@ class NonFiniteError(FloatingPointError):
 
 
 def became_nonfinite(before: TrainState, after: TrainState) -> Bool[Array, ""]:
-    """Whether a number of the variables or the optimizer's state was finite and is no more.
+    """Whether a number of the variables or optimizer state was finite before and is not after.
 
-    An optimizer may start from an infinity, as a plateau's best value does; that is no fault.
+    An infinity from the start is no fault: a plateau's best value begins as one.
 
     Example:
         >>> from jaxdl import models, optimizers, training
@@ -62,9 +62,9 @@ def first_nonfinite(
     state: TrainState,
     batch: Mapping[str, Any],
 ) -> str:
-    """What of this step stops being finite first: an activation, the loss, a gradient, an update.
+    """The first quantity of a step that is not finite: an activation, the loss, a gradient, ...
 
-    The step is taken once more, layer by layer and not compiled, from the last good state.
+    The step is repeated from the last good state, layer by layer and without compilation.
 
     Example:
         >>> from jaxdl import losses, models, optimizers, training

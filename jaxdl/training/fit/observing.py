@@ -23,8 +23,8 @@ class Run:
         dataset: the data that `fit` was given.
         loss: per example, (outputs, targets) -> (batch,).
         optimizer: the gradient transformation.
-        metrics: by name.
-        preprocess: of a batch's inputs.
+        metrics: functions of the same kind, by name.
+        preprocess: a pure function of a batch's inputs.
         config: the settings of `fit` that can be written down, e.g. {"epochs": 5}.
     """
 
@@ -38,7 +38,7 @@ class Run:
 
 
 Evaluate = Callable[[Literal["train", "validation", "test"]], dict[str, float]]
-"""The means of loss and metrics over a split, with the state of the moment."""
+"""(split) -> the means of loss and metrics, with the current state."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +48,14 @@ class Event:
     Attributes:
         step: updates made, `int(state.step)`.
         steps: the step at which the run ends, if nothing stops it.
-        epoch: epochs finished in this run, those before a resume included; from 1 at the first
-            epoch's end.
-        epochs: epochs asked for.
+        epoch: epochs finished, those before a resume included; 1 at the first epoch's end.
+        epochs: the argument of `fit`.
         epoch_ended: whether an epoch ends here; False at a position inside one.
-        state: the state now; its arrays are handed on to the next call, so copy what is kept.
-        measured: the measurements of the epoch that ends here, as they will stand in the history;
-            None inside an epoch.
-        measurements: those of all finished epochs of the run, this one included.
-        evaluate: the means over a split, with this state.
-        run: model, data, loss: what does not change.
+        state: the current state. The next call may overwrite its arrays: copy what you keep.
+        measured: the measurements of the epoch that ends here; None inside an epoch.
+        measurements: the measurements of all finished epochs of the run, this one included.
+        evaluate: (split) -> the means over a split, with this state.
+        run: model, data, loss: the fixed parts.
     """
 
     step: int
@@ -73,7 +71,7 @@ class Event:
 
     @property
     def history(self) -> History:
-        """The history so far; there is one once an epoch has ended."""
+        """The history of the finished epochs."""
         return join(self.measurements)
 
 
@@ -104,15 +102,15 @@ def _anything(run: Run) -> None:
 
 @dataclass(frozen=True)
 class Observer:
-    """A pair of functions in the manner of optax: the memory is handed in and out.
+    """Functions in the style of optax: `observe` takes the memory and returns the new one.
 
     Attributes:
         observe: (event, memory) -> (memory, change or None).
-        init: (state) -> memory, a pytree of arrays whose structure, shapes and dtypes never
-            change; `fit` carries it and stores it with every checkpoint, so that a resumed run
-            goes on as one that was never killed. It touches no file: a resumed run calls it too.
+        init: (state) -> memory, a pytree of arrays whose structure, shapes and dtypes never change.
+            `fit` stores it in every checkpoint, so a resumed run continues as if never killed.
+            `init` touches no file, because a resumed run calls it too.
         check: refuses a run that the observer cannot serve, before anything is compiled.
-        close: called once when the run ends, an error included.
+        close: called once when the run ends, also after an error.
 
     Example:
         >>> import jax.numpy as jnp
@@ -128,7 +126,7 @@ class Observer:
 
 
 def as_observer(observer: Observer | Callable[[Event], Change | None]) -> Observer:
-    """An observer of a plain function of the event, which is called at the ends of epochs.
+    """Make an observer of a function of the event, to be called at the end of each epoch.
 
     Raises:
         TypeError: neither an observer nor a function.
@@ -152,13 +150,13 @@ def as_observer(observer: Observer | Callable[[Event], Change | None]) -> Observ
 
 
 class Notified(NamedTuple):
-    """What came of telling every observer of one event.
+    """The result of telling every observer of one event.
 
     Attributes:
         memories: one for each observer.
-        state: the state that the last of them asked for; None for the event's own.
+        state: the last state that an observer asked for; None if none did.
         stop: the first reason to end the run; None to go on.
-        errors: what was raised; the memory of an observer that raised is what it was.
+        errors: the errors raised. An observer that raises keeps its old memory.
     """
 
     memories: tuple[Any, ...]
@@ -170,11 +168,11 @@ class Notified(NamedTuple):
 def notify(observers: Sequence[Observer], memories: Sequence[Any], event: Event) -> Notified:
     """Tell each observer in turn; each sees the state that those before it asked for.
 
-    An observer that raises does not keep the event from the others, so that what they remember
-    belongs to one and the same moment and can be saved.
+    If an observer raises, the others are still told. All memories then belong to the same moment
+    and can be saved.
 
     Raises:
-        ValueError: another number of memories than of observers.
+        ValueError: the numbers of memories and of observers differ.
     """
     kept: list[Any] = []
     errors: list[Exception] = []

@@ -1,4 +1,4 @@
-"""What a run calls, compiled: its steps, its first state, its evaluation."""
+"""The compiled programs of a run: its initial state, its steps, its evaluation."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +31,9 @@ from jaxdl.training.steps import (
 )
 
 Piece = tuple[Mapping[str, Array], slice | None]
-"""Metrics on the device and which of their rows count; None for those of a single step."""
+"""Metrics on the device, and the slice of rows to use; None for a single step, without rows."""
 
-# Examples a call of the evaluation step; the result does not depend on it.
+# Examples in a call of the evaluation step; it changes the means by rounding only.
 EVALUATION_BATCH = 1000
 
 
@@ -45,12 +45,11 @@ class Programs:
         layout: where state and batches lie.
         train_step: the pure train step of one device, not compiled.
         init: (key, sample_inputs) -> state.
-        loops, singles: `make_loop` and `make_single` of the step, compiled; by whether the devices
-            share the batches of the source.
-            Loops leave the state that they are given as it was, to singles it is donated.
+        loops, singles: `make_loop` and `make_single` of the step, compiled. The key says whether
+            the devices share the batches. A loop copies the state. A single step may overwrite it.
         became_nonfinite: (state before, state after) -> flag.
         batch_sums: (variables, arrays) -> the sums of each evaluation batch.
-        stacked_sums: (variables, batches) -> the same, of batches laid one after another.
+        stacked_sums: (variables, source) -> the same for stacked batches.
     """
 
     layout: Layout
@@ -65,7 +64,7 @@ class Programs:
     def run(
         self, state: TrainState, source: Source, rows: range, *, batch: int, looped: bool
     ) -> tuple[TrainState, list[Piece]]:
-        """Take the steps of these rows: in one call, or, `looped` being false, in one each."""
+        """Take the steps of these rows: in one call if `looped`, else in one call each."""
         shared = self.layout.divides(batch)
         if looped:
             state, measured = self.loops[shared](state, source, rows.start, rows.stop)
@@ -88,7 +87,7 @@ class Programs:
     def measure(
         self, variables: Mapping[str, Any], placed: Sequence[Any], examples: int
     ) -> dict[str, float]:
-        """The mean loss and metrics over all examples of a split that was placed."""
+        """The mean loss and metrics over all examples of a split from `place`."""
         sums = self.batch_sums if self.layout.mesh is None else self.stacked_sums
         return means(joined([(sums(variables, part), slice(None)) for part in placed]), examples)
 
@@ -108,7 +107,7 @@ class Programs:
 
 
 def joined(pieces: Sequence[Piece]) -> dict[str, np.ndarray]:
-    """The metrics on the host, a row for each step."""
+    """The metrics on the host, one row per step."""
     on_host = jax.device_get([measured for measured, _ in pieces])
     return {
         name: np.concatenate(
@@ -131,7 +130,7 @@ def compile_programs(
     augment: Augment | None = None,
     layout: Layout = ONE_DEVICE,
 ) -> Programs:
-    """The programs of a run; runs with the same (equal, hashable) arguments share them."""
+    """The programs of a run. Runs with equal, hashable arguments share them."""
     return _build(model, optimizer, loss, tuple(metrics.items()), preprocess, augment, layout)
 
 
@@ -164,7 +163,7 @@ def _build(
         make: Callable[[TrainStep], Callable[..., Any]], positions: int, donate: bool
     ) -> dict[bool, Any]:
         compile_ = functools.partial(layout.compile, positions=positions, donate=donate)
-        # On a CPU the steps that are dispatched one by one are those with convolutions.
+        # On a CPU only steps with convolutions are dispatched one by one.
         one = compile_(make(alone), compiler_options(convolutional=make is make_single))
         if not layout.mapped:
             return {True: one, False: one}

@@ -1,4 +1,4 @@
-"""The bar that a person watches; nothing where nobody does."""
+"""The progress bar of a run."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -32,11 +32,11 @@ def progress_bar(
 
     Arguments:
         show: True or False; None shows it when the output is a terminal.
-        console: where to; standard error by default, which leaves standard output to results.
+        console: where to draw; by default standard error, which keeps standard output for results.
 
     Example:
-        >>> with progress_bar(2, 100, show=False) as advance:
-        ...     advance(100, {"loss": 0.5})
+        >>> with progress_bar(2, 100, show=False) as update:
+        ...     update(100, {"loss": 0.5})
     """
     console = console or Console(stderr=True)
     if not (console.is_terminal if show is None else show):
@@ -53,11 +53,11 @@ def progress_bar(
     with Progress(*columns, console=console, refresh_per_second=2) as bar:
         task = bar.add_task("", total=epochs * examples, epoch=0, epochs=epochs, measured="")
 
-        def advance(seen: int, measured: Mapping[str, float]) -> None:
+        def update(seen: int, measured: Mapping[str, float]) -> None:
             loss_first = sorted(measured, key=lambda name: name != "loss")
             shown = "  ".join(f"{name} {measured[name]:.4f}" for name in loss_first)
             bar.update(task, advance=seen, measured=shown)
             done = int(bar.tasks[0].completed // examples)
             bar.update(task, epoch=done)
 
-        yield advance
+        yield update

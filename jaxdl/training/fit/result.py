@@ -1,4 +1,4 @@
-"""What a run leaves behind."""
+"""The result of a run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Result:
         history: the measurements.
         dataset: the data that the run was given.
         measure: (variables, split) -> the means of loss and metrics.
-        stopped: why the run ended before its last epoch did; None if it did not.
+        stopped: why the run ended early; None if it did not.
     """
 
     state: TrainState
@@ -37,7 +37,7 @@ class Result:
 
 
 def split_of(dataset: Dataset, split: str) -> Any:
-    """A split by name, refused where there is none."""
+    """A split by name. A missing split is refused."""
     arrays = getattr(dataset, split, None)
     if arrays is None:
         raise ValueError(

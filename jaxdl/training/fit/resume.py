@@ -1,4 +1,4 @@
-"""A moment of a run as a checkpoint holds it."""
+"""Save a moment of a run as a checkpoint, and restore it."""
 
 import itertools
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def identity_of(moment: Moment, plan: Plan, layout: Layout, metrics: list[str]) 
 
 
 def save(store: Store, moment: Moment) -> None:
-    """Hand a moment to the store."""
+    """Save a moment in the store."""
     store.save(moment.step, _tree(moment), _extra(moment))
 
 

@@ -12,11 +12,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextlib.contextmanager
 def caught(enabled: bool = True) -> Iterator[Callable[[], int]]:
-    """Hold back SIGTERM and SIGINT; the yielded function gives the one that came, 0 for none.
+    """Hold back SIGTERM and SIGINT; the yielded function returns the signal that came, or 0.
 
-    The same signal a second time does what it did before. Handlers can only be set in the main
-    thread: elsewhere, and where `enabled` is false, nothing is held back. What was set before is
-    put back at the end.
+    If the same signal comes again, the previous handler acts. Python sets handlers in the main
+    thread only: in another thread, or if `enabled` is false, no signal is held back. The previous
+    handlers are restored at the end.
 
     Example:
         >>> import os, signal
@@ -37,7 +37,7 @@ def caught(enabled: bool = True) -> Iterator[Callable[[], int]]:
         signal.signal(number, before[signal.Signals(number)])
 
     for each in SIGNALS:
-        # None stands for a handler that was not set from Python, and cannot be put back.
+        # None means a handler that was not set from Python; it cannot be restored.
         before[each] = signal.getsignal(each) or signal.SIG_DFL
     try:
         for each in SIGNALS:
@@ -49,7 +49,7 @@ def caught(enabled: bool = True) -> Iterator[Callable[[], int]]:
 
 
 def exit_status(number: int) -> int:
-    """What a shell shows for a process that a signal ended: 143 for SIGTERM, 130 for SIGINT.
+    """The exit status of a process that a signal ended: 143 for SIGTERM, 130 for SIGINT.
 
     Example:
         >>> exit_status(signal.SIGTERM), exit_status(signal.SIGINT)

@@ -20,11 +20,12 @@ class Axis(NamedTuple):
 
 
 def make_axis(name: str, given: Any, static: bool) -> Axis:
-    """Numbers as an array of what the device holds; anything else, or by request, as static.
+    """An axis: numbers in the device's dtype; other values, or if `static`, a static axis.
 
     Raises:
-        ValueError: no value, one twice, a number that the device does not hold, a reserved name.
-        TypeError: a single value.
+        ValueError: no value, a repeated value, a number that the device cannot hold, or a reserved
+            name.
+        TypeError: a single value in place of a list.
     """
     if name in GIVEN_BY_SWEEP:
         raise ValueError(f"over must not name {name!r}, which sweep gives; pass seeds=[...]")
@@ -47,10 +48,10 @@ def make_axis(name: str, given: Any, static: bool) -> Axis:
 
 
 def seed_numbers(seeds: int | Iterable[int]) -> np.ndarray:
-    """0 to seeds - 1, or these seeds, as uint32.
+    """The seeds 0 to n - 1, or the seeds of a list, as uint32.
 
     Raises:
-        ValueError: none, one twice, or one that is no integer from 0 to 2^32 - 1.
+        ValueError: no seed, a repeated seed, or one that is no integer from 0 to 2^32 - 1.
     """
     if isinstance(seeds, int) and seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}; a run needs a key")
@@ -69,7 +70,7 @@ def seed_numbers(seeds: int | Iterable[int]) -> np.ndarray:
 def member_arguments(
     moving: Sequence[Axis], seeds: np.ndarray, shared_batches: bool
 ) -> tuple[np.ndarray, ...]:
-    """(seed, order's seed, each setting), by member in the order of the grid."""
+    """The arrays (seed, order's seed, each setting), one entry per member in the grid's order."""
     sizes = [len(axis.values) for axis in moving]
     positions = np.indices((*sizes, len(seeds))).reshape(len(sizes) + 1, -1)
     by_member = seeds[positions[-1]]
@@ -88,7 +89,7 @@ def _label(value: Any) -> str:
 
 
 def _on_device(name: str, values: np.ndarray) -> np.ndarray:
-    """The values in the dtype of the program's argument, refused where it does not hold them."""
+    """The values in the dtype of the program's argument. Refuse values that it cannot hold."""
     with np.errstate(over="ignore"):
         held = values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
     exact = np.issubdtype(held.dtype, np.floating) or np.array_equal(held, values)
@@ -103,7 +104,7 @@ def _on_device(name: str, values: np.ndarray) -> np.ndarray:
 def _check_different(name: str, values: list[Any]) -> None:
     try:
         repeats = len(set(values)) < len(values)
-    except TypeError:  # no hash: the labels tell
+    except TypeError:  # values without a hash: their labels are compared
         return
     if repeats:
         raise ValueError(

@@ -17,12 +17,12 @@ _IDENTITY = "sweep.json"
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """The finished calls of one sweep, a file each: the members' numbers and their metrics."""
+    """The finished calls of one sweep, one file each: the members' numbers and their metrics."""
 
     path: Path
 
     def save(self, group: int, members: np.ndarray, metrics: Sequence[np.ndarray]) -> None:
-        """Write what a call has computed; whole or not at all, for any moment of a crash."""
+        """Write the metrics of a call. After a crash the file is whole or absent."""
         arrays: dict[str, Any] = {f"metric_{i}": values for i, values in enumerate(metrics)}
         name = f"group{group}-members{members[0]}-{members[-1]}.npz"
         with partial_folder(self.path) as folder:
@@ -30,7 +30,7 @@ class SweepFolder:
             publish(folder / name, self.path / name)
 
     def load(self, group: int, into: Sequence[np.ndarray]) -> np.ndarray:
-        """Fill the rows of `into`, one array a metric, and return which are filled.
+        """Fill the rows of `into`, one array per metric, and return which rows are filled.
 
         A file that cannot be read is named in a warning, and its members are computed again.
         """

@@ -1,4 +1,4 @@
-"""The members of a sweep as compiled calls: traced once, cut into chunks, run on every core."""
+"""The members of a sweep in compiled calls: traced once, divided into calls, run on every core."""
 
 import hashlib
 import math
@@ -26,20 +26,21 @@ from jaxdl.compiling import compiler_options
 from jaxdl.jaxprs import atom_bytes, equations
 from jaxdl.training.orders import order_key
 
-# On CPUs a step's reads and writes, all members of a call together, should stay near the core's
-# cache: 784-128-10 with Adam (3 MB a member) is fastest by 4 to 8 members a call, a fifth slower
-# by 32. Beyond 64 members there is no overhead left to share: 2-4-3-1 costs the same by 128.
+# On a CPU, what a step reads and writes for all members of a call should stay near the size of a
+# core's cache. A 784-128-10 network with Adam (3 MB a member) is fastest with 4 to 8 members in a
+# call, and a fifth slower with 32. Above 64 members a call saves nothing more: 2-4-3-1 takes the
+# same time per member with 128.
 CPU_BYTES, CPU_MEMBERS = 16_000_000, 64
 
-# Elsewhere memory is the bound. What one operation reads and writes is about half of what a member
-# holds; the rest is the data, the compiler's and the user's.
+# On other devices memory is the limit. One operation reads and writes about half of a member's
+# memory. The rest is for the data, the compiler and the user.
 DEVICE_SHARE = 0.25
 DEVICE_BYTES = 4_000_000_000
-"""What a device is taken to have that does not say."""
+"""The memory assumed for a device that does not report it."""
 
 
 Finished = Callable[[np.ndarray, list[np.ndarray]], None]
-"""Told the members of a call and their metrics."""
+"""(members of a call, their metrics) -> None, called after each call."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Program:
             over are its constants.
         settings: the settings' names, in the order of the arguments.
         outputs: names, shapes and dtypes of the metrics, in order.
-        shared: whether one order's seed serves all members.
+        shared: whether all members share one order's seed.
     """
 
     jaxpr: core.ClosedJaxpr
@@ -60,7 +61,7 @@ class Program:
     shared: bool
 
     def digest(self) -> str:
-        """Of the arithmetic and of the arrays that it closes over; equal in every process."""
+        """The digest of the program and its constants; equal in every process."""
         seen = hashlib.blake2b(digest_size=16)
         seen.update(re.sub(r"0x[0-9a-f]+", "", str(self.jaxpr)).encode())
         for const in self.jaxpr.consts:
@@ -71,13 +72,13 @@ class Program:
         return seen.hexdigest()
 
     def batched(self, consts: Sequence[Any], *arguments: Any) -> list[Array]:
-        """All members of a call."""
+        """Compute all members of a call."""
         run = core.jaxpr_as_fun(core.ClosedJaxpr(self.jaxpr.jaxpr, list(consts)))
         metrics: list[Array] = jax.vmap(run, in_axes=self._by_member(0, None))(*arguments)
         return metrics
 
     def _by_member(self, member: Any, shared: Any) -> tuple[Any, ...]:
-        """One entry an argument: `shared` for what has no axis of members."""
+        """One entry per argument: `shared` for an argument without an axis of members."""
         return (member, shared if self.shared else member, *(member for _ in self.settings))
 
     def arguments(self, members: int) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -89,8 +90,8 @@ class Program:
     def bytes_per_member(self) -> int:
         """The most that one operation of a member reads and writes, in bytes.
 
-        The difference between calls of three and of two members, so that what they share, such as
-        the data, does not count.
+        It is the difference between calls of three and of two members. So what members share, such
+        as the data, does not count.
         """
         two, three = (
             list(
@@ -103,10 +104,11 @@ class Program:
     def compile(
         self, members: int, devices: Sequence[jax.Device], *, threads: int
     ) -> Callable[..., list[np.ndarray]]:
-        """The call for so many members, a multiple of the devices, as arrays on the host."""
+        """Compile a call of this many members, a multiple of the devices. It returns host
+        arrays."""
         options = compiler_options()
         if threads > 1:
-            # The calls are side by side; their operations need no threads of their own.
+            # Calls run side by side, so their operations need no threads of their own.
             options = {**options, "xla_cpu_multi_thread_eigen": False}
         if len(devices) == 1:
             everywhere: Sharding = SingleDeviceSharding(devices[0])
@@ -116,8 +118,8 @@ class Program:
             mesh = Mesh(np.array(devices), ("members",))
             split, whole = PartitionSpec("members"), PartitionSpec()
             everywhere, by_member = NamedSharding(mesh, whole), NamedSharding(mesh, split)
-            # The members do not talk: there is nothing to check, and a state that starts as a
-            # constant would be refused.
+            # Members are independent, so the check has no use. It would refuse a state that starts
+            # as a constant.
             call = jax.shard_map(
                 self.batched,
                 mesh=mesh,
@@ -153,7 +155,7 @@ def trace_member(
     """Trace `run(key, **settings)` once, for one member.
 
     Raises:
-        TypeError: a metric that is no array of numbers.
+        TypeError: a metric is no array of numbers.
     """
     names: list[str] = []
 
@@ -200,19 +202,19 @@ def _check_metric(name: str, leaf: Any) -> None:
 
 
 def _traffic(program: core.Jaxpr) -> Iterator[int]:
-    """The bytes that each equation reads and writes, those of inner functions included."""
+    """The bytes that each equation reads and writes, also inside inner functions."""
     for equation in equations(program):
         yield sum(map(atom_bytes, (*equation.invars, *equation.outvars)))
 
 
 @dataclass(frozen=True)
 class Calls:
-    """How members are cut into calls.
+    """How members are divided into calls.
 
     Attributes:
-        devices: those that share each call.
-        threads: calls that run at a time.
-        members: of each call; the last one repeats a member where it has too few.
+        devices: they share each call.
+        threads: calls that run at the same time.
+        members: members in a call. If the last call has fewer, it repeats its last member.
     """
 
     devices: tuple[jax.Device, ...]
@@ -221,14 +223,14 @@ class Calls:
 
 
 def plan_calls(program: Program, members: int, chunk: int | None) -> Calls:
-    """Calls of equal size that keep every core and device busy; `chunk` members a device."""
+    """Calls of equal size that keep all cores and devices busy; `chunk` members on each device."""
     devices = tuple(jax.local_devices())
     on_cpu = devices[0].platform == "cpu"
     threads = max(1, _cores() // len(devices)) if on_cpu else 1
     if chunk is None:
         each = max(1, _budget(devices[0]) // max(1, program.bytes_per_member()))
         most = min(members, (min(each, CPU_MEMBERS) if on_cpu else each) * len(devices))
-        # As many calls as threads, or a multiple of it: no core waits for another's last call.
+        # A multiple of the threads, so that all cores finish at about the same time.
         number = min(members, threads * math.ceil(members / most / threads))
         chunk = math.ceil(members / number / len(devices))
     size = min(chunk, math.ceil(members / len(devices))) * len(devices)
@@ -251,11 +253,10 @@ def _cores() -> int:
 def prepare(
     program: Program, members: int, chunk: int | None
 ) -> Callable[[Sequence[np.ndarray], np.ndarray, Finished], None]:
-    """Compile for so many members: (arguments, members, finished) -> None runs these members.
+    """Compile for this many members; the result (arguments, members, finished) -> None runs some.
 
-    One compiled call on a CPU keeps one core busy, so calls are made from threads: JAX gives up
-    the interpreter's lock while it computes. `finished(members, metrics)` is called from them,
-    after each call.
+    A compiled call keeps one CPU core busy, so calls run in threads: JAX releases the interpreter's
+    lock while it computes. Each thread calls `finished(members, metrics)` after its call.
     """
     calls = plan_calls(program, members, chunk)
     call = program.compile(calls.members, calls.devices, threads=calls.threads)

@@ -42,38 +42,42 @@ def sweep(
 
     $$\text{result}[h_1, \dots, h_n, s] = \text{run}(\text{key}(s), h_1, \dots, h_n)$$
 
-    Members whose settings are numbers differ in nothing but the values of a few arguments, so they
-    are one program: vectorised, in calls that fit cache or memory, on all cores and local devices.
-    A member equals its solo run to rounding; one that diverges leaves the others as they are.
+    A member is one run: one combination of settings and one seed. Members that differ in numbers
+    only share one compiled program, vectorised in calls that fit cache or memory, on all cores and
+    local devices. A member equals the same run alone to rounding. A member that diverges does not
+    change the others.
 
-    A `run` that names the argument `order_key` is given a key for the order of its data. Shared
-    among the members, every batch is gathered once for all of them, and the product with the first
-    layer's weights is one matrix product: prefer it unless the order's own randomness is studied.
+    If `run` has the argument `order_key`, it gets a key for the order of its data. If all members
+    share it, each batch is gathered once for all, and the first layer is one matrix product. Share
+    it, unless you study the randomness of the order.
 
     Arguments:
         run: (key, **settings) -> metrics, a dictionary (or another pytree) of arrays; pure.
         over: the values of each setting. Numbers are arguments of one compiled program, of dtype
             float32, int32 or bool (64 bits with `jax_enable_x64`). Other values (functions,
-            strings, tuples; a mapping gives them labels) are static: each is compiled.
-        seeds: run's keys are `jax.random.key(0)` to `key(seeds - 1)`, or those of these seeds.
-        shared_batches: `order_key` is the first seed's for all members; else each seed's own:
-            `training.order_key(seed)` both times.
-        static: settings that decide a shape or a branch, such as a width: each value is compiled.
+            strings, tuples; a mapping gives them labels) are static: each compiles a program of its
+                own.
+        seeds: a number n gives `run` the keys `jax.random.key(0)` to `key(n - 1)`; a list gives the
+            keys of its seeds.
+        shared_batches: whether all members get `training.order_key` of the first seed; if false,
+            each gets that of its own seed.
+        static: settings that decide a shape or a branch, such as a width. Each value compiles a
+            program.
         dims: the names of a metric's own axes, e.g. {"loss": ("epoch",)}; "loss_dim_0" by default.
-        chunk: members of a call on each device; by default as many as fit. It does not change the
-            results beyond rounding.
+        chunk: members in a call on each device; by default as many as fit. It changes the results
+            by rounding only.
         folder: keep finished calls here. A restart computes what is missing; files that cannot be
             read are computed again, with a warning.
 
     Returns:
-        An `xarray.Dataset`: a variable for each metric, with the axes `over`, "seed", its own.
-        Nested metrics are named by their path, "train/loss".
+        An `xarray.Dataset`: a variable for each metric, with the axes of `over`, "seed", and the
+        metric's own. Nested metrics are named by their path, "train/loss".
 
     Raises:
-        ValueError: an axis that is empty, repeats a value or that `run` does not take; seeds,
-            chunk, dims out of range; metrics whose shape depends on a setting; a folder with
-            another sweep.
-        TypeError: a metric that is no array of numbers, an argument of another kind.
+        ValueError: an axis that is empty, repeats a value, or is no argument of `run`; seeds, chunk
+            or dims out of range; metrics whose shape depends on a setting; a folder of another
+            sweep.
+        TypeError: a metric that is no array of numbers, or an argument of the wrong type.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -137,7 +141,7 @@ def _run_group(
     chunk: int | None,
     kept: SweepFolder | None,
 ) -> list[np.ndarray]:
-    """The metrics of all members that share a program, one array a metric."""
+    """The metrics of all members that share a program, one array per metric."""
     members = len(arguments[0])
     columns = [np.empty((members, *out.shape), out.dtype) for out in program.outputs.values()]
     done = np.zeros(members, bool) if kept is None else kept.load(group, columns)
@@ -157,7 +161,7 @@ def _run_group(
 def _check_run(
     run: Callable[..., Any], axes: Sequence[Axis], static: Sequence[str], shared_batches: bool
 ) -> bool:
-    """Refuse settings that `run` does not take; whether it takes a key for the order."""
+    """Refuse settings that `run` does not take; return whether it takes `order_key`."""
     if isinstance(static, str):
         raise TypeError(f"static must be a tuple of names, got {static!r}; pass ({static!r},)")
     given = [axis.name for axis in axes]
@@ -232,7 +236,7 @@ def _own_dims(
 def _identity(
     programs: Sequence[Program], axes: Sequence[Axis], seeds: np.ndarray, shared_batches: bool
 ) -> dict[str, Any]:
-    """What decides the results, as JSON holds it."""
+    """What decides the results, as JSON values."""
     outputs = programs[0].outputs.items()
     return {
         "over": {axis.name: axis.labels.tolist() for axis in axes},

@@ -350,7 +350,7 @@ def other_data(key, *, learning_rate, width, order_key):
         ({"seeds": 5}, "seeds is"),
         ({"over": {"learning_rate": [0.003, 0.04], "width": [3, 4]}}, "over learning_rate is"),
         ({"run": other_data}, "digest of run"),
-        ({"shared_batches": False}, "shared_batches is True there, False here"),
+        ({"shared_batches": False}, "shared_batches is True there and False here"),
     ],
 )
 def test_another_sweep_in_the_folder_is_refused(finished_sweep, changed, named):

@@ -38,7 +38,7 @@ class Dataset:
     Arguments:
         name: as `load` knows it.
         train: the examples to learn from; for `training.fit` alone also what `stream` reads: a
-            source, or a `training.feeding.Streamed`.
+            source, or a `training.Streamed`.
         validation: cut from `train` by `split`.
         test: published, or cut by `split`.
         classes: the names of labels 0, 1, ...; empty for regression.

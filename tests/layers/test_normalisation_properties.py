@@ -1,9 +1,7 @@
 """What holds of every norm: what it changes, what it is blind to, what it refuses."""
 
 import functools
-import os
 import subprocess
-import sys
 
 import chex
 import flax.linen as nn
@@ -11,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import STRICT_PYTHON, with_devices
 
 from jaxdl import activations, losses, models, training
 from jaxdl.layers import BatchNorm
@@ -221,9 +220,8 @@ assert (sums == evaluate(together.variables, same)["loss"]).all()
 @pytest.mark.slow
 def test_devices_agree_on_the_statistics_under_dropout():
     # Each device drops others: the second norm's statistics would differ if they were its own.
-    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-W", "error", "-c", ON_DEVICES]
-    subprocess.run(command, env=os.environ | four, check=True, timeout=300)
+    command = [*STRICT_PYTHON, "-c", ON_DEVICES]
+    subprocess.run(command, env=with_devices(4), check=True, timeout=300)
 
 
 def built(model, shape):

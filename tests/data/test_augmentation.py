@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import with_devices
 from scipy import stats
 
 from jaxdl.data.augmentation import Augmentation, compose, cutout, random_crop, random_flip
@@ -176,13 +177,8 @@ np.testing.assert_array_equal(shared, one)
 
 
 def test_does_not_depend_on_the_sharding():
-    environment = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PATH": "",
-    }
     ended = subprocess.run(
-        [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", SHARDED], env=with_devices(8), capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
 

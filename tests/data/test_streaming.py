@@ -12,6 +12,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from processes import with_devices
 
 from jaxdl.data import Arrays, DataError, load
 from jaxdl.data.streaming import decode_tfds, stream
@@ -441,18 +442,10 @@ print("done")
 """
 
 
-def environment(devices):
-    return {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-        "PATH": "",
-    }
-
-
 def test_batches_are_laid_out_over_devices():
     ended = subprocess.run(
         [sys.executable, "-c", SHARDED],
-        env=environment(8),
+        env=with_devices(8),
         capture_output=True,
         text=True,
         timeout=120,
@@ -468,7 +461,7 @@ def test_two_processes_make_one_global_batch():
     running = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, port, str(index)],
-            env=environment(2),
+            env=with_devices(2),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,6 +1,5 @@
 """What every initializer keeps: shape, dtype, purity, and one result however it is run."""
 
-import os
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import with_devices
 
 from jaxdl import initializers as ini
 
@@ -135,10 +135,9 @@ print("same weights")
 
 
 def test_the_weights_do_not_depend_on_how_many_devices_hold_them():
-    flags = "--xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-c", SHARDED],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=with_devices(8),
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,6 +1,5 @@
 """Batch normalisation: its statistics, its running averages, its gradient."""
 
-import os
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import with_devices
 
 from jaxdl.layers import BatchNorm, NoisyBatchNorm
 
@@ -176,8 +176,7 @@ for pair in (slice(0, 2), slice(2, 4)):
 
 
 def test_groups_of_devices_share_their_statistics():
-    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", IN_GROUPS], env=os.environ | four, check=True)
+    subprocess.run([sys.executable, "-c", IN_GROUPS], env=with_devices(4), check=True)
 
 
 @pytest.mark.parametrize("frozen", ["scale", "bias"])

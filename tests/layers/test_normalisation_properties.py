@@ -1,16 +1,16 @@
 """What holds of every norm: what it changes, what it is blind to, what it refuses."""
 
 import functools
-import os
 import subprocess
-import sys
 
 import chex
+import drawn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import STRICT_PYTHON, with_devices
 
 from jaxdl import activations, losses, models, training
 from jaxdl.layers import BatchNorm
@@ -34,7 +34,7 @@ def images(batch=12, seed=0, dtype=np.float32):
 @functools.cache
 def variables_of(name):
     model = MODELS[name]
-    return jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images())
+    return drawn.variables_of(model, images())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -66,7 +66,8 @@ def test_an_evaluation_of_parts_is_that_of_the_whole(name):
     # Sums of 12 losses in another order; the losses themselves come of sums of at most 600 terms.
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-5)
     # By the statistics of its batch, the whole would have another loss.
-    outputs, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
+    trained = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+    outputs, _ = trained(variables, x)
     assert abs(losses.cross_entropy(outputs, targets).sum() / whole - 1) > 1e-3
 
 
@@ -105,7 +106,7 @@ def test_a_bias_before_the_norm_has_no_gradient():
     draw = np.random.default_rng(0)
     x, upstream = (jnp.asarray(draw.normal(size=(32, n)), jnp.float32) for n in (4, 5))
     model = Biased()
-    variables = model.init(jax.random.key(0), x, train=False)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), x)
 
     @functools.partial(jax.jit, static_argnames="train")
     def gradient(params, train):
@@ -130,7 +131,8 @@ def test_a_bias_before_the_norm_has_no_gradient():
 def kernel_gradient(norm):
     """(loss, gradient) of the first kernel, as a function of it, and that kernel."""
     model = models.MLP([6, 3], norm=norm, activation=activations.tanh)
-    variables = model.init(jax.random.key(0), images(32), train=False)
+    init = jax.jit(functools.partial(model.init, train=False))
+    variables = init(jax.random.key(0), images(32))
     x, targets = images(32), jnp.arange(32) % 3
 
     @jax.jit
@@ -221,9 +223,8 @@ assert (sums == evaluate(together.variables, same)["loss"]).all()
 @pytest.mark.slow
 def test_devices_agree_on_the_statistics_under_dropout():
     # Each device drops others: the second norm's statistics would differ if they were its own.
-    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-W", "error", "-c", ON_DEVICES]
-    subprocess.run(command, env=os.environ | four, check=True, timeout=300)
+    command = [*STRICT_PYTHON, "-c", ON_DEVICES]
+    subprocess.run(command, env=with_devices(4), check=True, timeout=300)
 
 
 def built(model, shape):

@@ -1,10 +1,13 @@
 """The small convolutional network: its arithmetic, its parameters, what it refuses."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import variables_of
 from jax import lax
 
 from jaxdl import initializers, losses, models, optimizers, training
@@ -14,30 +17,38 @@ IMAGES = jax.random.normal(jax.random.key(1), (2, 8, 9, 3))
 
 
 def init(model):
-    return model.init(jax.random.key(0), IMAGES, train=False)
+    return jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), IMAGES)
 
 
 def test_equals_the_layers_written_out():
-    model = models.ConvNet([4, 5], [6, 2], bias_init=initializers.normal(0, 1))
-    variables = init(model)
-    params, x = variables["params"], IMAGES
-    for layer in range(2):
-        conv = params[f"conv_{layer}"]
-        x = lax.conv_general_dilated(
-            x, conv["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        x = jnp.maximum(x + conv["bias"], 0)
-        height, width = x.shape[1] // 2, x.shape[2] // 2
-        x = x[:, : 2 * height, : 2 * width].reshape(2, height, 2, width, 2, -1).max((2, 4))
-    x = x.reshape(2, -1)
-    x = jnp.maximum(x @ params["head"]["dense_0"]["kernel"] + params["head"]["dense_0"]["bias"], 0)
-    x = x @ params["head"]["dense_1"]["kernel"] + params["head"]["dense_1"]["bias"]
-    np.testing.assert_allclose(model.apply(variables, IMAGES, train=False), x, rtol=1e-4, atol=1e-5)
+    model = models.ConvNet([4, 5], [6, 2])
+    variables = variables_of(model, IMAGES)
+
+    @jax.jit
+    def written_out(params, x):
+        for layer in range(2):
+            conv = params[f"conv_{layer}"]
+            x = lax.conv_general_dilated(
+                x, conv["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = jnp.maximum(x + conv["bias"], 0)
+            height, width = x.shape[1] // 2, x.shape[2] // 2
+            x = x[:, : 2 * height, : 2 * width].reshape(2, height, 2, width, 2, -1).max((2, 4))
+        dense_0, dense_1 = params["head"]["dense_0"], params["head"]["dense_1"]
+        x = jnp.maximum(x.reshape(2, -1) @ dense_0["kernel"] + dense_0["bias"], 0)
+        return x @ dense_1["kernel"] + dense_1["bias"]
+
+    np.testing.assert_allclose(
+        jax.jit(functools.partial(model.apply, train=False))(variables, IMAGES),
+        written_out(variables["params"], IMAGES),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize(("norm", "has_bias"), [(BatchNorm, False), (nn.LayerNorm, True)])
 def test_a_bias_that_the_norm_removes_is_left_out(norm, has_bias):
-    params = init(models.ConvNet([4], [5, 2], norm=norm))["params"]
+    params = jax.eval_shape(lambda: init(models.ConvNet([4], [5, 2], norm=norm)))["params"]
     assert ("bias" in params["conv_0"]) == ("bias" in params["head"]["dense_0"]) == has_bias
 
 

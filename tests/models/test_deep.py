@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import variables_of
 
 from jaxdl.activations import leaky_relu
 from jaxdl.layers import BatchNorm, NoisyBatchNorm, PReLU, RReLU
@@ -78,7 +79,7 @@ def test_redundant_biases_are_left_out():
 
 
 def test_with_zero_last_scales_blocks_start_as_their_shortcuts():
-    model = ResNet(14, norm=BatchNorm, zero_last_scale=True)
+    model = ResNet(8, norm=BatchNorm, zero_last_scale=True)
     variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), IMAGES)
     params = variables["params"]
     changed = jax.tree_util.tree_map_with_path(
@@ -97,11 +98,7 @@ def test_with_zero_last_scales_blocks_start_as_their_shortcuts():
     ids=["resnet-8", "resnet-18", "vgg-11"],
 )
 def test_folded_equals_unfolded(model):
-    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), IMAGES)
-    _, updates = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))(
-        variables, IMAGES
-    )
-    variables = {**variables, **updates}
+    variables = variables_of(model, IMAGES)
     folded, without = fold(model, variables)
     expected = jax.jit(functools.partial(model.apply, train=False))(variables, IMAGES)
     got = jax.jit(functools.partial(folded.apply, train=False))(without, IMAGES)
@@ -111,7 +108,7 @@ def test_folded_equals_unfolded(model):
 
 def test_dropout_stands_before_the_outputs():
     model = ResNet(8, dropout_rate=0.5)
-    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), IMAGES)
+    variables = variables_of(model, IMAGES)
     apply = jax.jit(functools.partial(model.apply, train=True))
     one, other = (
         apply(variables, IMAGES, rngs={"dropout": jax.random.key(seed)}) for seed in (1, 2)
@@ -136,17 +133,17 @@ def test_every_layer_has_its_own_copy_of_an_activation_with_parameters(model, sl
 
 def test_an_activation_that_draws_does_so_in_training_only():
     model = ConvNet([4], [6, 3], activation=RReLU())
-    variables = model.init(jax.random.key(0), IMAGES, train=False)
+    variables = variables_of(model, IMAGES)
+    apply = jax.jit(functools.partial(model.apply, train=True))
     one, other = (
-        model.apply(variables, IMAGES, train=True, rngs={"dropout": jax.random.key(seed)})
-        for seed in (1, 2)
+        apply(variables, IMAGES, rngs={"dropout": jax.random.key(seed)}) for seed in (1, 2)
     )
     assert not np.allclose(one, other)
     middle = ConvNet([4], [6, 3], activation=functools.partial(leaky_relu, negative_slope=11 / 48))
     # The mean of U(1/8, 1/3); another program may order the same sums otherwise.
     np.testing.assert_allclose(
-        model.apply(variables, IMAGES, train=False),
-        middle.apply(variables, IMAGES, train=False),
+        jax.jit(functools.partial(model.apply, train=False))(variables, IMAGES),
+        jax.jit(functools.partial(middle.apply, train=False))(variables, IMAGES),
         rtol=1e-4,
         atol=1e-5,
     )

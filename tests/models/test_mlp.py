@@ -16,7 +16,7 @@ INPUTS = jax.random.normal(jax.random.key(1), (6, 2, 2, 1))
 
 
 def init(model):
-    return model.init(jax.random.key(0), INPUTS, train=False)
+    return jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), INPUTS)
 
 
 def test_equals_the_layers_written_out():
@@ -27,7 +27,8 @@ def test_equals_the_layers_written_out():
         parameters = variables["params"][f"dense_{layer}"]
         x = x @ np.asarray(parameters["kernel"], np.float64) + np.asarray(parameters["bias"])
         x = np.tanh(x) if layer < 2 else x
-    np.testing.assert_allclose(model.apply(variables, INPUTS, train=False), x, rtol=1e-5, atol=1e-6)
+    outputs = jax.jit(functools.partial(model.apply, train=False))(variables, INPUTS)
+    np.testing.assert_allclose(outputs, x, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_equals_the_layers_written_out():
     ],
 )
 def test_a_bias_that_the_norm_removes_is_left_out(norm, position, has_bias):
-    variables = init(models.MLP([5, 3], norm=norm, norm_position=position))
+    variables = jax.eval_shape(lambda: init(models.MLP([5, 3], norm=norm, norm_position=position)))
     assert ("bias" in variables["params"]["dense_0"]) == has_bias
     assert "bias" in variables["params"]["dense_1"]
 
@@ -51,18 +52,22 @@ def test_a_bias_that_the_norm_removes_is_left_out(norm, position, has_bias):
 def test_the_norm_stands_where_it_is_told(position):
     model = models.MLP([8, 3], norm=BatchNorm, norm_position=position)
     variables = init(model)
-    _, state = model.apply(
-        variables,
-        INPUTS,
-        train=True,
-        mutable=["batch_stats", "intermediates"],
-        capture_intermediates=lambda module, _: isinstance(module, BatchNorm),
-    )
-    (normed,) = state["intermediates"]["norm_0"]["__call__"]
+
+    @jax.jit
+    def apply(variables):
+        outputs, state = model.apply(
+            variables,
+            INPUTS,
+            train=True,
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=lambda module, _: isinstance(module, BatchNorm),
+        )
+        return outputs, state["intermediates"]["norm_0"]["__call__"]
+
+    outputs, (normed,) = apply(variables)
     np.testing.assert_allclose(normed.mean(0), 0, atol=1e-6)
     kernel, bias = variables["params"]["dense_1"]["kernel"], variables["params"]["dense_1"]["bias"]
     hidden = jax.nn.relu(normed) if position == "before" else normed
-    outputs = model.apply(variables, INPUTS, train=True, mutable=["batch_stats"])[0]
     np.testing.assert_allclose(outputs, hidden @ kernel + bias, rtol=1e-5, atol=1e-5)
 
 
@@ -92,8 +97,9 @@ def test_torch_initialisers_reach_each_layer_with_its_own_fan_in():
         kernel_init=initializers.torch_kernel(),
         bias_init=initializers.torch_bias,
     )
+    params = init(model)["params"]
     for layer, fan_in in enumerate([4, 400, 300]):
-        parameters = init(model)["params"][f"dense_{layer}"]
+        parameters = params[f"dense_{layer}"]
         bound = fan_in**-0.5
         for values in parameters.values():
             assert jnp.abs(values).max() <= bound

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from checkpointed import identity, same_bits, save_steps, tree_of
+from processes import environment
 
 from jaxdl.training import checkpoints
 from jaxdl.training.checkpoints.identity import identify
@@ -207,7 +208,7 @@ def start(action: str, *arguments: Any) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=environment(),
     )
 
 

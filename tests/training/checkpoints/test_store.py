@@ -1,7 +1,6 @@
 """A checkpoint gives back the bits it was given, or says why it does not."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from checkpointed import HISTORY, identity, same_bits, save_steps, tree_of
+from processes import environment
 
 from jaxdl import models
 from jaxdl.training import checkpoints, init_state
@@ -221,7 +221,7 @@ def test_two_processes_share_what_process_0_writes_and_reads(tmp_path: Path) -> 
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            env=environment(),
         )
         for index in range(2)
     ]

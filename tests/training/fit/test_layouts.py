@@ -1,6 +1,5 @@
 """Several devices and processes give the numbers of one: each in processes of its own."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from processes import STRICT_PYTHON, with_devices
 
 from jaxdl.training.fit import layouts
 
@@ -18,15 +18,10 @@ SCRIPT = Path(__file__).with_name("parallel_runs.py")
 TOLERANCE = 1e-5
 
 
-def with_devices(count):
-    flag = f"--xla_force_host_platform_device_count={count}"
-    return os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}
-
-
 @pytest.fixture(scope="module")
 def on_devices(tmp_path_factory):
     out = tmp_path_factory.mktemp("devices") / "runs.npz"
-    command = [sys.executable, "-W", "error", str(SCRIPT), "devices", str(out)]
+    command = [*STRICT_PYTHON, str(SCRIPT), "devices", str(out)]
     subprocess.run(command, check=True, env=with_devices(8), timeout=300)
     return dict(np.load(out))
 

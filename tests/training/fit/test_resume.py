@@ -1,7 +1,6 @@
 """A run that is killed or told to end, and started again, ends as one that never was."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import environment
 
 from jaxdl.training.checkpoints import on_disk
 
@@ -28,7 +28,7 @@ def start(compiled: Path, *arguments: Any) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | cache,
+        env=environment(**cache),
     )
 
 

@@ -1,15 +1,16 @@
 """A sweep's members are the solo runs, however they are cut, kept, resumed and spread."""
 
-import os
 import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import with_devices
 
 from jaxdl import losses, models, optimizers, training
 from jaxdl.training import order_key, sweep
@@ -17,6 +18,8 @@ from jaxdl.training.sweep import folder as sweep_folder
 from jaxdl.training.sweep import program as sweep_program
 
 xarray = pytest.importorskip("xarray")
+
+HERE = Path(__file__).parent
 
 EXAMPLES, FEATURES, BATCH = 24, 5, 8
 DRAW = np.random.default_rng(0)
@@ -384,16 +387,14 @@ def test_three_devices_in_another_process_go_on_with_the_same_sweep(finished_swe
     (folder / "group0-members0-2.npz").unlink()
     (folder / "group1-members3-5.npz").unlink()
     code = (
-        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        f"import sys; sys.path[:0] = {[str(HERE), str(HERE.parents[1])]}\n"
         "import jax, test_sweep as t\n"
         "assert jax.local_device_count() == 3\n"
         f"t.sweep(t.walk, t.OVER, static=['width'], seeds=4, folder={str(folder)!r})\n"
         f"whole = t.sweep(t.walk, t.OVER, static=['width'], seeds=4, shared_batches=False)\n"
         f"whole.loss.values.tofile({str(folder / 'loss')!r})\n"
     )
-    flags = "--xla_force_host_platform_device_count=3"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, env=with_devices(3))
     seen = computed(monkeypatch)
     again = sweep(walk, OVER, static=["width"], seeds=4, folder=folder)
     assert seen == []

@@ -312,9 +312,10 @@ def claims(results: Results) -> list[Claim]:
             lead = published(table, better) - published(table, worse)
             made.append(
                 about_mean(
-                    f"{sides[ahead][0].upper()}{sides[ahead][1:]} is ahead of {sides[behind]}, "
+                    f"{sides[ahead][0].upper()}{sides[ahead][1:]} {'are' if len(ahead) > 1 else 'is'} ahead "
+                    f"of {sides[behind]}, "
                     f"{'the reverse of' if reverse else 'as in'} CaffeNet (where "
-                    f"{sides[better]} leads by {lead:.1f}): points of test accuracy, {mean_of}",
+                    f"the lead of {sides[better]} is {lead:.1f}): points of test accuracy, {mean_of}",
                     by_seed(results, ahead) - by_seed(results, behind),
                     0.0,
                 )

@@ -310,11 +310,13 @@ def claims(results: Results) -> list[Claim]:
             reverse = bool(small and not agrees)
             ahead, behind = (worse, better) if reverse else (better, worse)
             lead = published(table, better) - published(table, worse)
+            verb = "are" if len(ahead) > 1 else "is"
             made.append(
                 about_mean(
-                    f"{sides[ahead][0].upper()}{sides[ahead][1:]} is ahead of {sides[behind]}, "
-                    f"{'the reverse of' if reverse else 'as in'} CaffeNet (where "
-                    f"{sides[better]} leads by {lead:.1f}): points of test accuracy, {mean_of}",
+                    f"{sides[ahead][0].upper()}{sides[ahead][1:]} {verb} ahead of "
+                    f"{sides[behind]}, {'the reverse of' if reverse else 'as in'} CaffeNet (where "
+                    f"the lead of {sides[better]} is {lead:.1f}): points of test accuracy, "
+                    f"{mean_of}",
                     by_seed(results, ahead) - by_seed(results, behind),
                     0.0,
                 )

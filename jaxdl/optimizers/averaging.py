@@ -11,8 +11,7 @@ from jaxdl.checks import require_decay
 
 
 class AverageState(NamedTuple):
-    """The updates seen, the number of values averaged, and the average (at first the
-    parameters)."""
+    """The updates seen, the values averaged, and the average (at first the parameters)."""
 
     step: Int[Array, ""]
     averaged: Int[Array, ""]

@@ -67,8 +67,8 @@ def plateau(
 
     PyTorch compares in float64. Here the difference of the two float32 metrics is exact and is
     compared with a threshold of 48 bits, so the decisions are the same. A difference within a
-    relative 2^-40 of the threshold counts as equal to it, and is no improvement. PyTorch's `best *
-    (1 - threshold)` rounds such a tie up or down.
+    relative 2^-40 of the threshold counts as equal to it, and is no improvement. PyTorch's
+    `best * (1 - threshold)` rounds such a tie up or down.
 
     Arguments:
         learning_rate: eta at the start, 0 or more.

@@ -152,7 +152,7 @@ def gelu(x: Float[Array, "..."], *, approximate: bool = False) -> Float[Array, "
 
     Arguments:
         x: any shape.
-        approximate: take the tanh form; the exact one is PyTorch's default, and not JAX's.
+        approximate: whether to take the tanh form, JAX's default; PyTorch's is the exact form.
 
     Source: Hendrycks and Gimpel (2016).
     """
@@ -230,13 +230,13 @@ def soft_shrink(x: Float[Array, "..."], *, threshold: float = 0.5) -> Float[Arra
 
 
 def softmax(x: Float[Array, "..."], *, axis: int = -1) -> Float[Array, "..."]:
-    r"""Probabilities along an axis; alone here it is not elementwise.
+    r"""Probabilities along an axis; the only function here that is not elementwise.
 
     $$f(x)_i = \frac{e^{x_i}}{\sum_j e^{x_j}}$$
 
     Arguments:
         x: any shape with at least one axis.
-        axis: the classes.
+        axis: the axis of the classes.
 
     Example:
         >>> softmax(jnp.zeros(4)).tolist()

@@ -1,4 +1,4 @@
-"""How a model is called, in one place: the mode, the random numbers, the collections that move."""
+"""How a model is called: the mode, the random numbers, the collections that change."""
 
 import contextlib
 import inspect
@@ -10,7 +10,7 @@ from jaxtyping import Array, Key
 
 
 def train_argument(model: nn.Module, train: bool) -> dict[str, Any]:
-    """The keyword `train` for models that name it, nothing for those that do not."""
+    """The keyword `train` for a model that takes it, else nothing."""
     named = "train" in inspect.signature(type(model).__call__).parameters
     return {"train": train} if named else {}
 
@@ -23,14 +23,14 @@ def call_model(
     train: bool,
     dropout_key: Key[Array, ""] | None = None,
 ) -> tuple[Any, Mapping[str, Any]]:
-    """The outputs of a model, and its `batch_stats` after the call where they may move.
+    """The outputs of a model, and its `batch_stats` after the call, if it has any.
 
     Arguments:
         model: a Linen module.
-        variables: {"params": ..., "batch_stats": ...}; left as they are.
+        variables: {"params": ..., "batch_stats": ...}; not changed.
         inputs: (batch, ...).
         train: whether dropout and the batch's own statistics are on.
-        dropout_key: of the dropout masks; a model that draws none needs no key.
+        dropout_key: the key of the dropout masks; a model without dropout needs none.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -52,11 +52,11 @@ def call_model(
 
 @contextlib.contextmanager
 def synchronized_norms(axis_name: str | None) -> Iterator[None]:
-    """Norms that keep running statistics take those of the whole batch, over the mapped axis.
+    """Let batch norms take the statistics of the whole batch, over the mapped axis.
 
-    Inside, a module that has the field `axis_name`, None, and holds `batch_stats` is called as if
-    the field were `axis_name`: a model need not be built anew to be mapped. The others, and all
-    of them for None, are left alone.
+    Inside the context, a module with `batch_stats` and the field `axis_name=None` is called as if
+    the field were this `axis_name`. So a model can be mapped without being built anew. Other
+    modules do not change. With `axis_name=None` no module changes.
 
     Example:
         >>> with synchronized_norms("devices"):
@@ -71,7 +71,7 @@ def synchronized_norms(axis_name: str | None) -> Iterator[None]:
     ) -> Any:
         module = context.module
         if getattr(module, "axis_name", axis_name) is None and module.variables.get("batch_stats"):
-            # `apply` calls a copy of the module, which ends with the call.
+            # `apply` calls a copy of the module, which lives only for the call.
             object.__setattr__(module, "axis_name", axis_name)
         return call(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Settings are refused where they are given, with the rule, what was received, and the fix."""
+"""Refuse bad settings where they are given, with the rule, the value received, and the fix."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ def is_traced(value: Any) -> bool:
 
 
 def require_finite(name: str, value: ArrayLike) -> None:
-    """Refuse a NaN or infinite setting; a traced one passes, its value being unknown."""
+    """Refuse a NaN or infinite setting; a traced one passes, because its value is unknown."""
     _require(name, value, "finite", math.isfinite)
 
 
@@ -40,7 +40,7 @@ def require_decay(name: str, value: Any) -> None:
 
 
 def require_at_least(least: int, **counts: int | None) -> None:
-    """Refuse counts below the least; None stands for a default.
+    """Refuse counts below `least`. None means the default.
 
     Example:
         >>> require_at_least(1, epochs=0)
@@ -75,7 +75,7 @@ def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def require_key(key: Any) -> None:
-    """Refuse what is not a single key of `jax.random.key`; a traced key passes.
+    """Refuse anything but a single key of `jax.random.key`; a traced key passes.
 
     Raises:
         TypeError: a seed, an old-style uint32 key, several keys.
@@ -92,10 +92,10 @@ def require_key(key: Any) -> None:
 
 
 def require_module(model: Any) -> None:
-    """Refuse what is no Linen module, such as a class that was not called.
+    """Refuse anything but a Linen module, e.g. a class that was not called.
 
     Raises:
-        TypeError: it is none.
+        TypeError: the model is no Linen module.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 
-# A program reads one line for each set.
+# Wide enough for one line per set, which a program can read.
 _PIPE_WIDTH = 1_000
 
 
@@ -68,7 +68,7 @@ def _list(arguments: argparse.Namespace) -> None:
     table = Table(title="Data sets", title_justify="left")
     for heading in ("name", "kind", "task", "examples", "shape"):
         table.add_column(heading, no_wrap=True)
-    # A path must stay whole, on as many lines as it takes.
+    # A path is shown whole, on several lines if needed.
     table.add_column("found", overflow="fold")
     for entry in available(data_dir=arguments.data_dir, raw_dir=arguments.raw_dir):
         shape = " x ".join(str(size) for size in entry.shape)

@@ -1,4 +1,4 @@
-"""How programs are compiled: with which options of the backend, and once for equal settings."""
+"""Compile programs with the right options for the backend, and once for equal settings."""
 
 import functools
 from collections.abc import Callable
@@ -13,31 +13,32 @@ KEPT = 64
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# XLA's CPU backend sends products, convolutions and reductions to YNNPACK where it can. On an
-# MLP's step of batch 100 Eigen's threaded product, the older path, is a tenth faster; whole AVX-512
-# vectors, where there are any, save 2 %.
+# XLA's CPU backend uses YNNPACK for products, convolutions and reductions where it can. For an
+# MLP's step of batch 100 Eigen's threaded product, the older path, is 10 % faster. Vectors of the
+# full AVX-512 width, if the CPU has them, save 2 %.
 YNN = "xla_cpu_experimental_ynn_fusion_type"
 CPU_COMPILER_OPTIONS = {YNN: "", "xla_cpu_prefer_vector_width": 512}
 
-# Eigen's gradient for a convolution's kernel takes a half to a third of YNNPACK's time. But sums
-# over the positions of many images, as batch norms need them, take ten times as long without
-# YNNPACK; over a batch of vectors they are faster without. The order of execution that needs the
-# least memory saves a tenth of ResNet-20's step, in pages that need not be fetched.
+# Eigen's gradient of a convolution kernel takes a half to a third of YNNPACK's time. But a batch
+# norm's sums over the positions of many images take ten times as long without YNNPACK. (Sums over a
+# batch of vectors are faster without it.) The execution order that needs the least memory saves a
+# tenth of ResNet-20's step, because it touches fewer pages.
 CPU_CONVOLUTION_OPTIONS = CPU_COMPILER_OPTIONS | {
     YNN: "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 }
 
-# The initial state is computed once: its compilation is all its cost, in seconds and memory.
-# Without optimisation, and without the emitters that take 45 MB to compile random numbers.
+# The initial state is computed once, so its cost is the compilation, in time and memory. It is
+# compiled without optimisation, and without the emitters, which take 45 MB for random numbers.
 CPU_INIT_OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 @functools.cache
 def compiler_options(*, convolutional: bool = False) -> dict[str, Any]:
-    """The options that `fit` compiles a step with; those of the backend that XLA's version knows.
+    """The options with which `fit` compiles a step, without those unknown to this version of XLA.
 
-    For a loop of one's own: on a CPU a convolutional step takes up to twice as long without.
+    Use them in a loop of your own: on a CPU a convolutional step takes up to twice as long without
+    them.
 
     Arguments:
         convolutional: whether the step has convolutions in it.
@@ -54,7 +55,7 @@ def compiler_options(*, convolutional: bool = False) -> dict[str, Any]:
 
 @functools.cache
 def init_options() -> dict[str, Any]:
-    """The same for the program that computes the initial state."""
+    """The options for the program that computes the initial state."""
     return _known_options(CPU_INIT_OPTIONS) if jax.default_backend() == "cpu" else {}
 
 
@@ -62,7 +63,7 @@ def loops_well(program: Any) -> bool:
     """False for a step with a convolution on a CPU: inside a loop it is 25 times slower there.
 
     Arguments:
-        program: what `jax.make_jaxpr` made of the step.
+        program: the result of `jax.make_jaxpr` for the step.
     """
     return jax.default_backend() != "cpu" or not holds_primitive(
         program.jaxpr, "conv_general_dilated"
@@ -70,13 +71,13 @@ def loops_well(program: Any) -> bool:
 
 
 def once_for_equal(build: Callable[P, R]) -> Callable[P, R]:
-    """`build`, whose results are kept: equal arguments give the same one, compiled once.
+    """Cache the results of `build`: equal arguments give the same result, compiled once.
 
-    Arguments that cannot be hashed, such as a model that holds a list, are built anew each time.
-    The results of the last 64 settings are kept.
+    The cache keeps the results of the last 64 settings. If an argument cannot be hashed, such as a
+    model that holds a list, the result is built anew.
 
     Arguments:
-        build: a pure function of its arguments, which makes compiled functions of them.
+        build: a pure function that returns compiled functions.
 
     Example:
         >>> jitted = once_for_equal(lambda power: jax.jit(lambda x: x**power))

@@ -1,4 +1,4 @@
-"""Files and folders: whole or not at all, one writer at a time, and whose they are."""
+"""Write files and folders whole or not at all, lock a folder, and check what it was made for."""
 
 import contextlib
 import errno
@@ -19,10 +19,10 @@ _STALE_SECONDS = 24 * 3600.0
 
 @contextlib.contextmanager
 def partial_folder(parent: Path) -> Iterator[Path]:
-    """Give a private folder in `parent`, gone at the end; `publish` moves what is whole out of it.
+    """Give a private folder in `parent`, removed at the end; `publish` moves finished files out.
 
-    A killed process leaves its folder behind. No reader looks at such a name, and the next
-    writer sweeps those whose process is gone, or, from another host, a day old.
+    A killed process leaves its folder behind. No reader looks at such a name. The next writer
+    removes a folder whose process is gone. A folder from another host is removed after a day.
     """
     parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(parent)
@@ -37,15 +37,15 @@ def partial_folder(parent: Path) -> Iterator[Path]:
 def publish(made: Path, destination: Path) -> None:
     """Move a finished file or folder to `destination`, replacing what is there.
 
-    Everything is synced to disk first, so that a name never outlives its content. Between
-    removing an old folder and naming the new one there is no folder, never half of one.
+    Everything is synced to disk first, so that a name never exists without its content. While an
+    old folder is replaced there is no folder for a moment, but never half of one.
     """
     for path in [*made.rglob("*"), made] if made.is_dir() else [made]:
         _sync(path)
     destination.parent.mkdir(parents=True, exist_ok=True)
     if destination.is_dir():
-        # A folder cannot be renamed over one that has files: the old one steps aside, into the
-        # private folder that is about to be removed.
+        # A folder cannot be renamed over one that has files. So first move the old one into the
+        # private folder, which is removed soon.
         os.replace(destination, made.with_name(made.name + ".old"))
     try:
         os.replace(made, destination)
@@ -64,13 +64,13 @@ def remove_leftovers(parent: Path) -> None:
 
 
 def lock(folder: Path) -> int:
-    """Take the folder, made if it is not there; the kernel gives it back when the process ends.
+    """Lock the folder, created if missing; the kernel unlocks it when the process ends.
 
     Returns:
-        A file descriptor; closing it gives the folder back.
+        A file descriptor; closing it unlocks the folder.
 
     Raises:
-        OSError: another run has taken it, or it cannot be written.
+        OSError: another run has locked it, or it cannot be written.
 
     Example:
         >>> import tempfile
@@ -110,12 +110,12 @@ def lock(folder: Path) -> int:
 def differences(
     stored: Mapping[str, Any], wanted: Mapping[str, Any], inside: str = ""
 ) -> list[str]:
-    """What a reader must know to see why two descriptions do not match, a line each.
+    """The differences between two descriptions, one line for each.
 
     Arguments:
-        stored: by name, what the folder was made for; mappings may hold mappings.
-        wanted: the same of who opens it now.
-        inside: what stands before each name.
+        stored: what the folder was made for, by name; mappings may hold mappings.
+        wanted: the same for the run that opens it now.
+        inside: a prefix for each name.
 
     Example:
         >>> differences({"a": "float32[2]", "b": 1}, {"a": "float32[3]", "c": 1})
@@ -143,7 +143,7 @@ def _short(value: Any) -> str:
 
 def _is_stale(folder: Path) -> bool:
     host, _, pid = folder.name.removeprefix(_PREFIX).rpartition("-")[0].rpartition("-")
-    # On other systems than POSIX, signal 0 is no harmless question.
+    # On POSIX signal 0 is a harmless question; on other systems it is not.
     if host == socket.gethostname() and pid.isdigit() and os.name == "posix":
         try:
             os.kill(int(pid), 0)

@@ -22,7 +22,7 @@ def inner_programs(equation: JaxprEqn) -> list[Jaxpr]:
 
 
 def equations(program: Jaxpr) -> Iterator[JaxprEqn]:
-    """Every equation, followed by those of the programs that it holds."""
+    """Every equation, followed by the equations of its inner programs."""
     for equation in program.eqns:
         yield equation
         for inner in inner_programs(equation):
@@ -54,27 +54,27 @@ def makers(program: Jaxpr) -> dict[Var, int]:
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of the program: what it reads, what it gives to later pieces, and itself."""
+    """A piece of a program: what it reads, what it gives to later pieces, and its code."""
 
     reads: tuple[Var, ...]
     gives: tuple[Var, ...]
     program: Jaxpr
 
     def run(self, values: Sequence[Any]) -> list[Any]:
-        """The given values from the read ones."""
+        """Compute the values it gives from the values it reads."""
         given: list[Any] = jaxpr_as_fun(ClosedJaxpr(self.program, ()))(*values)
         return given
 
 
 def cut(program: Jaxpr, after: Sequence[Var], outputs: Sequence[Any]) -> tuple[Segment, ...]:
-    """The program in pieces, one up to each variable and one to the end.
+    """Cut a program into pieces, one up to each variable and one to the end.
 
-    What neither these variables nor the outputs depend on is left out.
+    Equations that neither these variables nor the outputs depend on are left out.
 
     Arguments:
         program: straight-line at the outer level.
         after: the variables, in the order in which the program makes them.
-        outputs: the atoms that are wanted at the end.
+        outputs: the atoms needed at the end.
     """
     made_by = makers(program)
     bounds = [0, *(made_by[variable] + 1 for variable in after), len(program.eqns)]

@@ -2,7 +2,7 @@ r"""Per-example losses: `loss(outputs, targets) -> (batch,)`; the step takes the
 
 Several outputs of one example are averaged. Shapes must agree exactly: (batch,) targets against
 (batch, 1) outputs would broadcast to (batch, batch), so they are refused. Half-precision outputs
-are raised to float32 first.
+are cast to float32 first.
 """
 
 import jax
@@ -25,8 +25,8 @@ def cross_entropy(
 
     Arguments:
         outputs: logits (batch, ..., classes).
-        targets: integer labels (batch, ...), or probabilities (batch, ..., classes), one-hot
-            among them. A label outside [0, classes) gives NaN.
+        targets: integer labels (batch, ...), or probabilities (batch, ..., classes), e.g. one-hot.
+            A label outside [0, classes) gives NaN.
         label_smoothing: s in [0, 1), spread over all K classes as in PyTorch.
 
     Raises:
@@ -46,7 +46,7 @@ def cross_entropy(
     if holds_labels(outputs, targets):
         labels = targets.astype(jnp.promote_types(targets.dtype, jnp.int32))
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-        # A gather would wrap -1 to the last class without a word.
+        # A gather would silently wrap -1 to the last class.
         loss = jnp.where((labels >= 0) & (labels < outputs.shape[-1]), loss, jnp.nan)
     else:
         loss = optax.losses.safe_softmax_cross_entropy(logits, targets.astype(logits.dtype))
@@ -85,12 +85,7 @@ def mean_absolute_error(
 
     $$\ell = \frac{1}{m} \sum_i |o_i - t_i|$$
 
-    Arguments:
-        outputs: predictions (batch, ...).
-        targets: values of exactly the same shape.
-
-    Raises:
-        ValueError: shapes that differ.
+    Arguments and errors: as in `mean_squared_error`.
 
     Example:
         >>> mean_absolute_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 0.0]])).tolist()
@@ -112,8 +107,7 @@ def huber(
       \end{cases}, \qquad e = o - t$$
 
     Arguments:
-        outputs: predictions (batch, ...).
-        targets: values of exactly the same shape.
+        outputs, targets: as in `mean_squared_error`.
         delta: the error at which the two meet, positive, in the units of the targets.
 
     Raises:

@@ -12,12 +12,12 @@ from jaxdl.losses import holds_labels, mean_squared_error
 def accuracy(
     outputs: Float[Array, "batch ..."], targets: Shaped[Array, "..."]
 ) -> Float[Array, " batch"]:
-    """1 where the largest output is the target's class, 0 elsewhere; of a tie, the first counts.
+    """1 where the largest output is the target's class, 0 elsewhere; in a tie the first counts.
 
     Arguments:
         outputs: logits or probabilities (batch, ..., classes).
-        targets: integer labels (batch, ...), or one value for each class (batch, ..., classes),
-            the largest naming the class.
+        targets: integer labels (batch, ...), or one value for each class (batch, ..., classes), of
+            which the largest is the class.
 
     Raises:
         ValueError: shapes that do not agree, labels that are no integers.
@@ -35,12 +35,12 @@ def top_k(
 ) -> Float[Array, " batch"]:
     """1 where the target's class is among the k largest outputs, 0 elsewhere.
 
-    Of a tie the lower class counts as larger, so that k=1 is `accuracy`.
+    In a tie the lower class counts as larger, so k=1 is `accuracy`.
 
     Arguments:
         outputs: logits or probabilities (batch, ..., classes).
         targets: as for `accuracy`.
-        k: how many classes count, from 1 to their number.
+        k: the number of classes that count, from 1 to all.
 
     Raises:
         ValueError: k out of range; as for `accuracy`.

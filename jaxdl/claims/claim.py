@@ -1,4 +1,4 @@
-"""A statement, the number that was measured for it, and what follows: one of three verdicts."""
+"""A claim: a statement, the number measured for it, and one of three verdicts."""
 
 import math
 from collections.abc import Iterable
@@ -10,26 +10,28 @@ Verdict = Literal["holds", "undecided", "refuted"]
 Ends = tuple[SupportsFloat, SupportsFloat]
 
 CHANCE = 1e-4
-"""How likely chance may refute one claim that is true. Three hundred of them make 3 %."""
+"""The probability that chance refutes a true claim. Three hundred claims make 3 %."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement that is true where `low <= the true number <= high`.
+    """A statement that is true if `low <= the true number <= high`.
 
-    What is drawn at random is known up to an interval only. A claim holds where the whole
-    `interval` lies in the band. It is refuted where the whole wider interval, `surely`, lies
-    outside. In between this many runs cannot tell, and it is undecided. What is not drawn has no
-    intervals: the number itself decides.
+    A number from random draws is known only up to an interval. A claim holds if the whole
+    `interval` lies in the band from low to high. It is refuted if the whole wider interval,
+    `surely`, lies outside. Otherwise the runs are too few to tell, and it is undecided. A number
+    without random draws has no intervals: the number itself decides.
 
     Attributes:
-        text: what it means, for a student; then what was measured, its unit and its source.
+        text: what the claim means, for a student; then what was measured, its unit and its source.
         measured: the number that this run found; NaN is refuted.
         low: the least value for which the statement is true; -inf for no bound.
-        high: the greatest; inf for no bound.
-        interval: where the true number lies, 95 times in 100; None where nothing is drawn.
-        surely: where it lies but for `chance`: the end on the band's side counts.
-        chance: how likely chance refutes the claim though it is true.
+        high: the greatest such value; inf for no bound.
+        interval: the interval that contains the true number 95 times in 100; None without random
+            draws.
+        surely: a wider interval; the true number lies beyond its end on the band's side with
+            probability `chance`.
+        chance: the probability that chance refutes the claim though it is true.
 
     Example:
         >>> Claim("a lead", 1.0, 0.0, math.inf, interval=(-0.5, 2.5), surely=(-3, 5)).verdict
@@ -56,7 +58,7 @@ class Claim:
 
     @property
     def verdict(self) -> Verdict:
-        """What the measurement says: "holds", "undecided" or "refuted"."""
+        """The verdict: "holds", "undecided" or "refuted"."""
         low, high = float(self.low), float(self.high)
         near, far = self._ends(self.interval), self._ends(self.surely)
         if math.isnan(near[0]):
@@ -81,7 +83,7 @@ class Claim:
 
     @property
     def number(self) -> str:
-        """What was measured, with the ends of its interval.
+        """The measured number, with the ends of its interval.
 
         Example:
             >>> Claim("a lead", 1.0, 0.0, math.inf, interval=(0.5, 1.5), surely=(0, 2)).number
@@ -103,7 +105,7 @@ class Claim:
 
 
 def chance_of_all(claims: Iterable[Claim]) -> float:
-    """A bound on how likely chance refutes any of these claims though all of them are true.
+    """A bound on the probability that chance refutes any of these claims though all are true.
 
     Example:
         >>> chance_of_all([Claim("exact", 1.0, 1.0, 1.0)] * 3)

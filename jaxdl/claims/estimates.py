@@ -1,4 +1,4 @@
-"""Claims about what is drawn at random: means, shares and quantiles over independent runs."""
+"""Claims about random runs: means, shares and quantiles over independent runs."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple, SupportsFloat, SupportsInt
@@ -24,9 +24,9 @@ def interval(values: ArrayLike, axis: int = 0, *, level: float = LEVEL) -> Estim
     $$\bar{x} \pm t_{n-1}\, s / \sqrt{n}$$
 
     Arguments:
-        values: one number a run along `axis`; at least 2 runs.
-        axis: that of the runs.
-        level: how often the interval holds the true mean.
+        values: one number per run along `axis`; at least 2 runs.
+        axis: the axis of the runs.
+        level: the probability that the interval contains the true mean.
 
     Raises:
         ValueError: fewer than 2 runs, which show no spread.
@@ -52,14 +52,14 @@ def about_mean(
     *,
     chance: float = CHANCE,
 ) -> Claim:
-    """The mean over all possible runs lies in the band; known from these runs, by Student's t.
+    """Claim that the mean over all possible runs lies in the band; by Student's t.
 
     Arguments:
-        text: what is said.
-        values: one number a run, (runs,); 3 or more.
+        text: the statement.
+        values: one number per run, (runs,); 3 or more.
         low: the least value for which the statement is true.
-        high: the greatest.
-        chance: how likely chance may refute it though it is true.
+        high: the greatest such value.
+        chance: the probability that chance refutes it though it is true.
 
     Example:
         >>> about_mean("a lead", [1.0, 1.2, 1.1, 0.9], low=0).verdict
@@ -78,9 +78,9 @@ def about_means(
     *,
     chance: float = CHANCE,
 ) -> Claim:
-    """All of several means over all possible runs lie in the band (Bonferroni).
+    """Claim that several means over all possible runs all lie in the band (Bonferroni).
 
-    The claim shows the mean that decides: one that is refuted, else the one whose interval
+    The claim shows the mean that decides. This is a refuted mean, else the mean whose interval
     reaches farthest out of the band, or comes nearest to its end.
 
     Arguments:
@@ -156,20 +156,20 @@ def as_before(
     comparisons: int = 1,
     chance: float = CHANCE,
 ) -> Claim:
-    r"""The mean over these runs is that of earlier ones, from other seeds, up to chance.
+    r"""Claim that the mean over these runs is that of earlier runs with other seeds, up to chance.
 
     $$|\bar{x} - \mu_0| \le t_{n_0-1}\, s_0 \sqrt{1/n_0 + 1/n}$$
 
-    with n_0 earlier runs of mean mu_0 and standard deviation s_0. It holds within the band of 99
-    of 100 repetitions, and is refuted beyond the band that chance alone leaves with the
+    with n_0 earlier runs of mean mu_0 and standard deviation s_0. The claim holds in the band in
+    which 99 of 100 repetitions lie. It is refuted outside the band that chance leaves with the
     probability `chance`.
 
     Arguments:
-        values: one number a run, (runs,).
-        mean: that of the earlier runs.
+        values: one number per run, (runs,).
+        mean: the mean of the earlier runs.
         deviation: their standard deviation, n - 1 in the denominator.
-        over: how many they were.
-        comparisons: claims of this kind that stand together (Bonferroni).
+        over: the number of earlier runs.
+        comparisons: the number of such claims that are tested together (Bonferroni).
         text, chance: as in `about_mean`.
 
     Example:
@@ -193,11 +193,11 @@ def about_share(
     *,
     chance: float = CHANCE,
 ) -> Claim:
-    """The probability that a run is a hit lies in the band; by Clopper and Pearson's interval.
+    """Claim that the probability of a hit lies in the band; by Clopper and Pearson's interval.
 
     Arguments:
-        hits: runs that were.
-        runs: all of them.
+        hits: the number of runs that were hits.
+        runs: the number of all runs.
         text, low, high, chance: as in `about_mean`.
 
     Example:
@@ -218,11 +218,11 @@ def about_quantile(
     *,
     chance: float = CHANCE,
 ) -> Claim:
-    """A quantile over all possible runs lies in the band; by order statistics, for any law.
+    """Claim that a quantile over all possible runs lies in the band; by order statistics.
 
     Arguments:
-        values: one number a run, (runs,).
-        share: of the runs below the quantile, in (0, 1); 0.5 is the median.
+        values: one number per run, (runs,).
+        share: the share of runs below the quantile, in (0, 1); 0.5 is the median.
         text, low, high, chance: as in `about_mean`.
 
     Example:
@@ -254,7 +254,7 @@ def _binomial(hits: int, runs: int, tail: float) -> tuple[float, float]:
 
 
 def _ranks(ordered: np.ndarray, share: float, tail: float) -> tuple[float, float]:
-    """The order statistics between which the quantile lies; infinite where there are too few."""
+    """The order statistics between which the quantile lies; infinite if there are too few runs."""
     from scipy.stats import binom
 
     runs = len(ordered)

@@ -1,4 +1,4 @@
-"""Data sets: found, read, checked, split, scaled, augmented, streamed."""
+"""Data sets: find, read, check, split, scale, augment and stream them."""
 
 from jaxdl.data import augmentation
 from jaxdl.data.preprocessing import Scaler, image_statistics, normalize_images, standardize

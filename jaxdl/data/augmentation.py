@@ -1,10 +1,10 @@
 """Random crops, flips and occlusions of a batch of images, on the device, from one key.
 
-Example i of a batch takes the i-th of its function's draws, and with JAX's default generator
-(threefry, partitionable) that draw depends on the key and on i alone. So under `jit` an example's
-result is the same however the batch is laid out over devices, and so is that of a smaller last
-batch. Where each device is given its own part and the same key (`pmap`, `shard_map`), fold
-`jax.lax.axis_index` into the key, else the parts repeat each other's draws.
+Example i of a batch uses the i-th draw. With JAX's default generator (threefry, partitionable) this
+draw depends on the key and on i only. So under `jit` an example's result does not depend on the
+layout over devices, or on the size of the batch. If each device has its own part and the same key
+(`pmap`, `shard_map`), fold `jax.lax.axis_index` into the key. Otherwise the parts repeat the same
+draws.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ def random_crop(
     padding: int = 4,
     mode: Literal["zeros", "reflect"] = "zeros",
 ) -> Shaped[Array, "batch height width channels"]:
-    r"""Pad each image on its four sides and cut the old size out at a random place.
+    r"""Pad each image on its four sides, and cut out the old size at a random place.
 
     $$y_{hw} = x_{h + u - p,\; w + v - p}, \quad u, v \sim \mathcal{U}\{0, \dots, 2p\}$$
 
@@ -37,10 +37,10 @@ def random_crop(
         key: from `jax.random.key`.
         images: (batch, height, width, channels) of any dtype, which is kept.
         padding: p, pixels, less than the height and the width.
-        mode: what the padding holds: "zeros", or the image mirrored without repeating its edge.
+        mode: "zeros", or "reflect": the image mirrored at its edge, without repeating the edge.
 
     Raises:
-        ValueError: images of another shape, a padding or mode that is not one of the above.
+        ValueError: images of another shape, or another padding or mode.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -73,8 +73,7 @@ def random_flip(
     """Mirror each image left to right with the given probability.
 
     Arguments:
-        key: from `jax.random.key`.
-        images: (batch, height, width, channels) of any dtype, which is kept.
+        key, images: as in `random_crop`.
         probability: in [0, 1].
 
     Raises:
@@ -102,20 +101,19 @@ def cutout(
     size: int = 8,
     value: float | Sequence[float] = 0.0,
 ) -> Shaped[Array, "batch height width channels"]:
-    r"""Fill one square of each image; its centre is any pixel, so it may hang over the edge.
+    r"""Fill one square of each image. Its centre is any pixel, so it may overlap the edge.
 
     $$y_{hw} = c \;\text{ where }\; 0 \le h - a + \lfloor s/2 \rfloor < s \;\text{ and }\;
     0 \le w - b + \lfloor s/2 \rfloor < s, \quad a \sim \mathcal{U}\{0, \dots, H - 1\},\;
     b \sim \mathcal{U}\{0, \dots, W - 1\}$$
 
-    and x elsewhere. The paper fills normalised images with 0, which is their mean: on images as
-    stored, pass the mean as `value`.
+    and x elsewhere. The paper fills normalised images with 0, their mean. For images as stored,
+    pass the mean as `value`.
 
     Arguments:
-        key: from `jax.random.key`.
-        images: (batch, height, width, channels) of any dtype, which is kept.
+        key, images: as in `random_crop`.
         size: s, pixels, at least 1 and at most the height and the width.
-        value: c, one number or one a channel, which the images' dtype can hold.
+        value: c, one number or one per channel, which the images' dtype can hold.
 
     Raises:
         ValueError: images of another shape, a size that does not fit them, or a value of another
@@ -148,7 +146,7 @@ def cutout(
 
 
 def compose(*augmentations: Augmentation) -> Augmentation:
-    """One augmentation that applies several in turn, each with a key of its own.
+    """Combine augmentations into one that applies them in turn, each with its own key.
 
     Arguments:
         augmentations: functions (key, images) -> images; `functools.partial` sets their options.

@@ -25,7 +25,7 @@ _CHUNK = 1_000
 
 
 def find_prepared(data_dir: Path, files: FileSet) -> Path | None:
-    """The newest array_record copy of the set in `data_dir`, by whomever it was written."""
+    """The newest array_record copy of the set in `data_dir`, whoever wrote it."""
     copies = [
         info.parent
         for info in (data_dir / files.name).glob(f"*/{_INFO}")
@@ -45,7 +45,7 @@ def write_prepared(data_dir: Path, files: FileSet, dataset: Dataset) -> Path:
     folder = data_dir / files.name / files.version
     with partial_folder(data_dir) as partial, progress_bars():
         builder = _builder_class(files, dataset)(data_dir=os.fspath(partial), file_format=_FORMAT)
-        # Its two lines on standard output would mix with the caller's.
+        # It prints two lines on standard output, which would mix with the caller's.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
@@ -62,7 +62,7 @@ def read_prepared(folder: Path, files: FileSet) -> Dataset:
     tensorflow-datasets' own builders store their records in a shuffled order.
 
     Raises:
-        DataError: a copy that cannot be read, or is of another set.
+        DataError: the copy cannot be read, or is of another set.
     """
     import tensorflow_datasets as tfds
 
@@ -75,13 +75,13 @@ def read_prepared(folder: Path, files: FileSet) -> Dataset:
                 f"images must be {files.shape} of the classes {files.classes}, "
                 f"got {image.shape} of {tuple(label.names)}"
             )
-        # Decoding below takes two thirds of the time that the data source's own takes.
+        # Our own decoding takes two thirds of the data source's time.
         decoders = {"image": tfds.decode.SkipDecoding()}
         train, test = (
             _decode(builder.as_data_source(split, decoders=decoders), files.shape)
             for split in ("train", "test")
         )
-    except Exception as error:  # array_record raises whatever the damage makes it raise
+    except Exception as error:  # array_record raises many kinds of error
         raise DataError(
             f"{folder}: the copy must be readable by tensorflow-datasets, got {error}; {fix}"
         ) from error
@@ -114,7 +114,7 @@ def _decode(source: Any, shape: tuple[int, ...]) -> Arrays:
 def _encode(pixels: np.ndarray) -> io.BytesIO:
     from PIL import Image
 
-    # Pillow's grey images have no axis for their one channel.
+    # Pillow's grey images have no channel axis.
     grey = pixels.shape[-1] == 1
     png = io.BytesIO()
     Image.fromarray(pixels[..., 0] if grey else pixels).save(png, "PNG")
@@ -123,7 +123,7 @@ def _encode(pixels: np.ndarray) -> io.BytesIO:
 
 
 def _builder_class(files: FileSet, dataset: Dataset) -> Any:
-    """A builder of `dataset`, made here so that importing this module imports no other."""
+    """A builder of `dataset`, made here so that importing this module stays cheap."""
     import tensorflow_datasets as tfds
 
     base: Any = tfds.core.GeneratorBasedBuilder

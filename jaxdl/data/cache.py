@@ -18,15 +18,15 @@ logger = logging.getLogger("jaxdl.data")
 _RECORD = "dataset.json"
 _FORMAT = 1
 _PARTS = ("train", "test")
-# Bytes, of a buffer that XLA takes on a CPU without a copy.
+# XLA uses a buffer with this alignment, in bytes, on a CPU without a copy.
 _ALIGNMENT = 64
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
     """A digest of the files' names, sizes and modification times (nanoseconds), not of content.
 
-    It is enough to notice a file that was replaced, and costs no reading; a change of content
-    that keeps the size and sets the old time back goes unseen.
+    It notices a replaced file without reading it. It does not notice new content with the old size
+    and the old time.
     """
     digest = hashlib.sha256()
     for path in sorted(paths):
@@ -40,8 +40,8 @@ def write_cache(folder: Path, dataset: Dataset, *, source: str, verified: bool) 
 
     Arguments:
         folder: where the copy goes.
-        dataset: with train and perhaps test; nothing cut by the user.
-        source: `fingerprint` of the files it was decoded from.
+        dataset: the published train split, and test if there is one.
+        source: the `fingerprint` of the files it was decoded from.
         verified: whether those files were the published ones.
 
     Raises:
@@ -72,12 +72,12 @@ def write_cache(folder: Path, dataset: Dataset, *, source: str, verified: bool) 
 
 
 def read_cache(folder: Path, *, source: str | None) -> Dataset | None:
-    """Read the copy in `folder`, or None where there is none for `source`, or a damaged one.
+    """Read the copy in `folder`; None if there is none for `source`, or if it is damaged.
 
-    The arrays are read into memory, and are the caller's own: writing to them changes no file.
+    The arrays are read into memory and belong to the caller: writing to them changes no file.
 
     Arguments:
-        folder: as given to `write_cache`.
+        folder: as in `write_cache`.
         source: the `fingerprint` that the copy must come from; None takes any.
     """
     remove_leftovers(folder.parent)
@@ -129,7 +129,7 @@ def _load(folder: Path, name: str, described: dict[str, Any]) -> np.ndarray:
 
 
 def _read_aligned(path: Path) -> np.ndarray:
-    """`np.load`, into memory that a CPU device can use as it is instead of copying it."""
+    """`np.load` into memory that a CPU device can use without a copy."""
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     buffer = np.empty(mapped.nbytes + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT

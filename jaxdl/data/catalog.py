@@ -1,4 +1,4 @@
-"""The sets that come as files: what they hold, who publishes them, and where."""
+"""The sets that come as files: their contents, and where they are published."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ class FileSet:
     """A set that is read from files.
 
     Arguments:
-        name: the name `load` and tensorflow-datasets know it by.
-        description: one sentence.
+        name: the name in `load` and in tensorflow-datasets.
+        description: a sentence about the set.
         version: the version under which tensorflow-datasets stores it.
-        shape: (height, width, channels), of each image.
+        shape: (height, width, channels) of each image.
         classes: the names of labels 0, 1, ...
-        examples: published images, (train, test).
+        examples: the numbers of published images, (train, test).
         published: the files of the release.
-        locate: finds raw files in a folder, or raises `DataError`.
-        read: reads what `locate` found into (train, test).
+        locate: (folder) -> its raw files by name; may raise `DataError`.
+        read: (files from `locate`, number of classes, shape) -> [train, test].
         system_folders: where a system's package puts the raw files.
     """
 
@@ -54,7 +54,7 @@ def _idx_release(
     )
 
 
-# Sizes and digests as tensorflow-datasets 4.9.10 lists them in its url_checksums.
+# Sizes and digests are those in the url_checksums of tensorflow-datasets 4.9.10.
 FASHION_MNIST = FileSet(
     name="fashion_mnist",
     description="Fashion-MNIST: grey photographs of clothes (Xiao, Rasul and Vollgraf, 2017).",

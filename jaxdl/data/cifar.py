@@ -21,7 +21,7 @@ def locate_cifar10(folder: Path) -> dict[str, Path]:
     """Find the release in `folder`: its extracted folder, its files, or its archive, in this order.
 
     Raises:
-        DataError: none of them, or a folder that lacks one of the six files.
+        DataError: none of them is there, or the folder lacks one of the six files.
     """
     for place in (folder / CIFAR_FOLDER, folder):
         present = [name for name in CIFAR_FILES if (place / name).is_file()]
@@ -50,10 +50,11 @@ def read_cifar10_set(
     Arguments:
         files: the archive by `CIFAR_ARCHIVE`, or the six paths by the names in `CIFAR_FILES`.
         classes: labels must be in 0..classes-1.
-        shape: (height, width, channels), of each image.
+        shape: (height, width, channels) of each image.
 
     Raises:
-        DataError: a damaged file or archive, or an archive with a member that has no place in it.
+        DataError: a file or the archive is damaged, or the archive has a member that is not
+            allowed.
     """
     if CIFAR_ARCHIVE in files:
         batches = _read_archive(files[CIFAR_ARCHIVE], classes, shape)
@@ -91,10 +92,10 @@ def _decode(content: bytes, where: str, classes: int, shape: tuple[int, ...]) ->
 
 
 def _read_archive(archive: Path, classes: int, shape: tuple[int, ...]) -> dict[str, Arrays]:
-    """Decode the members in memory: nothing is extracted, so nothing can be written elsewhere."""
+    """Decode the members in memory. Nothing is extracted, so no file can be overwritten."""
     batches = {}
     try:
-        # tarfile's own gzip reader skips the checksum at the end; gzip's does not.
+        # gzip checks the checksum at the end; tarfile's own reader skips it.
         with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
                 _check_member(member, archive)

@@ -1,4 +1,4 @@
-"""Fetching a release's files through tensorflow-datasets' download manager."""
+"""Download a release's files with tensorflow-datasets' download manager."""
 
 import contextlib
 import logging
@@ -19,17 +19,17 @@ _CONNECT_SECONDS = 10.0
 
 
 def download(resources: Sequence[Published], folder: Path) -> None:
-    """Bring every file to `folder` under its published name, verified by size and sha256.
+    """Download every file to `folder` under its published name, and check its size and sha256.
 
-    A file that is there already is hashed again, and fetched again if it differs. A file gets
-    its name only once it is whole, so that a broken run leaves none to be mistaken for it.
+    An existing file is hashed again, and fetched again if it differs. A file gets its name only
+    when it is whole, so a broken download is never mistaken for it.
 
     Arguments:
         resources: the files of a release.
         folder: where they go.
 
     Raises:
-        DataError: a file that cannot be fetched, or is not the published one.
+        DataError: a file cannot be fetched, or is not the published one.
     """
     wanted = [resource for resource in resources if not _is_there(resource, folder)]
     if not wanted:
@@ -45,7 +45,7 @@ def download(resources: Sequence[Published], folder: Path) -> None:
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[None]:
-    """Leave tensorflow-datasets' progress bars on for a terminal alone."""
+    """Show tensorflow-datasets' progress bars on a terminal only."""
     from tensorflow_datasets.core.utils import tqdm_utils
 
     before = tqdm_utils._active  # there is no public way to ask
@@ -85,7 +85,7 @@ def _fetch(resource: Published, partial: Path) -> Path:
     except (
         tfds.download.DownloadError,
         tfds.core.download.download_manager.NonMatchingChecksumError,
-        OSError,  # the network's errors and a full disk alike
+        OSError,  # a network error or a full disk
     ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
@@ -97,9 +97,9 @@ def _fetch(resource: Published, partial: Path) -> Path:
 
 
 def _check_reachable(url: str) -> None:
-    """Fail in seconds where there is no network: the manager retries for minutes first."""
+    """Fail in seconds if there is no network; the manager would retry for minutes."""
     parts = urllib.parse.urlsplit(url)
     if parts.hostname is None or urllib.request.getproxies():
-        return  # a proxy makes the connection: whether it can, only it knows
+        return  # a proxy makes the connection, and only it knows whether it can
     port = parts.port or (443 if parts.scheme == "https" else 80)
     socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()

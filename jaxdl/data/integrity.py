@@ -1,4 +1,4 @@
-"""What `load` refuses: values that no honest copy of a data set holds."""
+"""Refuse values that no good copy of a data set holds."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ from jaxdl.data.types import Arrays, DataError, Dataset
 
 
 def check_dataset(dataset: Dataset, origin: str) -> Dataset:
-    """Return `dataset` untouched, or refuse it.
+    """Return `dataset` unchanged, or refuse it.
 
     Arguments:
         dataset: any data set.
-        origin: the file, folder or package it was read from, for the message.
+        origin: the file, folder or package of the data set, for the message.
 
     Raises:
         DataError: no examples, inputs and targets of different length, NaN or infinite values,
@@ -32,7 +32,7 @@ def check_dataset(dataset: Dataset, origin: str) -> Dataset:
 
 
 def check_labels(labels: np.ndarray, classes: int, where: str) -> None:
-    """Refuse labels outside 0..classes-1, naming the first; `where` starts the message."""
+    """Refuse labels outside 0..classes-1 and name the first; `where` starts the message."""
     outside = (labels < 0) | (labels >= classes)
     if outside.any():
         raise DataError(

@@ -1,4 +1,4 @@
-"""Scaling inputs by statistics of the training split alone."""
+"""Scale inputs by statistics of the training split only."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +18,8 @@ class Scaler:
     r"""Shift and scale each feature: $z = (x - \mu) / \sigma$.
 
     Arguments:
-        mean: of each feature, in the feature's units, float64.
-        std: of each feature, in the feature's units, float64, positive.
+        mean: the mean of each feature, in its units, float64.
+        std: the standard deviation of each feature, in its units, float64, positive.
 
     Example:
         >>> import numpy as np
@@ -48,16 +48,17 @@ def standardize(dataset: Dataset, *, targets: bool = False) -> tuple[Dataset, Sc
     $$z = \frac{x - \mu}{\sigma}, \quad \mu = \frac{1}{n} \sum_i x_i, \quad
     \sigma^2 = \frac{1}{n} \sum_i (x_i - \mu)^2$$
 
-    The sums run in float64 over the training examples; the same mu and sigma scale the other
-    splits. Call twice, with `targets=True` the second time, to scale both sides.
+    The sums run in float64 over the training examples. The same mu and sigma scale the other
+    splits. To scale inputs and targets, call it twice, the second time with `targets=True`.
 
     Arguments:
-        dataset: already cut by `split`, else what is cut later has been looked at.
-        targets: scale the targets INSTEAD of the inputs; regression only.
+        dataset: already cut by `split`. Otherwise the statistics would see the later validation and
+            test examples.
+        targets: whether to scale the targets INSTEAD of the inputs; regression only.
 
     Raises:
-        ValueError: values that are no finite floats, labels, or a feature that is constant over the
-            training split.
+        ValueError: values that are not finite floats, labels, or a feature that is constant over
+            the training split.
 
     Example:
         >>> import jax
@@ -110,8 +111,8 @@ def image_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     $$\mu_c = \frac{1}{255 N} \sum_k k\, n_{ck}, \quad \sigma_c^2 = \frac{1}{255^2 N} \sum_k k^2
     n_{ck} - \mu_c^2$$
 
-    For uint8, from the histogram n_ck of level k in channel c: the sums are exact integers, and
-    no copy of the images is made. Floats are taken as they are, in two passes of float64.
+    For uint8, n_ck is the histogram: how often channel c has level k. Its sums are exact integers,
+    and the images are not copied. Floats take two passes in float64.
 
     Arguments:
         images: (n, height, width, channels), uint8 or floats in [0, 1].
@@ -148,17 +149,17 @@ def image_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def normalize_images(
     mean: float | Sequence[float] | np.ndarray, std: float | Sequence[float] | np.ndarray
 ) -> Callable[[Array], Float[Array, "batch height width channels"]]:
-    r"""A pure function that gives images channels of mean 0 and variance 1: `fit(preprocess=...)`.
+    r"""A function for `fit(preprocess=...)`: it gives image channels mean 0 and variance 1.
 
     $$z_c = \frac{x_c - \mu_c}{\sigma_c}$$, with x divided by 255 first where it is uint8.
 
     Arguments:
-        mean: of each channel in units of [0, 1], as `image_statistics` gives it.
-        std: of each channel in units of [0, 1], positive.
+        mean: the mean of each channel in units of [0, 1], from `image_statistics`.
+        std: the standard deviation of each channel in units of [0, 1], positive.
 
     Raises:
-        ValueError: statistics that are not finite, a std that is not positive, lengths that
-            differ; and, when the function is traced, images of another number of channels.
+        ValueError: statistics that are not finite, a std that is not positive, lengths that differ.
+            From the function itself: images with another number of channels.
 
     Example:
         >>> import jax.numpy as jnp
@@ -195,12 +196,12 @@ def normalize_images(
 def _histogram_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     channels = images.shape[-1]
     counts = np.zeros((channels, _LEVELS), np.int64)
-    # bincount makes 8-byte integers of what it counts: some examples at a time.
+    # bincount converts its input to 8-byte integers, so count some examples at a time.
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK]
         for channel in range(channels):
             counts[channel] += np.bincount(chunk[..., channel].ravel(), minlength=_LEVELS)
-    # Python's integers: neither the sums nor the difference of squares can lose a digit.
+    # Python's integers are exact: neither the sums nor the difference of squares loses a digit.
     means, stds = [], []
     for row in counts.tolist():
         total = sum(row)

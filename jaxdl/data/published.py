@@ -13,11 +13,11 @@ class Published:
     """A file of a release.
 
     Arguments:
-        filename: as published.
-        url: where it is fetched from.
-        size: in bytes.
-        sha256: of the file as published.
-        content_sha256: of a `.gz` file's decompressed content, which recompression keeps.
+        filename: the published name.
+        url: the address to fetch it from.
+        size: the size in bytes.
+        sha256: the digest of the file as published.
+        content_sha256: the digest of a `.gz` file's content; it survives another compression.
     """
 
     filename: str
@@ -37,7 +37,7 @@ def sha256(path: Path, *, decompress: bool = False) -> str:
 
 
 def are_published(files: Mapping[str, Path], resources: Iterable[Published]) -> bool:
-    """Whether every file is a published one, as it is, decompressed or recompressed."""
+    """Whether every file is a published one, perhaps decompressed or compressed again."""
     by_name = {resource.filename: resource for resource in resources}
     for name, path in files.items():
         resource = by_name.get(name) or by_name.get(f"{name}.gz")

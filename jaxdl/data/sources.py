@@ -1,4 +1,4 @@
-"""Where a data set is found: one function that loads it, one that lists them, one that prepares."""
+"""Find data sets: load one, list them, or prepare one."""
 
 import hashlib
 import importlib.util
@@ -28,11 +28,11 @@ class Available:
 
     Arguments:
         name: for `load`.
-        kind: "embedded" in another package's wheel, or "files".
+        kind: "embedded" (in another package's wheel) or "files".
         task: "classification" or "regression".
-        examples: published, over all splits.
-        shape: of one input.
-        found: where it was found, or what to do to get it.
+        examples: the number of published examples in all splits.
+        shape: the shape of one input.
+        found: where it was found, or how to get it.
         ready: whether `load` needs neither a download nor another package.
     """
 
@@ -46,16 +46,16 @@ class Available:
 
 
 def load(name: str, data_dir: Folder | None = None, raw_dir: Folder | None = None) -> Dataset:
-    """Load a data set as it is published: train, and test where the publisher made one.
+    """Load a data set as published: the train split, and the test split if there is one.
 
-    A set that comes as files is taken from the first of: the copy decoded by an earlier load;
-    a copy prepared by `prepare` or by tensorflow-datasets (array_record) in `data_dir`; raw
-    files of a system package; a download. Naming `raw_dir` skips all of them. What was read is
-    kept decoded in `data_dir`, told from later files by names, sizes and modification times.
+    A set that comes as files is taken from the first of these: the decoded copy of an earlier load;
+    a copy in `data_dir` that `prepare` or tensorflow-datasets (array_record) wrote; raw files of a
+    system package; a download. With `raw_dir` only that folder is read. A decoded copy is kept in
+    `data_dir`. It is used as long as the files keep their names, sizes and modification times.
 
     Arguments:
-        name: one of those that `available` lists.
-        data_dir: prepared, decoded and downloaded files; default $JAXDL_DATA_DIR, or
+        name: a name that `available` lists.
+        data_dir: the folder of prepared, decoded and downloaded files; default $JAXDL_DATA_DIR, or
             ~/.cache/jaxdl.
         raw_dir: a folder of the release's files: IDX, plain or .gz; CIFAR-10's archive, or its
             extracted folder.
@@ -85,7 +85,7 @@ def available(data_dir: Folder | None = None, raw_dir: Folder | None = None) -> 
 
     Arguments:
         data_dir: as for `load`.
-        raw_dir: as for `load`; a set of which it has no files is looked for elsewhere.
+        raw_dir: as for `load`. A set without files there is looked for elsewhere.
 
     Example:
         >>> [entry.name for entry in available()]
@@ -125,12 +125,13 @@ def available(data_dir: Folder | None = None, raw_dir: Folder | None = None) -> 
 def prepare(name: str, data_dir: Folder | None = None, raw_dir: Folder | None = None) -> Path:
     """Write the tensorflow-datasets copy (array_record) of a set, without TensorFlow.
 
-    Without `raw_dir`, a copy that is there already is left alone.
+    Without `raw_dir`, an existing copy is left alone.
 
     Arguments:
         name: a set that comes as files.
         data_dir: the copy goes to data_dir/name/version; default as for `load`.
-        raw_dir: the release's files; default a system package's, or a download.
+        raw_dir: a folder of the release's files; by default those of a system package, or a
+            download.
 
     Raises:
         DataError: as for `load`.
@@ -140,18 +141,19 @@ def prepare(name: str, data_dir: Folder | None = None, raw_dir: Folder | None = 
 
 
 def load_files(files: FileSet, *, data_dir: Path, raw_dir: Path | None) -> Dataset:
-    """`load` for a set that is described by `files`, which may name other resources."""
+    """`load` for the set that `files` describes."""
     decoded = data_dir / "decoded"
     if raw_dir is not None:
         raw = files.locate(raw_dir)
-        # A folder of its own: what the user named must never pass for the published set.
+        # It has a folder of its own: the user's files must never pass for the published set.
         place = hashlib.sha256(os.fsencode(raw_dir.resolve())).hexdigest()[:16]
         copy, source = decoded / f"{files.name}-{place}", fingerprint(raw.values())
         return read_cache(copy, source=source) or _decode(files, raw, copy, source)
     copy = decoded / files.name
     prepared = find_prepared(data_dir, files)
     if prepared is not None:
-        # Made after the decoded copy, perhaps from other files: then it is the newer truth.
+        # It may be newer than the decoded copy, and made from other files. Then it is the one to
+        # use.
         source = fingerprint(path for path in prepared.iterdir() if path.is_file())
         cached = read_cache(copy, source=source)
         if cached is None:
@@ -166,7 +168,7 @@ def load_files(files: FileSet, *, data_dir: Path, raw_dir: Path | None) -> Datas
 
 
 def prepare_files(files: FileSet, *, data_dir: Path, raw_dir: Path | None) -> Path:
-    """`prepare` for a set that is described by `files`, which may name other resources."""
+    """`prepare` for the set that `files` describes."""
     if raw_dir is not None:
         raw = files.locate(raw_dir)
     else:

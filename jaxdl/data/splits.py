@@ -1,4 +1,4 @@
-"""Cutting validation, and test where the publisher made none, from the training examples."""
+"""Cut a validation split, and a test split if none is published, from the training examples."""
 
 import math
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ _ROUNDING = 1e-9
 
 
 def split(dataset: Dataset, *, key: jax.Array, fractions: Sequence[float] | None = None) -> Dataset:
-    r"""Shuffle the training examples once, and cut them in two or three.
+    r"""Shuffle the training examples once, and cut them into two or three splits.
 
     Part j ends at example $\lfloor n \sum_{i \le j} f_i \rfloor$ of the shuffled order, which is a
     pure function of `key` and the number of examples n.
 
     Arguments:
-        dataset: as `load` gives it.
+        dataset: a data set from `load`.
         key: a `jax.random.key`.
-        fractions: (train, validation) where a test split is published, default (0.85, 0.15);
-            else (train, validation, test), default (0.70, 0.15, 0.15). They sum to 1.
+        fractions: (train, validation) if a test split is published, default (0.85, 0.15); else
+            (train, validation, test), default (0.70, 0.15, 0.15). Their sum is 1.
 
     Raises:
-        ValueError: a data set with a validation split, fractions of the wrong number, below 0 or
-            of another sum, a part without examples.
-        TypeError: a key of another kind.
+        ValueError: a data set with a validation split; a wrong number of fractions, a fraction
+            below 0, or another sum; a split without examples.
+        TypeError: a key that is no `jax.random.key`.
 
     Example:
         >>> import jax, numpy as np

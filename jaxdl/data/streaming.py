@@ -11,7 +11,7 @@ from jaxtyping import Array
 from jaxdl.data.types import Arrays, DataError
 
 Decode = Callable[[Any], Mapping[str, Any]]
-"""From an example as the source gives it to {"inputs": ..., "targets": ...}."""
+"""(example of the source) -> {"inputs": ..., "targets": ...}."""
 
 Read = Callable[[np.ndarray], dict[str, np.ndarray]]
 _FIELDS = ("inputs", "targets")
@@ -19,7 +19,7 @@ _FIELDS = ("inputs", "targets")
 
 @runtime_checkable
 class RandomAccess(Protocol):
-    """What is read by index: a list, a memory map, a data source of tensorflow-datasets."""
+    """Examples read by index: a list, a memory map, a data source of tensorflow-datasets."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: Any, /) -> Any: ...
@@ -39,43 +39,43 @@ def stream(
     prefetch: int = 2,
     threads: int = 1,
 ) -> Generator[dict[str, Array], None, None]:
-    r"""The batches of one epoch, each read, decoded and put on the device before it is asked for.
+    r"""The batches of one epoch, read, decoded and put on the device ahead of their use.
 
     $$B_s = \{x_{o(sb)}, \dots, x_{o(sb + b - 1)}\}, \quad s = s_0, s_0 + 1, \dots$$
 
-    With `order=training.epoch_order(key, epoch, len(source))` these are the batches that `fit`
-    takes from the same examples in memory, in the same order and bit for bit: full ones, then the
-    smaller last one. Nothing before `start_step` is read. Of P processes each reads and yields its
-    own b / P consecutive examples of each batch.
+    With `order=training.epoch_order(key, epoch, len(source))` these are bit for bit the batches
+    that `fit` takes from the same examples in memory: full batches, then the smaller last one.
+    Nothing before `start_step` is read. Each of P processes reads and yields its own b / P
+    consecutive examples of each batch.
 
     The reading threads end when the iterator is exhausted, closed (`.close()`) or dropped. They
-    read no more than `prefetch` batches beyond the one in use.
+    read at most `prefetch` batches ahead of the one in use.
 
     Arguments:
-        source: `Arrays`, of memory-mapped arrays for instance, or what has `len(source)` and
-            `source[i]`, an example; `source.__getitems__(indices)` is used where there is one.
+        source: `Arrays` (of memory-mapped arrays, for instance), or an object with `len(source)`
+            and `source[i]`, one example. `source.__getitems__(indices)` is used if it exists.
         order: o, the examples in order of use, (examples,); `range(len(source))` for evaluation.
-        batch_size: b, examples a step, of all processes together.
+        batch_size: b, examples per step, in all processes together.
         start_step: s_0, the first step to read, from 0.
-        drop_last: leave out the smaller last batch.
-        decode: from what `source` gives to {"inputs": ..., "targets": ...}, arrays or numbers of
-            one shape and dtype; by default the source's examples are such mappings. It runs in the
-            reading threads. `decode_tfds` is one.
-        device: where batches are put, as for `jax.device_put`: a device, or a sharding of the first
-            axis. Over the devices of all processes it makes one global array of each batch. By
-            default the default device.
-        process_index: which part is read, from 0; default `jax.process_index()`.
+        drop_last: whether to leave out the smaller last batch.
+        decode: (example of the source) -> {"inputs": ..., "targets": ...}, arrays or numbers of one
+            shape and dtype. By default the examples are such mappings. It runs in the reading
+            threads. `decode_tfds` is an example.
+        device: where to put the batches, as for `jax.device_put`: a device, or a sharding of the
+            first axis. A sharding over the devices of all processes makes one global array of each
+            batch. By default JAX's default device.
+        process_index: the part to read, from 0; default `jax.process_index()`.
         process_count: P; default `jax.process_count()`.
-        prefetch: batches ahead of the one in use, at least 1.
-        threads: batches read at once, at most `prefetch`; with more than 1 the source and `decode`
-            must be safe to call from several threads.
+        prefetch: batches read ahead of the one in use, at least 1.
+        threads: batches read at the same time, at most `prefetch`. With more than 1 the source and
+            `decode` must be safe to call from several threads.
 
     Raises:
-        ValueError: what no batches can be made of; P that does not divide a batch, the smaller
-            last one included; a sharding that lays them out otherwise than the processes read.
+        ValueError: settings out of range; P does not divide a batch (the smaller last one
+            included); a sharding that does not match the parts that the processes read.
         ImportError: grain is not installed.
-        DataError: from the iterator, an example that cannot be read, or that is unlike the others
-            of its batch; it names the index.
+        DataError: from the iterator: an example cannot be read, or differs in shape or dtype from
+            its batch. The message names its index.
 
     JAX holds float64 and int64 as float32 and int32 unless `jax_enable_x64` is set.
 
@@ -92,7 +92,7 @@ def stream(
     indices = _check_order(order, len(source))
     steps = _check_steps(len(indices), batch_size, start_step, drop_last)
     _check_threads(prefetch, threads)
-    # Of a full batch and of the last one.
+    # The sizes of a full batch and of the last one.
     rows = sorted({min(batch_size, len(indices) - batch_size * s) for s in (0, steps - 1)})[::-1]
     _check_processes(rows, process_index, process_count)
     if isinstance(device, Sharding):
@@ -103,7 +103,7 @@ def stream(
     else:
         read = _read_examples(source, decode)
     grain = _import_grain()
-    # What the caller's thread has set for itself, a reading thread would not see.
+    # A reading thread does not see the settings of the caller's thread: pass them on.
     config: Any = jax.config
     x64, default = config.jax_enable_x64, config.jax_default_device
 
@@ -120,7 +120,7 @@ def stream(
 
 
 def decode_tfds(example: Mapping[str, Any]) -> dict[str, Any]:
-    """A labelled image of tensorflow-datasets as `load` has it: the label as int32.
+    """A labelled image of tensorflow-datasets, in the form that `load` gives: the label as int32.
 
     Example:
         >>> import numpy as np
@@ -133,7 +133,7 @@ def decode_tfds(example: Mapping[str, Any]) -> dict[str, Any]:
 def _iterate(dataset: Any) -> Generator[dict[str, Array], None, None]:
     batches: Iterator[dict[str, Array]] = iter(dataset)
     try:
-        # Not a loop: its variable would keep a batch alive while the next is waited for.
+        # Not a `for` loop: its variable would keep a batch alive during the wait for the next.
         yield from batches
     finally:
         batches.close()  # type: ignore[attr-defined]
@@ -154,7 +154,7 @@ def _read_arrays(arrays: Arrays, decode: Decode | None) -> Read:
 
 
 def _read_examples(source: RandomAccess, decode: Decode | None) -> Read:
-    """Reads examples into one array a field; an error names the example's index."""
+    """A function that reads examples into one array per field; errors name the example's index."""
     together = getattr(source, "__getitems__", None)
 
     def read_one(row: int) -> Any:
@@ -169,7 +169,7 @@ def _read_examples(source: RandomAccess, decode: Decode | None) -> Read:
         try:
             return iter(together(rows))
         except Exception:
-            # One of them, and not which, is known: alone it says so itself.
+            # One of the examples failed; read them one by one to find it.
             return iter([read_one(row) for row in rows])
 
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -267,12 +267,12 @@ def _check_processes(rows: Sequence[int], index: int, count: int) -> None:
 
 
 def _check_sharding(sharding: Sharding, rows: int, index: int, count: int) -> None:
-    """Refuse a layout in which the devices here would not hold exactly what is read here."""
+    """Refuse a sharding whose local devices do not hold exactly what this process reads."""
     part = rows // count
     size, start = (part, 0) if sharding.is_fully_addressable else (rows, index * part)
     try:
         layout = sharding.addressable_devices_indices_map((size,))
-    except (ValueError, IndexError) as error:  # the latter for a layout of more axes
+    except (ValueError, IndexError) as error:  # IndexError for a sharding of more axes
         raise ValueError(
             f"device must lay out the {size} examples of a batch along their first axis alone, "
             f"got {sharding}; pass a batch_size that its devices divide, or drop_last=True"

@@ -7,12 +7,12 @@ import numpy as np
 
 
 class DataError(ValueError):
-    """A data file that is missing, damaged or not what its name says; the text has the fix."""
+    """A data file is missing, damaged or not what its name says; the text has the fix."""
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Examples and what is to be predicted from them; `len` counts the examples.
+    """Examples, as inputs and the targets to predict; `len` counts the examples.
 
     Arguments:
         inputs: (n, ...), images as (n, height, width, channels).
@@ -33,16 +33,16 @@ class Arrays:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A named data set; a part that the publisher did not make, or nobody has cut yet, is None.
+    """A named data set. A split that does not exist (yet) is None.
 
     Arguments:
-        name: as `load` knows it.
-        train: the examples to learn from; for `training.fit` alone also what `stream` reads: a
-            source, or a `training.Streamed`.
+        name: the name for `load`.
+        train: the examples to learn from. Only `training.fit` also takes a source, as for `stream`,
+            or a `training.Streamed`.
         validation: cut from `train` by `split`.
         test: published, or cut by `split`.
         classes: the names of labels 0, 1, ...; empty for regression.
-        features: the names of the input columns, where they have names.
+        features: the names of the input columns, if they have names.
 
     Example:
         >>> import numpy as np

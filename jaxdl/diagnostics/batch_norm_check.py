@@ -51,9 +51,9 @@ def check_batch_norm(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jaxdl import models
+        >>> from jaxdl import layers, models
         >>> x = 5 + jax.random.normal(jax.random.key(0), (100, 3))
-        >>> model = models.MLP([4, 1], norm=BatchNorm)
+        >>> model = models.MLP([4, 1], norm=layers.BatchNorm)
         >>> variables = model.init(jax.random.key(1), x, train=False)
         >>> [each.problem for each in check_batch_norm(model, variables, x)]
         ['never moved']

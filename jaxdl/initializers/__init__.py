@@ -1,4 +1,4 @@
-"""How weights start: `init(key, shape, dtype=jnp.float32) -> Array`, JAX's own protocol."""
+"""Initial weights: `init(key, shape, dtype=jnp.float32) -> Array`, JAX's own protocol."""
 
 from jaxdl.initializers.data_dependent import lsuv
 from jaxdl.initializers.fans import Fans, bind_fan_in, compute_fans

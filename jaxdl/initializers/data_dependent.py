@@ -29,34 +29,34 @@ def lsuv(
     orthogonal_key: PRNGKeyArray | None = None,
     **apply_settings: Any,
 ) -> dict[str, Any]:
-    r"""Layer-sequential unit variance: each kernel scaled by what one batch shows, in order.
+    r"""Layer-sequential unit variance: rescale kernel after kernel by the variance of one batch.
 
     $$W_l \leftarrow W_l \sqrt{\frac{v}{\mathrm{Var}(W_l h_{l-1} + b_l)}} \quad \text{until} \quad
       \left| \frac{\mathrm{Var}(W_l h_{l-1} + b_l)}{v} - 1 \right| \le tolerance$$
 
     The variance is over the batch, the positions and the units of the layer's output, before the
-    norm and the activation. A layer is any module with a parameter named `kernel`; one that is
-    called more than once is judged by its first call.
+    norm and the activation. A layer is any module with a parameter named `kernel`. If it is called
+    more than once, its first call counts.
 
     Arguments:
         model: a Linen model.
         variables: its variables; not changed.
-        inputs: a batch, as the model takes it.
+        inputs: a batch of the model's inputs.
         target_variance: v, positive.
-        tolerance: the relative error that is left, positive.
-        max_iterations: rescalings of one layer, at least 1; one is enough where biases are zero.
-        orthogonal_key: draw every kernel from `orthogonal` first, as the paper does; None keeps
-            the kernels' directions.
+        tolerance: the largest relative error that is left, positive.
+        max_iterations: rescalings of one layer, at least 1; one is enough if biases are zero.
+        orthogonal_key: a key to draw every kernel from `orthogonal` first, as in the paper. None
+            keeps the kernels' directions.
         **apply_settings: keywords of `model.apply`. A model whose call takes `train` is run with
             train=False unless this says otherwise.
 
     Returns:
-        The variables with rescaled kernels; everything else is as it was.
+        The variables with rescaled kernels; everything else does not change.
 
     Raises:
         ValueError: settings out of range, a model without kernels or with kernels inside a lifted
-            transformation such as `nn.scan`; a layer, which is named, whose output is constant or
-            not finite, or that does not reach the target.
+            transformation such as `nn.scan`; a layer whose output is constant, not finite, or does
+            not reach the target; the message names it.
 
     Example:
         >>> model, x = nn.Dense(64), 5.0 * jax.random.normal(jax.random.key(0), (128, 32))

@@ -55,8 +55,8 @@ def bind_fan_in(bias_init: Callable[..., Any], fan_in: int) -> Initializer:
     """The initializer of a layer's bias, from an initializer or from a function of its fan_in.
 
     A bias of shape (fan_out,) does not know its layer's fan_in. A callable with exactly one
-    required positional parameter, such as `torch_bias`, is called with it; any other is returned
-    as it is.
+    required positional parameter, such as `torch_bias`, is called with the fan_in. Any other
+    callable is returned unchanged.
 
     Arguments:
         bias_init: an initializer `(key, shape, dtype)`, or a function `fan_in -> initializer`.

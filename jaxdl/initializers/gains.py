@@ -41,7 +41,7 @@ def gain(activation: str | Elementwise, **params: float) -> float:
     Arguments:
         activation: a name of `TABLE`, or an elementwise function, whose gain is
             `variance_preserving_gain`.
-        **params: the activation's own settings; of the named, only leaky_relu has one,
+        **params: the activation's own settings. Among the names only leaky_relu has one,
             `negative_slope=0.01`, with gain sqrt(2 / (1 + a^2)).
 
     Raises:
@@ -81,11 +81,10 @@ def variance_preserving_gain(f: Elementwise, *, kinks: Sequence[float] = ()) -> 
     $$g = \frac{1}{\sqrt{E[f(z)^2]}}, \qquad z \sim N(0, 1)$$
 
     Arguments:
-        f: elementwise function; see `gaussian_expectation` for it and for `kinks`.
-        kinks: where f or its derivative jumps, besides the usual places.
+        f, kinks: as in `gaussian_expectation`.
 
     Raises:
-        ValueError: as `gaussian_expectation`, or f is zero almost everywhere.
+        ValueError: as in `gaussian_expectation`, or f is zero almost everywhere.
 
     Example:
         >>> abs(variance_preserving_gain(jax.nn.relu) - 2**0.5) < 1e-12
@@ -108,10 +107,10 @@ def backward_gain(f: Elementwise, *, kinks: Sequence[float] = ()) -> float:
 
     Arguments:
         f: elementwise function in JAX, which is differentiated.
-        kinks: where f or its derivative jumps, besides the usual places.
+        kinks: as in `gaussian_expectation`.
 
     Raises:
-        ValueError: as `gaussian_expectation`, or f' is zero almost everywhere.
+        ValueError: as in `gaussian_expectation`, or f' is zero almost everywhere.
 
     Example:
         >>> abs(backward_gain(jax.nn.relu) - 2**0.5) < 1e-12
@@ -170,13 +169,13 @@ def gaussian_quadrature(
 
     $$\sum_i w_i f(z_i) \approx E[f(z)], \qquad z \sim N(0, \sigma^2)$$
 
-    Gauss-Legendre panels meet at the kinks: a Gauss-Hermite rule is one polynomial across them,
-    and its odd orders put a point on ReLU's. Panels grow away from 0 by a constant factor, so that
-    a function of unit scale is resolved under any variance.
+    Gauss-Legendre panels meet at the kinks. A Gauss-Hermite rule is one polynomial across the
+    kinks, and its odd orders put a point on ReLU's. Away from 0 the panels grow by a constant
+    factor. So a function of unit scale is resolved under any variance.
 
     Arguments:
         variance: sigma^2, positive.
-        kinks: where the function or its derivative jumps, besides the usual places.
+        kinks: as in `gaussian_expectation`.
 
     Raises:
         ValueError: a variance that is not positive, a kink that is not finite.
@@ -206,7 +205,7 @@ def gaussian_quadrature(
 
 
 def evaluate_float64(f: Elementwise, points: np.ndarray) -> np.ndarray:
-    """`f` at `points` in float64, even inside a trace and where JAX has 64-bit types off."""
+    """`f` at `points` in float64, even inside a trace or without `jax_enable_x64`."""
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         return np.asarray(f(jnp.asarray(points, jnp.float64)), np.float64)
 

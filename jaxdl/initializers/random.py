@@ -1,4 +1,4 @@
-"""Independent random weights: distributions of a stated spread, and those scaled by the fans."""
+"""Independent random weights, with a stated spread or scaled by the fans."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -85,13 +85,14 @@ def truncated_normal(
 
     $$W_{ij} = \mu + \sigma z, \qquad z \sim N(0, 1) \mid lower \le z \le upper$$
 
-    `stddev` is that of the parent normal: with the default bounds the weights have 0.88 of it.
+    `stddev` is that of the parent normal. With the default bounds, that of the weights is 0.88 of
+    it.
 
     Arguments:
         mean: mu, finite.
         stddev: sigma of the normal before truncation, at least 0.
         lower: the lower bound, in standard deviations from the mean.
-        upper: the upper bound, likewise, above `lower`.
+        upper: the upper bound in the same units, above `lower`.
 
     Raises:
         ValueError: a non-finite setting, a negative stddev, bounds not in order.
@@ -123,8 +124,8 @@ def variance_scaling(
     $$\mathrm{Var}(W_{ij}) = \frac{scale}{n}, \qquad
       n \in \{n_{in},\ n_{out},\ (n_{in} + n_{out}) / 2\}$$
 
-    The truncated normal is cut at two standard deviations of its parent, which is widened so that
-    the variance after truncation is the stated one.
+    The truncated normal is cut at two standard deviations of its parent. The parent is widened, so
+    that the variance after truncation is the stated one.
 
     Arguments:
         scale: fan times variance, positive.
@@ -184,7 +185,7 @@ def glorot_normal(gain: ArrayLike = 1.0) -> Initializer:
     $$\mathrm{Var}(W_{ij}) = \frac{2 \, gain^2}{n_{in} + n_{out}}$$
 
     Arguments:
-        gain: positive, that of the activation; see `gain`.
+        gain: the activation's gain, positive; see `gain`.
 
     Raises:
         ValueError: a gain that is not positive; when called, a shape without fans.
@@ -253,7 +254,7 @@ def torch_kernel() -> Initializer:
 
 
 def torch_bias(fan_in: int) -> Initializer:
-    r"""PyTorch's default bias: uniform on +-1/sqrt(fan_in), the fan_in being the kernel's.
+    r"""PyTorch's default bias: uniform on +-1/sqrt(fan_in), with the kernel's fan_in.
 
     Arguments:
         fan_in: values each unit of the layer reads; see `compute_fans`.
@@ -313,5 +314,5 @@ def _he_scale(negative_slope: ArrayLike) -> ArrayLike:
 
 
 def _sqrt(value: ArrayLike) -> ArrayLike:
-    """The root in float64 where the value is known, for float64 weights; else as it is traced."""
+    """The root: in float64 if the value is known, for float64 weights; else traced."""
     return jnp.sqrt(value) if isinstance(value, jax.Array) else math.sqrt(float(value))  # type: ignore[arg-type]

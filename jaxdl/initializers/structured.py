@@ -16,7 +16,7 @@ from jaxdl.initializers.random import he_normal, normal
 
 
 def constant(value: ArrayLike) -> Initializer:
-    """Every weight the same finite `value`; the key is not used.
+    """Every weight is the same finite `value`; the key is not used.
 
     Every unit of a layer then computes the same function and receives the same gradient, and
     training cannot tell them apart.
@@ -39,12 +39,12 @@ def constant(value: ArrayLike) -> Initializer:
 
 
 def zeros() -> Initializer:
-    """Every weight 0, the usual start of a bias; see `constant`."""
+    """Every weight is 0, the usual start of a bias; see `constant`."""
     return constant(0.0)
 
 
 def ones() -> Initializer:
-    """Every weight 1, the usual start of a norm's scale; see `constant`."""
+    """Every weight is 1, the usual start of a norm's scale; see `constant`."""
     return constant(1.0)
 
 
@@ -83,12 +83,12 @@ def dirac(groups: int = 1) -> Initializer:
     $$W_{t, c, \, gm + c} = \delta_{t, centre}, \qquad
       c < \min(c_{in}, m), \quad m = c_{out} / groups$$
 
-    The centre is the tap that "SAME" padding lays on the output's own position, so the layer
-    returns its input. In a window of even size it is the left of the two middle ones; PyTorch,
-    which pads both sides alike, takes the right.
+    The centre is the position that "SAME" padding aligns with the output's own, so the layer
+    returns its input. In a window of even size it is the left of the two middle positions. PyTorch
+    pads both sides equally and takes the right one.
 
     Arguments:
-        groups: `feature_group_count` of the layer; each group is a map of its own.
+        groups: the layer's `feature_group_count`; each group passes on its own channels.
 
     Raises:
         ValueError: groups below 1; when called, a kernel without a window of 1 to 3 axes, or groups
@@ -131,13 +131,13 @@ def zero_hadamard(*, orthonormal: bool = False) -> Initializer:
       c \, I^* H_m I^* & n_{in} < n_{out} \end{cases}, \qquad
       m = \lceil \log_2 n_{out} \rceil, \quad c = 2^{-(m-1)/2}$$
 
-    I* is the identity cut or padded with zeros to fit, H_m Sylvester's matrix of size 2^m, of
-    entries +-1: without it a wider layer would hold units that are zero for ever. A convolution
-    holds W at its centre tap, see `dirac`.
+    I* is the identity, cut or padded with zeros to fit. H_m is Sylvester's matrix of size 2^m, with
+    entries +-1. Without it a wider layer would have units that stay zero. A convolution has W at
+    its centre, see `dirac`.
 
     Arguments:
-        orthonormal: take c = 2^{-m/2}, which keeps the norm where the width is a power of two. The
-            paper's c doubles the square norm; its authors' published code has the other.
+        orthonormal: whether to take c = 2^{-m/2}, as in the authors' published code. It keeps the
+            norm if the width is a power of two. The paper's c doubles the squared norm.
 
     Raises:
         ValueError: when called, a shape without fans.
@@ -208,14 +208,14 @@ def orthogonal(gain: ArrayLike = 1.0) -> Initializer:
 
 
 def sparse(sparsity: float, stddev: ArrayLike = 0.01) -> Initializer:
-    r"""Normal weights of which, for every input, a stated share is zero.
+    r"""Normal weights, with a stated share of zeros for every input.
 
     Of the `fan_out` outgoing weights of each input, `ceil(sparsity * fan_out)` chosen at random
     are zero, and the others N(0, stddev^2).
 
     Arguments:
         sparsity: share of zeros, in [0, 1).
-        stddev: that of the other weights, at least 0.
+        stddev: the standard deviation of the other weights, at least 0.
 
     Raises:
         ValueError: settings out of range; when called, a shape that is not (fan_in, fan_out).
@@ -247,13 +247,13 @@ def sparse(sparsity: float, stddev: ArrayLike = 0.01) -> Initializer:
 
 
 def identical_features() -> Initializer:
-    r"""Every unit of a layer the same: one random column, repeated.
+    r"""All units of a layer are the same: one random column, repeated.
 
     $$W_{ij} = w_i, \qquad w_i \sim N(0, 2 / n_{in})$$
 
-    Each weight has the variance of `he_normal`, so the signal has its size; but the units share
-    their inputs, outputs and gradients, and stay the same unit until something else, such as
-    dropout or another layer's draws, tells them apart.
+    Each weight has the variance of `he_normal`, so the signal keeps its size. But the units share
+    their inputs, outputs and gradients. They stay equal until something else, such as dropout or
+    another layer's draws, makes them differ.
 
     Raises:
         ValueError: when called, a shape without fans.

@@ -25,7 +25,7 @@ class PReLU(nn.Module):
     towards ReLU; He et al. leave it out of the decay.
 
     Attributes:
-        per_feature: one slope for each index of the last axis, in place of one for all.
+        per_feature: whether each index of the last axis has its own slope, instead of one for all.
         slope_init: initializer of the slope.
 
     Example:
@@ -96,13 +96,13 @@ class RReLU(nn.Module):
 
 
 class Maxout(nn.Module):
-    r"""A dense layer of which each unit is the largest of k linear pieces.
+    r"""A dense layer whose units are each the largest of k linear pieces.
 
     $$h_i(x) = \max_{j \le k} \left(x^\top W_{\cdot, ij} + b_{ij}\right)$$
 
-    Convex, and piecewise linear with a learned shape: k = 2 holds ReLU and the absolute value.
-    The kernel of the layer `dense` is (inputs, features * pieces), the pieces of a unit next to
-    each other, so that an initializer sees the true fan_in. Pieces that tie share the gradient.
+    A unit is convex and piecewise linear with a learned shape; k = 2 includes ReLU and the absolute
+    value. The kernel of the layer `dense` is (inputs, features * pieces), with the pieces of a unit
+    side by side. So an initializer sees the true fan_in. Equal pieces share the gradient.
 
     Attributes:
         features: units, at least 1.

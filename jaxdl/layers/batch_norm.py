@@ -1,4 +1,4 @@
-"""Batch normalisation whose statistics can be read in one sitting."""
+"""Batch normalisation with explicit statistics."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,36 +12,37 @@ from jaxdl.layers.standardization import MeanOf, standardize
 
 
 class BatchNorm(nn.Module):
-    r"""Normalise each feature by the statistics of the batch, in training, or by running ones.
+    r"""Normalise each feature by the batch's statistics in training, by running ones in evaluation.
 
     $$y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta$$
 
-    In training mu and the biased sigma^2 are the batch's, computed in two passes, and
-    `batch_stats` moves to `momentum * running + (1 - momentum) * batch`. In evaluation they are
-    the running ones, and nothing moves. All axes but the features' are reduced. Statistics are
-    float32, or float64 where the inputs are; gamma and beta start in float32, as Flax's do.
+    In training mu and the biased sigma^2 are the batch's, computed in two passes, and `batch_stats`
+    becomes `momentum * running + (1 - momentum) * batch`. In evaluation they are the running
+    statistics, which do not change. All axes but the feature axis are reduced. Statistics are
+    float32, or float64 for float64 inputs. gamma and beta start in float32, as in Flax.
 
-    Under `jit` over a mesh the batch is the whole one, on however many devices. Under `pmap` it is
-    the device's own unless `axis_name` is given; `training.fit` gives it.
+    Under `jit` over a mesh the batch is the whole batch of all devices. Under `pmap` it is the
+    device's own part, unless `axis_name` is given; `training.fit` gives it.
 
     Attributes:
         momentum: weight of the OLD running value in [0, 1]; PyTorch's `momentum=0.1` is 0.9 here.
         epsilon: added to the variance, inside the root.
-        unbiased_variance: the running variance is the batch's times n / (n - 1), as in PyTorch;
-            False keeps the biased one, as Flax does. Normalisation always uses the biased one.
-        use_scale: learn gamma, of shape (features,), started by `scale_init`.
-        use_bias: learn beta, of shape (features,), started by `bias_init`.
+        unbiased_variance: whether the running variance takes the batch's variance times n / (n -
+            1), as in PyTorch; False takes the biased one, as in Flax. Normalisation always uses the
+            biased one.
+        use_scale: whether to learn gamma, of shape (features,), initialised by `scale_init`.
+        use_bias: whether to learn beta, of shape (features,), initialised by `bias_init`.
         axis_name: a pmap axis over which the batch statistics are averaged.
-        cumulative: the running value is the equal average of all batches so far, whatever the
-            momentum; PyTorch's `momentum=None`. Their number is kept as `count`.
-        feature_axis: the axis of the features; 1 for images as PyTorch has them.
-        freeze_scale: gamma stands among the parameters but has no gradient; use a mask to keep
-            an optimizer's weight decay from it.
+        cumulative: whether the running value is the equal average of all batches so far, as with
+            PyTorch's `momentum=None`. `count` holds their number; the momentum is not used.
+        feature_axis: the axis of the features; 1 for PyTorch's layout of images.
+        freeze_scale: whether gamma gets no gradient. It stays a parameter: exclude it from weight
+            decay by a mask.
         freeze_bias: the same for beta.
-        virtual_batch_size: normalise every so many examples of the batch by themselves, as if each
-            were a batch; the running values take the average of their statistics.
-        axis_index_groups: with `axis_name`, groups of devices, of equal size, each of which shares
-            its statistics: [[0, 1], [2, 3]].
+        virtual_batch_size: normalise each group of this many examples as a batch of its own. The
+            running values take the average of the groups' statistics.
+        axis_index_groups: with `axis_name`, groups of devices, of equal size. Each group shares its
+            statistics: [[0, 1], [2, 3]].
 
     Raises:
         ValueError: a momentum outside [0, 1], a negative epsilon, groups of unequal size or
@@ -78,7 +79,7 @@ class BatchNorm(nn.Module):
     bias_init: Callable[..., Array] = nn.initializers.zeros_init()
 
     def __post_init__(self) -> None:
-        """Refuse settings that no statistics can be made by."""
+        """Refuse settings that define no statistics."""
         if not 0.0 <= self.momentum <= 1.0:
             raise ValueError(
                 f"momentum must lie in [0, 1], got {self.momentum}; it is the weight of the OLD "
@@ -112,7 +113,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,), dtype)
         if self.cumulative and (train or self.is_initializing()):
-            # Not an integer: the average over devices that share a run makes one a float.
+            # A float: averaging over devices would turn an integer into one.
             batches = self.variable("batch_stats", "count", jnp.zeros, (), dtype)
         values = x.astype(dtype)
         if train:
@@ -136,7 +137,7 @@ class BatchNorm(nn.Module):
             for running, new in ((running_mean, mean), (running_var, kept)):
                 batch = new.reshape(-1, features).mean(0)
                 moved = (1 - weight) * running.value + weight * batch
-                # What a scan carries keeps its dtype, whatever the inputs' or momentum's.
+                # A scan's carry must keep its dtype, whatever that of the inputs or the momentum.
                 running.value = moved.astype(running.value.dtype)
         return y.reshape(x.shape).astype(x.dtype)
 
@@ -157,7 +158,7 @@ class BatchNorm(nn.Module):
             )
 
     def _virtual_batches(self, values: Array, axis: int) -> Array:
-        """With an axis in front that counts the virtual batches."""
+        """The values with a new first axis, the virtual batches."""
         size = values.shape[0] if self.virtual_batch_size is None else self.virtual_batch_size
         if self.virtual_batch_size is None:
             return values[None]
@@ -169,7 +170,7 @@ class BatchNorm(nn.Module):
         return values.reshape(-1, size, *values.shape[1:])
 
     def _scale_and_bias(self, features: int) -> tuple[Array, Array]:
-        """The parameters, or constants where they are not used; frozen ones have no gradient."""
+        """The parameters, or constants if not used; frozen parameters get no gradient."""
         scale, bias = jnp.ones(features), jnp.zeros(features)
         if self.use_scale:
             scale = self.param("scale", self.scale_init, (features,), jnp.float32)
@@ -181,7 +182,7 @@ class BatchNorm(nn.Module):
         )
 
     def _mean(self, values: Array, axis: int) -> tuple[MeanOf, int]:
-        """The mean over all axes but the first and the features', and its number of values."""
+        """The mean over all axes but the first and the features, and its number of values."""
         reduced = tuple(other for other in range(1, values.ndim) if other != axis)
         count = math.prod(values.shape[other] for other in reduced)
         if self.axis_name is not None:

@@ -1,4 +1,4 @@
-"""XLA's convolution, told on a CPU to keep its inputs in memory."""
+"""XLA's convolution, which on a CPU keeps its inputs in memory."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from jaxtyping import Array
 
 
 def convolve(inputs: Array, kernel: Array, *settings: Any, **named: Any) -> Array:
-    """`jax.lax.conv_general_dilated`, with its arguments, to the bit; a tenth faster to train.
+    """The same as `jax.lax.conv_general_dilated`, bit for bit, but 10 % faster to train.
 
-    XLA's CPU backend makes the gradient for the kernel from a transposed copy of the inputs. It
-    would compute what leads to them (the norm, the activation, residual sums of several blocks)
-    a second time inside that copy, element by element in the worst order of memory. What it never
-    computes twice is a division: so here is one, by one.
+    XLA's CPU backend computes the kernel's gradient from a transposed copy of the inputs. Inside
+    that copy it would compute the inputs again (the norm, the activation, residual sums of several
+    blocks), element by element and in the worst order of memory. XLA never computes a division
+    twice, so the inputs are divided by one.
 
     Example:
         >>> import flax.linen as nn
@@ -23,7 +23,7 @@ def convolve(inputs: Array, kernel: Array, *settings: Any, **named: Any) -> Arra
         (1, 5, 5, 8)
     """
     if jax.default_backend() == "cpu":
-        # A one that only the running program knows to be one: a constant would be simplified away.
+        # A one that is known only at run time: XLA would simplify a constant away.
         unknown = jnp.isnan(lax.stop_gradient(kernel).ravel()[0])
         inputs = inputs / jnp.where(unknown, 2, 1).astype(inputs.dtype)
     return lax.conv_general_dilated(inputs, kernel, *settings, **named)

@@ -1,4 +1,4 @@
-"""Batch normalisation whose outputs are shifted and scaled at random: what it is not about."""
+"""Batch normalisation with outputs that are shifted and scaled at random."""
 
 import dataclasses
 
@@ -11,17 +11,17 @@ from jaxdl.layers.batch_norm import BatchNorm
 
 
 class NoisyBatchNorm(nn.Module):
-    r"""BatchNorm, then noise that moves from step to step, and so undoes what the norm steadied.
+    r"""BatchNorm, then noise that changes at every step, so that the outputs' distribution moves.
 
     $$z_{ij} = s_{ij}\, y_{ij} + m_{ij}, \qquad
       m_{ij} \sim U(\mu_j \pm r_\mu), \quad s_{ij} \sim N(\sigma_j, r_\sigma^2), \qquad
       \mu_j \sim U(\pm n_\mu), \quad \sigma_j \sim U(1, n_\sigma)$$
 
-    for example i and feature j, all drawn anew in every training step from the rng "dropout"; the
-    positions of an image share their example's. If BatchNorm trained well because it held the
-    distribution of its outputs still, this would train like none. In evaluation there is no noise:
-    what stands above it was trained, and took its running statistics, with noise, and may do worse
-    than in training.
+    for example i and feature j. All are drawn anew in every training step from the rng "dropout".
+    The positions of an image share their example's draw. If BatchNorm trained well because it keeps
+    the distribution of its outputs fixed, this layer would train like no norm. In evaluation there
+    is no noise. The layers above were trained with noise, so the model may do worse than in
+    training.
 
     Attributes:
         norm: the BatchNorm whose outputs are disturbed.
@@ -45,7 +45,7 @@ class NoisyBatchNorm(nn.Module):
     Source: Santurkar, Tsipras, Ilyas and Madry (2018), section 2.2 and appendix A.
     """
 
-    # Of each module its own, and nobody's part until this module takes it.
+    # Each module has its own, which belongs to no parent until this module adopts it.
     norm: BatchNorm = dataclasses.field(default_factory=lambda: BatchNorm(parent=None))
     mean_range: float = 0.5
     stddev_range: float = 1.25
@@ -53,7 +53,7 @@ class NoisyBatchNorm(nn.Module):
     stddev_spread: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse ranges that are none."""
+        """Refuse numbers outside their ranges."""
         spreads = (self.mean_range, self.mean_spread, self.stddev_spread)
         if min(spreads) < 0 or self.stddev_range < 1:
             raise ValueError(

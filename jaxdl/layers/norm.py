@@ -1,4 +1,4 @@
-"""What a model must know of its norm: how to call it, on what, and whether it undoes a bias."""
+"""What a model must know of its norm: how to call it, and whether it removes a bias."""
 
 import inspect
 import math
@@ -13,14 +13,14 @@ from jaxdl.layers.noisy_batch_norm import NoisyBatchNorm
 
 
 def apply_norm(norm: Any, x: Array, *, train: bool) -> Array:
-    """Call `norm` on `x`, telling it of training in the words that it knows.
+    """Call `norm` on `x`, with the keyword for training that it takes.
 
     jaxdl's norms take `train`, Flax's BatchNorm `use_running_average`, and norms without running
-    statistics (LayerNorm, GroupNorm, RMSNorm) neither.
+    statistics (LayerNorm, GroupNorm, RMSNorm) take neither.
 
     Raises:
-        ValueError: groups that do not divide the channels; one of Flax's norms whose statistics
-            are over no value, or over a single one, whose deviation from its mean is zero.
+        ValueError: groups that do not divide the channels; a norm of Flax whose statistics are over
+            no value, or over one value, whose deviation from its mean is zero.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -45,7 +45,7 @@ def removes_bias(norm: Any) -> bool:
     """Whether `norm` subtracts each feature's own mean, so that a bias before it has no effect.
 
     True for batch and instance norms. LayerNorm and GroupNorm subtract a mean over several
-    features, and a bias of each feature survives that.
+    features, so the bias of a feature survives.
 
     Example:
         >>> removes_bias(BatchNorm()), removes_bias(nn.LayerNorm())
@@ -55,7 +55,7 @@ def removes_bias(norm: Any) -> bool:
 
 
 def check_inputs(norm: Any, shape: tuple[int, ...], *, train: bool) -> None:
-    """Refuse inputs of which one of Flax's norms would make zeros or NaN, or that it cannot group.
+    """Refuse inputs that a norm of Flax cannot group, or would turn into zeros or NaN.
 
     Example:
         >>> check_inputs(nn.InstanceNorm(), (8, 5, 5, 3), train=True)
@@ -66,7 +66,7 @@ def check_inputs(norm: Any, shape: tuple[int, ...], *, train: bool) -> None:
     if isinstance(norm, nn.GroupNorm):
         _check_groups(norm, shape[-1])
     count = values_per_statistic(norm, shape, train=train)
-    # RMSNorm subtracts no mean: of one value it leaves the sign.
+    # RMSNorm subtracts no mean: from one value it makes its sign.
     needed = 1 if isinstance(norm, nn.RMSNorm) else 2
     if count is not None and count < needed:
         raise ValueError(
@@ -77,7 +77,7 @@ def check_inputs(norm: Any, shape: tuple[int, ...], *, train: bool) -> None:
 
 
 def values_per_statistic(norm: Any, shape: tuple[int, ...], *, train: bool) -> int | None:
-    """Over how many values each mean is taken; None for a norm that is not Flax's, or needs none.
+    """The number of values in each mean; None for a norm that is not Flax's, or has no minimum.
 
     Example:
         >>> values_per_statistic(nn.GroupNorm(num_groups=2), (8, 5, 5, 6), train=True)
@@ -105,7 +105,7 @@ def values_per_statistic(norm: Any, shape: tuple[int, ...], *, train: bool) -> i
 
 
 def _check_groups(norm: nn.GroupNorm, channels: int) -> None:
-    """Neither or both of the settings is refused by Flax, in plain words."""
+    """Refuse groups that do not divide the channels. Flax refuses neither or both settings."""
     if (norm.num_groups is None) == (norm.group_size is None):
         return
     name = "num_groups" if norm.group_size is None else "group_size"

@@ -10,14 +10,14 @@ from jaxtyping import Array, Float
 def max_pool(
     x: Float[Array, "batch height width channels"], window: tuple[int, int] = (2, 2)
 ) -> Float[Array, "batch rows columns channels"]:
-    r"""The largest value of each window, the windows side by side.
+    r"""The largest value of each window; windows stand side by side.
 
     $$y_{ij} = \max_{0 \le a < h,\, 0 \le b < w} x_{hi + a,\, wj + b}$$
 
-    As `flax.linen.max_pool(x, window, strides=window)` and PyTorch's `max_pool2d(x, window)`, to
-    the bit: what is left over on the right and below is dropped, the first of equal values, row by
-    row, takes the gradient, and a NaN is kept. Written as comparisons of slices, because the
-    gradient of XLA's windowed maximum takes many times as long as this one on a CPU.
+    Bit for bit the same as `flax.linen.max_pool(x, window, strides=window)` and PyTorch's
+    `max_pool2d(x, window)`. Rows and columns that fill no window are dropped. Of equal values the
+    first, row by row, gets the gradient. A NaN is kept. It is written as comparisons of slices: on
+    a CPU the gradient of XLA's windowed maximum takes many times as long.
 
     Arguments:
         x: images.

@@ -1,4 +1,4 @@
-"""Values less their mean, over their deviation: and the derivative in closed form."""
+"""Values minus their mean, divided by their deviation, with the derivative in closed form."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 MeanOf = Callable[[Array], Array]
-"""A mean over some axes, kept with length 1, and over devices where they share statistics."""
+"""A mean over some axes, kept with length 1, and over the devices that share statistics."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
@@ -21,24 +21,24 @@ def standardize(
     mean_of: MeanOf,
     epsilon: float,
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
-    r"""What a norm makes of `values` by statistics of their own, with their mean and variance.
+    r"""Normalise `values` by their own statistics; return also their mean and variance.
 
     $$y = \gamma \hat x + \beta, \qquad
       \hat x = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}}, \qquad
       \frac{\partial L}{\partial x} = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}
       \left(g - \overline{g} - \hat x\, \overline{g \hat x}\right)$$
 
-    with g the gradient of the loss with respect to y, and means over what a statistic is over.
+    with g the gradient of the loss with respect to y; the means are those of `mean_of`.
 
     The variance is the biased one, in two passes: mean_of((x - mu)^2). The derivative is written
-    out because its sums of g and of g x_hat are also those of beta and gamma: two passes over
-    the gradient, where differentiating the forward pass step by step takes four.
+    out, because its sums of g and of g x_hat are also the gradients of beta and gamma. So it takes
+    two passes over the gradient; automatic differentiation takes four.
 
     Arguments:
         values: x.
         scale: gamma, of a shape that broadcasts against mean_of(x).
-        bias: beta, likewise.
-        mean_of: linear; x less mean_of(x) must have the mean zero.
+        bias: beta, which must broadcast in the same way.
+        mean_of: a linear function; x - mean_of(x) must have the mean zero.
         epsilon: 0 or more.
 
     Example:
@@ -68,6 +68,6 @@ def _tangents(
     multiplier = lax.rsqrt(var + epsilon)
     standard, slope = (values - mean) * multiplier, scale * multiplier
     d_mean, covariance = mean_of(d_values), mean_of(standard * d_values)
-    # Terms of one shape together: each sum below is, transposed, one sum over the gradient.
+    # Group terms of one shape: transposed, each group is one sum over the gradient.
     d_y = slope * d_values + (d_bias - slope * d_mean) + standard * (d_scale - slope * covariance)
     return (y, mean, var), (d_y, d_mean, 2 * covariance / multiplier)

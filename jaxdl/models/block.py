@@ -1,4 +1,4 @@
-"""What hidden layers have in common: a norm before or after an activation, their checks."""
+"""Shared by hidden layers: a norm before or after an activation, and checks."""
 
 import functools
 import inspect
@@ -34,7 +34,7 @@ def activate(
 ) -> Array:
     """The activation of `x`, with a norm (or None) before or after it.
 
-    An activation that is a module is a template: the layer has its own, `activation_{layer}`.
+    If the activation is a module, the layer uses a copy of it, `activation_{layer}`.
     """
     if isinstance(activation, nn.Module):
         activation = activation.copy(name=f"activation_{layer}")
@@ -60,9 +60,9 @@ def conv_block(
     bias_init: Any,
     train: bool,
 ) -> Array:
-    """A convolution named `conv_{layer}` that keeps the size, its norm `norm_{layer}`, activated.
+    """A convolution `conv_{layer}` that keeps the size, its norm `norm_{layer}`, the activation.
 
-    To be called inside a compact method, whose module owns the layers.
+    Call it inside a compact method, whose module owns the layers.
     """
     normalise = None if norm is None else norm(name=f"norm_{layer}")
     x = nn.Conv(
@@ -86,7 +86,7 @@ def check_widths(name: str, widths: Sequence[int], fix: str) -> None:
 
 
 def check_hidden(model: str, norm_position: str, dropout_rate: float) -> None:
-    """Refuse a norm that stands nowhere, and a dropout that leaves nothing."""
+    """Refuse an unknown position of the norm, and a dropout rate outside [0, 1)."""
     if norm_position not in ("before", "after"):
         raise ValueError(
             f"{model} norm_position must be 'before' or 'after' the activation, "

@@ -20,19 +20,15 @@ class ConvNet(nn.Module):
 
     Attributes:
         channels: the width of every convolution.
-        features: the widths of the dense layers, the last being the outputs.
-        window: of the convolutions, height and width.
-        activation: an elementwise function, or a module, as for `MLP`.
-        norm: a factory of norm modules, as for `MLP`; the dense layers have it as well.
-        norm_position: the norm stands "before" or "after" the activation.
-        dropout_rate: of the hidden dense layers, in [0, 1).
+        features: the widths of the dense layers; the last is the number of outputs.
+        window: the height and width of the convolutions.
+        activation, norm, norm_position, bias_init: as in `MLP`; the dense layers have them too.
+        dropout_rate: the dropout rate of the hidden dense layers, in [0, 1).
         kernel_init: initializer of every kernel, of shape (*window, in, out) or (fan_in, fan_out).
-        bias_init: initializer of every bias, or a function of fan_in that returns one, such as
-            `torch_bias`.
 
     Raises:
-        ValueError: a width below 1, a position or a rate outside the values above; when called,
-            an image that the poolings leave nothing of.
+        ValueError: a width below 1, a position or a rate outside the values above; when called, an
+            image that is too small for the poolings.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -41,7 +37,7 @@ class ConvNet(nn.Module):
         >>> variables["params"]["head"]["dense_0"]["kernel"].shape
         (784, 10)
 
-    Source: LeCun et al. (1998), for the plan.
+    Source: LeCun et al. (1998), for the architecture.
     """
 
     channels: Sequence[int]
@@ -55,7 +51,7 @@ class ConvNet(nn.Module):
     bias_init: Callable[..., Array] | Callable[[int], Callable[..., Array]] = zeros()
 
     def __post_init__(self) -> None:
-        """Refuse settings no network can be built from."""
+        """Refuse settings that allow no network."""
         object.__setattr__(self, "channels", tuple(self.channels))
         object.__setattr__(self, "features", tuple(self.features))
         check_widths("ConvNet channels", self.channels, "one for each convolution")

@@ -23,12 +23,12 @@ class MLP(nn.Module):
     $$h_l = \phi(W_l^\top h_{l-1} + b_l), \qquad y = W_L^\top h_{L-1} + b_L$$
 
     Inputs of shape (batch, ...) are flattened. Layer l is named `dense_l`, its norm `norm_l`;
-    dropout follows the activation and a norm that stands after it.
+    dropout follows the activation, and the norm if it stands after the activation.
 
     Attributes:
-        features: the width of every layer, the last being the outputs.
+        features: the width of every layer; the last is the number of outputs.
         activation: an elementwise function, e.g. `jaxdl.activations.tanh`, or a module such as
-            `PReLU()`, of which every layer gets its own, named `activation_l`.
+            `PReLU()`; every layer gets a copy, named `activation_l`.
         norm: a factory of norm modules, e.g. `functools.partial(BatchNorm, momentum=0.99)`; Flax's
             own LayerNorm, GroupNorm and BatchNorm fit as well.
         norm_position: the norm stands "before" or "after" the activation. A bias directly before
@@ -61,8 +61,8 @@ class MLP(nn.Module):
     bias_init: Callable[..., Array] | Callable[[int], Callable[..., Array]] = zeros()
 
     def __post_init__(self) -> None:
-        """Refuse settings no network can be built from."""
-        # A tuple makes equal models equal keys, so that runs share what is compiled.
+        """Refuse settings that allow no network."""
+        # With a tuple, equal models are equal cache keys, so that runs share compiled programs.
         object.__setattr__(self, "features", tuple(self.features))
         check_widths("MLP features", self.features, "the last is the number of outputs")
         check_hidden("MLP", self.norm_position, self.dropout_rate)

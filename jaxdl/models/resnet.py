@@ -1,4 +1,4 @@
-"""Residual networks for images of 32 x 32: CIFAR's own 20 to 56, and 18."""
+"""Residual networks for images of 32 x 32: depths 20 to 56 for CIFAR, and 18."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -28,12 +28,13 @@ class Block(nn.Module):
     """Two convolutions beside a shortcut: y = f(x + F(x)), with f the activation.
 
     Attributes:
-        channels: of both convolutions.
-        stride: of the first; 2 halves the image.
-        projection: a shortcut that changes shape is a 1 x 1 convolution; otherwise every second
-            position is taken and the new channels are zero (option A), without parameters.
-        zero_last_scale: start the last norm's scale at 0, so that the block starts as its shortcut.
-        activation, norm, norm_position, kernel_init, bias_init: as of `ResNet`.
+        channels: the width of both convolutions.
+        stride: the stride of the first convolution; 2 halves the image.
+        projection: whether a shortcut that changes shape is a 1 x 1 convolution. If not, it takes
+            every second position and sets new channels to zero (option A), without parameters.
+        zero_last_scale: whether the last norm's scale starts at 0, so the block starts as its
+            shortcut.
+        activation, norm, norm_position, kernel_init, bias_init: as in `ResNet`.
     """
 
     channels: int
@@ -54,11 +55,11 @@ class Block(nn.Module):
         y, norm = self._convolution(x, "0", (3, 3), self.stride)
         y = activate(y, self.activation, norm, self.norm_position, layer=0, train=train)
         y, norm = self._convolution(y, "1", (3, 3), 1, zero_scale=self.zero_last_scale)
-        # The last activation stands behind the sum, so the norm has only one place here.
-        y = activate(y, _identity, norm, "before", layer=1, train=train)
+        # The last activation follows the sum, so the norm has only one place here.
+        y = activate(y, _linear, norm, "before", layer=1, train=train)
         if x.shape != y.shape and self.projection:
             x, norm = self._convolution(x, "shortcut", (1, 1), self.stride)
-            x = activate(x, _identity, norm, "before", layer=1, train=train)
+            x = activate(x, _linear, norm, "before", layer=1, train=train)
         elif x.shape != y.shape:
             x = x[:, :: self.stride, :: self.stride]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.channels - x.shape[-1])))
@@ -74,7 +75,7 @@ class Block(nn.Module):
             self.channels,
             window,
             strides=stride,
-            # As PyTorch pads: at stride 2 "SAME" would pad one side only.
+            # PyTorch's padding: at stride 2 "SAME" would pad one side only.
             padding=[((size - 1) // 2,) * 2 for size in window],
             use_bias=needs_bias(norm, position),
             kernel_init=self.kernel_init,
@@ -85,7 +86,7 @@ class Block(nn.Module):
         return x, norm
 
 
-def _identity(x: Array) -> Array:
+def _linear(x: Array) -> Array:
     return x
 
 
@@ -93,21 +94,20 @@ class ResNet(nn.Module):
     """Residual blocks in stages that halve the image and double the channels, then the mean.
 
     Depth 6n + 2 (20, 32, 44, 56, ...) is CIFAR's form: three stages of n blocks with 16, 32 and 64
-    channels and shortcuts without parameters: 269,722 parameters for depth 20 with BatchNorm, and
-    853,018 for 56 (published as 0.27 M and 0.85 M). Depth 18 is ImageNet's network with a first
-    convolution of 3 x 3 and no first pooling: four stages of two blocks with 64 to 512 channels
-    and projected shortcuts, 11,173,962 parameters.
+    channels, and shortcuts without parameters. With BatchNorm, depth 20 has 269,722 parameters and
+    depth 56 has 853,018 (published as 0.27 M and 0.85 M). Depth 18 is ImageNet's network with a
+    first convolution of 3 x 3 and no first pooling: four stages of two blocks with 64 to 512
+    channels and projected shortcuts, 11,173,962 parameters.
 
     Attributes:
         depth: 18, or 6n + 2 from 8 up.
-        outputs: classes or values.
-        activation: an elementwise function, or a module, as for `MLP`.
-        norm: a factory of norm modules, or None.
-        norm_position: of each block's first norm, "before" or "after" the activation.
-        dropout_rate: of the features before the outputs, in [0, 1).
-        zero_last_scale: start each block as its shortcut; needs a norm with a `scale_init`.
+        outputs: the number of classes or values.
+        activation, norm, bias_init: as in `MLP`.
+        norm_position: whether each block's first norm stands "before" or "after" the activation.
+        dropout_rate: the dropout rate of the features before the outputs, in [0, 1).
+        zero_last_scale: whether each block starts as its shortcut; needs a norm with a
+            `scale_init`.
         kernel_init: initializer of every kernel.
-        bias_init: initializer of every bias, or a function of fan_in that returns one.
 
     Raises:
         ValueError: another depth, outputs below 1, a position or a rate outside the values above,
@@ -136,7 +136,7 @@ class ResNet(nn.Module):
     bias_init: Callable[..., Array] | Callable[[int], Callable[..., Array]] = zeros()
 
     def __post_init__(self) -> None:
-        """Refuse settings no network can be built from."""
+        """Refuse settings that allow no network."""
         if self.depth not in PROJECTED and (self.depth < 8 or (self.depth - 2) % 6):
             raise ValueError(f"ResNet depth must be 18 or 6n + 2 from 8 up, got {self.depth}")
         check_widths("ResNet outputs", (self.outputs,), "it is the number of outputs")

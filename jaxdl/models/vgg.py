@@ -12,29 +12,26 @@ from jaxdl.models.block import Activation, NormFactory, check_hidden, check_widt
 from jaxdl.models.mlp import MLP
 
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-"""Of each stage, by the number of layers with weights in the ImageNet form: columns A, B, D, E."""
+"""Convolutions of each stage, by the number of layers with weights: columns A, B, D and E."""
 
 
 class VGG(nn.Module):
-    """The convolutions of Simonyan and Zisserman's network, and dense layers on what is left.
+    """The convolutions of Simonyan and Zisserman's network, then dense layers.
 
-    Five poolings leave one position of 512 channels of a 32 x 32 image. The published form for
-    CIFAR has one dense layer, the outputs, in the place of ImageNet's three: 14,728,266
-    parameters for depth 16 with BatchNorm and the biases of its convolutions; here they are left
-    out where a norm makes them redundant (14,724,042). The convolutions are named `conv_i`, their
-    norms `norm_i`, the dense layers are an `MLP` named `head`.
+    Five poolings reduce a 32 x 32 image to one position with 512 channels. The published form for
+    CIFAR has one dense layer, the outputs, instead of ImageNet's three. With depth 16, BatchNorm
+    and biases in its convolutions it has 14,728,266 parameters. Here biases that a norm makes
+    redundant are left out: 14,724,042. The convolutions are named `conv_i` and their norms
+    `norm_i`; the dense layers are an `MLP` named `head`.
 
     Attributes:
         depth: 11, 13, 16 or 19.
-        features: the widths of the dense layers, the last being the outputs; (512, 512, 10) is
-            nearer to ImageNet's form.
-        channels: of the convolutions of each of the five stages; narrower ones make smaller runs.
-        activation: an elementwise function, or a module, as for `MLP`.
-        norm: a factory of norm modules, as for `MLP`; hidden dense layers have it as well.
-        norm_position: the norm stands "before" or "after" the activation.
-        dropout_rate: of the hidden dense layers, in [0, 1).
+        features: the widths of the dense layers; the last is the number of outputs. (512, 512, 10)
+            is nearer to ImageNet's form.
+        channels: the width of the convolutions in each of the five stages.
+        activation, norm, norm_position, bias_init: as in `MLP`; the dense layers have them too.
+        dropout_rate: the dropout rate of the hidden dense layers, in [0, 1).
         kernel_init: initializer of every kernel.
-        bias_init: initializer of every bias, or a function of fan_in that returns one.
 
     Raises:
         ValueError: another depth, a width below 1, a position or a rate outside the values above;
@@ -61,7 +58,7 @@ class VGG(nn.Module):
     bias_init: Callable[..., Array] | Callable[[int], Callable[..., Array]] = zeros()
 
     def __post_init__(self) -> None:
-        """Refuse settings no network can be built from."""
+        """Refuse settings that allow no network."""
         object.__setattr__(self, "features", tuple(self.features))
         object.__setattr__(self, "channels", tuple(self.channels))
         if self.depth not in CONVOLUTIONS:

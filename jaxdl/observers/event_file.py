@@ -14,13 +14,13 @@ import numpy as np
 class EventFile:
     """Scalars, histograms, images and texts, each under a tag and at a step.
 
-    What is written is in the file after `flush`, in the order of the calls, and a failure is
-    raised where it happens: tensorboardX's own `SummaryWriter` hands its events to a thread, and
-    those that wait there are lost when the process is killed.
+    After `flush` the file holds everything written, in the order of the calls, and a failure is
+    raised where it happens. tensorboardX's own `SummaryWriter` hands its events to a thread. If the
+    process is killed, those that wait in the thread are lost.
 
     Arguments:
-        folder: made if need be; files of earlier processes stay.
-        first_step: TensorBoard hides what those files hold from this step on.
+        folder: created if missing; files of earlier processes stay.
+        first_step: from this step on TensorBoard hides what the earlier files hold.
 
     Raises:
         ImportError: tensorboardX is not installed.
@@ -47,13 +47,13 @@ class EventFile:
         self._write(step=first_step, session_log=start)
 
     def scalar(self, tag: str, value: Any, step: int) -> None:
-        """A point of a curve."""
+        """Write a point of a curve."""
         self._write(step=step, summary=self._summary.scalar(tag, float(value)))
 
     def histogram(self, tag: str, values: Any, step: int, bins: int) -> None:
-        """Counts of the finite entries, between the smallest and the largest.
+        """Write counts of the finite entries, between the smallest and the largest.
 
-        Where there are others, their number is a scalar, `nonfinite/<tag>`.
+        If there are other entries, their number is written as the scalar `nonfinite/<tag>`.
         """
         entries = np.asarray(values).ravel().astype(np.float64)
         finite = np.isfinite(entries)
@@ -71,7 +71,7 @@ class EventFile:
                 max=edges[-1],
                 num=float(entries.size),
                 sum=float(entries.sum()),
-                # Not entries @ entries: BLAS wakes threads for it, 5 ms where cores are busy.
+                # Not entries @ entries: BLAS wakes threads, which takes 5 ms on busy cores.
                 sum_squares=float(np.square(entries).sum()),
                 # TensorBoard's buckets are named by their right edges; an empty one leads.
                 bucket_limits=edges.tolist(),
@@ -80,7 +80,7 @@ class EventFile:
         )
 
     def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
-        """A picture of uint8, (height, width, 3)."""
+        """Write a uint8 picture, (height, width, 3)."""
         from PIL import Image
 
         png = io.BytesIO()
@@ -94,20 +94,20 @@ class EventFile:
         self._write(step=step, summary=self._values(value=[value]))
 
     def text(self, tag: str, markdown: str, step: int) -> None:
-        """A text in Markdown."""
+        """Write a text in Markdown."""
         self._write(step=step, summary=self._summary.text(tag, markdown))
 
     def flush(self) -> None:
-        """Hand what was written to the operating system."""
+        """Hand everything written to the operating system."""
         self._file.flush()
 
     def close(self) -> None:
-        """No more is written."""
+        """Close the file."""
         self._file.close()
 
     def _write(self, **content: Any) -> None:
         # A TFRecord: length, checksum of the length, content, checksum of the content.
-        # tensorboardX's own writer of them syncs the disk at each flush, for milliseconds.
+        # tensorboardX's own record writer syncs the disk at each flush, which takes milliseconds.
         event = self._protos.Event(wall_time=time.time(), **content).SerializeToString()
         length = struct.pack("<Q", len(event))
         parts = (length, self._crc(length), event, self._crc(event))
@@ -120,8 +120,8 @@ class EventFile:
 def count(entries: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
     """Counts in bins of equal width between the smallest and the largest entry, and the edges.
 
-    `numpy.histogram` up to the rounding of an edge, in half the time: it also searches on which
-    side of an edge an entry lies that is equal to it.
+    The same as `numpy.histogram`, up to the rounding of an edge, in half the time. NumPy also
+    searches on which side of an edge an equal entry lies.
 
     Example:
         >>> count(np.array([0.0, 0.1, 0.9, 1.0]), bins=2)

@@ -1,4 +1,4 @@
-"""The history as a file that grows by a line an epoch."""
+"""The history as a file that grows by one line per epoch."""
 
 import json
 import math
@@ -15,21 +15,20 @@ from jaxdl.training.fit.observing import Event, Observer
 
 
 def history_lines(path: str | os.PathLike[str]) -> Observer:
-    """Write `history.jsonl`: one JSON object a line for each epoch, there as soon as it is over.
+    """Write `history.jsonl`: one line, a JSON object, as soon as an epoch ends.
 
     A line holds "epoch", "step" (updates made by its end), "seconds", "train" and "validation",
     the last two as objects of means. JSON has no NaN and no infinity: both are null.
 
-    The first event of a run puts the file in agreement with the run's history, so that no epoch
-    is missing or there twice after a resume: lines up to the step where the history begins stay,
-    later ones, left by a run that was cut short, are replaced. Of several processes the first
-    writes.
+    The first event of a run makes the file match the run's history, so that after a resume no epoch
+    is missing or repeated. Lines up to the step where the history begins stay. Later lines, left by
+    a run that was cut short, are replaced. Only the first process writes.
 
     Arguments:
-        path: of the file; its folder is made.
+        path: the file; its folder is created if missing.
 
     Raises:
-        ValueError: from the first event, a file that holds other things.
+        ValueError: at the first event, if the file holds something else.
 
     Example:
         >>> observers = [history_lines("runs/mine/history.jsonl")]
@@ -62,7 +61,7 @@ def history_lines(path: str | os.PathLike[str]) -> Observer:
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The objects of a file that `history_lines` wrote; a last line without its end is left out.
+    """The objects of a file that `history_lines` wrote; an unfinished last line is left out.
 
     Raises:
         ValueError: a line that is no object with a step.

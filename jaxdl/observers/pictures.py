@@ -1,4 +1,4 @@
-"""Images with what the network takes them for, as one picture."""
+"""Images with the network's predictions, as one picture."""
 
 import functools
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ def is_image(inputs: np.ndarray) -> bool:
 def predictions_picture(
     images: np.ndarray, scores: np.ndarray, targets: np.ndarray, classes: Sequence[str]
 ) -> np.ndarray:
-    """Each image over its decision, the decision's score and, where that is wrong, its class.
+    """Each image above its predicted class, the score and, if wrong, the true class.
 
     Arguments:
-        images: (batch, height, width, 1 or 3); other types than uint8 are stretched from their
-            smallest to their largest value.
-        scores: (batch, classes), which add up to 1.
+        images: (batch, height, width, 1 or 3); types other than uint8 are rescaled from [smallest,
+            largest] to 0..255.
+        scores: (batch, classes), probabilities.
         targets: (batch,).
-        classes: the names.
+        classes: the classes' names.
 
     Returns:
         uint8 pixels, (height, width, 3).
@@ -66,7 +66,7 @@ def _font(text: str) -> Any:
         text.encode("latin-1")
     except UnicodeEncodeError:
         return ImageFont.load_default()
-    # Drawn in a fifth of the time.
+    # This font is drawn in a fifth of the time.
     return ImageFont.load_default_imagefont()
 
 

@@ -1,4 +1,4 @@
-"""The same few examples, looked at again and again while a run goes on."""
+"""The same few examples, measured again and again during a run."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -29,6 +29,6 @@ def make_probe(
 
 
 def host_variables(event: Event) -> dict[str, Any]:
-    """What `model.apply` takes, on the host: one process can use it without the others."""
+    """The variables on the host, so that one process can use them without the others."""
     variables: dict[str, Any] = jax.tree.map(np.asarray, event.state.variables)
     return variables

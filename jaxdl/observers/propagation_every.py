@@ -28,20 +28,20 @@ def propagation_every(
     saturation: float = 0.01,
     updates: bool = True,
 ) -> Observer:
-    """Measure `diagnostics.propagation` after every so many epochs, and after the last.
+    """Measure `diagnostics.propagation` every few epochs, and after the last one.
 
-    The examples are the same each time, so what changes is the network. Dropout masks are a
-    function of the step. Of several processes the first measures.
+    The examples are the same each time, so only the network changes. Dropout masks are a function
+    of the step. Only the first process measures.
 
     Arguments:
-        epochs: between two measurements, at least 1.
-        report: a function of the event and the `Propagation`; or a folder, in which
-            `propagation_<step>.npz` is written each time: an array a field, and `names`.
-        examples: the first of the training split, 2 or more.
-        batch: {"inputs": ..., "targets": ...} in place of them.
+        epochs: epochs between two measurements, at least 1.
+        report: a function of the event and the `Propagation`. Or a folder for a file
+            `propagation_<step>.npz` each time, with an array for each field, and `names`.
+        examples: how many of the first training examples to use, 2 or more.
+        batch: {"inputs": ..., "targets": ...} to use instead of them.
         saturation: as in `diagnostics.propagation`.
-        updates: measure the optimizer's next update too; False for an optimizer that asks for more
-            than the gradient, such as `sam`.
+        updates: whether to measure the optimizer's next update too; False for an optimizer that
+            needs more than the gradient, such as `sam`.
 
     Raises:
         ValueError: fewer than 1 epoch, fewer than 2 examples.

@@ -1,4 +1,4 @@
-"""The metric of each epoch, told to the optimizer's plateau."""
+"""Report the metric of each epoch to the optimizer's plateau."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,17 +17,16 @@ _report = jax.jit(report_metric)
 def report_plateau(metric: str = "loss", *, split: Split = "validation") -> Observer:
     """Lower the learning rate when the metric stops improving: the rate must be a `plateau`.
 
-    `optimizers.report_metric` at the end of each epoch; what counts as improvement, and how far
-    the rate falls, is set in `optimizers.plateau`. All that it remembers lies in the optimizer's
-    state.
+    It calls `optimizers.report_metric` at the end of each epoch. `optimizers.plateau` sets what
+    counts as improvement, and how far the rate falls. The optimizer's state holds all the memory.
 
     Arguments:
         metric: "loss" or the name of a metric of the run.
         split: "validation", or "train" for the means over the epoch's steps.
 
     Raises:
-        ValueError: from `fit`, a metric that is not measured, no validation split, or an optimizer
-            without a plateau.
+        ValueError: from `fit`, if the metric is not measured, there is no validation split, or the
+            optimizer has no plateau.
 
     Example:
         >>> from jaxdl import optimizers
@@ -38,7 +37,7 @@ def report_plateau(metric: str = "loss", *, split: Split = "validation") -> Obse
 
     def check(run: Any) -> None:
         check_metric(run, metric, split)
-        # Refused where the state holds no plateau; nothing is computed.
+        # Raises an error if the state holds no plateau; nothing is computed.
         jax.eval_shape(
             lambda params: report_metric(run.optimizer.init(params), 0.0), {"kernel": jnp.ones(1)}
         )

@@ -1,4 +1,4 @@
-"""The end of a run that no longer improves."""
+"""Stop a run that no longer improves."""
 
 import math
 from typing import Any, Literal, NamedTuple
@@ -19,9 +19,9 @@ class StoppingMemory(NamedTuple):
 
     Attributes:
         best: the best metric so far, in float32; infinite before the first.
-        best_epoch: the epoch it belongs to; 0 before the first.
-        bad_epochs: how many have passed since.
-        state: the state at that epoch's end; an empty tuple where none is to be restored.
+        best_epoch: the epoch of the best metric; 0 before the first.
+        bad_epochs: the number of epochs since.
+        state: the state at that epoch's end; an empty tuple if none is to be restored.
     """
 
     best: Float[Array, ""]
@@ -44,21 +44,22 @@ def early_stopping(
     $$m_t < m_{\text{best}} - \delta \quad\text{is an improvement (above } m_{\text{best}} + \delta
       \text{ for "max")}$$
 
-    with $\delta$ the `min_delta`. A NaN is none. With `restore_best` the run ends with the state
-    of its best epoch, whether it was stopped, and `state.step` says where that was, or came to its
-    last epoch; asked for more epochs later, it goes on from there.
+    with $\delta$ the `min_delta`. A NaN is no improvement. With `restore_best` the run ends with
+    the state of its best epoch, whether it was stopped or came to its last epoch. If it was
+    stopped, `state.step` is the step of that state. If it gets more epochs later, it goes on from
+    that state.
 
     Arguments:
         metric: "loss" or the name of a metric of the run.
         mode: "min" for a metric that should fall, "max" for one that should rise.
-        patience: epochs, at least 1.
+        patience: epochs without improvement, at least 1.
         min_delta: in the metric's unit, 0 or more.
         restore_best: keep a copy of the best state, and end with it.
         split: "validation", or "train" for the means over the epoch's steps.
 
     Raises:
-        ValueError: a setting outside its range; from `fit`, a metric that is not measured, or no
-            validation split.
+        ValueError: a setting is out of range; from `fit`, the metric is not measured, or there is
+            no validation split.
 
     Example:
         >>> early_stopping("accuracy", mode="max", patience=3).init(None).best.item()
@@ -88,7 +89,7 @@ def early_stopping(
     def observe(event: Event, memory: StoppingMemory) -> tuple[StoppingMemory, Change | None]:
         if not event.epoch_ended:
             return memory, None
-        # In float32, as the memory is saved: a resumed run decides as one never stopped.
+        # In float32, like the saved memory: a resumed run decides like one that never stopped.
         value = np.float32(metric_of(event, metric, split))
         if sign * float(value) < sign * float(memory.best) - min_delta:
             memory = StoppingMemory(
@@ -113,5 +114,5 @@ def early_stopping(
 
 
 def _copy(state: Any) -> Any:
-    """Arrays of its own: the state's are handed on to the next call."""
+    """A copy, because the next call may overwrite the state's arrays."""
     return jax.tree.map(jnp.copy, state)

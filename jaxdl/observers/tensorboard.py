@@ -1,4 +1,4 @@
-"""A run as TensorBoard shows it."""
+"""Write a run for TensorBoard."""
 
 import os
 from collections.abc import Mapping
@@ -33,32 +33,32 @@ def tensorboard(
 ) -> Observer:
     """Write a run's curves, histograms and pictures for `tensorboard --logdir FOLDER`.
 
-    At each epoch's end: `<metric>/train` and `<metric>/validation`, `seconds`, and
-    `learning_rate`, that of the next update, where the optimizer's state shows one; of its steps
-    every so many, `<metric>/batch`. Every few epochs: histograms of `weights/<parameter>`, of
-    `weight_gradients/<parameter>` (of the mean loss), of `activations/<layer>` and of
-    `gradients/<layer>` (of the summed losses with respect to the activations; layers as in
-    `diagnostics.propagation`), all on the same examples; and a picture of `predictions` for image
-    data with classes. Once: the text of the `config`.
+    At each epoch's end it writes `<metric>/train`, `<metric>/validation`, `seconds`, and the
+    `learning_rate` of the next update if the optimizer's state shows one. For one step in
+    `step_every` it writes `<metric>/batch`. Every `every` epochs it writes histograms, always of
+    the same examples: `weights/<parameter>`, `weight_gradients/<parameter>` (of the mean loss),
+    `activations/<layer>` and `gradients/<layer>` (of the summed losses with respect to the
+    activations). Layers are those of `diagnostics.propagation`. For image data with classes it adds
+    a picture of `predictions`. The text of the `config` is written once.
 
-    After a resume TensorBoard shows each step once: what a killed run wrote beyond its last
-    checkpoint is hidden. A new run in a folder that is in use hides the old one, so give each its
-    own. Of several processes the first writes.
+    After a resume TensorBoard shows each step once: what a killed run wrote after its last
+    checkpoint is hidden. A new run in a used folder hides the old run, so give each run its own
+    folder. Only the first process writes.
 
     Arguments:
         folder: where the event files go.
         every: epochs between histograms and pictures, at least 1; the last epoch has them too.
         step_every: steps between two points of the batches' curves, at least 1.
         histograms: whether to draw them.
-        pictures: whether to draw them; the validation split's first images, or else the training
-            split's.
-        bins: of each histogram, at least 1.
-        examples: the first of the training split, 2 or more, which the activations are of.
-        batch: {"inputs": ..., "targets": ...} in place of them.
+        pictures: whether to draw the first images of the validation split, or of the training split
+            if there is none.
+        bins: bins in each histogram, at least 1.
+        examples: how many of the first training examples to measure activations on, 2 or more.
+        batch: {"inputs": ..., "targets": ...} to use instead of them.
 
     Raises:
-        ValueError: a number below its least.
-        ImportError: from the first event, tensorboardX is not installed.
+        ValueError: a number is below its minimum.
+        ImportError: at the first event, if tensorboardX is not installed.
 
     Example:
         >>> observers = [tensorboard("runs/mine", every=5)]

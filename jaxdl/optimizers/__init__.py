@@ -1,4 +1,4 @@
-"""Each optimizer is one `optax.chain`, its conventions are arguments."""
+"""Optimizers: each is one `optax.chain`, and its conventions are arguments."""
 
 from jaxdl.optimizers import schedules
 from jaxdl.optimizers.adadelta import adadelta

@@ -18,7 +18,7 @@ def adadelta(
     epsilon: float = 1e-6,
     gradient_epsilon: float | None = None,
 ) -> optax.GradientTransformation:
-    r"""A step in the parameter's own units, so that no rate needs to be found.
+    r"""A step in the parameter's own units, so that the rate needs no search.
 
     $$E[g^2]_t = \rho E[g^2]_{t-1} + (1-\rho) g_t^2, \qquad
       \Delta\theta_t = -\frac{\sqrt{E[\Delta\theta^2]_{t-1} + \epsilon}}
@@ -26,18 +26,18 @@ def adadelta(
     $$E[\Delta\theta^2]_t = \rho E[\Delta\theta^2]_{t-1} + (1-\rho)\Delta\theta_t^2, \qquad
       \theta_{t+1} = \theta_t + \eta\,\Delta\theta_t$$
 
-    with both averages 0 at first, and eta 1. The same numbers as PyTorch's and optax's, which
-    have the same defaults (optax: `rho=0.9, eps=1e-6`).
+    with both averages 0 at first, and eta 1. PyTorch and optax have the same numerics and defaults
+    (optax: `rho=0.9, eps=1e-6`).
 
-    The epsilon above sets the size of the first steps; the one below keeps a parameter without
-    gradient from 0 / 0, and where E[g^2] is not far above it, the path depends on the scale of
-    the loss. `gradient_epsilon=1e-30` takes that dependence away.
+    The epsilon in the numerator sets the size of the first steps. The one in the denominator avoids
+    0 / 0 for a parameter without a gradient. If E[g^2] is not far above it, the path depends on the
+    scale of the loss; `gradient_epsilon=1e-30` removes this dependence.
 
     Arguments:
         learning_rate: eta, a `LearningRate`.
         decay: rho, in [0, 1).
-        epsilon: in both roots, 0 or more.
-        gradient_epsilon: in the root of E[g^2], if it is to be another.
+        epsilon: added in both roots, 0 or more.
+        gradient_epsilon: added in the root of E[g^2], if another value is wanted there.
 
     Raises:
         ValueError: a negative number, a decay outside [0, 1).

@@ -1,4 +1,4 @@
-"""Adagrad: a rate for every parameter, from the sum of its squared gradients."""
+"""Adagrad: each parameter has its own rate, from the sum of its squared gradients."""
 
 from typing import Any
 
@@ -29,8 +29,7 @@ def adagrad(
     Arguments:
         learning_rate: eta, a `LearningRate`.
         initial_accumulator: G_0, 0 or more.
-        epsilon: 0 or more; at 0 a parameter without a gradient so far is 0 / 0.
-        epsilon_position: "inside" the root or "outside" it.
+        epsilon, epsilon_position: as in `adam`.
 
     Raises:
         ValueError: a negative number, an unknown position.
@@ -58,7 +57,7 @@ def scale_by_adagrad(
 ) -> optax.GradientTransformation:
     """The gradient over the root of the sum of its squares: see `jaxdl.optimizers.adagrad`.
 
-    The state is optax's `ScaleByRssState`; `optax.scale_by_rss` has epsilon inside alone.
+    The state is optax's `ScaleByRssState`; `optax.scale_by_rss` has epsilon inside the root only.
     """
 
     def init_fn(params: Any) -> Any:

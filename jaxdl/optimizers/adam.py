@@ -1,4 +1,4 @@
-"""Adam: a moving average of the gradient over the root of that of its square."""
+"""Adam: the moving average of the gradient over the root of the average of its square."""
 
 from typing import Any
 
@@ -40,23 +40,23 @@ def adam(
     $$\hat m_t = \frac{m_t}{1-\beta_1^t}, \quad \hat v_t = \frac{v_t}{1-\beta_2^t}, \qquad
       \theta_{t+1} = \theta_t - \frac{\eta}{\sqrt{\hat v_t + \epsilon}}\, \hat m_t$$
 
-    with m_0 = v_0 = 0. Epsilon stands inside the root, as in the lecture; PyTorch, optax and the
-    paper add it to the root, sqrt(v_hat) + epsilon, which is `epsilon_position="outside"`. At
-    1e-8 the first bounds the step at 10^4 eta m_hat, the second at 10^8 eta m_hat.
-    The bias corrections are exact to float32's rounding, as PyTorch's are and optax's are not:
-    see `jaxdl.optimizers.moments.bias_correction`.
+    with m_0 = v_0 = 0. Epsilon stands inside the root, as in the lecture. PyTorch, optax and the
+    paper add it to the root: sqrt(v_hat) + epsilon, `epsilon_position="outside"`. With epsilon =
+    1e-8 the step is at most 10^4 eta m_hat inside, and 10^8 eta m_hat outside. The bias corrections
+    are exact to float32's rounding, as in PyTorch but not in optax: see
+    `jaxdl.optimizers.moments.bias_correction`.
 
-    With `amsgrad`, v_hat never falls: it is the maximum of all v so far, then corrected ("raw",
-    PyTorch), or the maximum of all corrected ones ("corrected", optax).
+    With `amsgrad`, v_hat never falls. It is the maximum of all v so far, then corrected ("raw", as
+    in PyTorch), or the maximum of all corrected v ("corrected", as in optax).
 
     Arguments:
         learning_rate: eta, a `LearningRate`.
         beta1: the weight of the old first moment, in [0, 1).
         beta2: the weight of the old second moment, in [0, 1).
-        epsilon: 0 or more; at 0 a parameter without a gradient so far is 0 / 0.
+        epsilon: 0 or more. With 0 the step is 0 / 0 for a parameter without a gradient so far.
         epsilon_position: "inside" the root or "outside" it.
-        amsgrad: keep the largest second moment.
-        maximum_of: of the "raw" second moments or of the "corrected" ones.
+        amsgrad: whether to keep the largest second moment.
+        maximum_of: the maximum is of the "raw" or of the "corrected" second moments.
 
     Raises:
         ValueError: a negative rate or epsilon, a beta outside [0, 1), an unknown position.
@@ -92,7 +92,7 @@ def adamw(
     weight_decay: float = 1e-2,
     mask: Any = is_kernel,
 ) -> optax.GradientTransformation:
-    r"""Adam with the weights decaying beside it, not through its second moment.
+    r"""Adam with decoupled weight decay: the decay does not pass through the second moment.
 
     $$\theta_{t+1} = \theta_t - \eta\Bigl(\frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon}
       + \lambda\theta_t\Bigr)$$
@@ -102,12 +102,12 @@ def adamw(
     Arguments:
         learning_rate: eta, a `LearningRate`.
         beta1, beta2, epsilon: as in `adam`.
-        epsilon_position: as in `adam`; here "outside", as in the paper, unless said otherwise.
+        epsilon_position: as in `adam`; by default "outside", as in the paper.
         weight_decay: lambda, 0 or more.
         mask: which parameters decay, see `l2`: kernels only, by default.
 
     Raises:
-        ValueError: as `adam`; at init, a mask that does not fit the parameters.
+        ValueError: as in `adam`; at init, a mask that does not fit the parameters.
 
     Example:
         >>> optimizer = adamw(0.5, weight_decay=0.5)
@@ -137,8 +137,8 @@ def scale_by_adam(
 ) -> optax.GradientTransformation:
     r"""Adam's direction, m_hat over the root of v_hat: see `jaxdl.optimizers.adam`.
 
-    The state is optax's `ScaleByAdamState(count, mu, nu)`. `optax.scale_by_adam` differs in the
-    rounding of the bias correction alone (see `bias_correction`).
+    The state is optax's `ScaleByAdamState(count, mu, nu)`. `optax.scale_by_adam` differs only in
+    the rounding of the bias correction (see `bias_correction`).
 
     Example:
         >>> import jax.numpy as jnp
@@ -153,10 +153,14 @@ def scale_by_adam(
     ) -> tuple[Any, optax.ScaleByAdamState]:
         del params
         state = next_moments(updates, state, beta1, beta2)
-        of_mu, of_nu = (bias_correction(beta, state.count) for beta in (beta1, beta2))
+        mu_correction, nu_correction = (
+            bias_correction(beta, state.count) for beta in (beta1, beta2)
+        )
 
         def direction(m: Array, v: Array) -> Array:
-            return (m * of_mu / root(v * of_nu, epsilon, epsilon_position)).astype(m.dtype)
+            return (m * mu_correction / root(v * nu_correction, epsilon, epsilon_position)).astype(
+                m.dtype
+            )
 
         return jax.tree.map(direction, state.mu, state.nu), state
 
@@ -173,8 +177,8 @@ def scale_by_amsgrad(
 ) -> optax.GradientTransformation:
     """Adam's direction with the largest second moment so far: `jaxdl.optimizers.adam(amsgrad)`.
 
-    The state is optax's `ScaleByAmsgradState`; `optax.scale_by_amsgrad` has the maximum of the
-    corrected moment alone.
+    The state is optax's `ScaleByAmsgradState`; `optax.scale_by_amsgrad` has only the maximum of the
+    corrected moment.
     """
 
     def init_fn(params: Any) -> Any:
@@ -183,14 +187,14 @@ def scale_by_amsgrad(
     def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         now = next_moments(updates, optax.ScaleByAdamState(*state[:3]), beta1, beta2)
-        of_mu, of_nu = (bias_correction(beta, now.count) for beta in (beta1, beta2))
-        before, after = (1.0, of_nu) if maximum_of == "raw" else (of_nu, 1.0)
+        mu_correction, nu_correction = (bias_correction(beta, now.count) for beta in (beta1, beta2))
+        before, after = (1.0, nu_correction) if maximum_of == "raw" else (nu_correction, 1.0)
         largest = jax.tree.map(
             lambda top, v: jnp.maximum(top, (v * before).astype(v.dtype)), state.nu_max, now.nu
         )
 
         def direction(m: Array, v: Array) -> Array:
-            return (m * of_mu / root(v * after, epsilon, epsilon_position)).astype(m.dtype)
+            return (m * mu_correction / root(v * after, epsilon, epsilon_position)).astype(m.dtype)
 
         return jax.tree.map(direction, now.mu, largest), optax.ScaleByAmsgradState(*now, largest)
 

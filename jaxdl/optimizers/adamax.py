@@ -13,14 +13,14 @@ def adamax(
     beta2: float = 0.999,
     epsilon: float = 1e-8,
 ) -> optax.GradientTransformation:
-    r"""Adam with the largest decayed gradient in the place of the second moment's root.
+    r"""Adam with the largest decayed gradient instead of the second moment's root.
 
     $$m_t = \beta_1 m_{t-1} + (1-\beta_1) g_t, \qquad
       u_t = \max(\beta_2 u_{t-1}, |g_t| + \epsilon), \qquad
       \theta_{t+1} = \theta_t - \frac{\eta}{1-\beta_1^t}\,\frac{m_t}{u_t}$$
 
-    with m_0 = u_0 = 0. The lecture and the paper have no epsilon: without it a parameter that
-    has had no gradient is 0 / 0. Here it stands where PyTorch and optax have it.
+    with m_0 = u_0 = 0. The lecture and the paper have no epsilon. Without it the step is 0 / 0 for
+    a parameter without a gradient so far. It stands where PyTorch and optax have it.
 
     Arguments:
         learning_rate: eta, a `LearningRate`.

@@ -11,7 +11,7 @@ from jaxdl.checks import require_decay
 
 
 class AverageState(NamedTuple):
-    """Updates seen, parameters averaged, and their average; the parameters until there is one."""
+    """The updates seen, the values averaged, and the average (at first the parameters)."""
 
     step: Int[Array, ""]
     averaged: Int[Array, ""]
@@ -23,10 +23,10 @@ def ema(decay: float = 0.999) -> optax.GradientTransformation:
 
     $$\bar\theta_1 = \theta_1, \qquad \bar\theta_t = \beta\bar\theta_{t-1} + (1-\beta)\theta_t$$
 
-    Chained after the optimizer, whose updates it passes on untouched, it sees each new value of
-    the parameters: `optax.chain(adam(1e-3), ema(0.999))`; `averaged_parameters` reads it. The
-    same numbers as PyTorch's `AveragedModel` with `get_ema_multi_avg_fn(decay)`. The running
-    statistics of norms belong to the parameters that ran, not to their average.
+    Chain it after the optimizer: `optax.chain(adam(1e-3), ema(0.999))`. It passes the updates on
+    unchanged and averages each new value of the parameters; `averaged_parameters` reads the
+    average. The numerics are those of PyTorch's `AveragedModel` with `get_ema_multi_avg_fn(decay)`.
+    The running statistics of norms belong to the parameters of the run, not to their average.
 
     Arguments:
         decay: beta, in [0, 1).
@@ -52,16 +52,16 @@ def ema(decay: float = 0.999) -> optax.GradientTransformation:
 
 
 def swa(*, start: int = 0, every: int = 1) -> optax.GradientTransformation:
-    r"""The equal average of the parameters from some update on: stochastic weight averaging.
+    r"""Stochastic weight averaging: the equal average of the parameters after some update.
 
     $$\bar\theta \leftarrow \bar\theta + \frac{\theta_t - \bar\theta}{n + 1}$$
 
     after update t = start + every, start + 2 every, ..., with n the parameters averaged so far.
-    Until the first of them the average is the parameters themselves. Chained as `ema` is.
+    Before that, the average is the parameters themselves. Chain it like `ema`.
 
     Arguments:
         start: updates before the averaging begins, 0 or more.
-        every: updates from one averaged value to the next, at least 1; an epoch's, in the paper.
+        every: updates from one averaged value to the next, at least 1; an epoch in the paper.
 
     Raises:
         ValueError: a negative start, every below 1.
@@ -90,11 +90,11 @@ def swa(*, start: int = 0, every: int = 1) -> optax.GradientTransformation:
 
 
 def average(is_taken: Any, weight_of_new: Any) -> optax.GradientTransformation:
-    """A link that averages the parameters after the steps that are taken."""
+    """A link that averages the parameters after the steps for which `is_taken` is true."""
 
     def init_fn(params: Any) -> AverageState:
         zero = jnp.zeros((), jnp.int32)
-        # Copies: the same buffer as parameters and as their average could not be donated.
+        # Copies, because a buffer used twice could not be donated.
         return AverageState(zero, jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params))
 
     def update_fn(

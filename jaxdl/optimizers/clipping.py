@@ -1,4 +1,4 @@
-"""Bounds on the gradient, chained before an optimizer, and defined for every input."""
+"""Bounds on the gradient, chained before an optimizer. They are defined for every input."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from jaxdl.checks import is_traced
 def clip_by_value(limit: Any) -> optax.GradientTransformation:
     r"""Each element by itself: $g \leftarrow \min(\max(g, -c), c)$, the lecture's clipping.
 
-    Infinite elements become plus or minus the limit; NaN stays NaN, so that it is seen. The
-    direction of the gradient changes. PyTorch's `clip_grad_value_`, `optax.clip`.
+    Infinite elements become plus or minus the limit. NaN stays NaN, so that it is noticed. The
+    direction of the gradient changes. Same as PyTorch's `clip_grad_value_` and `optax.clip`.
 
     Arguments:
         limit: c, above 0, in units of the gradient.
@@ -35,12 +35,12 @@ def clip_by_value(limit: Any) -> optax.GradientTransformation:
 def clip_by_global_norm(limit: Any) -> optax.GradientTransformation:
     r"""All elements together: $g \leftarrow g\,\min(1, c / \lVert g\rVert)$, the direction kept.
 
-    The norm is that of the whole tree. Where its square overflows, it is formed again of the
-    scaled elements. Infinite elements leave the limit of the direction: they share the norm
-    c among them, with their signs, and finite ones become 0. One NaN makes all of them NaN,
-    since no norm is defined: nothing of a broken gradient is taken for a good one.
-    PyTorch's `clip_grad_norm_` divides by the norm plus 1e-6, and makes an infinite element NaN
-    and every other 0, as optax does.
+    The norm is that of the whole tree. If its square overflows, it is computed again from scaled
+    elements. With infinite elements the result is the limit of the direction: infinite elements
+    keep their signs and share the norm c, finite ones become 0. One NaN makes all elements NaN,
+    because no norm is defined: a broken gradient must not pass for a good one. PyTorch's
+    `clip_grad_norm_` divides by the norm plus 1e-6. With an infinite element, it and optax make
+    that element NaN and every other 0.
 
     Arguments:
         limit: c, above 0, in units of the gradient.
@@ -64,32 +64,32 @@ def clip_by_global_norm(limit: Any) -> optax.GradientTransformation:
         if not jax.tree.leaves(updates):
             return updates, state
         norm = global_norm(updates)
-        largest, norm = jax.lax.cond(jnp.isfinite(norm), of_ordinary, of_extreme, norm, updates)
+        largest, norm = jax.lax.cond(jnp.isfinite(norm), plain_norm, scaled_norm, norm, updates)
         factor = jnp.minimum(limit / norm, largest)
         clipped = jax.tree.map(
-            lambda g: (in_units_of(largest, g) * factor).astype(jnp.result_type(g)), updates
+            lambda g: (divided_by(largest, g) * factor).astype(jnp.result_type(g)), updates
         )
         return clipped, state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update_fn)
 
 
-def of_ordinary(norm: Array, updates: Any) -> tuple[Array, Array]:
-    """The unit 1, and the norm in it."""
+def plain_norm(norm: Array, updates: Any) -> tuple[Array, Array]:
+    """The unit 1, and the norm."""
     del updates
     return jnp.ones_like(norm), norm
 
 
-def of_extreme(norm: Array, updates: Any) -> tuple[Array, Array]:
-    """The largest element, NaN if there is one, and the norm in units of it."""
+def scaled_norm(norm: Array, updates: Any) -> tuple[Array, Array]:
+    """The largest element (NaN if any is NaN) as the unit, and the norm in this unit."""
     del norm
     largest = [jnp.max(jnp.abs(widen(g)), initial=0) for g in jax.tree.leaves(updates)]
     unit = jnp.stack(largest).max()
-    return unit, global_norm(jax.tree.map(lambda g: in_units_of(unit, g), updates))
+    return unit, global_norm(jax.tree.map(lambda g: divided_by(unit, g), updates))
 
 
-def in_units_of(largest: Array, g: Any) -> Array:
-    """The quotient, and its limit where elements are infinite."""
+def divided_by(largest: Array, g: Any) -> Array:
+    """The quotient, or its limit if elements are infinite."""
     of_infinity = jnp.where(jnp.isinf(g), jnp.sign(widen(g)), 0)
     return jnp.where(jnp.isinf(largest), of_infinity, widen(g) / largest)
 
@@ -100,11 +100,11 @@ def global_norm(updates: Any) -> Array:
 
 
 def widen(g: Any) -> Array:
-    """As float32, or as it is if it is wider."""
+    """In float32, or in its own type if that is wider."""
     return jnp.asarray(g, jnp.promote_types(jnp.result_type(g), jnp.float32))
 
 
 def check_limit(limit: Any, *, name: str = "limit") -> None:
-    """Refuse a bound at 0, below it, or NaN."""
+    """Refuse a bound that is not above 0."""
     if not is_traced(limit) and not limit > 0:
         raise ValueError(f"{name} must be above 0, got {limit}; leave the link out for none")

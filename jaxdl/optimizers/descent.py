@@ -1,4 +1,4 @@
-"""Descent along the gradient: plain, with a velocity, with a look-ahead, by its sign."""
+"""Gradient descent: plain, with a velocity, with a look-ahead, by the gradient's sign."""
 
 from typing import Any, Literal
 
@@ -52,7 +52,7 @@ def momentum(
 
     $$v_t = \gamma v_{t-1} + g_t, \qquad \theta_{t+1} = \theta_t - \eta\, v_t$$
 
-    The two are the same while the rate is constant.
+    The two agree while the rate is constant.
 
     Arguments:
         learning_rate: eta, a `LearningRate`.
@@ -78,13 +78,13 @@ def momentum(
 def nesterov(
     learning_rate: LearningRate, *, decay: float = 0.9, rate_position: RatePosition = "inside"
 ) -> optax.GradientTransformation:
-    r"""Nesterov's accelerated gradient: the gradient is taken where the velocity leads.
+    r"""Nesterov's accelerated gradient: the gradient at the point where the velocity leads.
 
     $$v_t = \gamma v_{t-1} + \eta\, \nabla f(\theta_{t-1} - \gamma v_{t-1}), \qquad
       \theta_t = \theta_{t-1} - v_t$$
 
-    A training step takes its gradient at the parameters it holds, so these are the look-ahead
-    point $\phi_t = \theta_t - \gamma v_t$, for which the two equations read
+    A training step takes its gradient at its own parameters. So these parameters are the look-ahead
+    point $\phi_t = \theta_t - \gamma v_t$, for which the two equations become
 
     $$v_t = \gamma v_{t-1} + \eta\, \nabla f(\phi_{t-1}), \qquad
       \phi_t = \phi_{t-1} - (\gamma v_t + \eta\, \nabla f(\phi_{t-1}))$$
@@ -108,13 +108,13 @@ def nesterov(
 def nesterov_theta(params: Any, opt_state: optax.OptState, *, decay: float = 0.9) -> Any:
     r"""The lecture's parameters from those that `nesterov` holds: $\theta = \phi + \gamma v$.
 
-    With `rate_position="outside"` v is multiplied by the rate of the next update, which is exact
+    With `rate_position="outside"` v is multiplied by the rate of the next update. This is exact
     while the rate is constant.
 
     Arguments:
-        params: phi, as the training holds them.
+        params: phi, the parameters in training.
         opt_state: the state of `nesterov` itself.
-        decay: the gamma that `nesterov` was given.
+        decay: the gamma of `nesterov`.
 
     Example:
         >>> optimizer = nesterov(0.5, decay=0.5)
@@ -125,19 +125,19 @@ def nesterov_theta(params: Any, opt_state: optax.OptState, *, decay: float = 0.9
     """
     states: Any = opt_state
     outside = isinstance(states[0], optax.TraceState)
-    trace = states[0 if outside else 1].trace
-    # The trace is v itself, or, behind the rate, minus v.
+    held = states[0 if outside else 1].trace
+    # With the rate outside, optax's trace is v; with the rate inside, it is minus v.
     scale = decay * (current_learning_rate(opt_state) if outside else -1.0)
-    return jax.tree.map(lambda phi, v: phi + scale * v, params, trace)
+    return jax.tree.map(lambda phi, v: phi + scale * v, params, held)
 
 
 def velocity(
-    learning_rate: LearningRate, trace: optax.GradientTransformation, rate_position: str
+    learning_rate: LearningRate, accumulator: optax.GradientTransformation, rate_position: str
 ) -> optax.GradientTransformation:
-    """A trace of gradients that holds the rate inside or is multiplied by it."""
+    """A velocity, with the rate inside it or multiplied by it."""
     require_choice("rate_position", rate_position, ("inside", "outside"))
     rate = scale_by_learning_rate(learning_rate)
-    return optax.chain(rate, trace) if rate_position == "inside" else optax.chain(trace, rate)
+    return optax.chain(*((rate, accumulator) if rate_position == "inside" else (accumulator, rate)))
 
 
 def lion(

@@ -15,7 +15,7 @@ LearningRate = Any
 
 
 class LearningRateState(NamedTuple):
-    """The updates made so far and the rate of the next one; the first is what decides."""
+    """The number of updates made, and the rate of the next update, which follows from it."""
 
     step: Int[Array, ""]
     learning_rate: Float[Array, ""]
@@ -24,11 +24,12 @@ class LearningRateState(NamedTuple):
 def scale_by_learning_rate(learning_rate: LearningRate) -> optax.GradientTransformation:
     r"""Multiply by minus the rate: $u_t = -\eta_t\, g_t$, with $\eta_t$ the schedule at step t.
 
-    `optax.scale_by_learning_rate` with a state that shows the rate to `current_learning_rate`. A
-    product in a narrower type than the rate's is rounded once, at its end.
+    It is `optax.scale_by_learning_rate` with a state that shows the rate to
+    `current_learning_rate`. A product in half precision is computed in the rate's type and rounded
+    once.
 
     Raises:
-        ValueError: a negative, infinite or NaN rate, or a schedule that begins with one.
+        ValueError: the rate is negative, infinite or NaN, or a schedule begins with such a rate.
 
     Example:
         >>> link = scale_by_learning_rate(lambda step: 1.0 / (1 + step))
@@ -65,9 +66,9 @@ def downhill(updates: Any, rate: Array) -> Any:
 
 
 def require_rate(learning_rate: Any) -> None:
-    """Refuse a rate below zero, infinite or NaN, and a schedule that begins with one.
+    """Refuse a rate that is negative, infinite or NaN, and a schedule that begins with one.
 
-    Traced arrays, and plateaus, which have checked their own rate, are taken as they are.
+    Traced arrays pass. Plateaus pass too: they have checked their own rate.
     """
     if is_traced(learning_rate) or isinstance(learning_rate, optax.GradientTransformation):
         return
@@ -83,10 +84,9 @@ def require_rate(learning_rate: Any) -> None:
 
 
 def current_learning_rate(opt_state: optax.OptState) -> Float[Array, "..."]:
-    """The rate that the next update will take, read from the optimizer's state.
+    """The rate of the next update, read from the optimizer's state.
 
-    Found in the state of every optimizer of `jaxdl`, inside any wrapper, and in that of
-    `optax.inject_hyperparams`.
+    Every optimizer of `jaxdl` shows it, inside any wrapper; so does `optax.inject_hyperparams`.
 
     Raises:
         ValueError: the state holds no rate, or more than one.
@@ -114,7 +114,7 @@ def current_learning_rate(opt_state: optax.OptState) -> Float[Array, "..."]:
 
 
 def rate_of(node: Any) -> Array | None:
-    """The rate that a state shows, if it is one that does."""
+    """The rate that a state shows, or None."""
     if "learning_rate" in getattr(node, "_fields", ()):
         rate: Array = node.learning_rate
         return rate
@@ -122,5 +122,5 @@ def rate_of(node: Any) -> Array | None:
 
 
 def nodes(opt_state: Any, is_wanted: Any) -> list[Any]:
-    """The outermost nodes of a state for which `is_wanted` gives something, then the leaves."""
+    """The outermost nodes of a state for which `is_wanted` is not None, and the other leaves."""
     return jax.tree.leaves(opt_state, is_leaf=lambda node: is_wanted(node) is not None)

@@ -37,17 +37,17 @@ def nadam(
           + \frac{(1-\mu_t)\, g_t}{1 - \prod_{i\le t}\mu_i}\Bigr), \qquad
       \mu_t = \beta_1\bigl(1 - \tfrac12\, 0.96^{t\psi}\bigr)$$
 
-    PyTorch: the defaults. `momentum_decay=None` is mu_t = beta1, optax's numerics; 0 is not the
-    same: it is mu_t = beta1 / 2.
+    The defaults are PyTorch's numerics. `momentum_decay=None` is mu_t = beta1, optax's numerics. A
+    decay of 0 differs: it is mu_t = beta1 / 2.
 
     Arguments:
         learning_rate: eta, a `LearningRate`.
         beta1, beta2, epsilon: as in `adam`.
-        epsilon_position: as in `adam`; here "outside", unless said otherwise.
+        epsilon_position: as in `adam`; by default "outside".
         momentum_decay: psi, 0 or more, or None.
 
     Raises:
-        ValueError: as `adam`.
+        ValueError: as in `adam`; a negative momentum_decay.
 
     Example:
         >>> optimizer = nadam(0.5, momentum_decay=None)
@@ -107,13 +107,15 @@ def scale_by_nadam(
         now = next_moments(updates, before, beta1, beta2)
         this, following = weight(now.count), weight(now.count + 1)
         weights = state.weights * this
-        of_gradient = (1 - this) / (1 - weights)
-        of_mu = following / (1 - weights * following)
-        of_nu = bias_correction(beta2, now.count)
+        gradient_factor = (1 - this) / (1 - weights)
+        mu_factor = following / (1 - weights * following)
+        nu_correction = bias_correction(beta2, now.count)
 
         def direction(g: Any, m: Array, v: Array) -> Array:
-            ahead = of_mu * m + of_gradient * g
-            update: Array = (ahead / root(v * of_nu, epsilon, epsilon_position)).astype(m.dtype)
+            ahead = mu_factor * m + gradient_factor * g
+            update: Array = (ahead / root(v * nu_correction, epsilon, epsilon_position)).astype(
+                m.dtype
+            )
             return update
 
         return jax.tree.map(direction, updates, now.mu, now.nu), NadamState(

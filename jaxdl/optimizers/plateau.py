@@ -16,7 +16,7 @@ from jaxdl.optimizers.learning_rate import downhill
 
 
 class PlateauSettings(NamedTuple):
-    """The arguments of `plateau` as arrays, so that they are mapped over and saved."""
+    """The arguments of `plateau` as arrays, so that they can be mapped over and saved."""
 
     is_max: Bool[Array, "..."]
     is_absolute: Bool[Array, "..."]
@@ -24,14 +24,14 @@ class PlateauSettings(NamedTuple):
     patience: Int[Array, "..."]
     threshold: Float[Array, "..."]
     threshold_rounding: Float[Array, "..."]
-    """What float32 leaves of the threshold, so that the two are exact to 48 bits."""
+    """The rounding error of the float32 threshold: together they are exact to 48 bits."""
     cooldown: Int[Array, "..."]
     min_lr: Float[Array, "..."]
     eps: Float[Array, "..."]
 
 
 class PlateauState(NamedTuple):
-    """The rate in force, and what decides when it falls."""
+    """The current rate, and what decides when it falls."""
 
     learning_rate: Float[Array, "..."]
     best: Float[Array, "..."]
@@ -52,34 +52,35 @@ def plateau(
     min_lr: ArrayLike = 0.0,
     eps: ArrayLike = 1e-8,
 ) -> optax.GradientTransformation:
-    r"""The rate of an optimizer, reduced when a metric has not improved for a while.
+    r"""A learning rate that is reduced when a metric has not improved for a while.
 
     $$u_t = -\eta\, g_t, \qquad \eta \leftarrow \max(\gamma\,\eta, \eta_{\min})
       \quad\text{after more than `patience` bad epochs}$$
 
-    It stands where a rate does, `adam(plateau(1e-3))`, and moves only when `report_metric` is
-    given the metric of an epoch. An epoch is bad unless its metric is below (above, for "max") the
-    best one by more than the threshold: `threshold * best` for "rel", so a negative best is
-    "improved" by a slightly worse metric, or `threshold` for "abs". A NaN is bad. After a
-    reduction bad epochs are not counted for `cooldown` epochs. A reduction by no more than `eps`
-    is left out. Names, defaults and decisions are those of `ReduceLROnPlateau` in PyTorch.
+    Pass it in the place of a rate: `adam(plateau(1e-3))`. The rate changes only when
+    `report_metric` gets the metric of an epoch. An epoch is good if its metric is below (above, for
+    "max") the best one by more than the threshold. The threshold is `threshold * best` for "rel"
+    (so a slightly worse metric "improves" a negative best), and `threshold` for "abs". Every other
+    epoch is bad; a NaN is bad too. After a reduction bad epochs do not count for `cooldown` epochs.
+    A reduction by no more than `eps` is not made. Names, defaults and decisions are those of
+    `ReduceLROnPlateau` in PyTorch.
 
-    PyTorch compares in float64. Here the difference of the two float32 metrics is formed without
-    rounding and compared with a threshold of 48 bits, so the decisions are the same. A difference
-    within 2^-40 of the threshold counts as equal to it, which is no improvement: PyTorch's
-    `best * (1 - threshold)` rounds such a tie either way.
+    PyTorch compares in float64. Here the difference of the two float32 metrics is exact and is
+    compared with a threshold of 48 bits, so the decisions are the same. A difference within a
+    relative 2^-40 of the threshold counts as equal to it, and is no improvement. PyTorch's
+    `best * (1 - threshold)` rounds such a tie up or down.
 
     Arguments:
         learning_rate: eta at the start, 0 or more.
         mode: "min" for a metric that should fall, "max" for one that should rise.
         factor: gamma, between 0 and 1.
-        patience: the bad epochs that are let pass.
+        patience: the number of bad epochs that are tolerated.
         threshold: 0 or more; below 1 for a relative "min".
         threshold_mode: "rel" or "abs".
-        cooldown: epochs.
-        min_lr: eta_min, 0 or more; a rate that is not above it stays.
+        cooldown: epochs after a reduction, 0 or more.
+        min_lr: eta_min, 0 or more; a rate at or below it does not change.
         eps: 0 or more.
-        All but the modes may be traced, to be vmapped over.
+        All arguments but the modes may be traced, to be vmapped over.
 
     Raises:
         ValueError: a setting outside its range, not finite or no scalar; an unknown mode.
@@ -111,13 +112,13 @@ def plateau(
             f"threshold must be below 1 for a relative minimum, got {threshold}, which no positive "
             "metric can meet; pass threshold_mode='abs' or a smaller one"
         )
-    # A traced threshold has none to speak of.
+    # A traced threshold is float32 already: its rounding error is taken as 0.
     rounding = _known(threshold, 0.0) - float(np.float32(_known(threshold, 0.0)))
 
     def init_fn(params: Any) -> PlateauState:
         del params
 
-        # Copies, each of its own: one buffer in two places could not be donated.
+        # Each a new copy: a buffer used twice could not be donated.
         def number(value: ArrayLike) -> Array:
             return jnp.array(value, jnp.float32)
 
@@ -150,13 +151,14 @@ def plateau(
 
 
 def report_metric(opt_state: optax.OptState, value: ArrayLike) -> optax.OptState:
-    """The state of an optimizer after an epoch with this metric: each plateau in it moves on.
+    """The state of an optimizer after an epoch with this metric: every plateau in it is updated.
 
-    A pure function, to be jitted, scanned and vmapped, wherever in the state the plateau stands.
+    A pure function: it may be jitted, scanned and vmapped. The plateau may be anywhere in the
+    state.
 
     Arguments:
-        opt_state: of an optimizer whose rate is a `plateau`.
-        value: the metric, in float32; as many as there are states where these are stacked.
+        opt_state: the state of an optimizer whose rate is a `plateau`.
+        value: the metric, in float32; one for each state if the states are stacked.
 
     Raises:
         ValueError: a state without a plateau, a value of another shape than the plateau's state.
@@ -173,13 +175,13 @@ def report_metric(opt_state: optax.OptState, value: ArrayLike) -> optax.OptState
     def is_plateau(node: Any) -> bool:
         return isinstance(node, PlateauState)
 
-    def advance(node: Any) -> Any:
+    def report(node: Any) -> Any:
         if not is_plateau(node):
             return node
         found.append(node)
-        return _advance(node, value)
+        return _after_epoch(node, value)
 
-    opt_state = jax.tree.map(advance, opt_state, is_leaf=is_plateau)
+    opt_state = jax.tree.map(report, opt_state, is_leaf=is_plateau)
     if not found:
         raise ValueError(
             "opt_state must hold the state of a plateau, and this one holds none; build the "
@@ -188,7 +190,7 @@ def report_metric(opt_state: optax.OptState, value: ArrayLike) -> optax.OptState
     return opt_state
 
 
-def _advance(state: PlateauState, value: ArrayLike) -> PlateauState:
+def _after_epoch(state: PlateauState, value: ArrayLike) -> PlateauState:
     if jnp.shape(value) not in ((), state.best.shape):
         raise ValueError(
             f"value must be a scalar or have the state's shape {state.best.shape}, "
@@ -210,8 +212,8 @@ def _advance(state: PlateauState, value: ArrayLike) -> PlateauState:
     )
 
 
-# Some 2^8 times what a threshold of 48 bits and its product lose, and 2^-16 of the spacing of the
-# differences of float32 metrics: nearer than that they come only where they are meant to meet.
+# Differences this near to the threshold are meant to equal it. It is about 2^8 times the error of a
+# 48-bit threshold and its product, and 2^-16 of the spacing of float32 differences.
 _TIE = 2.0**-40
 
 
@@ -226,15 +228,15 @@ def _is_better(
     relative_rest = relative_rest + settings.threshold_rounding * best
     needed = jnp.where(settings.is_absolute, settings.threshold, relative)
     needed_rest = jnp.where(settings.is_absolute, settings.threshold_rounding, relative_rest)
-    # The larger parts of nearly equal sums cancel without rounding.
+    # The large parts of nearly equal sums cancel without rounding.
     surplus = (gain - needed) + (gain_rest - needed_rest)
-    # Infinities are compared as they are: inf - inf is not a number.
+    # Compare infinities directly: inf - inf is NaN.
     infinite = jnp.isinf(metric) | jnp.isinf(best) | jnp.isinf(gain)
     return jnp.where(infinite, better > worse, surplus > _TIE * jnp.abs(needed))
 
 
 def _exact_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """a + b rounded, and what the rounding left (Knuth)."""
+    """a + b rounded, and the rounding error (Knuth)."""
     total = a + b
     b_part = total - a
     return total, (a - (total - b_part)) + (b - b_part)
@@ -243,15 +245,15 @@ def _exact_sum(a: Array, b: Array) -> tuple[Array, Array]:
 def _exact_product(a: Array, b: Array) -> tuple[Array, Array]:
     """a * b to 48 bits, in two parts."""
     (a1, a2), (b1, b2) = _halves(a), _halves(b)
-    # Each product is exact, so that a compiler may fuse it with the sum that it goes into.
-    # It must not fuse a * b itself, whose rounding Dekker's product needs.
+    # Each product is exact, so a compiler may fuse it with the following sum. In Dekker's product
+    # it must not fuse a * b, because the product's rounding is needed.
     total, rest = _exact_sum(a1 * b1, a1 * b2)
     total, more = _exact_sum(total, a2 * b1)
     return total, (rest + more) + a2 * b2
 
 
 def _halves(a: Array) -> tuple[Array, Array]:
-    """Two numbers of 12 bits each whose sum is a: their products are exact."""
+    """Two numbers of 12 bits whose sum is a, so that products of such numbers are exact."""
     bits = lax.bitcast_convert_type(a, jnp.uint32) & jnp.uint32(0xFFFFF000)
     high = lax.bitcast_convert_type(bits, jnp.float32)
     return high, a - high

@@ -1,4 +1,4 @@
-"""RAdam: Adam, rectified while its second moment is hardly known."""
+"""RAdam: Adam, rectified while its second moment is uncertain."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def radam(
     epsilon: float = 1e-8,
     epsilon_added_to: Moment = "raw",
 ) -> optax.GradientTransformation:
-    r"""Adam, rectified: momentum alone until the second moment is known well enough.
+    r"""Rectified Adam: momentum only, until the second moment is known well enough.
 
     $$\rho_t = \rho_\infty - \frac{2t\beta_2^t}{1-\beta_2^t}, \quad
       \rho_\infty = \frac{2}{1-\beta_2} - 1, \qquad
@@ -38,9 +38,9 @@ def radam(
     $$\theta_{t+1} = \theta_t - \eta\,\hat m_t\,\frac{r_t\sqrt{1-\beta_2^t}}{\sqrt{v_t}+\epsilon}
       \;\text{ where } \rho_t > 5, \qquad \theta_t - \eta\,\hat m_t \;\text{ before}$$
 
-    PyTorch: the defaults. optax adds epsilon to the root of the corrected moment,
-    `epsilon_added_to="corrected"`. The paper has none, and rectifies above 4; PyTorch's and
-    optax's 5 is taken.
+    The defaults are PyTorch's numerics. optax adds epsilon to the root of the corrected moment:
+    `epsilon_added_to="corrected"`. The paper has no epsilon and rectifies above 4; this is
+    PyTorch's and optax's 5.
 
     Arguments:
         learning_rate: eta, a `LearningRate`.
@@ -73,10 +73,10 @@ def length_of_average(beta2: Any, count: Array) -> Array:
     $$\rho_t = \rho_\infty - \frac{2t\beta_2^t}{1-\beta_2^t}, \quad
       \rho_\infty = \frac{2}{1-\beta_2} - 1$$
 
-    Both terms are near 2,000 at first for beta2 = 0.999 and their difference near t, so float32
-    would keep three digits of it. With L = -log(beta2) and x = tL the same is
-    $(\rho_\infty - 2/L) + t(1 - 2h(x))$, $h(x) = 1/(e^x - 1) - 1/x + 1/2$, whose first term is a
-    small constant. It is taken where x is below 1, with h as its series.
+    For beta2 = 0.999 both terms are near 2,000 at first and their difference is near t, so float32
+    would keep only three digits. With L = -log(beta2) and x = tL the difference is also
+    $(\rho_\infty - 2/L) + t(1 - 2h(x))$, $h(x) = 1/(e^x - 1) - 1/x + 1/2$. Its first term is a
+    small constant. This form is used for x below 1, with h as its series.
 
     Example:
         >>> [round(length, 3) for length in length_of_average(0.999, jnp.arange(1, 4)).tolist()]
@@ -101,7 +101,9 @@ def scale_by_radam(
     ) -> tuple[Any, optax.ScaleByAdamState]:
         del params
         state = next_moments(updates, state, beta1, beta2)
-        of_mu, of_nu = (bias_correction(beta, state.count) for beta in (beta1, beta2))
+        mu_correction, nu_correction = (
+            bias_correction(beta, state.count) for beta in (beta1, beta2)
+        )
         length = length_of_average(beta2, state.count)
         rectified = length > RECTIFIED_ABOVE
         length = jnp.where(rectified, length, RECTIFIED_ABOVE + 1)
@@ -111,10 +113,10 @@ def scale_by_radam(
 
         def direction(m: Array, v: Array) -> Array:
             if epsilon_added_to == "raw":
-                denominator = (jnp.sqrt(v) + epsilon) * jnp.sqrt(of_nu)
+                denominator = (jnp.sqrt(v) + epsilon) * jnp.sqrt(nu_correction)
             else:
-                denominator = jnp.sqrt(v * of_nu) + epsilon
-            mean = m * of_mu
+                denominator = jnp.sqrt(v * nu_correction) + epsilon
+            mean = m * mu_correction
             return jnp.where(rectified, factor * mean / denominator, mean).astype(m.dtype)
 
         return jax.tree.map(direction, state.mu, state.nu), state

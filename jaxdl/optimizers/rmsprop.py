@@ -1,4 +1,4 @@
-"""RMSprop: a rate for every parameter, from a moving average of its squared gradients."""
+"""RMSprop: each parameter has its own rate, from an average of its squared gradients."""
 
 from typing import Any, NamedTuple
 
@@ -27,17 +27,16 @@ def rmsprop(
     $$E[g^2]_t = \rho E[g^2]_{t-1} + (1-\rho) g_t^2, \qquad
       \theta_{t+1} = \theta_t - \frac{\eta}{\sqrt{E[g^2]_t + \epsilon}}\, g_t$$
 
-    with E[g^2]_0 = 0 and no bias correction. Centered, E[g^2] - E[g]^2 takes its place; with
+    with E[g^2]_0 = 0 and no bias correction. If centered, E[g^2] - E[g]^2 takes its place. With
     momentum, the quotient goes into a velocity as in `jaxdl.optimizers.momentum`. PyTorch:
     `decay=0.99, epsilon_position="outside", rate_position="outside"`. optax: the defaults.
 
     Arguments:
         learning_rate: eta, a `LearningRate`.
         decay: rho, in [0, 1).
-        epsilon: 0 or more; at 0 a parameter without a gradient so far is 0 / 0.
-        epsilon_position: "inside" the root or "outside" it.
-        centered: divide by the root of the moving variance; it is kept as such, so that rounding
-            never makes it negative, as it does in PyTorch and optax.
+        epsilon, epsilon_position: as in `adam`.
+        centered: whether to divide by the root of the moving variance. The state holds the variance
+            itself, so rounding never makes it negative, as it can in PyTorch and optax.
         momentum: the decay of the velocity, in [0, 1); 0 for none.
         rate_position: with momentum, "inside" the velocity or "outside" it.
 
@@ -60,12 +59,12 @@ def rmsprop(
         rule = scale_by_centered_rms(decay, epsilon, epsilon_position)
     else:
         rule = optax.scale_by_rms(decay, epsilon, eps_in_sqrt=epsilon_position == "inside")
-    trace = optax.trace(momentum) if needs_velocity(momentum) else optax.identity()
-    return optax.chain(rule, velocity(learning_rate, trace, rate_position))
+    accumulator = optax.trace(momentum) if needs_velocity(momentum) else optax.identity()
+    return optax.chain(rule, velocity(learning_rate, accumulator, rate_position))
 
 
 def needs_velocity(momentum: Any) -> bool:
-    """Whether a velocity is needed: not for the plain number 0."""
+    """Whether a velocity is needed: always, except for the plain number 0."""
     return not (isinstance(momentum, (int, float)) and momentum == 0)
 
 
@@ -84,8 +83,8 @@ def scale_by_centered_rms(
     $$\mathrm{Var}_t = \rho\,\mathrm{Var}_{t-1} + \frac{1-\rho}{\rho}\,(g_t - m_t)^2
       = E[g^2]_t - m_t^2$$
 
-    The first form is never negative. PyTorch and optax compute the second, whose rounding makes
-    the root NaN where gradients hardly vary.
+    The first form is never negative. PyTorch and optax compute the second. Its rounding makes the
+    root NaN if gradients hardly vary.
 
     Source: Welford (1962), West (1979), for weights that decay.
     """
@@ -98,7 +97,7 @@ def scale_by_centered_rms(
     ) -> tuple[Any, CenteredState]:
         del params
         mu = optax.tree.update_moment(updates, state.mu, decay, 1)
-        # At rho = 0 the mean is the gradient and nothing is divided.
+        # At rho = 0 the mean is the gradient, so the variance is 0 with any weight.
         weight = (1 - decay) / jnp.where(decay == 0, 1.0, decay)
         variance = jax.tree.map(
             lambda s, g, m: (decay * s + weight * jnp.square(g - m)).astype(s.dtype),

@@ -1,4 +1,4 @@
-"""Weight decay: as a part of the gradient, or beside the update; and which parameters decay."""
+"""Weight decay in the gradient, or decoupled from it; and which parameters decay."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from jaxdl.optimizers.learning_rate import current_learning_rate
 def is_kernel(params: Any) -> Any:
     """Which leaves are kernels, by Flax's name for them: a tree of bools.
 
-    Biases, and the scales and shifts of norms, are left out: decay does not make them simpler
-    functions, and pulls a norm's scale to zero.
+    Biases, and the scales and shifts of norms, do not decay: smaller ones do not make the function
+    simpler, and decay would pull a norm's scale to zero.
 
     Example:
         >>> is_kernel({"dense_0": {"kernel": 1.0, "bias": 2.0}, "norm_0": {"scale": 3.0}})
@@ -32,18 +32,17 @@ def l2(strength: Any, *, mask: Any = is_kernel) -> optax.GradientTransformation:
     $$g_t \leftarrow g_t + \lambda\,\theta_t, \qquad
       \text{the gradient of } \tfrac{\lambda}{2}\lVert\theta\rVert^2$$
 
-    PyTorch's `weight_decay` of every optimizer but AdamW, there without a mask. An adaptive
-    optimizer divides it by the root of the gradient's square with the rest: see
-    `decoupled_decay` for the other way.
+    This is PyTorch's `weight_decay` of every optimizer but AdamW, there without a mask. An adaptive
+    optimizer divides this term too by the root of the second moment. `decoupled_decay` avoids this.
 
     Arguments:
         strength: lambda, 0 or more.
-        mask: which parameters decay: a function of the parameters that gives a tree of bools
-            (kernels only, by default), such a tree, or None for all of them.
+        mask: which parameters decay: a function of the parameters that returns a tree of bools (by
+            default kernels only), such a tree, or None for all.
 
     Raises:
-        ValueError: a negative strength; at init, a mask of another structure than the
-            parameters', or one that selects none of them.
+        ValueError: a negative strength; at init, a mask with another structure than the parameters,
+            or one that selects none of them.
 
     Example:
         >>> import optax
@@ -64,22 +63,22 @@ def l2(strength: Any, *, mask: Any = is_kernel) -> optax.GradientTransformation:
 def decoupled_decay(
     optimizer: optax.GradientTransformation, weight_decay: Any, *, mask: Any = is_kernel
 ) -> optax.GradientTransformationExtraArgs:
-    r"""An optimizer beside which the weights decay, in proportion to the rate alone.
+    r"""Add decoupled weight decay to an optimizer: the weights decay in proportion to the rate.
 
     $$\theta_{t+1} = \theta_t + u_t - \eta_t\lambda\,\theta_t$$
 
-    with u the optimizer's update and eta its rate. For `sgd` the same as `l2`, since
-    $\eta(g + \lambda\theta) = \eta g + \eta\lambda\theta$; a velocity or a second moment never
-    sees the decay. `decoupled_decay(adam(rate), decay)` is AdamW. Gradient accumulation goes
-    around it, not inside.
+    with u the optimizer's update and eta its rate. For `sgd` it is the same as `l2`, since $\eta(g
+    + \lambda\theta) = \eta g + \eta\lambda\theta$. A velocity or a second moment never sees the
+    decay. `decoupled_decay(adam(rate), decay)` is AdamW. Put gradient accumulation around it, not
+    inside.
 
     Arguments:
-        optimizer: any of `jaxdl.optimizers`, or another whose state shows its rate.
+        optimizer: any of `jaxdl.optimizers`, or another optimizer whose state shows its rate.
         weight_decay: lambda, 0 or more.
         mask: as in `l2`.
 
     Raises:
-        ValueError: a negative decay; at init, a state without a rate, or a mask as in `l2`.
+        ValueError: a negative decay; at init, a state without a rate, or a bad mask as in `l2`.
 
     Example:
         >>> from jaxdl import optimizers
@@ -117,7 +116,7 @@ def decoupled_decay(
 
 
 def decayed_weights(weight_decay: Any, mask: Any) -> list[optax.GradientTransformation]:
-    """The link that adds lambda theta, or no link where lambda is the number 0."""
+    """The link that adds lambda theta; no link if lambda is the number 0."""
     require_non_negative("weight_decay", weight_decay)
     if not is_traced(weight_decay) and jnp.ndim(weight_decay) == 0 and float(weight_decay) == 0:
         return []
@@ -125,7 +124,7 @@ def decayed_weights(weight_decay: Any, mask: Any) -> list[optax.GradientTransfor
 
 
 def masked(transformation: optax.GradientTransformation, mask: Any) -> optax.GradientTransformation:
-    """`optax.masked` that refuses at init a mask which does not fit; None selects all."""
+    """`optax.masked` that refuses a bad mask at init; None selects all."""
     if mask is None:
         return transformation
     inner = optax.masked(transformation, mask)
@@ -143,7 +142,7 @@ def mask_of(mask: Any, params: Any) -> Any:
 
 
 def check_mask(mask: Any, params: Any) -> None:
-    """Refuse a mask of another structure than the parameters', or one that selects nothing."""
+    """Refuse a mask with another structure than the parameters, or one that selects nothing."""
     if mask is None:
         return
     selected = mask_of(mask, params)

@@ -1,4 +1,4 @@
-"""Optimizers around an optimizer: gradients gathered over steps, gradients taken uphill."""
+"""Optimizers around an optimizer: gradient accumulation, sharpness-aware minimisation."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from jaxdl.optimizers.clipping import check_limit, global_norm
 
 
 def accumulate(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-    r"""One update from the mean gradient of several batches, none in between.
+    r"""One update from the mean gradient of several batches; no update in between.
 
     $$g = \frac{1}{k}\sum_{i=1}^{k} g_{t+i}$$
 
-    With batches of equal size the same, to rounding, as one batch k times as large, except for
-    what looks at a batch as a whole (BatchNorm). A schedule counts the updates, not the batches.
-    This is `optax.MultiSteps`.
+    With batches of equal size this equals one batch k times as large, to rounding. Layers that look
+    at a batch as a whole (BatchNorm) differ. A schedule counts updates, not batches. This is
+    `optax.MultiSteps`.
 
     Arguments:
-        optimizer: what is updated; chain clipping and decay inside it.
+        optimizer: the optimizer that makes the update; chain clipping and decay inside it.
         steps: k, at least 1.
 
     Raises:
@@ -45,13 +45,13 @@ def sam(
 
     $$\hat g = \nabla L(\theta + r\, g / \lVert g\rVert), \qquad g = \nabla L(\theta)$$
 
-    is what the optimizer gets, on the same batch, at the cost of a second gradient. By way of
-    `optax.contrib.sam`; `training.make_train_step` passes the `grad_fn(params, i)` that it needs.
-    Running statistics of norms come from the first pass alone. Where the gradient is zero, it
-    stays there.
+    is the gradient that the optimizer gets. It is computed on the same batch, at the cost of a
+    second gradient. This is `optax.contrib.sam`; `training.make_train_step` passes the
+    `grad_fn(params, i)` that it needs. Running statistics of norms come from the first pass only.
+    If g is zero, the second gradient is taken at theta itself.
 
     Arguments:
-        optimizer: what gets the gradient.
+        optimizer: the optimizer that gets this gradient.
         radius: r, above 0, in units of the parameters' norm.
 
     Raises:
@@ -85,7 +85,7 @@ def sam(
     def update_fn(
         updates: Any, state: Any, params: Any = None, *, grad_fn: Any = None, **extra: Any
     ) -> tuple[Any, Any]:
-        del extra  # a step passes what others ask for
+        del extra  # a train step passes arguments for other optimizers too
         updated: tuple[Any, Any] = inner.update(updates, state, params, grad_fn=grad_fn)
         return updated
 

@@ -1,6 +1,6 @@
-"""Arrays in, a matplotlib Figure out, without pyplot: nothing is shown, nothing is global.
+"""Draw arrays as a matplotlib Figure, without pyplot: nothing is shown, nothing is global.
 
-matplotlib belongs to the extra `experiments` and is imported by the functions that draw.
+matplotlib belongs to the extra `experiments`. Only the functions that draw import it.
 """
 
 from jaxdl.plotting.animation import animate_paths, has_ffmpeg

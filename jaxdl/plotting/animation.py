@@ -1,4 +1,4 @@
-"""The paths of optimizers growing step by step over contours, as a GIF or as an MP4."""
+"""Animate the paths of optimizers over contours, step by step, as a GIF or an MP4."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHADES = 12
-"""Of each path's colour in a GIF; the other 160 of its 256 colours are greys."""
+"""Shades of each path's colour in a GIF; the other 160 of its 256 colours are greys."""
 
 
 def animate_paths(
@@ -28,21 +28,20 @@ def animate_paths(
     """Draw the paths of `contours` growing step by step, as a GIF or as an MP4.
 
     Step t of all the paths is shown at the same time; the last frame stays for a second. In a GIF
-    frames that show the same are one frame of longer duration, and durations are whole hundredths
-    of a second.
+    equal frames become one longer frame, and durations are whole hundredths of a second.
 
     Arguments:
         landscapes: the panels, at least one path in them.
         path: the file to write, ".gif" or ".mp4"; the latter needs ffmpeg (see `has_ffmpeg`).
-        steps: the last to be shown; None for those of the longest path.
-        seconds: that the steps take.
+        steps: the last step to show; None for the last of the longest path.
+        seconds: the duration of all steps together.
         frames_per_second: at most 50 in a GIF.
         columns: panels side by side; None for all.
         size: width and height in inches.
         dpi: pixels per inch.
 
     Returns:
-        The file.
+        The file's path.
 
     Raises:
         ValueError: another suffix; no path; no step; fewer than two frames; heights that
@@ -101,10 +100,10 @@ def has_ffmpeg() -> bool:
 
 
 def _write_gif(path: Path, frames: Sequence[np.ndarray], frames_per_second: int) -> None:
-    """All frames in one palette: the colours of the paths, their mixtures with white, and greys.
+    """Use one palette for all frames: the paths' colours, their mixtures with white, and greys.
 
-    A palette for each frame, matplotlib's way, makes the still background flicker from one to the
-    next, and the file ten times as large; one that is fitted to a frame tints the greys.
+    matplotlib uses a palette for each frame. This makes the background flicker, and the file ten
+    times as large. A palette fitted to one frame tints the greys.
     """
     from matplotlib.colors import to_rgb
     from PIL import Image
@@ -112,7 +111,8 @@ def _write_gif(path: Path, frames: Sequence[np.ndarray], frames_per_second: int)
     pure = np.array([to_rgb(colour) for colour in COLOURS])
     share = np.linspace(0.0, 1.0, SHADES, endpoint=False)[:, None, None]
     mixed = (pure + share * (1 - pure)).reshape(-1, 3)
-    # Pillow maps all of 252 to 255 to what is nearest to 252, and white is to stay white.
+    # Pillow maps 252 to 255 to the colour nearest to 252. It must be white, so that white stays
+    # white.
     grey = np.append(np.linspace(0.0, 248 / 255, 255 - len(mixed)), 1.0)[:, None].repeat(3, axis=1)
     palette = Image.new("P", (1, 1))
     palette.putpalette(np.round(255 * np.concatenate([mixed, grey])).astype(np.uint8).tobytes())
@@ -131,9 +131,9 @@ def _stage(
     size: tuple[float, float] | None,
     dpi: int,
 ) -> tuple["Figure", Callable[[int], np.ndarray]]:
-    """A figure of the backdrop as one image, and the function that draws a step: (h, w, 3) bytes.
+    """A figure with the backdrop as an image, and a function that draws a step: (h, w, 3) bytes.
 
-    Drawing the contours anew takes far longer than the paths, in each frame.
+    The contours take far longer to draw than the paths, so they are drawn once.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Each combination occurs once among twelve paths, and in grey the markers and dashes remain.
-# The colours follow Wong's (2011), which the colour-blind can tell apart, darker on grey.
+# Each combination occurs once among twelve paths. In a grey print the markers and dashes remain.
+# The colours follow Wong (2011), made darker on grey; colour-blind readers can tell them apart.
 COLOURS = ("#d55e00", "#0072b2", "#000000", "#008a63", "#b0407f", "#7a4a00", "#2a93d5", "#b8860b")
 DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 MARKERS = "osD^vXP<>phd"
@@ -32,11 +32,11 @@ class Landscape:
         y: coordinates of the second.
         heights: s_ij at x_i and y_j, as `diagnostics.surface` returns it; heights that are not
             finite are left blank.
-        paths: coordinates (points, 2) by name; they may differ in length, and leave the rectangle.
-        minima: points to be starred.
-        title: of the panel.
-        x_label: with the unit, where there is one.
-        y_label: likewise.
+        paths: coordinates (points, 2) by name. They may differ in length and leave the rectangle.
+        minima: points to mark with a star.
+        title: the panel's title.
+        x_label: the label of the first axis, with the unit if there is one.
+        y_label: the label of the second axis.
     """
 
     x: Float[Array | np.ndarray, " x"]
@@ -68,12 +68,13 @@ def contour_levels(
 ) -> Float[np.ndarray, " levels"]:
     """Ascending heights for contours: evenly spaced, or logarithmically above the lowest.
 
-    Logarithmic where the highest stands at least a hundred times as far above the lowest as the
-    lowest hundredth of the points does: evenly spaced, all contours would crowd the steep walls.
+    Let d be the distance of the highest height from the lowest, and e that of the lowest hundredth
+    of the points. The levels are logarithmic if d is at least 100 e. Evenly spaced contours would
+    then crowd the steep walls.
 
     Arguments:
-        heights: of a surface; those that are not finite do not count.
-        count: of levels, at least 2.
+        heights: the heights of a surface; those that are not finite do not count.
+        count: the number of levels, at least 2.
 
     Raises:
         ValueError: fewer than two levels; no two different finite heights.
@@ -108,7 +109,7 @@ def contours(
     """Contours with the paths, the start (a ring) and the minima (stars); one legend below.
 
     A path has one colour, dash and marker in all panels, by its name. Markers stand at ten places
-    along the path's length, so that a path of many short steps stays a line.
+    along the path's length, so that a path of many short steps still looks like a line.
 
     Arguments:
         landscapes: the panels, at least one.
@@ -211,7 +212,7 @@ def backdrop(
 
 
 def add_legend(figure: "Figure", styles: Mapping[str, Mapping[str, Any]]) -> None:
-    """The paths, the start and the minimum, below the panels."""
+    """Explain the paths, the start and the minimum below the panels."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], label=name, lw=1.6, **style) for name, style in styles.items()]

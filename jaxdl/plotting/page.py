@@ -28,9 +28,9 @@ def html_page(
     """A page that needs no other file.
 
     Arguments:
-        title: of the page.
-        text: what stands above the table; line breaks are kept.
-        claims: (statement, measured, expected, verdict) of each; a verdict is one word, which is
+        title: the page's title.
+        text: the text above the table; line breaks are kept.
+        claims: (statement, measured, expected, verdict) of each claim. A verdict is one word; it is
             also the class of the row.
         note: a sentence below the table.
         png: the figure.

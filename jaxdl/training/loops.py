@@ -90,8 +90,7 @@ def make_loop(
 def make_single(
     train_step: TrainStep,
 ) -> Callable[[TrainState, Source, Index], tuple[TrainState, dict[str, Array]]]:
-    """(state, source, index) -> (state, metrics): the step of one row, for a step that is slow in a
-    loop."""
+    """(state, source, index) -> (state, metrics): the step of one row, without a loop."""
 
     def single(
         state: TrainState, source: Source, index: Index

@@ -20,8 +20,7 @@ LAYERS = ("dense", "conv")
 
 
 class Moments(NamedTuple):
-    """For each feature of a batch: the number of values, their mean, the sum of squared
-    deviations."""
+    """Per feature of a batch: the number of values, their mean, the sum of squared deviations."""
 
     number: Array
     mean: Array
@@ -100,8 +99,7 @@ def recalibrate(
 def _program(
     model: nn.Module, preprocess: Callable[[Array], Array]
 ) -> tuple[Callable[..., dict[Path, Moments]], dict[Path, bool]]:
-    """Compile (variables, inputs) -> moments by norm; and tell which norms keep unbiased
-    variances."""
+    """Compile (variables, inputs) -> moments by norm; also say which variances are unbiased."""
     keeps_unbiased: dict[Path, bool] = {}
 
     @jax.jit

@@ -53,8 +53,8 @@ class Propagation:
         gradient_mean: mean over all entries of dL/da. L is the SUM of the per-example losses, so it
             does not shrink with the batch.
         gradient_stddev: standard deviation of these entries.
-        gradient_zero_fraction: share of these entries that are exactly 0: cut off (by a ReLU that
-            is off, or a dropped unit) or underflowed.
+        gradient_zero_fraction: share of these entries that are exactly 0: cut off (a ReLU that is
+            off, a dropped unit) or underflowed.
         gradient_nonfinite_fraction: share of these entries that are NaN or infinite.
         weight_norm: Euclidean norm of the module's kernels (parameters of two or more axes), or of
             all its parameters if it has no kernel. NaN for rows without parameters.

@@ -161,8 +161,7 @@ class _Seen:
 
 
 def _watcher(seen: list[_Seen]) -> Callable[..., Any]:
-    """An interceptor that lists the inputs of modules, and the outputs of those without
-    children."""
+    """An interceptor that lists the inputs of modules, and the outputs of leaf modules."""
     level = tracers.current_trace()
     has_child = [False]
 

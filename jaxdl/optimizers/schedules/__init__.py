@@ -1,12 +1,12 @@
 r"""Learning rates as functions of the step: `schedule(step) -> rate`.
 
-Steps count from 0, so `schedule(0)` is the rate of the first update; an array of steps gives an
+Steps count from 0, so `schedule(0)` is the rate of the first update. An array of steps gives an
 array of rates, always in float32. At any step up to $2^{24}$ a falling rate is within a relative
-$16 \cdot 2^{-24} \approx 10^{-6}$ of its equation; one that holds a power $e^x$ is within
-$(16 + 2|x|)\, 2^{-24}$. For that, steps are divided and compared as integers, the distance to
-the end is taken before it is divided, and powers are exponentials of a logarithm computed in
-float64. optax's schedules divide rounded numbers: compiled, its staircase of 41 steps falls at
-step 42, and its $0.99999^t$ is off by 1.3 % after a million steps.
+$16 \cdot 2^{-24} \approx 10^{-6}$ of its equation; a rate with a power $e^x$ is within $(16 +
+2|x|)\, 2^{-24}$. To achieve this, steps are divided and compared as integers, the distance to the
+end is subtracted before it is divided, and powers are exponentials of a float64 logarithm. optax's
+schedules divide rounded numbers: when compiled, its staircase of 41 steps falls at step 42, and its
+$0.99999^t$ is off by 1.3 % after a million steps.
 
 Rates may be traced arrays, to be vmapped over; the other settings are plain numbers.
 """

@@ -1,4 +1,4 @@
-"""Rates that also rise: warm-up, restarts, one cycle; and schedules one after another."""
+"""Rates that also rise (warm-up, restarts, one cycle), and schedules one after another."""
 
 import math
 from collections.abc import Sequence
@@ -31,18 +31,17 @@ def warmup(learning_rate: ArrayLike, *, steps: int, start_factor: float = 0.0) -
 
     $$\eta_t = \eta \left(a + (1 - a) \frac{\min(t, T)}{T}\right)$$
 
-    PyTorch's `LinearLR(start_factor=start_factor, total_iters=steps)`, whose default is 1/3 and
-    which scales the last rate at each step. With a = 0 the first update is zero. `joined` puts
-    another schedule after it.
+    PyTorch's `LinearLR(start_factor=start_factor, total_iters=steps)`, whose default is 1/3.
+    PyTorch multiplies the previous rate at each step. With a = 0 the first update is zero. `joined`
+    puts another schedule after it.
 
     Arguments:
         learning_rate: eta, 0 or more.
         steps: T.
-        start_factor: a, in [0, 1], the share of the rate that the first update takes.
+        start_factor: a, in [0, 1], the share of the rate in the first update.
 
     Raises:
-        ValueError: a rate that is negative, not finite or no scalar; steps < 1; a start_factor
-            outside [0, 1].
+        ValueError: a bad rate, see `constant`; steps < 1; a start_factor outside [0, 1].
 
     Example:
         >>> warmup(1.0, steps=4)(jnp.arange(6)).tolist()
@@ -69,13 +68,13 @@ def warmup(learning_rate: ArrayLike, *, steps: int, start_factor: float = 0.0) -
 def cosine_restarts(
     learning_rate: ArrayLike, *, cycle_steps: int, growth: int = 1, end_rate: ArrayLike = 0.0
 ) -> Schedule:
-    r"""Half a cosine again and again, each cycle longer than the last by a factor.
+    r"""Half a cosine, repeated; each cycle is longer than the last by a factor.
 
     $$\eta_t = \eta_{\min} + \frac{\eta_0 - \eta_{\min}}{2}
       \left(1 + \cos\frac{\pi\, T_{cur}}{T_i}\right), \qquad T_{i+1} = m\, T_i$$
 
-    with T_cur the steps since the cycle began, T_i the length of cycle i. A cycle restarts in
-    the step in which the rate would have reached its end. PyTorch's
+    with T_cur the steps since the cycle began and T_i the length of cycle i. A new cycle starts at
+    the step at which the rate would have reached its end. Same as PyTorch's
     `CosineAnnealingWarmRestarts(T_0=cycle_steps, T_mult=growth, eta_min=end_rate)`.
 
     Arguments:
@@ -85,7 +84,7 @@ def cosine_restarts(
         end_rate: eta_min, 0 or more.
 
     Raises:
-        ValueError: a rate that is negative, not finite or no scalar; cycle_steps or growth < 1.
+        ValueError: a bad rate, see `constant`; cycle_steps or growth < 1.
 
     Example:
         >>> schedule = cosine_restarts(1.0, cycle_steps=2, growth=2)
@@ -99,7 +98,7 @@ def cosine_restarts(
     require_steps("growth", growth)
     require_rate("end_rate", end_rate)
     starts, lengths = [0], [cycle_steps]
-    # All the cycles that begin within the steps that a counter can hold: at most 31.
+    # All cycles that begin within the range of a step counter: at most 31.
     while growth > 1 and starts[-1] + lengths[-1] <= LAST_STEP:
         starts.append(starts[-1] + lengths[-1])
         lengths.append(lengths[-1] * growth)
@@ -112,7 +111,7 @@ def cosine_restarts(
             cycle = boundaries_passed(starts[1:], count)
             begun, length = jnp.asarray(starts)[cycle], float32(lengths)[cycle]
         passed = float32(count - begun)
-        # In floating point, since the last length may be too large for an integer.
+        # In floating point, because the last length may be too large for an integer.
         return half_cosine(learning_rate, end_rate, passed, length - passed)
 
     return schedule
@@ -133,24 +132,24 @@ def one_cycle(
     $$\eta_t:\quad \frac{\eta}{d_0} \;\to\; \eta \;\to\; \frac{\eta}{d_0 d_1},
       \qquad \text{reached at}\quad 0,\;\; f T - 1,\;\; T - 1$$
 
-    interpolated by a line or half a cosine, and held after the last. In three phases the rate
-    falls to eta / d_0 first, as fast as it grew, which it reaches at 2 f T - 2.
-    PyTorch's `OneCycleLR(max_lr, total_steps, pct_start, anneal_strategy, div_factor,
-    final_div_factor, three_phase)` without its cycle of the momentum; PyTorch extrapolates at
-    step T and raises after it. optax's one-cycle schedules reach the peak a step later.
+    interpolated by a line or half a cosine, and constant after the last. With three phases the rate
+    first falls to eta / d_0, as fast as it grew, until step 2 f T - 2. Same as PyTorch's
+    `OneCycleLR(max_lr, total_steps, pct_start, anneal_strategy, div_factor, final_div_factor,
+    three_phase)` without its cycle of the momentum. PyTorch extrapolates at step T and raises an
+    error after it. optax's one-cycle schedules reach the peak a step later.
 
     Arguments:
         learning_rate: eta, the peak, 0 or more.
-        steps: T, of the whole cycle.
+        steps: T, the length of the whole cycle.
         warmup_fraction: f, the share of the steps in which the rate grows.
         anneal: "cosine" or "linear".
         initial_divisor: d_0, 1 or more.
-        final_divisor: d_1, 1 or more, of the initial rate.
+        final_divisor: d_1, 1 or more; it divides the initial rate.
         three_phase: whether to fall to the initial rate first.
 
     Raises:
-        ValueError: a rate that is negative, not finite or no scalar; steps < 1; a warmup_fraction
-            that leaves a phase without a step; an unknown anneal; a divisor below 1.
+        ValueError: a bad rate, see `constant`; steps < 1; a warmup_fraction that leaves a phase
+            without a step; an unknown anneal; a divisor below 1.
 
     Example:
         >>> schedule = one_cycle(1.0, steps=11, warmup_fraction=6 / 11, initial_divisor=4.0)
@@ -176,7 +175,7 @@ def one_cycle(
             f"warmup_fraction must leave every phase some steps, got {warmup_fraction} of {steps} "
             f"steps, where the phases end at {marks[1:]}; pass another fraction or more steps"
         )
-    # Whole steps and fractions of one apart, so that what remains of a phase is not rounded.
+    # Whole and fractional steps are kept apart, so that the rest of a phase is not rounded.
     begins, ends = np.asarray(marks[:-1]), np.asarray(marks[1:])
     first, last = np.ceil(begins).astype(int), np.floor(ends).astype(int)
     interpolate = line if anneal == "linear" else half_cosine
@@ -204,12 +203,10 @@ def joined(schedules: Sequence[optax.Schedule], *, boundaries: Sequence[int]) ->
 
     Arguments:
         schedules: functions of the step.
-        boundaries: the steps at which the second and the following schedules begin, from 1 up,
-            increasing.
+        boundaries: the steps at which the second and later schedules begin, increasing, from 1.
 
     Raises:
-        ValueError: boundaries that do not increase from 1 up, or are not one fewer than the
-            schedules.
+        ValueError: the boundaries do not increase from 1, or are not one fewer than the schedules.
 
     Example:
         >>> from jaxdl.optimizers.schedules import cosine_decay, warmup
@@ -225,7 +222,8 @@ def joined(schedules: Sequence[optax.Schedule], *, boundaries: Sequence[int]) ->
         )
 
     def from_zero(schedule: optax.Schedule) -> optax.Schedule:
-        # Before its turn a schedule is evaluated too: at its first step, where it is defined.
+        # A schedule is also evaluated before it begins: then at its first step, where it is
+        # defined.
         return lambda step: schedule(jnp.maximum(step, 0))
 
     whole = optax.join_schedules([from_zero(schedule) for schedule in schedules], bounds)

@@ -40,7 +40,7 @@ def constant(learning_rate: ArrayLike) -> Schedule:
 
 
 def step_decay(learning_rate: ArrayLike, *, every: int, factor: float = 0.1) -> Schedule:
-    r"""The rate falls by a factor after every so many steps.
+    r"""The rate falls by a factor after every `every` steps.
 
     $$\eta_t = \eta_0\, \gamma^{\lfloor t / s \rfloor}$$
 
@@ -52,8 +52,7 @@ def step_decay(learning_rate: ArrayLike, *, every: int, factor: float = 0.1) -> 
         factor: gamma, positive.
 
     Raises:
-        ValueError: a rate that is negative, not finite or no scalar; every < 1; a factor that is
-            not positive.
+        ValueError: a bad rate, see `constant`; every < 1; a factor that is not positive.
 
     Example:
         >>> step_decay(1.0, every=30, factor=0.5)(jnp.array([0, 29, 30, 90])).tolist()
@@ -73,17 +72,16 @@ def multistep_decay(
 
     $$\eta_t = \eta_0\, \gamma^{|\{b : b \le t\}|}$$
 
-    PyTorch's `MultiStepLR(milestones=boundaries, gamma=factor)`, which also takes one boundary
-    twice.
+    PyTorch's `MultiStepLR(milestones=boundaries, gamma=factor)`, which also takes a boundary twice.
 
     Arguments:
         learning_rate: eta_0, 0 or more.
-        boundaries: the steps b, from 1 up, increasing.
+        boundaries: the steps b, increasing, from 1.
         factor: gamma, positive.
 
     Raises:
-        ValueError: a rate that is negative, not finite or no scalar; boundaries that do not
-            increase from 1 up; a factor that is not positive.
+        ValueError: a bad rate, see `constant`; boundaries that do not increase from 1; a factor
+            that is not positive.
 
     Example:
         >>> multistep_decay(1.0, boundaries=[2, 5], factor=0.5)(jnp.arange(6)).tolist()
@@ -102,11 +100,11 @@ def multistep_decay(
 
 
 def exponential_decay(learning_rate: ArrayLike, *, factor: float, every: int = 1) -> Schedule:
-    r"""The rate falls by a factor over every so many steps, smoothly.
+    r"""The rate falls smoothly, by a factor over `every` steps.
 
     $$\eta_t = \eta_0\, \gamma^{t / s}$$
 
-    PyTorch's `ExponentialLR(gamma=factor)` for s = 1; PyTorch multiplies the last rate by gamma
+    PyTorch's `ExponentialLR(gamma=factor)` for s = 1; PyTorch multiplies the previous rate by gamma
     at each step. A factor above 1 makes the rate grow, as in a range test.
 
     Arguments:
@@ -115,8 +113,7 @@ def exponential_decay(learning_rate: ArrayLike, *, factor: float, every: int = 1
         every: s, in steps.
 
     Raises:
-        ValueError: a rate that is negative, not finite or no scalar; a factor that is not
-            positive; every < 1.
+        ValueError: a bad rate, see `constant`; a factor that is not positive; every < 1.
 
     Example:
         >>> exponential_decay(1.0, factor=0.5, every=100)(200).item()
@@ -130,7 +127,7 @@ def exponential_decay(learning_rate: ArrayLike, *, factor: float, every: int = 1
 
 
 def inverse_time_decay(learning_rate: ArrayLike, *, decay: float) -> Schedule:
-    r"""The rate falls as one over the time.
+    r"""The rate falls as one over the number of steps.
 
     $$\eta_t = \frac{\eta_0}{1 + \lambda t}$$
 
@@ -141,13 +138,13 @@ def inverse_time_decay(learning_rate: ArrayLike, *, decay: float) -> Schedule:
         decay: lambda, 0 or more, per step; the rate has halved after 1 / lambda steps.
 
     Raises:
-        ValueError: a rate that is negative, not finite or no scalar; a negative decay.
+        ValueError: a bad rate, see `constant`; a negative decay.
 
     Example:
         >>> inverse_time_decay(1.0, decay=0.01)(300).item()
         0.25
 
-    Source: Robbins and Monro (1951), whose conditions on the sums of rates it meets.
+    Source: Robbins and Monro (1951); it meets their conditions on the sums of rates.
     """
     require_rate("learning_rate", learning_rate)
     require_non_negative("decay", decay)
@@ -161,9 +158,9 @@ def polynomial_decay(
 
     $$\eta_t = \eta_T + (\eta_0 - \eta_T) \left(1 - \frac{\min(t, T)}{T}\right)^p$$
 
-    PyTorch's `PolynomialLR(total_iters=steps, power=power)`, which ends at 0; with power 1
-    `LinearLR(start_factor=1, end_factor=end_rate / learning_rate, total_iters=steps)`. PyTorch
-    scales the last rate at each step.
+    PyTorch's `PolynomialLR(total_iters=steps, power=power)`, which ends at 0. With power 1,
+    PyTorch's `LinearLR(start_factor=1, end_factor=end_rate / learning_rate, total_iters=steps)`.
+    PyTorch multiplies the previous rate at each step.
 
     Arguments:
         learning_rate: eta_0, 0 or more.
@@ -172,8 +169,7 @@ def polynomial_decay(
         end_rate: eta_T, 0 or more.
 
     Raises:
-        ValueError: a rate that is negative, not finite or no scalar; steps < 1; a power that is
-            not positive.
+        ValueError: a bad rate, see `constant`; steps < 1; a power that is not positive.
 
     Example:
         >>> polynomial_decay(1.0, steps=4)(jnp.arange(6)).tolist()
@@ -199,8 +195,8 @@ def cosine_decay(learning_rate: ArrayLike, *, steps: int, end_rate: ArrayLike = 
     $$\eta_t = \eta_T + \frac{\eta_0 - \eta_T}{2}
       \left(1 + \cos\frac{\pi \min(t, T)}{T}\right)$$
 
-    PyTorch's `CosineAnnealingLR(T_max=steps, eta_min=end_rate)` up to T; beyond it PyTorch's
-    rate rises again. PyTorch scales the last rate at each step.
+    PyTorch's `CosineAnnealingLR(T_max=steps, eta_min=end_rate)` up to T. After T PyTorch's rate
+    rises again. PyTorch computes it from the previous rate at each step.
 
     Arguments:
         learning_rate: eta_0, 0 or more.
@@ -208,7 +204,7 @@ def cosine_decay(learning_rate: ArrayLike, *, steps: int, end_rate: ArrayLike = 
         end_rate: eta_T, 0 or more.
 
     Raises:
-        ValueError: a rate that is negative, not finite or no scalar; steps < 1.
+        ValueError: a bad rate, see `constant`; steps < 1.
 
     Example:
         >>> cosine_decay(1.0, steps=4)(jnp.array([0, 2, 4, 9])).round(6).tolist()

@@ -1,4 +1,4 @@
-"""The arithmetic of the schedules, exact at large steps, and what they refuse."""
+"""The arithmetic of the schedules, exact at large steps, and their checks."""
 
 import math
 import operator
@@ -29,30 +29,30 @@ def as_count(step: ArrayLike) -> Int[Array, "*steps"]:
 
 
 def float32(value: ArrayLike | Sequence[float] | Sequence[int]) -> Float[Array, "..."]:
-    """The one type in which schedules compute, whatever JAX's default is."""
+    """Convert to float32, in which schedules compute whatever JAX's default is."""
     return jnp.asarray(value, jnp.float32)
 
 
 def boundaries_passed(
     boundaries: Sequence[int], count: Int[Array, "*steps"]
 ) -> Int[Array, "*steps"]:
-    """How many boundaries lie at or before the step."""
+    """The number of boundaries at or before the step."""
     return jnp.searchsorted(jnp.asarray(boundaries, count.dtype), count, side="right")
 
 
 def to_power(log_base: float, exponent: Int[Array, "*steps"]) -> Float[Array, "*steps"]:
-    """A power of a number given by its logarithm: the rounding of a base is raised too."""
+    """A power of a number given by its logarithm: a rounded base would raise its error too."""
     return jnp.exp(float32(log_base) * float32(exponent))
 
 
 def line(begin: ArrayLike, end: ArrayLike, passed: Array, remaining: Array) -> Array:
-    """From `begin` to `end`; nothing is subtracted, so nothing cancels."""
+    """A line from `begin` to `end`, without a subtraction that could cancel."""
     total = passed + remaining
     return float32(begin) * (remaining / total) + float32(end) * (passed / total)
 
 
 def half_cosine(begin: ArrayLike, end: ArrayLike, passed: Array, remaining: Array) -> Array:
-    """As `line`: (1 + cos(pi x)) / 2 is the square of a sine of the distance to the end."""
+    """Half a cosine from `begin` to `end`: (1 + cos(pi x)) / 2 is the square of a sine."""
     quarter = float32(math.pi / 2) / (passed + remaining)
     to_begin = jnp.square(jnp.sin(quarter * remaining))
     return float32(begin) * to_begin + float32(end) * jnp.square(jnp.sin(quarter * passed))
@@ -69,7 +69,7 @@ def require_rate(name: str, value: ArrayLike) -> None:
 
 
 def require_steps(name: str, value: int) -> None:
-    """Refuse what is not a whole number of steps, 1 or more."""
+    """Refuse anything but a whole number of steps, 1 or more."""
     try:
         valid = 1 <= operator.index(value) <= LAST_STEP
     except TypeError:
@@ -82,7 +82,7 @@ def require_steps(name: str, value: int) -> None:
 
 
 def require_boundaries(boundaries: Sequence[int]) -> list[int]:
-    """The boundaries, refused unless they increase from 1 up."""
+    """The boundaries as a list; refuse them unless they increase from 1."""
     for boundary in boundaries:
         require_steps("each of the boundaries", boundary)
     if not all(first < second for first, second in pairwise(boundaries)):

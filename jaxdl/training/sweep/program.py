@@ -104,8 +104,7 @@ class Program:
     def compile(
         self, members: int, devices: Sequence[jax.Device], *, threads: int
     ) -> Callable[..., list[np.ndarray]]:
-        """Compile a call of this many members, a multiple of the devices. It returns host
-        arrays."""
+        """Compile a call of this many members, a multiple of the devices; it returns arrays."""
         options = compiler_options()
         if threads > 1:
             # Calls run side by side, so their operations need no threads of their own.

@@ -63,8 +63,11 @@ def trajectory(optimizer, problem, observe=lambda w, state: w, dtype=jnp.float32
         w = optax.apply_updates(w, updates)
         return (w, state), observe(w, state)
 
-    start = jnp.asarray(problem.start, dtype)
-    return jax.lax.scan(step, (start, optimizer.init(start)), None, STEPS)[1]
+    @jax.jit
+    def run(start):
+        return jax.lax.scan(step, (start, optimizer.init(start)), None, STEPS)[1]
+
+    return run(jnp.asarray(problem.start, dtype))
 
 
 def relative_error(path, expected):

@@ -25,6 +25,7 @@ def convnet(**settings):
     return models.ConvNet([4, 6], [8, 3], norm=BatchNorm, **settings)
 
 
+@functools.cache
 def trained(model, steps=5):
     """A few steps at a large rate, so that nothing is where it began."""
     batch = {"inputs": IMAGES, "targets": jnp.arange(60) % 3}
@@ -36,6 +37,12 @@ def trained(model, steps=5):
     return state.variables
 
 
+def applied(model, variables, train):
+    """(outputs, updates) of one pass over the images."""
+    apply = functools.partial(model.apply, train=train, mutable=["batch_stats"])
+    return jax.jit(apply)(variables, IMAGES)
+
+
 @pytest.mark.parametrize("make", [mlp, convnet])
 def test_recalibrated_statistics_are_those_of_everything_in_one_batch(make):
     model = make(dropout_rate=0.0)
@@ -43,13 +50,13 @@ def test_recalibrated_statistics_are_those_of_everything_in_one_batch(make):
     whole = recalibrate(model, variables, [IMAGES])
     # With momentum 0 a training pass over everything leaves just its statistics.
     exact = make(dropout_rate=0.0).clone(norm=functools.partial(BatchNorm, momentum=0.0))
-    _, updates = exact.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
+    _, updates = applied(exact, variables, train=True)
     chex.assert_trees_all_close(whole["batch_stats"], updates["batch_stats"], rtol=1e-5, atol=1e-6)
     # With the biased variance, evaluation is then what training computes.
     biased = model.clone(norm=functools.partial(BatchNorm, unbiased_variance=False))
     np.testing.assert_allclose(
-        biased.apply(recalibrate(biased, variables, [IMAGES]), IMAGES, train=False),
-        biased.apply(variables, IMAGES, train=True, mutable=["batch_stats"])[0],
+        applied(biased, recalibrate(biased, variables, [IMAGES]), train=False)[0],
+        applied(biased, variables, train=True)[0],
         rtol=1e-4, atol=1e-4,
     )  # fmt: skip
 
@@ -70,14 +77,14 @@ def test_the_first_norms_statistics_do_not_depend_on_the_batches():
 
 
 def test_the_same_model_compiles_once():
-    model, traced = mlp(), []
+    init, traced = jax.jit(functools.partial(mlp().init, train=False)), []
 
     def preprocess(x):
         traced.append(x.shape)
         return x
 
     for seed in range(3):
-        variables = model.init(jax.random.key(seed), IMAGES, train=False)
+        variables = init(jax.random.key(seed), IMAGES)
         recalibrate(mlp(), variables, [IMAGES], preprocess=preprocess)
     assert traced == [IMAGES.shape]
 
@@ -125,10 +132,10 @@ def test_folded_equals_unfolded(make, settings):
     variables = trained(model)
     folded, without = fold(model, variables)
     assert set(without) == {"params"}
-    expected = model.apply(variables, IMAGES, train=False)
+    expected, _ = applied(model, variables, train=False)
     # Products in another order; three layers of sums of up to a hundred terms.
     np.testing.assert_allclose(
-        folded.apply(without, IMAGES, train=False), expected,
+        applied(folded, without, train=False)[0], expected,
         rtol=1e-4, atol=1e-5 * float(jnp.abs(expected).max()),
     )  # fmt: skip
 
@@ -150,7 +157,7 @@ def test_fold_refuses_what_it_cannot_fold(model):
 
 
 def test_fold_refuses_a_norm_without_its_layer():
-    variables = trained(mlp())
+    variables = jax.tree.map(lambda leaf: leaf, trained(mlp()))
     variables["params"]["layer_0"] = variables["params"].pop("dense_0")
     with pytest.raises(ValueError, match="norm_0 must stand beside one layer named dense_0"):
         fold(mlp(), variables)

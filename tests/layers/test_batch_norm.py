@@ -1,5 +1,6 @@
 """Batch normalisation: its statistics, its running averages, its gradient."""
 
+import functools
 import subprocess
 import sys
 
@@ -19,9 +20,14 @@ def batch(shape=(16, 3), mean=0.0, scale=1.0, dtype=np.float32, seed=0):
 
 
 def train(norm, x, variables=None):
-    variables = variables or norm.init(jax.random.key(0), x, train=False)
-    y, updates = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    variables = variables or init(norm, x)
+    apply = functools.partial(norm.apply, train=True, mutable=["batch_stats"])
+    y, updates = jax.jit(apply)(variables, x)
     return y, {**variables, **updates}
+
+
+def init(norm, x):
+    return jax.jit(functools.partial(norm.init, train=False))(jax.random.key(0), x)
 
 
 @pytest.mark.parametrize("shape", [(16, 3), (4, 5, 5, 3), (2, 7, 3)])
@@ -86,7 +92,9 @@ def test_init_leaves_the_statistics_at_zero_and_one():
 def test_the_gradient_is_the_formula_of_the_paper():
     x, upstream = batch(scale=2), batch(seed=1)
     norm = BatchNorm(use_scale=False, use_bias=False)
-    gradient = jax.grad(lambda x: jnp.vdot(upstream, train(norm, x, {"batch_stats": STATS})[0]))(x)
+    gradient = jax.jit(
+        jax.grad(lambda x: jnp.vdot(upstream, train(norm, x, {"batch_stats": STATS})[0]))
+    )(x)
     values, g = np.asarray(x, np.float64), np.asarray(upstream, np.float64)
     deviation = np.sqrt(values.var(0) + 1e-5)
     normed = (values - values.mean(0)) / deviation
@@ -101,9 +109,11 @@ def test_statistics_are_averaged_over_a_named_axis():
     x = batch((4, 8, 3), mean=1)
     norm = BatchNorm(axis_name="devices", momentum=0.0)
     variables = {"batch_stats": STATS, "params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}}
-    y, updates = jax.vmap(
-        lambda x: norm.apply(variables, x, train=True, mutable=["batch_stats"]),
-        axis_name="devices",
+    y, updates = jax.jit(
+        jax.vmap(
+            lambda x: norm.apply(variables, x, train=True, mutable=["batch_stats"]),
+            axis_name="devices",
+        )
     )(x)
     whole, after = train(BatchNorm(momentum=0.0), x.reshape(32, 3), variables)
     np.testing.assert_allclose(y.reshape(32, 3), whole, rtol=1e-5, atol=1e-5)
@@ -182,7 +192,7 @@ def test_groups_of_devices_share_their_statistics():
 @pytest.mark.parametrize("frozen", ["scale", "bias"])
 def test_what_is_frozen_has_no_gradient(frozen):
     norm, x = BatchNorm(**{f"freeze_{frozen}": True}), batch()
-    variables = norm.init(jax.random.key(0), x, train=False)
+    variables = init(norm, x)
 
     def loss(params):
         y, _ = norm.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
@@ -195,7 +205,7 @@ def test_what_is_frozen_has_no_gradient(frozen):
 
 def test_forgotten_collections_are_named():
     norm, x = BatchNorm(), batch()
-    variables = norm.init(jax.random.key(0), x, train=False)
+    variables = init(norm, x)
     with pytest.raises(ValueError, match=r"mutable=\['batch_stats'\]\) and keep"):
         norm.apply(variables, x, train=True)
     for train_, mutable in ((False, False), (True, ["batch_stats"])):
@@ -225,7 +235,7 @@ def test_refuses_what_has_no_statistics(settings, shape, text):
 def test_noise_moves_the_outputs_and_leaves_evaluation_alone():
     x = batch((2000, 3), mean=2)
     norm, plain = NoisyBatchNorm(), BatchNorm()
-    variables = norm.init(jax.random.key(0), x, train=False)
+    variables = init(norm, x)
     inner = {name: tree["norm"] for name, tree in variables.items()}
     np.testing.assert_array_equal(
         norm.apply(variables, x, train=False), plain.apply(inner, x, train=False)
@@ -247,7 +257,7 @@ def test_noise_moves_the_outputs_and_leaves_evaluation_alone():
 def test_an_images_positions_share_their_noise():
     x = batch((6, 4, 4, 3))
     norm = NoisyBatchNorm()
-    variables = norm.init(jax.random.key(0), x, train=False)
+    variables = init(norm, x)
     rngs = {"dropout": jax.random.key(1)}
     y, _ = norm.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
     steady, _ = train(BatchNorm(), x, {name: tree["norm"] for name, tree in variables.items()})

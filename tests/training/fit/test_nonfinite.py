@@ -16,6 +16,8 @@ from jaxdl.training.fit.nonfinite import NonFiniteError
 
 EXAMPLES, BATCH = 40, 10
 MODEL = models.MLP([8, 1], norm=functools.partial(BatchNorm), dropout_rate=0.1)
+# Runs of equal settings share what is compiled.
+ADAM = optimizers.adam(0.01)
 BAD = 6  # the step that is spoiled, the third of the second epoch
 
 
@@ -26,6 +28,7 @@ def regression():
     return data.Dataset("regression", data.Arrays(inputs, targets), None, None)
 
 
+@functools.cache
 def spoil_at(step, value=jnp.nan):
     """An augmentation that spoils the inputs of one step, told by its key."""
     run_key = jax.random.split(jax.random.key(0))[1]
@@ -46,7 +49,7 @@ def fit(model=MODEL, optimizer=None, **changes):
         "key": jax.random.key(0),
         "augment": spoil_at(BAD),
     } | changes
-    return training.fit(model, regression(), optimizer or optimizers.adam(0.01), **settings)
+    return training.fit(model, regression(), optimizer or ADAM, **settings)
 
 
 def test_raises_naming_the_step_and_keeps_the_run_so_far():
@@ -99,7 +102,7 @@ def test_a_skipped_step_changes_no_leaf_but_the_count():
     spoiled = np.full((10, 3), np.nan, np.float32)
     given = data.Dataset("nan", data.Arrays(spoiled, np.ones((10, 1), np.float32)), None, None)
     after = training.fit(
-        MODEL, given, optimizers.adam(0.01), loss=losses.mean_squared_error, epochs=1,
+        MODEL, given, ADAM, loss=losses.mean_squared_error, epochs=1,
         batch_size=10, key=jax.random.key(0), state=before, on_nonfinite="skip",
     )  # fmt: skip
     chex.assert_trees_all_equal(

@@ -11,6 +11,8 @@ from jaxdl import data, losses, metrics, models, observers, optimizers, training
 from jaxdl.training.fit.observing import Observer
 
 MODEL = models.MLP([8, 3])
+# Runs of equal settings share what is compiled.
+SGD = optimizers.sgd(0.5)
 
 
 def dataset():
@@ -26,7 +28,7 @@ def dataset():
 
 def fit(**changes):
     settings = {
-        "optimizer": optimizers.sgd(0.5),
+        "optimizer": SGD,
         "loss": losses.cross_entropy,
         "metrics": [metrics.accuracy],
         "epochs": 6,
@@ -74,9 +76,11 @@ def test_a_plateau_lowers_the_rate():
 
 
 def test_a_resumed_run_observes_as_one_that_never_ended(tmp_path):
+    optimizer = optimizers.momentum(optimizers.plateau(0.5, patience=1))
+
     def run(folder, *more):
         return fit(
-            optimizer=optimizers.momentum(optimizers.plateau(0.5, patience=1)),
+            optimizer=optimizer,
             epochs=12,
             checkpoint_dir=tmp_path / folder / "checkpoints",
             observers=[

@@ -110,8 +110,8 @@ def run(config: Config) -> Results:
     results: dict[str, Any] = {
         "dataset": np.array(config.dataset),
         "suggested": suggested,
-        "sweep_rates": tests[0].curve.rates,
-        "sweep_change": np.stack([test.curve.change for test in tests]),
+        "ramp_rates": tests[0].curve.rates,
+        "ramp_change": np.stack([test.curve.change for test in tests]),
         "grid": GRID,
         "arm_rates": center * np.array([factor for factor, _ in ARMS.values()]),
         "peaks": center * PEAKS,
@@ -250,7 +250,7 @@ def claims(results: Results) -> list[Claim]:
 def plot(results: Results) -> Any:
     """Three rates; the range test; the grid; the schedules, what they do, and what they reach."""
     figure = common.new_figure(12, 7.5)
-    (arms, sweep, grid), (shapes, hot, reached) = figure.subplots(2, 3)
+    (arms, ramp, grid), (shapes, hot, reached) = figure.subplots(2, 3)
     seeds, _, count = results["arm_train"].shape
     epochs = np.arange(1, count + 1)
     center = np.exp(np.log(results["suggested"]).mean())
@@ -269,20 +269,20 @@ def plot(results: Results) -> Any:
     )  # fmt: skip
     arms.legend(loc="upper center", ncols=1, fontsize=9, frameon=False)
 
-    for index, change in enumerate(results["sweep_change"]):
-        sweep.plot(
-            results["sweep_rates"], change, "-", color="0.5", lw=0.9,
-            label="one sweep" if index == 0 else None,
+    for index, change in enumerate(results["ramp_change"]):
+        ramp.plot(
+            results["ramp_rates"], change, "-", color="0.5", lw=0.9,
+            label="one ramp" if index == 0 else None,
         )  # fmt: skip
     for index, rate in enumerate(results["suggested"]):
-        sweep.axvline(
+        ramp.axvline(
             rate, color="C2", ls="--", lw=1, label="its suggestion" if index == 0 else None
         )
-    sweep.set(
+    ramp.set(
         xscale="log", xlabel="learning rate", ylabel="loss - loss at the start (nats)",
         title="The range test: 100 steps, smoothed",
     )  # fmt: skip
-    sweep.legend(loc="lower left", frameon=False)
+    ramp.legend(loc="lower left", frameon=False)
 
     for split, style, marker in (("train", "C0-", "o"), ("validation", "C1--", "s")):
         ends = results[f"grid_{split}"][..., -1]

@@ -21,8 +21,8 @@ def learning_rates_results():
     grid = learning_rates.GRID
     results = {
         "suggested": 0.05 * np.exp(0.1 * draw.normal(size=SEEDS)),
-        "sweep_rates": np.geomspace(1e-5, 10, 20),
-        "sweep_change": np.zeros((SEEDS, 20)),
+        "ramp_rates": np.geomspace(1e-5, 10, 20),
+        "ramp_change": np.zeros((SEEDS, 20)),
         "grid": grid,
         "grid_train": noisy(0.01 + np.log(grid / 0.05) ** 2),
         "grid_validation": noisy(0.3 + np.log(grid / 0.05) ** 2),

@@ -25,7 +25,7 @@ OptimizerFactory = Callable[[Any], optax.GradientTransformation]
 """(learning rate, a traced array) -> optimizer."""
 
 # The default number of rates, and of steps at each. 29 rates from 1e-6 to 10 are four per decade.
-DEFAULT_SIZES = {"sweep": (100, 1), "runs": (29, 100)}
+DEFAULT_SIZES = {"ramp": (100, 1), "runs": (29, 100)}
 # A run is judged by the mean loss over this last share of its steps.
 TAIL = 0.25
 
@@ -37,7 +37,7 @@ class RateCurve(NamedTuple):
         rates: the learning rates, in geometric progression.
         loss: the loss after the steps at each rate; inf where it overflowed or was NaN.
         start: the loss of the initial parameters, on the same examples.
-        change: loss - start, from which the suggestion is read. It is smoothed in a sweep. A rise
+        change: loss - start, from which the suggestion is read. It is smoothed in a ramp. A rise
             is cut at the size of the largest fall, so that a divergence stays on the scale.
     """
 
@@ -62,7 +62,7 @@ def rate_range(
     loss: PerExample,
     batch_size: int,
     key: Key[Array, ""],
-    method: Literal["sweep", "runs"] = "sweep",
+    method: Literal["ramp", "runs"] = "ramp",
     low: float = 1e-6,
     high: float = 10.0,
     rates: int | None = None,
@@ -79,7 +79,7 @@ def rate_range(
     with L_i the loss after the steps at rate i, and L^(0) the loss of the initial parameters on the
     same examples. The differences between batches cancel in c.
 
-    "sweep" is one run whose rate grows at every step. The suggestion is the steepest descent,
+    "ramp" is one run whose rate grows at every step. The suggestion is the steepest descent,
 
     $$\eta^* = \eta_k, \quad k = \arg\min_i \bar{c'_i}, \qquad
       \bar{c'_i} = \frac{\sum_j \beta^{|i-j|}\, c'_j}{\sum_j \beta^{|i-j|}}, \qquad
@@ -88,8 +88,8 @@ def rate_range(
     which smooths the slope exponentially, with bias correction, in both directions so that it does
     not lag. To first order a step lowers the loss by eta |g|^2, so the slope grows with the rate
     until curvature stops it or nothing is left to learn. On a quadratic it turns before the bound
-    of stability 2/lambda_max. The point where the loss starts to rise is no such mark: a sweep with
-    no loss left passes the bound unharmed. The suggestion is cautious. A longer sweep has less loss
+    of stability 2/lambda_max. The point where the loss starts to rise is no such mark: a ramp with
+    no loss left passes the bound unharmed. The suggestion is cautious. A longer ramp has less loss
     left at each rate and suggests a smaller rate. A normalised network bears up to ten times more.
 
     "runs" gives each rate a short run of its own, with the same initial parameters and batches. It
@@ -104,13 +104,13 @@ def rate_range(
         loss: per example, (outputs, targets) -> (batch,).
         batch_size: examples per step; the smaller last batch of an epoch is left out.
         key: parameters, batches and dropout follow from it, as in `training.fit`.
-        method: "sweep" or "runs".
+        method: "ramp" or "runs".
         low: the smallest rate, above 0.
         high: the largest rate.
-        rates: the number of rates, at least 4 / (1 - beta) in a sweep (default 100), at least 5 in
+        rates: the number of rates, at least 4 / (1 - beta) in a ramp (default 100), at least 5 in
             "runs" (default 29).
-        steps: steps at each rate; by default 1 in a sweep and 100 in "runs".
-        smoothing: beta, in [0, 1), of a sweep.
+        steps: steps at each rate; by default 1 in a ramp and 100 in "runs".
+        smoothing: beta, in [0, 1), of a ramp.
         chunk: runs that are computed together; the result does not depend on it.
         preprocess: a pure function of a batch's inputs, applied on the device.
 
@@ -143,13 +143,13 @@ def rate_range(
     on_device = put_on_device(arrays)
     sample = jax.eval_shape(preprocess, batch_shapes(on_device, 1)["inputs"])
     state = programs.init(key, jnp.zeros(sample.shape, sample.dtype))
-    count = rates * steps + 1 if method == "sweep" else steps
+    count = rates * steps + 1 if method == "ramp" else steps
     rows = _batches(state.key, count, len(arrays), batch_size)
     shapes = batch_shapes(on_device, batch_size)
     scanned = loops_well(jax.make_jaxpr(programs.train_step)(state, shapes))
-    if method == "sweep":
-        sweep = programs.sweep if scanned else functools.partial(_sweep_by_steps, programs)
-        by_step = sweep(state, on_device, rows, np.repeat(values, steps))
+    if method == "ramp":
+        ramp = programs.ramp if scanned else functools.partial(_ramp_by_steps, programs)
+        by_step = ramp(state, on_device, rows, np.repeat(values, steps))
         # The loss of a batch is measured before its update: a step's effect shows in the next.
         after, start = (
             np.asarray(part, np.float64)[1:].reshape(rates, steps).mean(1) for part in by_step
@@ -160,7 +160,7 @@ def rate_range(
         by_run = np.asarray(runs(state, on_device, rows, np.append(values, 0)), np.float64)
         ends = by_run[:, -max(1, round(TAIL * steps)) :].mean(1)
         after, start = ends[:-1], np.full(rates, ends[-1])
-    return _suggest(values, after, start, smoothing if method == "sweep" else None)
+    return _suggest(values, after, start, smoothing if method == "ramp" else None)
 
 
 def _suggest(
@@ -187,7 +187,7 @@ def _suggest(
         slope = weights @ np.gradient(change, np.log(rates.astype(np.float64)))
         change = weights @ change
         chosen = int(slope[: change.argmin() + 1].argmin())
-        # A sweep with no loss left need not rise, if the steepest fall is well inside.
+        # A ramp with no loss left need not rise, if the steepest fall is well inside.
         reach = round(1 / (1 - smoothing))
         falls_on = min(change.argmin(), chosen + 3 * reach) >= len(rates) - reach
     if falls_on or chosen == 0:
@@ -208,7 +208,7 @@ class _Programs(NamedTuple):
     with_rate: Callable[..., TrainState]
     step: Callable[..., tuple[TrainState, Array]]
     start: Callable[..., Array]
-    sweep: Callable[..., tuple[Array, Array]]
+    ramp: Callable[..., tuple[Array, Array]]
     runs: Callable[..., Array]
 
 
@@ -233,7 +233,7 @@ def _programs(
         # XLA drops the update, because its result is not used.
         return step(state, arrays, row, jnp.zeros(()))[1]
 
-    def sweep(state: TrainState, arrays: Batch, rows: Array, rates: Array) -> tuple[Array, Array]:
+    def ramp(state: TrainState, arrays: Batch, rows: Array, rates: Array) -> tuple[Array, Array]:
         def one(now: TrainState, at: tuple[Array, Array]) -> tuple[TrainState, Any]:
             beginning = replace(state, step=now.step)  # with the current dropout masks
             now, value = step(now, arrays, *at)
@@ -260,12 +260,12 @@ def _programs(
         with_rate=jit(with_rate),
         step=jit(step),
         start=jit(start),
-        sweep=jit(sweep),
+        ramp=jit(ramp),
         runs=jit(runs, static_argnames="chunk"),
     )
 
 
-def _sweep_by_steps(
+def _ramp_by_steps(
     programs: _Programs, state: TrainState, arrays: Batch, rows: np.ndarray, rates: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     now, losses = programs.with_rate(state, rates[0]), []
@@ -329,7 +329,7 @@ def check_settings(
 ) -> tuple[int, int]:
     """The number of rates, and of steps at each rate; refuse settings out of range."""
     if method not in DEFAULT_SIZES:
-        raise ValueError(f"method must be 'sweep' or 'runs', got {method!r}")
+        raise ValueError(f"method must be 'ramp' or 'runs', got {method!r}")
     rates = DEFAULT_SIZES[method][0] if rates is None else rates
     steps = DEFAULT_SIZES[method][1] if steps is None else steps
     if not 0 < low < high < np.inf:
@@ -341,7 +341,7 @@ def check_settings(
         raise ValueError(
             f"smoothing must lie in [0, 1), got {smoothing}; it is a neighbour's weight"
         )
-    fewest = 4 * round(1 / (1 - smoothing)) if method == "sweep" else 5
+    fewest = 4 * round(1 / (1 - smoothing)) if method == "ramp" else 5
     for name, value, least in (("rates", rates, fewest), ("steps", steps, 1), ("chunk", chunk, 1)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}; pass more")

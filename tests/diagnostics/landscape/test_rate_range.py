@@ -41,7 +41,7 @@ ask_of_line = functools.partial(rate_range, loss=losses.mean_squared_error, batc
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("eigenvalues", [(4.0,), (4.0, 0.4), (50.0, 1.0, 0.02)])
-def test_a_sweep_stays_below_the_bound_of_a_quadratic(eigenvalues, seed):
+def test_a_ramp_stays_below_the_bound_of_a_quadratic(eigenvalues, seed):
     low, high, rates = 1e-6, 10.0, 100
     suggested, _ = ask_of_line(
         Linear(), quadratic(eigenvalues, seed), optimizers.sgd, key=jax.random.key(seed)
@@ -98,10 +98,10 @@ def small():
 SMALL = {"loss": losses.mean_squared_error, "batch_size": 16}
 
 
-@pytest.mark.parametrize("method", ["sweep", "runs"])
+@pytest.mark.parametrize("method", ["ramp", "runs"])
 def test_the_runs_are_those_of_fit(method):
     model, arrays, key = models.MLP([8, 1]), small(), jax.random.key(3)
-    settings = {"low": 1e-4, "high": 30.0, "rates": 20, "steps": 1 if method == "sweep" else 12}
+    settings = {"low": 1e-4, "high": 30.0, "rates": 20, "steps": 1 if method == "ramp" else 12}
     _, curve = rate_range(
         model, arrays, optimizers.momentum, key=key, method=method, **settings, **SMALL
     )
@@ -114,7 +114,7 @@ def test_the_runs_are_those_of_fit(method):
 
     # Twelve steps in float32 in another order of summation; rates at which it does not diverge.
     compare = functools.partial(np.testing.assert_allclose, rtol=1e-4)
-    if method == "sweep":
+    if method == "ramp":
         rates = jnp.asarray(curve.rates, jnp.float32)
         expected = fit(lambda step: rates[step], epochs=7)[1:]
         compare(curve.loss[:12], expected[:12])
@@ -139,9 +139,9 @@ class Convolutions(nn.Module):
         return nn.Conv(1, (1, 1), name="last")(x)[:, 0, 0]
 
 
-@pytest.mark.parametrize("method", ["sweep", "runs"])
+@pytest.mark.parametrize("method", ["ramp", "runs"])
 def test_step_by_step_and_one_at_a_time_are_the_same(method):
-    settings = {"low": 1e-4, "rates": 20, "steps": 2 if method == "sweep" else 12, **SMALL}
+    settings = {"low": 1e-4, "rates": 20, "steps": 2 if method == "ramp" else 12, **SMALL}
 
     def ask(model, **changed):
         return rate_range(
@@ -189,20 +189,20 @@ class Everything(nn.Module):
         return nn.Dense(10)(x)
 
 
-@pytest.mark.parametrize("method", ["sweep", "runs"])
+@pytest.mark.parametrize("method", ["ramp", "runs"])
 def test_convolutions_batch_statistics_and_dropout(method):
     train = data.load("digits").train
     arrays = data.Arrays(train.inputs.reshape(-1, 8, 8, 1)[:200], train.targets[:200])
     suggested, curve = rate_range(
         Everything(), arrays, functools.partial(optimizers.momentum, decay=0.5),
         loss=losses.cross_entropy, batch_size=20, key=jax.random.key(0), method=method, low=1e-5,
-        high=1e3, rates=30, steps=1 if method == "sweep" else 8,
+        high=1e3, rates=30, steps=1 if method == "ramp" else 8,
     )  # fmt: skip
     assert 1e-3 < suggested < 10
     assert not np.isnan(curve.loss).any()
 
 
-@pytest.mark.parametrize("method", ["sweep", "runs"])
+@pytest.mark.parametrize("method", ["ramp", "runs"])
 def test_divergence_is_infinite_and_leaves_the_suggestion_alone(method):
     ask = functools.partial(
         rate_range, models.MLP([8, 8, 1]), small(), optimizers.sgd, key=jax.random.key(0),
@@ -219,11 +219,11 @@ def ascent(rate):
     return optax.scale(rate)
 
 
-@pytest.mark.parametrize("method", ["sweep", "runs"])
+@pytest.mark.parametrize("method", ["ramp", "runs"])
 def test_a_range_that_does_not_hold_the_rate_is_refused(method):
     ask = functools.partial(
         rate_range, models.MLP([8, 1]), small(), key=jax.random.key(0), method=method,
-        steps=1 if method == "sweep" else 20, **SMALL,
+        steps=1 if method == "ramp" else 20, **SMALL,
     )  # fmt: skip
     with pytest.raises(ValueError, match="must lower the loss, got none"):
         ask(ascent)
@@ -270,7 +270,7 @@ def test_what_is_no_factory_is_refused():
     for mistake in (optimizers.sgd(0.1), 0.1):
         with pytest.raises(TypeError, match="pass the factory"):
             module.made_by(mistake)
-    with pytest.raises(ValueError, match="method must be 'sweep' or 'runs', got 'grid'"):
+    with pytest.raises(ValueError, match="method must be 'ramp' or 'runs', got 'grid'"):
         module.check_settings("grid", 1e-6, 1.0, None, None, 0.5, 1)
     with pytest.raises(TypeError, match="must take a traced rate"):
         ask(lambda rate: optimizers.sgd(0.1 if rate > 0 else 0.0))

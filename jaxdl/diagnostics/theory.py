@@ -8,12 +8,12 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from jaxdl.checks import require_non_negative, require_positive
 from jaxdl.initializers.gains import (
@@ -221,8 +221,9 @@ class _Moments(NamedTuple):
 def _moments(f: Elementwise, variance: float, kinks: Sequence[float]) -> _Moments:
     """Moments of f(z) and f'(z), z ~ N(0, variance). For f' a variance of 0 means the limit."""
 
-    def slope(z: Any) -> Any:
-        return jax.jvp(f, (z,), (jnp.ones_like(z),))[1]
+    def slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
+        derivative: Array = jax.jvp(f, (z,), (jnp.ones_like(z),))[1]
+        return derivative
 
     points, weights = gaussian_quadrature(variance or SMALLEST_VARIANCE, kinks=kinks)
     # The number of points depends on the variance, and JAX compiles again for each number.

@@ -246,7 +246,7 @@ def _check_shapes(
     plan: Plan,
     shapes: Batch,
     key: Key[Array, ""],
-    sample: Any,
+    sample: jax.ShapeDtypeStruct,
     state: TrainState | None,
 ) -> bool:
     """Trace the run and check its shapes; return whether its steps run well in a loop."""

@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -221,9 +221,8 @@ class _Moments(NamedTuple):
 def _moments(f: Elementwise, variance: float, kinks: Sequence[float]) -> _Moments:
     """Moments of f(z) and f'(z), z ~ N(0, variance). For f' a variance of 0 means the limit."""
 
-    def slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
-        derivative: Array = jax.jvp(f, (z,), (jnp.ones_like(z),))[1]
-        return derivative
+    def slope(z: Float[Array, "..."]) -> Any:
+        return jax.jvp(f, (z,), (jnp.ones_like(z),))[1]
 
     points, weights = gaussian_quadrature(variance or SMALLEST_VARIANCE, kinks=kinks)
     # The number of points depends on the variance, and JAX compiles again for each number.

@@ -39,11 +39,11 @@ def top_k(
 
     Arguments:
         outputs: logits or probabilities (batch, ..., classes).
-        targets: as for `accuracy`.
+        targets: as in `accuracy`.
         k: the number of classes that count, from 1 to all.
 
     Raises:
-        ValueError: k out of range; as for `accuracy`.
+        ValueError: k out of range; as in `accuracy`.
 
     Example:
         >>> top_k(jnp.array([[0.5, 0.3, 0.2]] * 2), jnp.array([1, 2]), k=2).tolist()

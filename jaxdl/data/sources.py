@@ -27,7 +27,7 @@ class Available:
     """A line of `available`.
 
     Arguments:
-        name: for `load`.
+        name: the name for `load`.
         kind: "embedded" (in another package's wheel) or "files".
         task: "classification" or "regression".
         examples: the number of published examples in all splits.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from jaxdl.checks import require_non_negative, require_positive
 from jaxdl.initializers.gains import (
@@ -221,7 +221,7 @@ class _Moments(NamedTuple):
 def _moments(f: Elementwise, variance: float, kinks: Sequence[float]) -> _Moments:
     """Moments of f(z) and f'(z), z ~ N(0, variance). For f' a variance of 0 means the limit."""
 
-    def slope(z: Any) -> Any:
+    def slope(z: Float[Array, "..."]) -> Any:
         return jax.jvp(f, (z,), (jnp.ones_like(z),))[1]
 
     points, weights = gaussian_quadrature(variance or SMALLEST_VARIANCE, kinks=kinks)

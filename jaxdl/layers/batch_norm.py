@@ -27,9 +27,8 @@ class BatchNorm(nn.Module):
     Attributes:
         momentum: weight of the OLD running value in [0, 1]; PyTorch's `momentum=0.1` is 0.9 here.
         epsilon: added to the variance, inside the root.
-        unbiased_variance: whether the running variance takes the batch's variance times n / (n -
-            1), as in PyTorch; False takes the biased one, as in Flax. Normalisation always uses the
-            biased one.
+        unbiased_variance: whether the running variance takes the batch's unbiased variance, as in
+            PyTorch, or the biased one, as in Flax. Normalisation always uses the biased one.
         use_scale: whether to learn gamma, of shape (features,), initialised by `scale_init`.
         use_bias: whether to learn beta, of shape (features,), initialised by `bias_init`.
         axis_name: a pmap axis over which the batch statistics are averaged.

@@ -66,7 +66,7 @@ def check_inputs(norm: Any, shape: tuple[int, ...], *, train: bool) -> None:
     if isinstance(norm, nn.GroupNorm):
         _check_groups(norm, shape[-1])
     count = values_per_statistic(norm, shape, train=train)
-    # RMSNorm subtracts no mean: from one value it makes its sign.
+    # RMSNorm subtracts no mean: a single value becomes its sign.
     needed = 1 if isinstance(norm, nn.RMSNorm) else 2
     if count is not None and count < needed:
         raise ValueError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 
 class EventFile:
@@ -79,7 +80,7 @@ class EventFile:
             ),
         )
 
-    def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
+    def image(self, tag: str, pixels: UInt8[np.ndarray, "height width 3"], step: int) -> None:
         """Write a uint8 picture, (height, width, 3)."""
         from PIL import Image
 

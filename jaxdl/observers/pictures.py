@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 _SIDE, _TEXT, _GAP, _COLUMNS = 96, 28, 6, 4
 _RIGHT, _WRONG = (17, 105, 29), (176, 0, 32)
@@ -22,7 +23,7 @@ def is_image(inputs: np.ndarray) -> bool:
 
 def predictions_picture(
     images: np.ndarray, scores: np.ndarray, targets: np.ndarray, classes: Sequence[str]
-) -> np.ndarray:
+) -> UInt8[np.ndarray, "height width 3"]:
     """Each image above its predicted class, the score and, if wrong, the true class.
 
     Arguments:

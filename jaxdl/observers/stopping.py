@@ -20,7 +20,7 @@ class StoppingMemory(NamedTuple):
     Attributes:
         best: the best metric so far, in float32; infinite before the first.
         best_epoch: the epoch of the best metric; 0 before the first.
-        bad_epochs: the number of epochs since.
+        bad_epochs: the number of epochs since the best.
         state: the state at that epoch's end; an empty tuple if none is to be restored.
     """
 

@@ -114,7 +114,7 @@ def config_text(run: Run) -> str:
         | loss | cross_entropy |
         | epochs | 5 |
     """
-    # What a module holds stands on lines of its own, of which a table has none.
+    # The repr of a module has several lines and comments; a row of a table has one line.
     model = " ".join(line.split("#")[0].strip() for line in repr(run.model).splitlines())
     settings = {
         "model": model,
@@ -140,7 +140,7 @@ def _write_scalars(file: EventFile, event: Event, begun: int, step_every: int) -
     try:
         rate = current_learning_rate(event.state.opt_state)
     except ValueError:
-        return  # an optimizer that keeps its rate to itself
+        return  # the optimizer's state shows no rate
     file.scalar("learning_rate", float(rate), event.step)
 
 

@@ -1,5 +1,6 @@
 """Averages of the parameters over a run, chained after an optimizer."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -89,7 +90,9 @@ def swa(*, start: int = 0, every: int = 1) -> optax.GradientTransformation:
     )
 
 
-def average(is_taken: Any, weight_of_new: Any) -> optax.GradientTransformation:
+def average(
+    is_taken: Callable[[Array], Any], weight_of_new: Callable[[Array], Any]
+) -> optax.GradientTransformation:
     """A link that averages the parameters after the steps for which `is_taken` is true."""
 
     def init_fn(params: Any) -> AverageState:

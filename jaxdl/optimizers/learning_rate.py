@@ -1,5 +1,6 @@
 """The learning rate as a link of the chain, and how to read it back."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -121,6 +122,6 @@ def rate_of(node: Any) -> Array | None:
     return getattr(node, "hyperparams", {}).get("learning_rate")
 
 
-def nodes(opt_state: Any, is_wanted: Any) -> list[Any]:
+def nodes(opt_state: Any, is_wanted: Callable[[Any], Any]) -> list[Any]:
     """The outermost nodes of a state for which `is_wanted` is not None, and the other leaves."""
     return jax.tree.leaves(opt_state, is_leaf=lambda node: is_wanted(node) is not None)

@@ -111,8 +111,7 @@ def _write_gif(path: Path, frames: Sequence[np.ndarray], frames_per_second: int)
     pure = np.array([to_rgb(colour) for colour in COLOURS])
     share = np.linspace(0.0, 1.0, SHADES, endpoint=False)[:, None, None]
     mixed = (pure + share * (1 - pure)).reshape(-1, 3)
-    # Pillow maps 252 to 255 to the colour nearest to 252. It must be white, so that white stays
-    # white.
+    # Pillow maps 252..255 to the colour nearest to 252. This must be white: white stays white.
     grey = np.append(np.linspace(0.0, 248 / 255, 255 - len(mixed)), 1.0)[:, None].repeat(3, axis=1)
     palette = Image.new("P", (1, 1))
     palette.putpalette(np.round(255 * np.concatenate([mixed, grey])).astype(np.uint8).tobytes())

@@ -181,7 +181,7 @@ def make_train_epoch(
     """Many train steps in one scan: (state, arrays, order) -> (state, metrics of shape (steps,)).
 
     Arguments:
-        train_step: as `make_train_step` makes it.
+        train_step: a step from `make_train_step`.
         unroll: steps in one iteration of the compiled loop. It changes the results by rounding
             only.
 

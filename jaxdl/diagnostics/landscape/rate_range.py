@@ -290,7 +290,9 @@ def _runs_by_steps(
     return np.stack(runs)
 
 
-def _batches(key: Any, count: int, examples: int, batch_size: int) -> np.ndarray:
+def _batches(
+    key: Key[Array, ""], count: int, examples: int, batch_size: int
+) -> Int[np.ndarray, "count batch"]:
     """The examples of the first `count` batches that `fit(drop_last=True)` takes."""
     per_epoch = examples // batch_size
     orders = [

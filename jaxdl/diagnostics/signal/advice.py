@@ -59,7 +59,7 @@ def advise(measured: Propagation) -> tuple[Advice, ...]:
     row, whose size the targets decide. The limits are the constants of this module.
 
     Arguments:
-        measured: of one run; from a mapped measurement take one,
+        measured: the measurement of one run; from a mapped one take one run,
             `jax.tree.map(lambda leaf: leaf[0], measured)`.
 
     Raises:

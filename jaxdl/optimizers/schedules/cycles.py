@@ -222,8 +222,7 @@ def joined(schedules: Sequence[optax.Schedule], *, boundaries: Sequence[int]) ->
         )
 
     def from_zero(schedule: optax.Schedule) -> optax.Schedule:
-        # A schedule is also evaluated before it begins: then at its first step, where it is
-        # defined.
+        # A schedule is also evaluated before it begins, and then at its first step.
         return lambda step: schedule(jnp.maximum(step, 0))
 
     whole = optax.join_schedules([from_zero(schedule) for schedule in schedules], bounds)

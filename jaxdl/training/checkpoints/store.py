@@ -25,7 +25,7 @@ from jaxdl.training.checkpoints.packing import (
 )
 from jaxdl.training.checkpoints.processes import Outcome, from_primary
 
-# The number orders the saves. The step cannot: after a return to the best state it is lower.
+# The number orders the saves. The step cannot: after a return to the best state it does not rise.
 _NAME = re.compile(r"(\d{8,})-step-(\d+)")
 _ASIDE = "damaged-"
 

@@ -86,7 +86,7 @@ def make_advance(programs: Programs, feed: Feed, *, looped: bool, skip: bool) ->
                 state = replace(good, step=good.step + 1)
             taken.append(measured)
             skipped.append(bad)
-        # Without one: finite at the second attempt, so the bits are not those of the first.
+        # No step was bad this time: the two attempts differ, so end the run, unless it skips.
         return Advanced(
             state, flagged(_concatenate(taken, measured), skipped), None if skip else steps.stop
         )

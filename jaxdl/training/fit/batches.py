@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Key
 
 from jaxdl.data.streaming import Decode, RandomAccess, stream
 from jaxdl.data.types import Arrays
@@ -107,7 +107,7 @@ class Plan:
         return parts
 
 
-def feed_from_device(arrays: dict[str, Array], plan: Plan, key: Any) -> Feed:
+def feed_from_device(arrays: dict[str, Array], plan: Plan, key: Key[Array, ""]) -> Feed:
     """The whole set lies on the device, and each step gathers its examples."""
 
     def feed(epoch: int, first: int) -> Iterator[Rows]:
@@ -118,7 +118,7 @@ def feed_from_device(arrays: dict[str, Array], plan: Plan, key: Any) -> Feed:
     return feed
 
 
-def feed_shares(arrays: Arrays, plan: Plan, key: Any, layout: Layout) -> Feed:
+def feed_shares(arrays: Arrays, plan: Plan, key: Key[Array, ""], layout: Layout) -> Feed:
     """When an epoch begins, each device gets its share of the epoch's batches."""
 
     def feed(epoch: int, first: int) -> Iterator[Rows]:
@@ -130,7 +130,7 @@ def feed_shares(arrays: Arrays, plan: Plan, key: Any, layout: Layout) -> Feed:
     return feed
 
 
-def feed_stream(streamed: Streamed, plan: Plan, key: Any, layout: Layout) -> Feed:
+def feed_stream(streamed: Streamed, plan: Plan, key: Key[Array, ""], layout: Layout) -> Feed:
     """Batches are read ahead of the steps. Each is a source of one row."""
 
     def feed(epoch: int, first: int) -> Generator[Rows, None, None]:
@@ -177,7 +177,7 @@ def read(split: Arrays | Streamed, indices: np.ndarray) -> dict[str, np.ndarray]
     return {"inputs": split.inputs[indices], "targets": split.targets[indices]}
 
 
-def make_feed(train: Arrays | Streamed, plan: Plan, key: Any, layout: Layout) -> Feed:
+def make_feed(train: Arrays | Streamed, plan: Plan, key: Key[Array, ""], layout: Layout) -> Feed:
     """Choose the feed by where the data are and where the steps run."""
     if isinstance(train, Streamed):
         return feed_stream(train, plan, key, layout)

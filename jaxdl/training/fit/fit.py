@@ -90,7 +90,8 @@ def fit(
         augment: (key, inputs) -> inputs, applied to training batches after `preprocess` inside the
             step. Its key depends on the run's key and the step.
         parallel: "jit" uses one device, "pmap" all devices of this process, "auto" a mesh over all
-            devices of all processes if there are several. A mesh of your own may be passed too.
+            devices of all processes (one device alone as "jit"). A mesh of your own may be passed
+            too.
         steps_per_call: steps in one compiled call; by default as many as take about two seconds, at
             most an epoch. The results do not depend on it.
         on_nonfinite: what to do if a step gives a loss or a state that is not finite. "raise" names
@@ -246,7 +247,7 @@ def _check_shapes(
     plan: Plan,
     shapes: Batch,
     key: Key[Array, ""],
-    sample: Any,
+    sample: jax.ShapeDtypeStruct,
     state: TrainState | None,
 ) -> bool:
     """Trace the run and check its shapes; return whether its steps run well in a loop."""

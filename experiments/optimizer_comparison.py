@@ -1,19 +1,22 @@
 """Eight optimizers on Fashion-MNIST, the rate of each tuned with the same budget.
 
 [784, 128, 10], ReLU, He's initialisation, batches of 100. Eight rates of each optimizer, half a
-decade apart, are tried on a validation split; the best is run from eight other seeds and tested
-once. From these seeds a tenth of it and the two ends of the grid are run too, and validated: was
-the grid long enough, and what does a wrong rate cost? What the rules do is in optimizer_table.
+decade apart, are tried on a validation split, from two seeds; the best is run from eight other
+seeds and tested once. From these seeds a tenth of it and the two ends of the grid are run too, and
+validated: was the grid long enough, and what does a wrong rate cost? What the rules do is in
+optimizer_table.
 
 Source: the lecture on optimisation; Choi et al. (2019) for the tuning.
 Run: python experiments/optimizer_comparison.py
-Expected: tuned alike, the eight optimizers' mean test accuracies lie within a point of each other
-(85.2 to 86.0 % after 3 epochs), no farther apart than the seeds of one. A rate ten times too small
-costs 1 to 3 points, one ten times too large from 3 points to everything.
-Time: 4 min on 2 CPU cores, each a device of its own.
+Expected: tuned alike, the eight optimizers' mean test accuracies lie within two points of each
+other (84.0 to 85.9 % after 3 epochs), about as far apart as the seeds of one. A rate ten times too
+small costs 1 to 3 points, one ten times too large from 3 points to everything. Whether the first is
+more than the choice of the optimizer, eight seeds may leave undecided.
+Time: 6 min on 2 CPU cores, each a device of its own.
 """
 
 import functools
+import itertools
 import math
 import os
 import sys
@@ -34,10 +37,8 @@ from jaxdl.claims import Claim, about_mean, about_means, interval
 FEATURES, BATCH_SIZE = (128, 10), 100
 OF_UPDATES = 1e-6
 """Adadelta's epsilon under the RMS of its updates, which sets the scale of its steps."""
-TUNING_SEED = 1000
-"""That of the tuning, less the first seed."""
-END_SEEDS = 4
-"""Seeds that are run at the two ends of the grid too."""
+TUNING_SEEDS = (1000, 1001)
+"""Those of the tuning, less the first seed; the mean of their accuracies decides."""
 NOTICEABLE = 0.1
 """Points of accuracy by which the chosen rate must beat the grid's ends."""
 MARKERS = "osD^v<>P"
@@ -86,7 +87,7 @@ class Config:
     """The knobs."""
 
     seeds: int = 8
-    """Runs of each optimizer at its chosen rate; at least 4."""
+    """Runs of each optimizer at its chosen rate; at least 3."""
     seed: int = 0
     """First seed; the others follow."""
     rates: int = 8
@@ -159,9 +160,7 @@ def run(config: Config) -> Results:
         {"inputs": jnp.asarray(part.inputs), "targets": jnp.asarray(part.targets)}
         for part in (dataset.train, dataset.validation, dataset.test)
     )
-    if config.seeds < END_SEEDS:
-        raise ValueError(f"seeds must be at least {END_SEEDS}, got {config.seeds}; pass more")
-    seeds = config.seed + np.r_[TUNING_SEED, np.arange(config.seeds)]
+    seeds = config.seed + np.r_[TUNING_SEEDS, np.arange(config.seeds)]
     keys = jax.vmap(jax.random.key)(seeds)
     orders = np.stack([batches(key, config.epochs, len(dataset.train)) for key in keys])
     model = models.MLP(FEATURES, kernel_init=initializers.he_normal())
@@ -188,26 +187,24 @@ def run(config: Config) -> Results:
     for arm in ARMS.values():
         train = trainer(arm)
         rates = arm.least_rate * 10.0 ** (np.arange(config.rates) / 2)
-        tuning = np.zeros(config.rates, int)
-        params, _ = train(arrays, runs(rates, starts, orders, tuning))
-        accuracy = percent(params, validation)
-        best = rates[accuracy.argmax()]
-        each, few = 1 + np.arange(config.seeds), 1 + np.arange(END_SEEDS)
 
-        def at(rates: Any, seeds: np.ndarray, train: Any = train) -> Any:
-            return train(arrays, runs(rates * np.ones(len(seeds)), starts, orders, seeds))
+        def at(rates: Any, seeds: Any, train: Any = train) -> Any:
+            rates, seeds = np.broadcast_arrays(rates, seeds)
+            return train(arrays, runs(rates, starts, orders, seeds))
 
+        tuned = range(len(TUNING_SEEDS))
+        accuracy = np.mean([percent(at(rates, seed)[0], validation) for seed in tuned], axis=0)
+        best, each = rates[accuracy.argmax()], len(tuned) + np.arange(config.seeds)
         params, loss = at(best, each)
-        tenth, _ = at(best / 10, each)
-        # As many runs as those of the rates and of the seeds, by default: one program for all.
-        ends, _ = at(np.repeat(rates[[0, -1]], END_SEEDS), np.r_[few, few])
         keep(
             rates=rates,
             validation=accuracy,
             best_rate=best,
             chosen_validation=percent(params, validation),
-            tenth_validation=percent(tenth, validation),
-            ends_validation=percent(ends, validation).reshape(2, END_SEEDS),
+            tenth_validation=percent(at(best / 10, each)[0], validation),
+            ends_validation=np.stack(
+                [percent(at(rate, each)[0], validation) for rate in rates[[0, -1]]]
+            ),
             test=percent(params, test),
             loss=loss,
         )
@@ -243,27 +240,32 @@ def runs(rates: np.ndarray, starts: Any, orders: np.ndarray, seeds: np.ndarray) 
 
 
 def claims(results: Results) -> list[Claim]:
-    """The tuning was fair, and it is the difference."""
+    """The tuning was fair; what it gains, beside the choice of the optimizer."""
     chosen, test = results["chosen_validation"], results["test"]
-    seeds = test.shape[1]
-    at_ends = results["ends_validation"]
+    rows, seeds = test.shape
     # By seed, for each optimizer and end.
-    lead = (chosen[:, None, : at_ends.shape[-1]] - at_ends).reshape(-1, at_ends.shape[-1]).T
+    lead = (chosen[:, None] - results["ends_validation"]).reshape(2 * rows, seeds).T
     cost = (chosen - results["tenth_validation"]).mean(0)
-    means, ranges = test.mean(1), np.ptp(test, axis=0)
+    means = test.mean(1)
+    pairs = np.array(list(itertools.permutations(range(rows), 2))).T
     return [
         about_means(
             "Every grid of rates is long enough: the rate chosen beats both of its ends, points of "
-            f"validation accuracy, the least lead of {lead.shape[1]}, mean of {len(lead)} seeds",
+            f"validation accuracy, the least lead of {lead.shape[1]}, mean of {seeds} seeds",
             lead,
             NOTICEABLE,
         ),
         about_mean(
-            "Tuning matters more than the optimizer: what a rate ten times too small costs, "
-            f"{cost.mean():.2f} points of validation accuracy, mean of the {len(chosen)}, less the "
-            f"range of one seed's {len(chosen)} test accuracies, {ranges.mean():.2f} points; mean "
-            f"of {seeds} seeds (the optimizers' means: {means.min():.2f} to {means.max():.2f} %)",
-            cost - ranges,
+            "A rate that is not tuned costs: one ten times too small, points of validation "
+            f"accuracy, mean of the {rows} optimizers and {seeds} seeds",
+            cost,
+            0.0,
+        ),
+        about_means(
+            f"It costs more than the choice of the optimizer, once tuned ({means.min():.2f} to "
+            f"{means.max():.2f} %): these points less the difference of any two test accuracies, "
+            f"the least of {pairs.shape[1]}, mean of {seeds} seeds",
+            (cost - (test[pairs[0]] - test[pairs[1]])).T,
             0.0,
         ),
     ]

@@ -13,7 +13,7 @@ import pytest
 from jaxdl import data, losses, metrics, models, optimizers, training
 from jaxdl.compiling import loops_well
 from jaxdl.layers import BatchNorm
-from jaxdl.training.fit import batches
+from jaxdl.training.fit.batches import put_on_device
 from jaxdl.training.fit.programs import compile_programs
 
 EXAMPLES = 53
@@ -210,5 +210,5 @@ def test_refuses_splits_that_do_not_fit(name):
 
 
 def test_an_image_stays_uint8_on_the_device():
-    held = batches.put_on_device(dataset().train)
+    held = put_on_device(dataset().train)
     assert held["inputs"].dtype == jnp.uint8

@@ -1,5 +1,6 @@
 """A sweep's members are the solo runs, however they are cut, kept, resumed and spread."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -205,8 +206,13 @@ def test_static_settings_alone_are_traced_anew():
     assert traced == [2, 9]
 
 
+def cores(monkeypatch, count):
+    """Let the machine have so many, on systems that tell of them either way."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(count)), raising=False)
+
+
 def test_calls_run_side_by_side(monkeypatch):
-    monkeypatch.setattr(sweep_program, "_cores", lambda: 2)
+    cores(monkeypatch, 2)
     program = sweep_program.trace_member(draw, {}, takes_order=False, shared=True)
     meeting = threading.Barrier(2)
 
@@ -218,15 +224,15 @@ def test_calls_run_side_by_side(monkeypatch):
     execute((seeds, np.asarray(seeds[0])), np.arange(8), finished)
 
 
-@pytest.mark.parametrize(("members", "cores"), [(1, 2), (3, 2), (256, 2), (100, 4), (65, 1)])
-def test_the_cores_get_calls_of_equal_size(monkeypatch, members, cores):
-    monkeypatch.setattr(sweep_program, "_cores", lambda: cores)
+@pytest.mark.parametrize(("members", "count"), [(1, 2), (3, 2), (256, 2), (100, 4), (65, 1)])
+def test_the_cores_get_calls_of_equal_size(monkeypatch, members, count):
+    cores(monkeypatch, count)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     program = sweep_program.trace_member(draw, {}, takes_order=False, shared=True)
     plan = sweep_program.plan_calls(program, members, None)
     calls = -(-members // plan.members)
-    assert plan.threads == min(cores, calls)
-    assert calls % cores == 0 or calls == members
+    assert plan.threads == min(count, calls)
+    assert calls % count == 0 or calls == members
     assert plan.members <= sweep_program.CPU_MEMBERS
     # Padding is less than one member a call.
     assert calls * plan.members - members < calls
@@ -317,7 +323,7 @@ def test_a_sweep_cut_short_goes_on(tmp_path, monkeypatch, finished_sweep):
 
     with monkeypatch.context() as patch:
         patch.setattr(sweep_folder.SweepFolder, "save", fail_at_third)
-        patch.setattr(sweep_program, "_cores", lambda: 1)
+        cores(patch, 1)
         with pytest.raises(KeyboardInterrupt):
             sweep(walk, OVER, static=["width"], seeds=4, chunk=3, folder=tmp_path / "cut")
     seen = computed(monkeypatch)

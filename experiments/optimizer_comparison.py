@@ -104,7 +104,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(epochs=4, dataset="mnist_5k"),
+    "smoke": Config(seeds=4, epochs=2, dataset="mnist_5k"),
     "full": Config(seeds=20, rates=10, epochs=20),
 }
 

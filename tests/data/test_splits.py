@@ -86,7 +86,13 @@ def test_a_split_data_set_is_refused(key):
         split(split(numbered(20), key=key), key=key)
 
 
-@pytest.mark.parametrize("bad", [jax.random.PRNGKey(0), jax.random.split(jax.random.key(0), 2)])
-def test_only_one_typed_key_is_taken(bad):
-    with pytest.raises(ValueError, match=r"must be one jax\.random\.key"):
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (jax.random.PRNGKey(0), r"must be made by jax\.random\.key"),
+        (jax.random.split(jax.random.key(0), 2), "must be a single key"),
+    ],
+)
+def test_only_one_typed_key_is_taken(bad, message):
+    with pytest.raises(TypeError, match=message):
         split(numbered(20), key=bad)

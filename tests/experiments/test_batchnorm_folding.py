@@ -5,14 +5,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdl import diagnostics, layers, models
+from jaxdl import layers, models, training
 
 
 def test_the_bound_of_two_layers_is_the_formula():
     model = models.MLP((3, 2), norm=layers.BatchNorm, activation=lambda x: x)
     images = jax.random.normal(jax.random.key(0), (4, 5))
     variables = model.init(jax.random.key(1), images, train=False)
-    folded, without = diagnostics.fold(model, variables)
+    folded, without = training.fold(model, variables)
     bound = experiment.rounding_bound(folded, without, variables, images, epsilon=1e-5)
     first, last = (np.abs(without["params"][f"dense_{i}"]["kernel"]) for i in range(2))
     gamma = [2 * 7 * np.sqrt(n + 8) * 2.0**-24 for n in (5, 3)]

@@ -10,7 +10,7 @@ import normalization_batch_size as experiment
 import numpy as np
 import pytest
 
-from jaxdl import data, diagnostics
+from jaxdl import data, training
 
 SIZES = np.array([2, 4, 32, 128])
 NAMES = np.array(["batch", "group", "layer", "instance"])
@@ -114,7 +114,7 @@ def test_statistics_of_the_training_set_are_those_of_diagnostics():
     found = experiment.recalibrated(config, starts, {"inputs": x})
     for seed in range(2):
         ours, start = jax.tree.map(operator.itemgetter(seed), (found, starts))
-        expected = diagnostics.recalibrate(net, start, [x])
+        expected = training.recalibrate(net, start, [x])
         # Means over at least 200 values near 1, in another order, and the root of a variance.
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), ours, expected)
 

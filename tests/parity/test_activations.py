@@ -63,8 +63,8 @@ X = np.unique(
 # part: 20 * 2^-23 is 2.4e-6.
 RTOL, ATOL = 16 * 2.0**-23, 20 * 2.0**-23
 # A derivative that holds f (1 - tanh^2) is in error by f times twice the two units of 2^-23 of each
-# side's tanh, which without fused multiply-adds is not 1 anywhere: up to |x| = 20. Of the tanh form
-# of GELU, f is the inner derivative and x / 2, up to 13 where tanh still differs from 1; of mish, x.
+# side's tanh. Without fused multiply-adds tanh is 1 nowhere, and this goes on to |x| = 20. Of the
+# tanh form of GELU, f is the inner derivative and x / 2, up to 13 before tanh is 1; of mish, x.
 ATOLS = {"gelu(tanh)": 13 * 2 * 4 * 2.0**-23, "mish": 20 * 2 * 4 * 2.0**-23}
 
 

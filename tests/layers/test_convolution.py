@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxdl import losses, models, optimizers, training
+from jaxdl.compiling import init_options
 from jaxdl.layers import BatchNorm
 from jaxdl.layers.convolution import convolve
 
@@ -43,10 +44,16 @@ def test_inputs_that_are_not_finite_pass():
 def test_nothing_is_computed_again_inside_a_transposed_copy():
     model, optimizer = models.ResNet(8, norm=BatchNorm), optimizers.sgd(0.1)
     batch = {"inputs": jnp.ones((8, 16, 16, 3)), "targets": jnp.zeros(8, jnp.int32)}
-    state = training.init_state(jax.random.key(0), model, optimizer, batch["inputs"])
+    init = jax.jit(lambda key: training.init_state(key, model, optimizer, batch["inputs"]))
+    state = init(jax.random.key(0))
     step = training.make_train_step(model, optimizer, losses.cross_entropy)
+    # Compiled as users do, whatever the tests' own XLA_FLAGS.
+    users = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+    options = training.compiler_options(convolutional=True) | {
+        name: value for name, value in users.items() if name in init_options()
+    }
 
-    @functools.partial(jax.jit, compiler_options=training.compiler_options(convolutional=True))
+    @functools.partial(jax.jit, compiler_options=options)
     def update(params, batch):
         return step(state.replace(params=params), batch)[0].params
 

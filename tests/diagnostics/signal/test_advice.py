@@ -100,7 +100,7 @@ def test_the_factor_a_layer_is_what_the_weights_were_scaled_by(batch):
 
 def test_an_underflow_is_told_from_a_dead_layer(batch):
     linear = measure(
-        batch, depth=40, activation=activations.identity, kernel_init=scaled(1e-2), norm=None
+        batch, depth=26, activation=activations.identity, kernel_init=scaled(1e-2), norm=None
     )
     (cut,) = [each for each in advise(linear) if each.problem == "cut off"]
     assert "underflowed float32" in cut.sentence

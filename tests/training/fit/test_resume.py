@@ -12,7 +12,6 @@ from processes import environment
 
 from jaxdl.training.checkpoints import on_disk
 
-pytest.importorskip("sklearn")
 SCRIPT = Path(__file__).with_name("training_processes.py")
 
 

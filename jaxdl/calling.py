@@ -22,8 +22,9 @@ def call_model(
     *,
     train: bool,
     dropout_key: Key[Array, ""] | None = None,
+    moving: bool | None = None,
 ) -> tuple[Any, Mapping[str, Any]]:
-    """The outputs of a model, and its `batch_stats` after the call, if it has any.
+    """The outputs of a model, and its `batch_stats` after the call, if they moved.
 
     Arguments:
         model: a Linen module.
@@ -31,6 +32,11 @@ def call_model(
         inputs: (batch, ...).
         train: whether dropout and the batch's own statistics are on.
         dropout_key: the key of the dropout masks; a model without dropout needs none.
+        moving: whether the model may change `batch_stats`; by default in training only.
+
+    Raises:
+        flax.errors.ModifyScopeVariableError: a model changes `batch_stats` where it may not: its
+            norms use the batch's own statistics in evaluation.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -44,7 +50,7 @@ def call_model(
         variables,
         inputs,
         **train_argument(model, train),
-        mutable=["batch_stats"],
+        mutable=["batch_stats"] if (train if moving is None else moving) else [],
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
     return outputs, updates

@@ -14,6 +14,11 @@ from typing import Any
 
 _PREFIX = ".partial-"
 _LOCK = ".lock"
+
+# Long enough to show where two settings differ, short enough for arrays of thousands.
+_REPR = reprlib.Repr()
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 50
+_REPR.maxstring = _REPR.maxother = 500
 _STALE_SECONDS = 24 * 3600.0
 
 
@@ -138,7 +143,7 @@ def differences(
 
 
 def _short(value: Any) -> str:
-    return value if isinstance(value, str) else reprlib.repr(value)
+    return value if isinstance(value, str) else _REPR.repr(value)
 
 
 def _is_stale(folder: Path) -> bool:

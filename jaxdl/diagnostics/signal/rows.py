@@ -126,7 +126,9 @@ def trace(
         nonlocal structure
         seen.clear()
         with nn.intercept_methods(_watcher(seen)):
-            outputs, _ = call_model(model, variables, inputs, train=train, dropout_key=key)
+            outputs, _ = call_model(
+                model, variables, inputs, train=train, dropout_key=key, moving=True
+            )
         seen.extend(_Seen(value, "", None) for value in _signals(outputs))
         leaves, structure = jax.tree.flatten(outputs)
         return leaves, [each.value for each in seen]

@@ -52,6 +52,8 @@ install_import_hook("jaxdl", "beartype.beartype")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if jax.default_backend() == "gpu":  # it would multiply in TF32; the tolerances are float32's
+        jax.config.update("jax_default_matmul_precision", "highest")
     # A worker may read what another is writing. JAX then warns, and compiles for itself.
     config.addinivalue_line(
         "filterwarnings", "ignore:Error reading persistent compilation cache entry"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdl.checks import require_at_least
 from jaxdl.initializers import (
     Initializer,
     bind_fan_in,
@@ -128,9 +129,7 @@ class Maxout(nn.Module):
     bias_init: Initializer | Callable[[int], Initializer] = zeros()
 
     def __post_init__(self) -> None:
-        for name, value in (("features", self.features), ("pieces", self.pieces)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}; pass a positive integer")
+        require_at_least(1, features=self.features, pieces=self.pieces)
         super().__post_init__()
 
     @nn.compact

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxdl.checks import require_at_least
 from jaxdl.layers.standardization import MeanOf, standardize
 
 
@@ -86,10 +87,7 @@ class BatchNorm(nn.Module):
             )
         if not self.epsilon >= 0.0:
             raise ValueError(f"epsilon must be 0 or more, got {self.epsilon}")
-        if self.virtual_batch_size is not None and self.virtual_batch_size < 1:
-            raise ValueError(
-                f"virtual_batch_size must be at least 1, got {self.virtual_batch_size}"
-            )
+        require_at_least(1, virtual_batch_size=self.virtual_batch_size)
         if self.axis_index_groups is not None:
             groups = tuple(tuple(group) for group in self.axis_index_groups)
             if self.axis_name is None or len({len(group) for group in groups}) != 1:

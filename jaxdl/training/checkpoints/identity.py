@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 import jax
 
-from jaxdl.files import differences
+from jaxdl.files import differences, versions
 from jaxdl.training.checkpoints.packing import describe
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -33,7 +32,7 @@ def identify(tree: Any, *, config: Mapping[str, Any], layout: str = "jit") -> di
     return {
         "leaves": describe(tree),
         "config": dict(config),
-        "environment": {package: metadata.version(package) for package in _PACKAGES}
+        "environment": versions(*_PACKAGES)
         | {
             "device": devices[0].device_kind,
             "devices": len(devices),

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdl.checks import require_at_least
 from jaxdl.data.types import Arrays, Dataset
 from jaxdl.training.fit.batches import Streamed
 
@@ -23,24 +24,12 @@ def check_run(dataset: Dataset, train: Arrays | Streamed, epochs: int, batch_siz
             )
         if split is not None and not len(split):
             raise ValueError(f"the {name} split of {dataset.name} must have examples, got none")
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}; one is a pass over the data")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    require_at_least(1, epochs=epochs, batch_size=batch_size)
     if batch_size > len(train):
         raise ValueError(
             f"batch_size must be at most the {len(train)} training examples, got {batch_size}; "
             "pass a smaller batch_size"
         )
-
-
-def check_counts(**counts: int | None) -> None:
-    """Refuse counts below 1. None means the default."""
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(
-                f"{name} must be at least 1, got {count}; leave it out for its default"
-            )
 
 
 def check_folder(folder: str | os.PathLike[str] | None) -> None:

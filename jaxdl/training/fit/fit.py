@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxdl.calling import call_model
-from jaxdl.checks import require_choice
+from jaxdl.checks import require_at_least, require_choice
 from jaxdl.compiling import loops_well
 from jaxdl.data.types import Arrays, Dataset
 from jaxdl.training import checkpoints
@@ -132,7 +132,7 @@ def fit(
     check_parts(key, model, optimizer)
     train = dataset.train if isinstance(dataset.train, Arrays) else as_streamed(dataset.train)
     arguments.check_run(dataset, train, epochs, batch_size)
-    arguments.check_counts(steps_per_call=steps_per_call, checkpoint_every=checkpoint_every)
+    require_at_least(1, steps_per_call=steps_per_call, checkpoint_every=checkpoint_every)
     require_choice("on_nonfinite", on_nonfinite, get_args(OnNonFinite))
     arguments.check_folder(checkpoint_dir)
     layout = resolve(parallel, batch_size)

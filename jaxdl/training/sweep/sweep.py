@@ -4,13 +4,13 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from jaxdl.files import versions
 from jaxdl.training.sweep.axes import (
     GIVEN_BY_SWEEP,
     Axis,
@@ -245,7 +245,7 @@ def _identity(
         "shared_batches": shared_batches,
         "metrics": {name: f"{out.dtype}{list(out.shape)}" for name, out in outputs},
         "digest of run": [program.digest() for program in programs],
-        "version": {package: metadata.version(package) for package in _PACKAGES},
+        "version": versions(*_PACKAGES),
         "backend": jax.default_backend(),
     }
 

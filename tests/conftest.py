@@ -34,7 +34,9 @@ def _is_known(flag: str) -> bool:
 # JAX reads XLA_FLAGS when it first looks for its devices, which no test has done yet. Workers of
 # pytest-xdist find the flags that their parent has set.
 if _LEVEL not in os.environ.get("XLA_FLAGS", ""):
-    _add_flags(f"{_LEVEL}=0", *filter(_is_known, [_QUICK]))
+    _add_flags(f"{_LEVEL}=0")
+if _QUICK not in os.environ["XLA_FLAGS"]:
+    _add_flags(*filter(_is_known, [_QUICK]))
 
 # Processes that a test starts read the variables. This one may have imported JAX already, through
 # a plugin of pytest's, so it is told as well.

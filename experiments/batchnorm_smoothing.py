@@ -244,8 +244,13 @@ def relative_shift(before: Any, after: Any) -> np.ndarray:
 
 def last_mean(results: Results, name: str) -> Any:
     """By kind, rate and seed: the mean over the last sixth of the steps."""
-    values = results[name]
+    values = results[name] if name != "loss" else bounded(results["loss"])
     return values[..., -max(values.shape[-1] // 6, 1) :].mean(-1)
+
+
+def bounded(loss: np.ndarray) -> np.ndarray:
+    """The loss, but that of chance where it is no number: a run that diverged does no better."""
+    return np.where(np.isfinite(loss), loss, np.log(10))
 
 
 def landscape(results: Results) -> dict[str, np.ndarray]:
@@ -340,7 +345,8 @@ def plot(results: Results) -> Any:
     window = max(steps // 15, 1)
     for axes, place in ((small, 0), (large, 1)):
         for row, (kind, (colour, line, marker)) in enumerate(STYLES.items()):
-            loss = np.lib.stride_tricks.sliding_window_view(results["loss"][row, place], window, 1)
+            loss = bounded(results["loss"][row, place])
+            loss = np.lib.stride_tricks.sliding_window_view(loss, window, 1)
             smooth = loss.mean(-1)
             at = np.arange(smooth.shape[1]) + window
             right, half_width = interval(last_mean(results, "accuracy")[row, place])

@@ -34,7 +34,7 @@ ROOMS = (
 # The same inside a room; what is not listed here needs only to be free of circles.
 INSIDE = {
     "training": (
-        "state", "steps", "loops", "orders", "evaluation", "checkpoints", "fit", "sweep",
+        "task", "state", "steps", "loops", "orders", "evaluation", "checkpoints", "fit", "sweep",
         "statistics",
     ),
     "diagnostics": ("signal", "landscape", "theory", "batch_norm_check"),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import jax
 
 
 class DataError(ValueError):
@@ -14,9 +14,12 @@ class DataError(ValueError):
 class Arrays:
     """Examples, as inputs and the targets to predict; `len` counts the examples.
 
+    A pytree, and a batch of all its examples.
+
     Arguments:
-        inputs: (n, ...), images as (n, height, width, channels).
-        targets: (n,) int32 labels, or (n, outputs) floats for regression.
+        inputs: (n, ...), images as (n, height, width, channels); or any pytree of such arrays.
+        targets: (n,) int32 labels, or (n, outputs) floats for regression; or a pytree.
+        weights: (n,), how much each example counts in sums; None for all alike.
 
     Example:
         >>> import numpy as np
@@ -24,11 +27,15 @@ class Arrays:
         5
     """
 
-    inputs: np.ndarray
-    targets: np.ndarray
+    inputs: Any
+    targets: Any
+    weights: Any = None
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(jax.tree.leaves(self.inputs)[0])
+
+
+jax.tree_util.register_dataclass(Arrays, ["inputs", "targets", "weights"], [])
 
 
 @dataclass(frozen=True, eq=False)

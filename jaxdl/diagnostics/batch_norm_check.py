@@ -12,7 +12,7 @@ from jaxtyping import Array
 from jaxdl.calling import call_model
 from jaxdl.diagnostics.signal.advice import Advice
 from jaxdl.training.statistics import recalibrate
-from jaxdl.training.steps import scale_images
+from jaxdl.training.task import scale_images
 
 # The running statistics are of other data if the mean is off by more than this many standard
 # deviations, or the variance by more than this factor. A batch of 100 is off by 0.1 and 1.2.

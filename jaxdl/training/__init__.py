@@ -22,8 +22,9 @@ from jaxdl.training.fit import (
 from jaxdl.training.orders import epoch_order, order_key
 from jaxdl.training.state import TrainState, init_state
 from jaxdl.training.statistics import fold, recalibrate
-from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step, scale_images
+from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step
 from jaxdl.training.sweep import sweep
+from jaxdl.training.task import Task, scale_images
 
 __all__ = [
     "Change",
@@ -35,6 +36,7 @@ __all__ = [
     "Result",
     "Run",
     "Streamed",
+    "Task",
     "TrainState",
     "checkpoints",
     "compiler_options",

@@ -14,7 +14,8 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from jaxdl.training.state import TrainState
-from jaxdl.training.steps import Batch, TrainStep, take
+from jaxdl.training.steps import TrainStep, take
+from jaxdl.training.task import Batch, examples_in
 
 Source = Mapping[str, Any]
 """{"arrays": a batch of all examples, "order": (steps, batch)}, or {"batches": arrays by name, each
@@ -34,10 +35,9 @@ def batch_at(source: Source, index: Index) -> Batch:
     if "order" in source:
         batch = take(source["arrays"], source["order"][index])
     else:
-        batch = {
-            name: lax.dynamic_index_in_dim(array, index, keepdims=False)
-            for name, array in source["batches"].items()
-        }
+        batch = jax.tree.map(
+            lambda array: lax.dynamic_index_in_dim(array, index, keepdims=False), source["batches"]
+        )
     return batch
 
 
@@ -64,7 +64,7 @@ def make_loop(
         state: TrainState, source: Source, start: Index, stop: Index
     ) -> tuple[TrainState, dict[str, Array]]:
         values = jax.eval_shape(lambda state: train_step(state, batch_at(source, 0))[1], state)
-        rows = len(source["order"] if "order" in source else source["batches"]["inputs"])
+        rows = examples_in(source["order"] if "order" in source else source["batches"])
         measured = {
             name: jnp.zeros((rows, *value.shape), value.dtype) for name, value in values.items()
         }

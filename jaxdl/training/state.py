@@ -1,5 +1,7 @@
 """The state of a run: all that is needed to go on from where it stands."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -9,8 +11,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, Int, Key
 
-from jaxdl.calling import train_argument
+from jaxdl.calling import initial_variables
 from jaxdl.checks import require_key, require_module
+from jaxdl.training.task import Task
 
 # `fold_in` numbers: each purpose has its own, so its random stream is independent of the others.
 DROPOUT_STREAM = 0
@@ -26,22 +29,40 @@ class TrainState:
         step: updates made so far; with the key it fixes the position in the data as well.
         params: the learned parameters.
         batch_stats: the running statistics of norms, empty where there are none.
+        collections: the model's other collections, by name; empty where there are none.
         opt_state: the optimizer's state.
         key: the run's key. It never changes: each use folds in a purpose and a count.
     """
 
-    step: Int[Array, ""]
+    step: Int[Array, "..."]  # a state of many runs has leading axes
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
-    key: Key[Array, ""]
+    key: Key[Array, "..."]
+    collections: Any = struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
         """What `model.apply` takes."""
-        if not self.batch_stats:
-            return {"params": self.params}
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        norms = {"batch_stats": self.batch_stats} if self.batch_stats else {}
+        return {"params": self.params, **norms, **self.collections}
+
+    def with_collections(self, moved: Mapping[str, Any]) -> "TrainState":
+        """This state with the collections as they are after a step.
+
+        Raises:
+            ValueError: a collection is new, or changes its structure.
+        """
+        before = {"batch_stats": self.batch_stats, **self.collections}
+        for name, values in moved.items():
+            structures = {jax.tree.structure(tree) for tree in (before.get(name, {}), values)}
+            if len(structures) > 1:
+                raise ValueError(
+                    f"a collection must keep its structure in a step, got another for {name!r}; "
+                    "leave out what a model only reports: Task(collections=('batch_stats',))"
+                )
+        after = {**before, **moved}
+        return replace(self, batch_stats=after.pop("batch_stats"), collections=after)
 
     def dropout_key(self) -> Key[Array, ""]:
         """The key of this step's dropout masks: a function of the run's key and the step."""
@@ -57,7 +78,7 @@ class TrainState:
 
 def init_state(
     key: Key[Array, ""],
-    model: nn.Module,
+    model: nn.Module | Task,
     optimizer: optax.GradientTransformation,
     sample_inputs: Any,
 ) -> TrainState:
@@ -65,7 +86,7 @@ def init_state(
 
     Arguments:
         key: from `jax.random.key`; split into the key of the initial parameters and the run's key.
-        model: a Linen module.
+        model: a Linen module, or a `Task`.
         optimizer: any optax gradient transformation.
         sample_inputs: inputs as the model sees them, (batch, ...), of any batch size; only their
             shape and dtype matter.
@@ -73,7 +94,6 @@ def init_state(
     Raises:
         TypeError: the key is not a `jax.random.key`, the model not a Linen module, or the optimizer
             not an optax gradient transformation.
-        ValueError: the model has variables other than `params` and `batch_stats`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -83,22 +103,20 @@ def init_state(
         >>> jax.tree.map(jnp.shape, state.params)["dense_0"]
         {'bias': (4,), 'kernel': (3, 4)}
     """
-    check_parts(key, model, optimizer)
+    check_parts(key, model.model if isinstance(model, Task) else model, optimizer)
     init_key, run_key = jax.random.split(key)
-    variables = dict(model.init(init_key, sample_inputs, **train_argument(model, False)))
+    if isinstance(model, Task):
+        variables = model.init(init_key, sample_inputs)
+    else:
+        variables = initial_variables(model, init_key, sample_inputs)
     params = variables.pop("params", {})
-    batch_stats = variables.pop("batch_stats", {})
-    if variables:
-        raise ValueError(
-            "a model may have the collections 'params' and 'batch_stats', "
-            f"got also {sorted(variables)}; move what it keeps there into one of the two"
-        )
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=batch_stats,
+        batch_stats=variables.pop("batch_stats", {}),
         opt_state=optimizer.init(params),
         key=run_key,
+        collections=variables,
     )
 
 

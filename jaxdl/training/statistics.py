@@ -12,7 +12,7 @@ from jaxtyping import Array
 from jaxdl.calling import call_model
 from jaxdl.compiling import once_for_equal
 from jaxdl.layers import BatchNorm
-from jaxdl.training.steps import scale_images
+from jaxdl.training.task import scale_images
 
 Path = tuple[str, ...]
 

@@ -7,74 +7,59 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 from jax import lax
 from jaxtyping import Array, Int, Key
 
-from jaxdl.calling import call_model, synchronized_norms
+from jaxdl.calling import synchronized_norms
 from jaxdl.training.state import TrainState
-
-Batch = Mapping[str, Any]
-"""`{"inputs": (batch, ...), "targets": (batch, ...)}`."""
-
-PerExample = Callable[[Any, Any], Array]
-"""A loss or a metric: (outputs, targets) -> (batch,)."""
+from jaxdl.training.task import (
+    Augment,
+    Batch,
+    PerExample,
+    Task,
+    as_batch,
+    as_task,
+    mean_over_batch,
+    per_example,
+    scale_images,
+    sum_over_batch,
+)
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
-EvalStep = Callable[[Mapping[str, Any], Batch], dict[str, Array]]
-
-Augment = Callable[[Any, Any], Array]
-"""(key, inputs) -> inputs of the same shape, as the functions of `data.augmentation`."""
-
-
-def scale_images(inputs: Array) -> Array:
-    """Cast uint8 images to float32 in [0, 1] as x / 255; leave other inputs alone.
-
-    The compiler multiplies by the rounded reciprocal of 255. The result differs from PyTorch's
-    `ToTensor` by at most one unit in the last place, a relative 1.2e-7.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> scale_images(jnp.array([0, 51, 255], jnp.uint8)).tolist()
-        [0.0, 0.2..., 1.0]
-    """
-    return inputs.astype(jnp.float32) / 255 if inputs.dtype == jnp.uint8 else inputs
+EvalStep = Callable[[Mapping[str, Any], Batch], dict[str, Any]]
 
 
 def make_train_step(
-    model: nn.Module,
+    model: nn.Module | Task,
     optimizer: optax.GradientTransformation,
-    loss: PerExample,
+    loss: PerExample | None = None,
     metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
     *,
-    preprocess: Callable[[Array], Array] = scale_images,
+    preprocess: Callable[[Any], Any] = scale_images,
     augment: Augment | None = None,
     axis_name: str | None = None,
 ) -> TrainStep:
     r"""One update of the parameters, as a pure function (state, batch) -> (state, metrics).
 
-    $$\theta \leftarrow \theta + u\Bigl(\nabla_\theta \frac{1}{B}\sum_{i=1}^{B}
-      \ell(f_\theta(x_i), y_i)\Bigr)$$
+    $$\theta \leftarrow \theta + u\Bigl(\nabla_\theta
+      \frac{\sum_i w_i\, \ell(f_\theta(x_i), y_i)}{\sum_i w_i}\Bigr)$$
 
     with u the optimizer's update. The metrics are means over the batch, named after their
     functions; "loss" is among them. All come from the outputs before the update.
 
     Arguments:
-        model: a Linen module, called with `train=True` and an rng named "dropout".
+        model: a `Task`, which has the loss and the settings below; or a Linen module.
         optimizer: any optax gradient transformation. Line searches and SAM may ask for the batch's
             loss and gradient (`value`, `grad`), and for the functions that compute them
             (`value_fn(params)`, `grad_fn(params, i)`).
-        loss: per example, (outputs, targets) -> (batch,).
-        metrics: functions of the same kind, or a mapping from names to them.
-        preprocess: a pure function of the batch's inputs, applied on the device.
-        augment: (key, inputs) -> inputs, applied after `preprocess` with a new key at each step.
+        loss, metrics, preprocess, augment: as in `Task`.
         axis_name: the name of a mapped axis whose places share the batch. Gradients, metrics and
             norm statistics are averaged over it; each place draws its own dropout and augmentation.
 
     Raises:
-        ValueError: two metrics have one name. At the first call: the result of a loss or metric is
-            not of shape (batch,).
+        ValueError: as in `Task`. At the first call: the result of a loss or metric is not of shape
+            (batch,); a collection changes its structure.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -87,7 +72,7 @@ def make_train_step(
         >>> int(state.step), list(measured)
         (1, ['loss'])
     """
-    named = name_metrics(metrics)
+    task = as_task(model, loss, metrics=metrics, preprocess=preprocess, augment=augment)
     update = optax.with_extra_args_support(optimizer).update
 
     def mean(tree: Any) -> Any:
@@ -98,26 +83,27 @@ def make_train_step(
             return key
         return jax.random.fold_in(key, lax.axis_index(axis_name))
 
+    def value(name: str, function: PerExample, outputs: Any, batch: Mapping[str, Any]) -> Array:
+        return mean_over_batch(*per_example(name, function, outputs, batch), axis_name)
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        inputs = preprocess(batch["inputs"])
-        if augment is not None:
-            inputs = augment(own(state.augment_key()), inputs)
+        given = as_batch(batch)
+        inputs = task.preprocess(given["inputs"])
+        if task.augment is not None:
+            inputs = task.augment(own(state.augment_key()), inputs)
 
         def objective(params: Any) -> tuple[Array, tuple[Any, Any]]:
+            variables = {**state.variables, "params": params}
             with synchronized_norms(axis_name):
-                outputs, updates = call_model(
-                    model,
-                    {**state.variables, "params": params},
-                    inputs,
-                    train=True,
-                    dropout_key=own(state.dropout_key()),
+                outputs, moved = task.outputs(
+                    variables, inputs, train=True, key=own(state.dropout_key())
                 )
-            return per_example("loss", loss, outputs, batch).mean(), (outputs, updates)
+            return value("loss", task.loss, outputs, given), (outputs, moved)
 
-        (mean_loss, (outputs, updates)), gradients = jax.value_and_grad(objective, has_aux=True)(
+        (mean_loss, (outputs, moved)), gradients = jax.value_and_grad(objective, has_aux=True)(
             state.params
         )
-        mean_loss, gradients, updates = mean((mean_loss, gradients, updates))
+        mean_loss, gradients, moved = mean((mean_loss, gradients, moved))
         extra = extra_arguments(
             update,
             value=mean_loss,
@@ -127,31 +113,32 @@ def make_train_step(
         )
         changes, opt_state = update(gradients, state.opt_state, state.params, **extra)
         measured = {
-            name: per_example(name, metric, outputs, batch).mean() for name, metric in named.items()
+            name: mean_loss if name == "loss" else mean(value(name, function, outputs, given))
+            for name, function in task.measured.items()
         }
         state = replace(
-            state,
+            state.with_collections(moved),
             step=state.step + 1,
             params=optax.apply_updates(state.params, changes),
-            batch_stats=updates.get("batch_stats", state.batch_stats),
             opt_state=opt_state,
         )
-        return state, {"loss": mean_loss, **mean(measured)}
+        return state, measured
 
     return train_step
 
 
 def make_eval_step(
-    model: nn.Module,
-    loss: PerExample,
+    model: nn.Module | Task,
+    loss: PerExample | None = None,
     metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
     *,
-    preprocess: Callable[[Array], Array] = scale_images,
+    preprocess: Callable[[Any], Any] = scale_images,
 ) -> EvalStep:
     """Sums over a batch of the per-example loss and metrics: (variables, batch) -> sums.
 
     Sums of batches of any size add up to the sum over the set, so a mean taken at the end is exact.
-    The model runs with `train=False`; its variables do not change.
+    A weighted sum is a `Weighted`, with the sum of its weights. The model runs in evaluation mode;
+    its variables do not change.
 
     Arguments and errors: as in `make_train_step`.
 
@@ -164,12 +151,14 @@ def make_eval_step(
         >>> make_eval_step(model, losses.mean_squared_error)(variables, batch)["loss"].item()
         16.0
     """
-    named = {"loss": loss, **name_metrics(metrics)}
+    task = as_task(model, loss, metrics=metrics, preprocess=preprocess)
 
-    def eval_step(variables: Mapping[str, Any], batch: Batch) -> dict[str, Array]:
-        outputs, _ = call_model(model, variables, preprocess(batch["inputs"]), train=False)
+    def eval_step(variables: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
+        given = as_batch(batch)
+        outputs, _ = task.outputs(variables, task.preprocess(given["inputs"]), train=False)
         return {
-            name: per_example(name, metric, outputs, batch).sum() for name, metric in named.items()
+            name: sum_over_batch(*per_example(name, function, outputs, given))
+            for name, function in task.measured.items()
         }
 
     return eval_step
@@ -243,40 +232,9 @@ def extra_arguments(
     return {name: given for name, given in offered.items() if name in parameters}
 
 
-def take(arrays: Batch, indices: Int[Array, " batch"]) -> dict[str, Array]:
+def take(arrays: Batch, indices: Int[Array, " batch"]) -> Batch:
     """The examples `indices`, which must lie within the arrays."""
-    return {name: array.at[indices].get(mode="promise_in_bounds") for name, array in arrays.items()}
-
-
-def name_metrics(
-    metrics: Iterable[PerExample] | Mapping[str, PerExample],
-) -> dict[str, PerExample]:
-    """Metrics by name; a `functools.partial` is named after the function that it calls."""
-    if isinstance(metrics, Mapping):
-        named = dict(metrics)
-    else:
-        pairs = [(getattr(metric, "func", metric).__name__, metric) for metric in metrics]
-        named = dict(pairs)
-        if len(named) < len(pairs):
-            raise ValueError(
-                f"metrics must have different names, got {[name for name, _ in pairs]}; "
-                "pass a mapping from names to functions"
-            )
-    if "loss" in named:
-        raise ValueError(
-            'a metric must not be named "loss", which is the loss\'s own; '
-            "pass a mapping from other names to functions"
-        )
-    return named
-
-
-def per_example(name: str, function: PerExample, outputs: Any, batch: Batch) -> Array:
-    """The values of a loss or metric, refused unless there is one for each example."""
-    values = function(outputs, batch["targets"])
-    expected = batch["inputs"].shape[:1]
-    if values.shape != expected:
-        raise ValueError(
-            f"{name} must give one value per example, of shape {expected}, got {values.shape}; "
-            "average over the output axes only, the step takes the mean over the batch"
-        )
-    return values
+    examples: Batch = jax.tree.map(
+        lambda array: array.at[indices].get(mode="promise_in_bounds"), arrays
+    )
+    return examples

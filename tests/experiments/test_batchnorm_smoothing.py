@@ -54,7 +54,9 @@ def test_the_expected_numbers_hold():
         ("loss", (1, 0), 3.0, {0}),
         ("loss", (2, 0), 3.0, {3}),
         ("loss", (2, 1), 4.0, {4, 6}),
-        ("loss", (0, 1), np.nan, {4, 5, 6}),
+        ("loss", (0, 1), np.nan, set()),  # a diverged run counts as chance
+        ("loss", (1, 1), np.nan, {5, 6}),
+        ("loss", (2, 1), np.nan, {4, 6}),
         ("loss", (1, 1), 4.0, {5, 6}),
         ("shift", 2, 0.0005, {1, 2}),
         ("shift", 2, 0.02, {2}),
@@ -67,6 +69,13 @@ def test_each_claim_can_be_refuted(name, place, value, refuted):
     results = batchnorm_smoothing_results()
     results[name][place] = value
     assert {i for i, verdict in enumerate(verdicts(results)) if verdict == "refuted"} == refuted
+
+
+def test_a_diverged_run_is_drawn():
+    results = batchnorm_smoothing_results()
+    results["loss"][0, 1, 0, 50:] = np.nan
+    limits = [axes.get_ylim() for axes in batchnorm_smoothing.plot(results).axes]
+    assert np.isfinite(limits).all()
 
 
 def test_one_seed_far_off_leaves_a_mean_undecided():

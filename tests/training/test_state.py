@@ -69,6 +69,7 @@ def test_refuses(key, change, text):
         check_parts(**given)
 
 
-def test_refuses_a_model_with_other_collections(key):
-    with pytest.raises(ValueError, match="cache"):
-        training.init_state(key, Cached(), optimizers.sgd(0.1), INPUTS)
+def test_keeps_a_collection_of_any_name(key):
+    state = training.init_state(key, Cached(), optimizers.sgd(0.1), INPUTS)
+    assert state.collections == {"cache": {"seen": 0}}
+    assert set(state.variables) == {"params", "cache"}

@@ -19,7 +19,8 @@ from jaxdl.training.fit.batches import put_on_device
 from jaxdl.training.fit.programs import batch_shapes
 from jaxdl.training.orders import epoch_order
 from jaxdl.training.state import TrainState, check_parts, init_state
-from jaxdl.training.steps import Batch, PerExample, make_train_step, scale_images, take
+from jaxdl.training.steps import make_train_step, take
+from jaxdl.training.task import Batch, PerExample, scale_images
 
 OptimizerFactory = Callable[[Any], optax.GradientTransformation]
 """(learning rate, a traced array) -> optimizer."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdl.compiling import jit_with
 from jaxdl.diagnostics.signal.recording import map_stacked, record
-from jaxdl.training.steps import Batch, PerExample, scale_images
+from jaxdl.training.task import Batch, PerExample, parts_of, scale_images
 
 
 @struct.dataclass
@@ -112,10 +112,8 @@ def histograms(
     edges = _bins_or_edges("bins", bins), _bins_or_edges("gradient_bins", gradient_bins)
     numbers = tuple(each if isinstance(each, int) else None for each in edges)
     given = tuple(None if isinstance(each, int) else each for each in edges)
-    required = ["inputs"] if loss is None else ["inputs", "targets"]
-    batch = {name: batch[name] for name in required if name in batch}
     count = jit_with(_count, (model, loss, train, preprocess, numbers))
-    counted: Histograms = count(dict(variables), batch, key, given)
+    counted: Histograms = count(dict(variables), parts_of(batch), key, given)
     return counted
 
 

@@ -20,7 +20,7 @@ from jaxdl.diagnostics.signal.recording import (
     record,
 )
 from jaxdl.diagnostics.signal.rows import ACTIVATION, Row
-from jaxdl.training.steps import Batch, PerExample, scale_images
+from jaxdl.training.task import Batch, PerExample, parts_of, scale_images
 
 Values = Float[Array | np.ndarray, "..."]
 
@@ -176,9 +176,8 @@ def propagation(
             "opt_state must come with its optimizer, got optimizer=None; pass both or neither"
         )
     settings = (model, loss, optimizer, train, preprocess, saturation)
-    batch = {name: batch[name] for name in ("inputs", "targets") if name in batch}
     measure = jit_with(_measure, settings)
-    measured: Propagation = measure(dict(variables), batch, opt_state, key)
+    measured: Propagation = measure(dict(variables), parts_of(batch), opt_state, key)
     return measured
 
 

@@ -13,7 +13,14 @@ from jaxtyping import Array, Float
 
 from jaxdl.diagnostics.signal.rows import ACTIVATION, Row, signals_of, trace
 from jaxdl.jaxprs import Segment, holds_primitive
-from jaxdl.training.steps import Batch, PerExample, per_example
+from jaxdl.training.task import (
+    Batch,
+    PerExample,
+    Weighted,
+    parts_of,
+    per_example,
+    sum_over_batch,
+)
 
 
 class Slope(NamedTuple):
@@ -62,6 +69,7 @@ def record(
         ValueError: a batch without inputs, or without targets for the loss; fewer than two
             examples; no parameters; what `trace` and the loss refuse.
     """
+    batch = parts_of(batch)
     _check_batch(batch, loss)
     if not variables.get("params"):
         raise ValueError(
@@ -89,9 +97,12 @@ def record(
     def total_loss(params: Any, taps: list[Array]) -> tuple[Array, Any]:
         assert loss is not None
         outputs, values, slopes = run(params, taps)
-        losses = per_example("loss", loss, outputs, batch)
-        return losses.sum(), (values, slopes)
+        total = sum_over_batch(*per_example("loss", loss, outputs, batch))
+        if isinstance(total, Weighted):
+            total = total.total / total.weight * examples
+        return total, (values, slopes)
 
+    examples = batch["inputs"].shape[0]
     taps = signals_of(traced)
     params = variables["params"]
     if loss is None:
@@ -100,7 +111,6 @@ def record(
     (total, (values, slopes)), (of_params, of_values) = jax.value_and_grad(
         total_loss, argnums=(0, 1), has_aux=True
     )(params, taps)
-    examples = batch["inputs"].shape[0]
     mean_gradients = jax.tree.map(lambda gradient: gradient / examples, of_params)
     return Recording(traced.rows, values, slopes, of_values, mean_gradients, total / examples)
 
@@ -185,7 +195,7 @@ def _last_of_same_shape(program: Jaxpr, source: Var, target: Var) -> Var | None:
     return found
 
 
-def _check_batch(batch: Batch, loss: PerExample | None) -> None:
+def _check_batch(batch: Mapping[str, Any], loss: PerExample | None) -> None:
     required = ["inputs"] if loss is None else ["inputs", "targets"]
     if missing := [name for name in required if name not in batch]:
         raise ValueError(

@@ -1,5 +1,6 @@
 """A model's layers, their sizes and their cost, without computing anything."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxdl.calling import train_argument
+from jaxdl.calling import initial_variables
 from jaxdl.checks import require_module
 from jaxdl.diagnostics.signal.flops import Flops, count_flops
 from jaxdl.diagnostics.signal.recording import parameters_of
 from jaxdl.diagnostics.signal.rows import Trace, trace
-from jaxdl.training.steps import scale_images
+from jaxdl.training.task import scale_images
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,7 @@ def summary(
     require_module(model)
     key = jax.eval_shape(lambda: jax.random.key(0))
     inputs = jax.eval_shape(preprocess, inputs)
-    variables = jax.eval_shape(
-        lambda key, inputs: model.init(
-            {"params": key, "dropout": key}, inputs, **train_argument(model, False)
-        ),
-        key,
-        inputs,
-    )
+    variables = jax.eval_shape(functools.partial(initial_variables, model), key, inputs)
     traced, _ = trace(model, variables, inputs, train=train, key=key)
     params = variables.get("params", {})
     flops, total_flops = _flops(traced, variables, inputs)

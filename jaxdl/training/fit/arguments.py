@@ -11,17 +11,26 @@ import numpy as np
 from jaxdl.checks import require_at_least
 from jaxdl.data.types import Arrays, Dataset
 from jaxdl.training.fit.batches import Streamed
+from jaxdl.training.task import as_batch
 
 
 def check_run(dataset: Dataset, train: Arrays | Streamed, epochs: int, batch_size: int) -> None:
     """Refuse splits, numbers of epochs and batch sizes that allow no run."""
     splits = {"train": train, "validation": dataset.validation}
     for name, split in splits.items():
-        if isinstance(split, Arrays) and len(split.inputs) != len(split.targets):
-            raise ValueError(
-                f"the {name} split of {dataset.name} must have as many targets as inputs, "
-                f"got {len(split.inputs)} inputs and {len(split.targets)} targets"
-            )
+        if isinstance(split, Arrays):
+            counts = {
+                part: [len(leaf) for leaf in jax.tree.leaves(values)]
+                for part, values in as_batch(split).items()
+            }
+            if len({count for parts in counts.values() for count in parts}) != 1:
+                got = " and ".join(
+                    f"{count} {part}" for part, found in counts.items() for count in found
+                )
+                raise ValueError(
+                    f"the {name} split of {dataset.name} must have as many targets as inputs, "
+                    f"got {got}"
+                )
         if split is not None and not len(split):
             raise ValueError(f"the {name} split of {dataset.name} must have examples, got none")
     require_at_least(1, epochs=epochs, batch_size=batch_size)
@@ -59,8 +68,8 @@ def check_targets(name: str, outputs: Any, targets: Any, split: Arrays | Streame
         ValueError: (batch, 1) outputs for (batch,) targets or the other way round, which a loss
             could broadcast to (batch, batch); a label outside the outputs' classes.
     """
-    if not isinstance(outputs, jax.ShapeDtypeStruct):
-        return  # several outputs: only the loss knows what they mean
+    if not (hasattr(outputs, "shape") and hasattr(targets, "shape")):
+        return  # several outputs or targets: only the loss knows what they mean
     shapes = {outputs.shape, targets.shape}
     labels = np.issubdtype(targets.dtype, np.integer)
     if not labels and outputs.shape[:1] in shapes and (*outputs.shape[:1], 1) in shapes:

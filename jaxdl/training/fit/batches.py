@@ -14,6 +14,7 @@ from jaxdl.data.types import Arrays
 from jaxdl.training.fit.layouts import Layout
 from jaxdl.training.loops import Source
 from jaxdl.training.orders import epoch_order
+from jaxdl.training.task import Batch, as_batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,7 @@ class Plan:
         return parts
 
 
-def feed_from_device(arrays: dict[str, Array], plan: Plan, key: Key[Array, ""]) -> Feed:
+def feed_from_device(arrays: Batch, plan: Plan, key: Key[Array, ""]) -> Feed:
     """The whole set lies on the device, and each step gathers its examples."""
 
     def feed(epoch: int, first: int) -> Iterator[Rows]:
@@ -170,11 +171,11 @@ def as_streamed(split: Any) -> Streamed:
     return split if isinstance(split, Streamed) else Streamed(split)
 
 
-def read(split: Arrays | Streamed, indices: np.ndarray) -> dict[str, np.ndarray]:
+def read(split: Arrays | Streamed, indices: np.ndarray) -> dict[str, Any]:
     """These examples, in the memory of the host."""
     if isinstance(split, Streamed):
         return split.read(indices)
-    return {"inputs": split.inputs[indices], "targets": split.targets[indices]}
+    return as_batch(jax.tree.map(lambda array: np.asarray(array)[indices], split))
 
 
 def make_feed(train: Arrays | Streamed, plan: Plan, key: Key[Array, ""], layout: Layout) -> Feed:
@@ -186,25 +187,23 @@ def make_feed(train: Arrays | Streamed, plan: Plan, key: Key[Array, ""], layout:
     return feed_shares(train, plan, key, layout)
 
 
-def put_on_device(arrays: Arrays) -> dict[str, Array]:
+def put_on_device(arrays: Arrays) -> dict[str, Any]:
     """A split as a batch of all its examples, on the default device, as stored.
 
     On a CPU an array whose memory is aligned to 64 bytes, such as one that `data.load` read from
     its cache, is used where it is. JAX holds float64 and int64 as float32 and int32 unless
     `jax_enable_x64` is set.
     """
-    return {"inputs": jax.device_put(arrays.inputs), "targets": jax.device_put(arrays.targets)}
+    return as_batch(jax.device_put(arrays))
 
 
-def example_shapes(train: Arrays | Streamed) -> dict[str, jax.ShapeDtypeStruct]:
+def example_shapes(train: Arrays | Streamed) -> dict[str, Any]:
     """The shapes and dtypes of the set's arrays, as JAX holds them."""
-    if isinstance(train, Streamed):
-        arrays = train.read(np.zeros(1, np.int32))
-    else:
-        arrays = {"inputs": train.inputs, "targets": train.targets}
-    return {
-        name: jax.ShapeDtypeStruct(
-            (len(train), *values.shape[1:]), jnp.dtype(jax.dtypes.canonicalize_dtype(values.dtype))
-        )
-        for name, values in arrays.items()
-    }
+    arrays = train.read(np.zeros(1, np.int32)) if isinstance(train, Streamed) else as_batch(train)
+
+    def held(values: Any) -> jax.ShapeDtypeStruct:
+        dtype = jnp.dtype(jax.dtypes.canonicalize_dtype(values.dtype))
+        return jax.ShapeDtypeStruct((len(train), *values.shape[1:]), dtype)
+
+    shapes: dict[str, Any] = jax.tree.map(held, arrays)
+    return shapes

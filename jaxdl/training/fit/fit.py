@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from jaxdl.calling import call_model
+from jaxdl.calling import require_mode
 from jaxdl.checks import require_at_least, require_choice
 from jaxdl.compiling import loops_well
 from jaxdl.data.types import Arrays, Dataset
@@ -38,7 +38,7 @@ from jaxdl.training.fit.progress import progress_bar
 from jaxdl.training.fit.result import Result, split_of
 from jaxdl.training.orders import epoch_order
 from jaxdl.training.state import TrainState, check_parts, init_state
-from jaxdl.training.steps import Augment, Batch, PerExample, name_metrics, scale_images
+from jaxdl.training.task import Augment, PerExample, Task, as_task, scale_images
 
 __all__ = ["EpochEnd", "Observer", "Result", "fit", "put_on_device"]
 
@@ -46,16 +46,16 @@ EpochEnd = Event
 
 
 def fit(
-    model: nn.Module,
+    model: nn.Module | Task,
     dataset: Dataset,
     optimizer: optax.GradientTransformation,
     *,
-    loss: PerExample,
+    loss: PerExample | None = None,
     metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
     epochs: int,
     batch_size: int,
     key: Key[Array, ""],
-    preprocess: Callable[[Array], Array] = scale_images,
+    preprocess: Callable[[Any], Any] = scale_images,
     augment: Augment | None = None,
     drop_last: bool = False,
     parallel: Parallel = "auto",
@@ -76,19 +76,15 @@ def fit(
     the same bits, for any `steps_per_call`.
 
     Arguments:
-        model: a Linen module. It is called with `train=` if it has that argument.
+        model: a Linen module, or a `Task`: a model, loss, metrics, preprocess and augment, and how
+            the model is called.
         dataset: the data. On the device float64 and int64 become float32 and int32, unless
             `jax_enable_x64` is set.
         optimizer: any optax gradient transformation.
-        loss: per example, (outputs, targets) -> (batch,).
-        metrics: functions of the same kind, or a mapping from names to them.
+        loss, metrics, preprocess, augment: as in `Task`; a `Task` has its own.
         epochs: passes over the training split, at least 1.
         batch_size: examples in a step, at most the number of training examples.
         key: the key of the run: initial parameters, orders and dropout all follow from it.
-        preprocess: a pure function of a batch's inputs, applied inside the step; by default
-            uint8 images become float32 in [0, 1].
-        augment: (key, inputs) -> inputs, applied to training batches after `preprocess` inside the
-            step. Its key depends on the run's key and the step.
         parallel: "jit" uses one device, "pmap" all devices of this process, "auto" a mesh over all
             devices of all processes (one device alone as "jit"). A mesh of your own may be passed
             too.
@@ -111,9 +107,9 @@ def fit(
         keep: how many checkpoints to keep.
 
     Raises:
-        ValueError: the batch size, epochs, splits, targets or devices allow no run. It is raised
-            before anything is compiled.
-        TypeError: as in `init_state`.
+        ValueError: the batch size, epochs, splits, targets or devices allow no run, or training
+            does not reach the model's dropout and norms. It is raised before anything is compiled.
+        TypeError: as in `init_state` and `Task`.
         NonFiniteError: with on_nonfinite="raise".
 
     A `NonFiniteError`, or an error that an observer raises, has the run so far in its attribute
@@ -129,7 +125,8 @@ def fit(
         >>> round(result.state.params["dense_0"]["kernel"].item(), 3)
         2.0
     """
-    check_parts(key, model, optimizer)
+    task = as_task(model, loss, metrics=metrics, preprocess=preprocess, augment=augment)
+    check_parts(key, task.model, optimizer)
     train = dataset.train if isinstance(dataset.train, Arrays) else as_streamed(dataset.train)
     arguments.check_run(dataset, train, epochs, batch_size)
     require_at_least(1, steps_per_call=steps_per_call, checkpoint_every=checkpoint_every)
@@ -138,29 +135,26 @@ def fit(
     layout = resolve(parallel, batch_size)
     plan = Plan(len(train), batch_size, drop_last)
     run = Run(
-        model=model,
+        model=task.model,
         dataset=dataset,
-        loss=loss,
+        loss=task.loss,
         optimizer=optimizer,
-        metrics=name_metrics(metrics),
-        preprocess=preprocess,
+        metrics={name: each for name, each in task.measured.items() if name != "loss"},
+        preprocess=task.preprocess,
         config={"epochs": epochs, "batch_size": batch_size, "drop_last": drop_last},
     )
     listed = tuple(as_observer(observer) for observer in observers)
     for observer in listed:
         observer.check(run)
-    programs = compile_programs(
-        *(model, optimizer, loss, run.metrics, preprocess),
-        augment=augment,
-        layout=layout,
-    )
+    programs = compile_programs(task, optimizer, layout)
     shapes = example_shapes(train)
-    sample = jax.eval_shape(preprocess, batch_shapes(shapes, 1)["inputs"])
+    sample = jax.eval_shape(task.preprocess, batch_shapes(shapes, 1)["inputs"])
     # Trace every batch size now: errors of shape then come before anything is compiled.
-    looped = _check_shapes(run, programs, train, plan, shapes, key, sample, state)
+    looped = _check_shapes(task, run, programs, train, plan, shapes, key, sample, state)
 
     if state is None:
-        state = programs.init(key, jnp.zeros(sample.shape, sample.dtype))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sample)
+        state = programs.init(key, zeros)
     state = layout.replicate(state)
     first_epoch = int(state.step) // len(plan.sizes)
     end = (first_epoch + epochs) * len(plan.sizes)
@@ -181,7 +175,7 @@ def fit(
         indices = epoch_order(state.key, epoch, plan.examples)[start : start + plan.sizes[step]]
         here = jax.tree.map(local, state)
         try:
-            return first_nonfinite(model, loss, preprocess, augment, here, read(train, indices))
+            return first_nonfinite(task, here, read(train, indices))
         except Exception as error:
             # E.g. a model that runs only under pmap. The run's own error matters more.
             return f"the loss or the state (no more is known: {error})"
@@ -241,22 +235,26 @@ def fit(
 
 
 def _check_shapes(
+    task: Task,
     run: Run,
     programs: Programs,
     train: Arrays | Streamed,
     plan: Plan,
-    shapes: Batch,
+    shapes: Mapping[str, Any],
     key: Key[Array, ""],
-    sample: jax.ShapeDtypeStruct,
+    sample: Any,
     state: TrainState | None,
 ) -> bool:
     """Trace the run and check its shapes; return whether its steps run well in a loop."""
 
-    def traced(sample: Any, batch: Batch) -> tuple[Any, Any]:
-        start = init_state(key, run.model, run.optimizer, sample) if state is None else state
-        inputs = run.preprocess(batch["inputs"])
-        outputs, _ = call_model(run.model, start.variables, inputs, train=False)
+    def traced(sample: Any, batch: Mapping[str, Any]) -> tuple[Any, Any]:
+        start = init_state(key, task, run.optimizer, sample) if state is None else state
+        outputs, _ = task.outputs(start.variables, task.preprocess(batch["inputs"]), train=False)
         return outputs, programs.train_step(start, batch)[1]
+
+    variables = jax.eval_shape(task.init, key, sample) if state is None else state.variables
+    largest = jax.eval_shape(task.preprocess, batch_shapes(shapes, max(plan.sizes))["inputs"])
+    require_mode(task.model, variables, largest, task.mode)
 
     looped = True
     for size in sorted(set(plan.sizes)):

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdl.data.types import Arrays
+from jaxdl.training.task import as_batch
 
 Parallel = Literal["auto", "jit", "pmap"] | Mesh
 
@@ -102,7 +103,7 @@ class Layout:
             shape = (*order.shape, *values.shape[1:])
             return jax.make_array_from_callback(shape, sharding, part)
 
-        return {"batches": {"inputs": put(arrays.inputs), "targets": put(arrays.targets)}}
+        return {"batches": jax.tree.map(put, as_batch(arrays))}
 
     def compile(
         self,

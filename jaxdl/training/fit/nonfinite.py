@@ -1,6 +1,5 @@
 """Detect a loss or a state that is not finite, and find where it began."""
 
-from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -8,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from jaxdl.calling import call_model
 from jaxdl.training.state import TrainState
-from jaxdl.training.steps import PerExample, per_example
+from jaxdl.training.task import Batch, Task, as_batch, mean_over_batch, per_example
 
 OnNonFinite = Literal["raise", "skip", "stop"]
 
@@ -54,14 +52,7 @@ def became_nonfinite(before: TrainState, after: TrainState) -> Bool[Array, ""]:
     return found
 
 
-def first_nonfinite(
-    model: nn.Module,
-    loss: PerExample,
-    preprocess: Callable[[Any], Any],
-    augment: Callable[[Any, Any], Any] | None,
-    state: TrainState,
-    batch: Mapping[str, Any],
-) -> str:
+def first_nonfinite(task: Task, state: TrainState, batch: Batch) -> str:
     """The first quantity of a step that is not finite: an activation, the loss, a gradient, ...
 
     The step is repeated from the last good state, layer by layer and without compilation.
@@ -71,16 +62,15 @@ def first_nonfinite(
         >>> model, optimizer = models.MLP([4, 1]), optimizers.sgd(0.1)
         >>> batch = {"inputs": jnp.full((4, 2), 3e38), "targets": jnp.ones((4, 1))}
         >>> state = training.init_state(jax.random.key(0), model, optimizer, jnp.ones((1, 2)))
-        >>> first_nonfinite(
-        ...     model, losses.mean_squared_error, lambda x: x, None, state, batch)
+        >>> first_nonfinite(training.Task(model, losses.mean_squared_error), state, batch)
         'the output of dense_0'
     """
-    batch = {name: jnp.asarray(array) for name, array in batch.items()}
-    inputs = preprocess(batch["inputs"])
+    given: dict[str, Any] = jax.tree.map(jnp.asarray, as_batch(batch))
+    inputs = task.preprocess(given["inputs"])
     if not _finite(inputs):
         return "the inputs, preprocessed,"
-    if augment is not None:
-        inputs = augment(state.augment_key(), inputs)
+    if task.augment is not None:
+        inputs = task.augment(state.augment_key(), inputs)
         if not _finite(inputs):
             return "the augmented inputs"
     seen: list[tuple[str, Any, tuple[str, ...]]] = []
@@ -95,23 +85,18 @@ def first_nonfinite(
         return outputs
 
     def run(params: Any) -> tuple[Any, Any]:
-        return call_model(
-            model,
-            {**state.variables, "params": params},
-            inputs,
-            train=True,
-            dropout_key=state.dropout_key(),
-        )
+        variables = {**state.variables, "params": params}
+        return task.outputs(variables, inputs, train=True, key=state.dropout_key())
 
     def objective(params: Any) -> Array:
-        return per_example("loss", loss, run(params)[0], batch).mean()
+        return mean_over_batch(*per_example("loss", task.loss, run(params)[0], given))
 
     with nn.intercept_methods(watch):
         outputs, updates = run(state.params)
     for what, values, _ in seen:
         if not _finite(values):
             return what
-    if not _finite(per_example("loss", loss, outputs, batch)):
+    if not _finite(per_example("loss", task.loss, outputs, given)):
         return "the loss"
     gradients = jax.grad(objective)(state.params)
     # Backwards: the last layer's gradient is computed first.
@@ -130,7 +115,7 @@ def first_nonfinite(
 
 
 def _leaves(state: TrainState) -> list[Any]:
-    return jax.tree.leaves((state.params, state.batch_stats, state.opt_state))
+    return jax.tree.leaves((state.variables, state.opt_state))
 
 
 def _finite(tree: Any) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from jaxdl.data.types import Dataset
 from jaxdl.training.fit.history import EpochMeasurements, History, join
 from jaxdl.training.state import TrainState
-from jaxdl.training.steps import PerExample, scale_images
+from jaxdl.training.task import PerExample, scale_images
 
 
 @dataclass(frozen=True, eq=False)

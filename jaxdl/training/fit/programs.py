@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -21,16 +20,10 @@ from jaxdl.training.fit.layouts import AXIS, ONE_DEVICE, Layout
 from jaxdl.training.fit.nonfinite import became_nonfinite
 from jaxdl.training.loops import Source, make_loop, make_single
 from jaxdl.training.state import TrainState, init_state
-from jaxdl.training.steps import (
-    Augment,
-    Batch,
-    PerExample,
-    TrainStep,
-    make_eval_step,
-    make_train_step,
-)
+from jaxdl.training.steps import TrainStep, make_eval_step, make_train_step
+from jaxdl.training.task import Batch, Task, as_batch
 
-Piece = tuple[Mapping[str, Array], slice | None]
+Piece = tuple[Mapping[str, Any], slice | None]
 """Metrics on the device, and the slice of rows to use; None for a single step, without rows."""
 
 # Examples in a call of the evaluation step; it changes the means by rounding only.
@@ -58,8 +51,8 @@ class Programs:
     loops: Mapping[bool, Callable[..., tuple[TrainState, dict[str, Array]]]]
     singles: Mapping[bool, Callable[..., tuple[TrainState, dict[str, Array]]]]
     became_nonfinite: Callable[[TrainState, TrainState], Array]
-    batch_sums: Callable[..., dict[str, Array]]
-    stacked_sums: Callable[..., dict[str, Array]]
+    batch_sums: Callable[..., dict[str, Any]]
+    stacked_sums: Callable[..., dict[str, Any]]
 
     def run(
         self, state: TrainState, source: Source, rows: range, *, batch: int, looped: bool
@@ -106,57 +99,37 @@ class Programs:
         return means(joined(pieces), len(streamed))
 
 
-def joined(pieces: Sequence[Piece]) -> dict[str, np.ndarray]:
+def joined(pieces: Sequence[Piece]) -> dict[str, Any]:
     """The metrics on the host, one row per step."""
     on_host = jax.device_get([measured for measured, _ in pieces])
-    return {
-        name: np.concatenate(
+    rows = [rows for _, rows in pieces]
+
+    def concatenated(*values: np.ndarray) -> np.ndarray:
+        return np.concatenate(
             [
-                values[name][None] if rows is None else values[name][rows]
-                for values, (_, rows) in zip(on_host, pieces, strict=True)
+                value[None] if part is None else value[part]
+                for value, part in zip(values, rows, strict=True)
             ]
         )
-        for name in on_host[0]
-    }
+
+    metrics: dict[str, Any] = jax.tree.map(concatenated, *on_host)
+    return metrics
 
 
 def compile_programs(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    loss: PerExample,
-    metrics: Mapping[str, PerExample],
-    preprocess: Callable[[Array], Array],
-    *,
-    augment: Augment | None = None,
-    layout: Layout = ONE_DEVICE,
+    task: Task, optimizer: optax.GradientTransformation, layout: Layout = ONE_DEVICE
 ) -> Programs:
     """The programs of a run. Runs with equal, hashable arguments share them."""
-    return _build(model, optimizer, loss, tuple(metrics.items()), preprocess, augment, layout)
+    return _build(task, optimizer, layout)
 
 
 @once_for_equal
-def _build(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    loss: PerExample,
-    metrics: tuple[tuple[str, PerExample], ...],
-    preprocess: Callable[[Array], Array],
-    augment: Augment | None,
-    layout: Layout,
-) -> Programs:
+def _build(task: Task, optimizer: optax.GradientTransformation, layout: Layout) -> Programs:
     def step_over(axis_name: str | None) -> TrainStep:
-        return make_train_step(
-            model,
-            optimizer,
-            loss,
-            dict(metrics),
-            preprocess=preprocess,
-            augment=augment,
-            axis_name=axis_name,
-        )
+        return make_train_step(task, optimizer, axis_name=axis_name)
 
     alone = step_over(None)
-    eval_step = make_eval_step(model, loss, dict(metrics), preprocess=preprocess)
+    eval_step = make_eval_step(task)
     options = compiler_options()
 
     def by_sharing(
@@ -173,7 +146,7 @@ def _build(
         layout=layout,
         train_step=alone,
         init=jax.jit(
-            lambda key, sample: init_state(key, model, optimizer, sample),
+            lambda key, sample: init_state(key, task, optimizer, sample),
             compiler_options=init_options(),
         ),
         loops=by_sharing(make_loop, 2, donate=False),
@@ -189,9 +162,10 @@ def _build(
     )
 
 
-def batch_shapes(arrays: Batch, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(arrays: Batch, batch_size: int) -> dict[str, Any]:
     """The shapes and dtypes of a batch of `arrays`."""
-    return {
-        name: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype)
-        for name, array in arrays.items()
-    }
+    shapes: dict[str, Any] = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype),
+        as_batch(arrays),
+    )
+    return shapes

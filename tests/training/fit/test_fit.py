@@ -153,9 +153,8 @@ def test_goes_on_from_a_state_and_leaves_it_as_it_was():
 
 def test_equal_settings_share_what_is_compiled():
     def programs(width):
-        return compile_programs(
-            models.MLP([width, 3]), OPTIMIZER, losses.cross_entropy, {}, training.scale_images
-        )
+        task = training.Task(models.MLP([width, 3]), losses.cross_entropy)
+        return compile_programs(task, OPTIMIZER)
 
     assert programs(8) is programs(8)
     assert programs(8) is not programs(9)

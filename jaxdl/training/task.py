@@ -1,0 +1,305 @@
+"""What is learned: a model, a loss, the metrics, and how a batch reaches the model."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import FrozenDict
+from flax.errors import InvalidRngError
+from jax import lax
+from jaxtyping import Array, Key
+
+from jaxdl.calling import GivenMode, call_model, initial_variables, mode_of
+from jaxdl.checks import require_module
+from jaxdl.data.types import Arrays
+
+Batch = Mapping[str, Any] | Arrays
+"""`{"inputs": ..., "targets": ...}` and perhaps `"weights"`: each any pytree of arrays whose first
+axis counts the examples. The weights are one array (batch,). `data.Arrays` is such a batch."""
+
+PerExample = Callable[[Any, Any], Any]
+"""A loss or a metric: (outputs, targets) -> values (batch,), or (values, weights)."""
+
+Augment = Callable[[Any, Any], Any]
+"""(key, inputs) -> inputs of the same shape, as the functions of `data.augmentation`."""
+
+
+def scale_images(inputs: Any) -> Any:
+    """Cast uint8 images to float32 in [0, 1] as x / 255; leave other inputs alone.
+
+    The compiler multiplies by the rounded reciprocal of 255. The result differs from PyTorch's
+    `ToTensor` by at most one unit in the last place, a relative 1.2e-7.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> scale_images(jnp.array([0, 51, 255], jnp.uint8)).tolist()
+        [0.0, 0.2..., 1.0]
+    """
+
+    def scaled(leaf: Any) -> Any:
+        return leaf.astype(jnp.float32) / 255 if leaf.dtype == jnp.uint8 else leaf
+
+    return jax.tree.map(scaled, inputs)
+
+
+@dataclass(frozen=True)
+class Task:
+    r"""What is learned: all that turns parameters and a batch into a loss.
+
+    $$L(\theta) = \frac{\sum_i w_i\, \ell(f_\theta(x_i), y_i)}{\sum_i w_i}$$
+
+    with weights w of 1 unless the batch or the loss gives others. The sums go over the whole batch,
+    on all devices, as `CrossEntropyLoss(weight=...)` of PyTorch has them.
+
+    Arguments:
+        model: a Linen module.
+        loss: (outputs, targets) -> values (batch,), or (values, weights), both (batch,).
+        metrics: functions of the same kind, or a mapping from names to them.
+        preprocess: a pure function of a batch's inputs, applied inside the step; by default uint8
+            images become float32 in [0, 1].
+        augment: (key, inputs) -> inputs, applied to training batches after `preprocess`.
+        mode: how the model is told of training. None recognises `train`, `training`,
+            `is_training`, `deterministic` and `use_running_average`; see `calling.mode_of`.
+        collections: the collections that the model has beside the parameters. They may move in
+            training. None takes those that `init` makes.
+        evaluation_seed: the seed of the random numbers that a model draws in evaluation too, such
+            as a variational autoencoder; the same in every batch. None: it may draw none.
+
+    Raises:
+        TypeError: the model is no Linen module.
+        ValueError: two metrics have one name, or one is named "loss"; the model has no such mode.
+
+    Example:
+        >>> from jaxdl import losses, metrics, models
+        >>> Task(models.MLP([10]), losses.cross_entropy, [metrics.accuracy]).mode_keyword
+        'train'
+    """
+
+    model: Any
+    loss: PerExample
+    metrics: Iterable[PerExample] | Mapping[str, PerExample] = ()
+    preprocess: Callable[[Any], Any] = scale_images
+    augment: Augment | None = None
+    mode: GivenMode = None
+    collections: tuple[str, ...] | None = None
+    evaluation_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        require_module(self.model)
+        # Hashable, so that equal tasks share their compiled programs.
+        object.__setattr__(self, "metrics", FrozenDict(name_metrics(self.metrics)))
+        if self.collections is not None:
+            object.__setattr__(self, "collections", tuple(self.collections))
+        mode_of(self.model, self.mode)
+
+    @property
+    def measured(self) -> dict[str, PerExample]:
+        """The loss and the metrics by name."""
+        assert isinstance(self.metrics, Mapping)
+        return {"loss": self.loss, **self.metrics}
+
+    @property
+    def mode_keyword(self) -> str | None:
+        """The keyword that tells the model whether it trains; None if there is none."""
+        mode = mode_of(self.model, self.mode)
+        return None if mode is None else mode.keyword
+
+    def init(self, key: Key[Array, ""], inputs: Any) -> dict[str, Any]:
+        """The model's variables before training, for inputs as the model sees them."""
+        return initial_variables(
+            self.model, key, inputs, mode=self.mode, collections=self.collections
+        )
+
+    def outputs(
+        self,
+        variables: Mapping[str, Any],
+        inputs: Any,
+        *,
+        train: bool,
+        key: Key[Array, ""] | None = None,
+        moving: bool | None = None,
+    ) -> tuple[Any, Mapping[str, Any]]:
+        """The model's outputs for preprocessed inputs, and the collections that may have moved.
+
+        Raises:
+            ValueError: the model draws random numbers that nobody gives.
+        """
+        if not train and key is None and self.evaluation_seed is not None:
+            key = jax.random.key(self.evaluation_seed)
+        try:
+            return call_model(
+                self.model,
+                variables,
+                inputs,
+                train=train,
+                dropout_key=key,
+                moving=moving,
+                mode=self.mode,
+            )
+        except InvalidRngError as error:
+            if key is not None:
+                raise
+            raise ValueError(
+                "a model must draw no random numbers in evaluation, unless evaluation_seed gives "
+                f"them, got {type(self.model).__name__}, which does; let its mode turn them off, "
+                "or pass Task(evaluation_seed=0)"
+            ) from error
+
+
+def as_task(model: nn.Module | Task, loss: PerExample | None = None, **settings: Any) -> Task:
+    """The task given, or the one of a model, a loss and the settings of `Task`.
+
+    Raises:
+        TypeError: a model without a loss.
+        ValueError: a task, and settings that it has already.
+    """
+    if isinstance(model, Task):
+        again = [name for name, value in {"loss": loss, **settings}.items() if _is_given(value)]
+        if again:
+            raise ValueError(
+                f"a Task has its own {again}, got them again; set them with "
+                "dataclasses.replace(task, ...)"
+            )
+        return model
+    require_module(model)
+    if loss is None:
+        raise TypeError(
+            "a model needs a loss, got none; pass e.g. loss=losses.cross_entropy, or a Task"
+        )
+    return Task(model, loss, **settings)
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and value is not scale_images and value != ()
+
+
+def name_metrics(
+    metrics: Iterable[PerExample] | Mapping[str, PerExample],
+) -> dict[str, PerExample]:
+    """Metrics by name; a `functools.partial` is named after the function that it calls."""
+    if isinstance(metrics, Mapping):
+        named = dict(metrics)
+    else:
+        pairs = [(getattr(metric, "func", metric).__name__, metric) for metric in metrics]
+        named = dict(pairs)
+        if len(named) < len(pairs):
+            raise ValueError(
+                f"metrics must have different names, got {[name for name, _ in pairs]}; "
+                "pass a mapping from names to functions"
+            )
+    if "loss" in named:
+        raise ValueError(
+            'a metric must not be named "loss", which is the loss\'s own; '
+            "pass a mapping from other names to functions"
+        )
+    return named
+
+
+PARTS = ("inputs", "targets", "weights")
+
+
+def parts_of(batch: Batch) -> dict[str, Any]:
+    """The inputs, targets and weights that a batch has.
+
+    Example:
+        >>> from jaxdl import data
+        >>> list(parts_of(data.Arrays(jnp.ones((2, 3)), jnp.ones(2))))
+        ['inputs', 'targets']
+    """
+    named = vars(batch) if isinstance(batch, Arrays) else batch
+    return {name: named[name] for name in PARTS if named.get(name) is not None}
+
+
+def as_batch(batch: Any) -> dict[str, Any]:
+    """`parts_of` a batch that must have inputs and targets.
+
+    Raises:
+        TypeError: neither, or without inputs and targets.
+
+    Example:
+        >>> from jaxdl import data
+        >>> sorted(as_batch(data.Arrays(jnp.ones((2, 3)), jnp.ones(2))))
+        ['inputs', 'targets']
+    """
+    found = parts_of(batch) if isinstance(batch, Mapping | Arrays) else {}
+    if not {"inputs", "targets"} <= set(found):
+        got = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+        raise TypeError(
+            f'a batch must be data.Arrays, or {{"inputs": ..., "targets": ...}}, got {got}; '
+            "give it both names"
+        )
+    return found
+
+
+class Weighted(NamedTuple):
+    """A weighted sum over examples, and the sum of the weights."""
+
+    total: Array
+    weight: Array
+
+
+def examples_in(tree: Any) -> int:
+    """The length of the first axis, which all arrays of the tree share.
+
+    Raises:
+        ValueError: no arrays, an array without axes, or different lengths.
+
+    Example:
+        >>> examples_in({"left": jnp.ones((4, 2)), "right": jnp.ones(4)})
+        4
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+    lengths = {shape[:1] for shape in shapes}
+    if len(lengths) != 1 or () in lengths:
+        raise ValueError(
+            "all arrays of a batch must have the examples as their first axis, as many in each, "
+            f"got shapes {shapes}; stack the examples along the first axis"
+        )
+    return int(shapes[0][0])
+
+
+def per_example(
+    name: str, function: PerExample, outputs: Any, batch: Mapping[str, Any]
+) -> tuple[Array, Array | None]:
+    """The values of a loss or metric, and their weights; None where all weights are one.
+
+    Raises:
+        ValueError: not one value, or one weight, for each example.
+    """
+    result = function(outputs, batch["targets"])
+    values, weights = result if isinstance(result, tuple) else (result, None)
+    expected = (examples_in(batch["inputs"]),)
+    parts = {name: values, f"the weights of {name}": weights, "weights": batch.get("weights")}
+    for what, given in parts.items():
+        if given is not None and jnp.shape(given) != expected:
+            raise ValueError(
+                f"{what} must give one value per example, of shape {expected}, got "
+                f"{jnp.shape(given)}; "
+                "average over the output axes only, the step takes the mean over the batch"
+            )
+    factors = [jnp.asarray(each) for each in (weights, batch.get("weights")) if each is not None]
+    return values, math.prod(factors[1:], start=factors[0]) if factors else None
+
+
+def mean_over_batch(values: Array, weights: Array | None, axis_name: str | None = None) -> Array:
+    """The weighted mean; over a mapped axis, what the mean of all places makes of it."""
+    if weights is None:
+        return values.mean()
+    weights = lax.stop_gradient(weights).astype(values.dtype)
+    total = weights.sum()
+    if axis_name is not None:
+        total = lax.pmean(total, axis_name)
+    # A weight of 0 leaves an example out, also one whose value is not finite.
+    return jnp.where(weights == 0, 0, values * weights).sum() / total
+
+
+def sum_over_batch(values: Array, weights: Array | None) -> Array | Weighted:
+    """The sum of the values; weighted values come with the sum of their weights."""
+    if weights is None:
+        return values.sum()
+    weights = weights.astype(values.dtype)
+    return Weighted(jnp.where(weights == 0, 0, values * weights).sum(), weights.sum())

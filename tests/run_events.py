@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdl import data, losses, metrics, models, optimizers, training
 from jaxdl.training.fit.history import EpochMeasurements
-from jaxdl.training.fit.observing import Event, Run
+from jaxdl.training.fit.observing import Event, Setup
 
 MODEL = models.MLP([6, 3])
 STEPS = 4
@@ -26,19 +26,17 @@ def dataset(validation=True):
 
 def run(optimizer=None, **changes):
     settings = {
-        "model": MODEL,
+        "task": training.Task(MODEL, losses.cross_entropy, [metrics.accuracy]),
         "dataset": dataset(),
-        "loss": losses.cross_entropy,
         "optimizer": optimizer or optimizers.sgd(0.25),
-        "metrics": {"accuracy": metrics.accuracy},
         "config": {"epochs": 3, "batch_size": 5},
     }
-    return Run(**(settings | changes))
+    return Setup(**(settings | changes))
 
 
 def state_of(a_run, mark=0.0):
     state = training.init_state(
-        jax.random.key(0), a_run.model, a_run.optimizer, jnp.zeros((1, 5, 5, 1))
+        jax.random.key(0), a_run.task, a_run.optimizer, jnp.zeros((1, 5, 5, 1))
     )
     marked = jax.tree.map(lambda leaf: jnp.full_like(leaf, mark), state.params)
     return dataclasses.replace(state, params=marked)
@@ -72,5 +70,5 @@ def events(values, a_run=None, epochs=None, first_epoch=1):
             measured=measured[index],
             measurements=measured[:epoch],
             evaluate=lambda split: {},
-            run=a_run,
+            setup=a_run,
         )

@@ -5,13 +5,13 @@ from jaxdl.observers.propagation_every import propagation_every
 from jaxdl.observers.report_plateau import report_plateau
 from jaxdl.observers.stopping import early_stopping
 from jaxdl.observers.tensorboard import tensorboard
-from jaxdl.training.fit.observing import Change, Event, Observer, Run
+from jaxdl.training.fit.observing import Change, Event, Observer, Setup
 
 __all__ = [
     "Change",
     "Event",
     "Observer",
-    "Run",
+    "Setup",
     "early_stopping",
     "history_lines",
     "propagation_every",

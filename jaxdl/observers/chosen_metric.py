@@ -3,26 +3,26 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from jaxdl.training.fit.observing import Event, Run
+from jaxdl.training.fit.observing import Event, Setup
 
 Split = Literal["validation", "train"]
 
 
-def check_metric(run: Run, metric: str, split: Split) -> None:
+def check_metric(setup: Setup, metric: str, split: Split) -> None:
     """Refuse a metric that the run does not measure on this split.
 
     Raises:
         ValueError: no such metric, or no validation split.
     """
-    names = ["loss", *run.metrics]
+    names = ["loss", *setup.task.metrics]
     if metric not in names:
         raise ValueError(
             f"metric must be one that the run measures, {names}, got {metric!r}; "
             "name one of these, or pass it to fit(metrics=...)"
         )
-    if split == "validation" and run.dataset.validation is None:
+    if split == "validation" and setup.dataset.validation is None:
         raise ValueError(
-            f"the validation {metric} needs a validation split, and {run.dataset.name} has none; "
+            f"the validation {metric} needs a validation split, and {setup.dataset.name} has none; "
             "make one with data.split(dataset, key=...), or pass split='train'"
         )
 
@@ -35,7 +35,7 @@ def metric_of(event: Event, metric: str, split: Split) -> float:
     """
     measured: Mapping[str, float] = getattr(event.measured, split)
     if metric not in measured:
-        check_metric(event.run, metric, split)
+        check_metric(event.setup, metric, split)
         raise ValueError(
             f"the {split} {metric} was not measured in epoch {event.epoch}; "
             f"measured were {sorted(measured)}"

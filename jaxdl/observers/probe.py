@@ -9,19 +9,19 @@ import numpy as np
 
 from jaxdl.data.types import Arrays
 from jaxdl.training.fit.batches import as_streamed, read
-from jaxdl.training.fit.observing import Event, Run
+from jaxdl.training.fit.observing import Event, Setup
 
 
 def make_probe(
     batch: Mapping[str, Any] | None, examples: int
-) -> Callable[[Run], Mapping[str, Any]]:
+) -> Callable[[Setup], Mapping[str, Any]]:
     """The batch given, or else the first `examples` of a run's training split, read once."""
 
     @functools.lru_cache(maxsize=1)
-    def probe(run: Run) -> Mapping[str, Any]:
+    def probe(setup: Setup) -> Mapping[str, Any]:
         if batch is not None:
             return batch
-        train = run.dataset.train
+        train = setup.dataset.train
         split = train if isinstance(train, Arrays) else as_streamed(train)
         return read(split, np.arange(min(examples, len(split))))
 

@@ -58,7 +58,7 @@ def propagation_every(
     def observe(event: Event, memory: Any) -> tuple[Any, None]:
         due = event.epoch % epochs == 0 or event.epoch == event.epochs
         if event.epoch_ended and due and jax.process_index() == 0:
-            tell(event, _measure(event, probe(event.run), saturation, updates))
+            tell(event, _measure(event, probe(event.setup), saturation, updates))
         return memory, None
 
     return Observer(observe)
@@ -67,16 +67,16 @@ def propagation_every(
 def _measure(
     event: Event, batch: Mapping[str, Any], saturation: float, updates: bool
 ) -> Propagation:
-    run = event.run
+    setup = event.setup
     return propagation(
-        run.model,
+        setup.task.model,
         host_variables(event),
         batch,
-        loss=run.loss,
-        optimizer=run.optimizer if updates else None,
+        loss=setup.task.loss,
+        optimizer=setup.optimizer if updates else None,
         opt_state=_on_host(event.state.opt_state) if updates else None,
         key=jax.random.key(event.step),
-        preprocess=run.preprocess,
+        preprocess=setup.task.preprocess,
         saturation=saturation,
     )
 

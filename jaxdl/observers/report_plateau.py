@@ -35,11 +35,11 @@ def report_plateau(metric: str = "loss", *, split: Split = "validation") -> Obse
     """
     require_choice("split", split, ("validation", "train"))
 
-    def check(run: Any) -> None:
-        check_metric(run, metric, split)
+    def check(setup: Any) -> None:
+        check_metric(setup, metric, split)
         # Raises an error if the state holds no plateau; nothing is computed.
         jax.eval_shape(
-            lambda params: report_metric(run.optimizer.init(params), 0.0), {"kernel": jnp.ones(1)}
+            lambda params: report_metric(setup.optimizer.init(params), 0.0), {"kernel": jnp.ones(1)}
         )
 
     def observe(event: Event, memory: Any) -> tuple[Any, Change | None]:

@@ -8,14 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdl.calling import call_model
 from jaxdl.compiling import jit_with
 from jaxdl.diagnostics.signal.recording import record
 from jaxdl.observers.event_file import EventFile
 from jaxdl.observers.pictures import is_image, predictions_picture
 from jaxdl.observers.probe import host_variables, make_probe
 from jaxdl.optimizers.learning_rate import current_learning_rate
-from jaxdl.training.fit.observing import Event, Observer, Run
+from jaxdl.training.fit.observing import Event, Observer, Setup
 
 PICTURES = 8
 
@@ -78,12 +77,12 @@ def tensorboard(
         begun = event.step - len(event.measured.steps["loss"])
         if file is None:
             file = EventFile(folder, first_step=begun + 1)
-            file.text("config", config_text(event.run), event.step)
+            file.text("config", config_text(event.setup), event.step)
         _write_scalars(file, event, begun, step_every)
         if event.epoch % every == 0 or event.epoch == event.epochs:
             variables = host_variables(event)
             if histograms:
-                _write_histograms(file, event, variables, probe(event.run), bins)
+                _write_histograms(file, event, variables, probe(event.setup), bins)
             if pictures:
                 _write_predictions(file, event, variables)
         file.flush()
@@ -98,15 +97,17 @@ def tensorboard(
     return Observer(observe, close=close)
 
 
-def config_text(run: Run) -> str:
+def config_text(setup: Setup) -> str:
     """The settings of a run as a table in Markdown.
 
     Example:
         >>> from jaxdl import data, losses, models, optimizers
         >>> dataset = data.load("digits")
-        >>> run = Run(models.MLP([10]), dataset, losses.cross_entropy, optimizers.sgd(0.1),
+        >>> from jaxdl.training import Task
+        >>> task = Task(models.MLP([10]), losses.cross_entropy)
+        >>> setup = Setup(task, dataset, optimizers.sgd(0.1),
         ...           config={"epochs": 5})
-        >>> print(config_text(run))
+        >>> print(config_text(setup))
         | setting | value |
         | --- | --- |
         | model | MLP(...) |
@@ -115,12 +116,12 @@ def config_text(run: Run) -> str:
         | epochs | 5 |
     """
     # The repr of a module has several lines and comments; a row of a table has one line.
-    model = " ".join(line.split("#")[0].strip() for line in repr(run.model).splitlines())
+    model = " ".join(line.split("#")[0].strip() for line in repr(setup.task.model).splitlines())
     settings = {
         "model": model,
-        "dataset": repr(run.dataset),
-        "loss": getattr(run.loss, "__name__", repr(run.loss)),
-        **run.config,
+        "dataset": repr(setup.dataset),
+        "loss": getattr(setup.task.loss, "__name__", repr(setup.task.loss)),
+        **setup.config,
     }
     rows = [
         f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in settings.items()
@@ -147,8 +148,8 @@ def _write_scalars(file: EventFile, event: Event, begun: int, step_every: int) -
 def _write_histograms(
     file: EventFile, event: Event, variables: Any, batch: Mapping[str, Any], bins: int
 ) -> None:
-    run = event.run
-    settings = (run.model, run.loss, run.preprocess)
+    setup = event.setup
+    settings = (setup.task.model, setup.task.loss, setup.task.preprocess)
     key = jax.random.key(event.step)
     recorded = jax.device_get(jit_with(_record, settings)(variables, dict(batch), key))
     groups = {
@@ -183,21 +184,21 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 
 def _write_predictions(file: EventFile, event: Event, variables: Any) -> None:
-    run = event.run
-    split: Any = run.dataset.train if run.dataset.validation is None else run.dataset.validation
-    if not run.dataset.classes or not hasattr(split, "inputs"):
+    task, dataset = event.setup.task, event.setup.dataset
+    split: Any = dataset.train if dataset.validation is None else dataset.validation
+    if not dataset.classes or not hasattr(split, "inputs"):
         return
     images, targets = np.asarray(split.inputs[:PICTURES]), np.asarray(split.targets[:PICTURES])
     if not is_image(images):
         return
-    scores = jax.device_get(jit_with(_scores, (run.model, run.preprocess))(variables, images))
-    if scores.shape != (len(images), len(run.dataset.classes)):
+    scores = jax.device_get(jit_with(_scores, (task,))(variables, images))
+    if scores.shape != (len(images), len(dataset.classes)):
         return
-    picture = predictions_picture(images, scores, targets, run.dataset.classes)
+    picture = predictions_picture(images, scores, targets, dataset.classes)
     file.image("predictions", picture, event.step)
 
 
 def _scores(settings: tuple[Any, ...], variables: Any, images: Any) -> Any:
-    model, preprocess = settings
-    logits, _ = call_model(model, variables, preprocess(images), train=False)
+    (task,) = settings
+    logits, _ = task.outputs(variables, task.preprocess(images), train=False)
     return jax.nn.softmax(logits)

@@ -5,7 +5,7 @@ from jaxdl.optimizers.adadelta import adadelta
 from jaxdl.optimizers.adagrad import adagrad
 from jaxdl.optimizers.adam import adam, adamw
 from jaxdl.optimizers.adamax import adamax
-from jaxdl.optimizers.averaging import averaged_parameters, ema, swa
+from jaxdl.optimizers.averaging import averaged_parameters, ema, evaluated_parameters, swa
 from jaxdl.optimizers.clipping import clip_by_global_norm, clip_by_value
 from jaxdl.optimizers.descent import lion, momentum, nesterov, nesterov_theta, sgd
 from jaxdl.optimizers.learning_rate import LearningRate, current_learning_rate
@@ -30,6 +30,7 @@ __all__ = [
     "current_learning_rate",
     "decoupled_decay",
     "ema",
+    "evaluated_parameters",
     "is_kernel",
     "l2",
     "lion",

@@ -120,6 +120,26 @@ def average(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
+def evaluated_parameters(opt_state: optax.OptState, params: Any) -> Any:
+    """The parameters to evaluate: the average that the optimizer holds, or else `params`.
+
+    Every evaluation of a run asks. Running statistics of norms belong to `params`: after an `swa`
+    of a network with BatchNorm take those of the average with `training.recalibrate`.
+
+    Raises:
+        ValueError: the state holds more than one average.
+
+    Example:
+        >>> import optax
+        >>> from jaxdl import optimizers
+        >>> evaluated_parameters(optimizers.sgd(0.1).init(1.0), 1.0)
+        1.0
+        >>> evaluated_parameters(optax.chain(optimizers.sgd(0.1), ema()).init(2.0), 1.0).item()
+        2.0
+    """
+    return averaged_parameters(opt_state) if _averages(opt_state) else params
+
+
 def averaged_parameters(opt_state: optax.OptState) -> Any:
     """The average that `ema` or `swa` keeps in an optimizer's state.
 
@@ -132,14 +152,17 @@ def averaged_parameters(opt_state: optax.OptState) -> Any:
         >>> averaged_parameters(optax.chain(optimizers.sgd(0.1), ema()).init({"w": 1.0}))
         {'w': Array(1., ...)}
     """
-
-    def is_average(node: Any) -> bool:
-        return isinstance(node, AverageState)
-
-    found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_average) if is_average(node)]
+    found = _averages(opt_state)
     if len(found) != 1:
         raise ValueError(
             f"opt_state must hold one average of the parameters, and this one holds {len(found)}; "
             "chain ema or swa after the optimizer: optax.chain(adam(1e-3), ema(0.999))"
         )
     return found[0].average
+
+
+def _averages(opt_state: optax.OptState) -> list[AverageState]:
+    def is_average(node: Any) -> bool:
+        return isinstance(node, AverageState)
+
+    return [node for node in jax.tree.leaves(opt_state, is_leaf=is_average) if is_average(node)]

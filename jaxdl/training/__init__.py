@@ -14,12 +14,13 @@ from jaxdl.training.fit import (
     NonFiniteError,
     Observer,
     Result,
-    Run,
+    Setup,
     Streamed,
     fit,
     initialize,
 )
-from jaxdl.training.orders import epoch_order, order_key
+from jaxdl.training.orders import epoch_order, order_key, orders
+from jaxdl.training.run import Run, make_run
 from jaxdl.training.state import TrainState, init_state
 from jaxdl.training.statistics import fold, recalibrate
 from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step
@@ -35,6 +36,7 @@ __all__ = [
     "Observer",
     "Result",
     "Run",
+    "Setup",
     "Streamed",
     "Task",
     "TrainState",
@@ -46,9 +48,11 @@ __all__ = [
     "init_state",
     "initialize",
     "make_eval_step",
+    "make_run",
     "make_train_epoch",
     "make_train_step",
     "order_key",
+    "orders",
     "recalibrate",
     "scale_images",
     "sweep",

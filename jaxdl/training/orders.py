@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from jaxdl.checks import is_traced, require_at_least, require_key
 from jaxdl.training.state import ORDER_STREAM
 
 
@@ -31,6 +32,38 @@ def epoch_order(key: Key[Array, ""], epoch: int, examples: int) -> Int[np.ndarra
     entropy = [*np.asarray(jax.random.key_data(key)).tolist(), ORDER_STREAM, epoch]
     words = np.random.Philox(np.random.SeedSequence(entropy)).random_raw(examples)
     return np.argsort(words).astype(np.int32)
+
+
+def orders(
+    key: Key[Array, "..."], epochs: int, examples: int, *, first: int = 0
+) -> Int[np.ndarray, "epochs examples"]:
+    """The orders of the run of this key, one row an epoch; made on the host.
+
+    `fit(key=key)` visits the examples in these orders. They take 4 bytes an example and epoch: 24
+    MB for 100 epochs of 60,000. A longer run goes in pieces: `first` is the epoch of the first row.
+
+    Arguments:
+        key: the key of the run, as given to `fit`, `init_state` or a `Run`.
+
+    Raises:
+        TypeError: what is no key, or a traced one.
+        ValueError: fewer than 1 epoch or example, a negative first epoch.
+
+    Example:
+        >>> import jax
+        >>> orders(jax.random.key(0), epochs=2, examples=5).shape
+        (2, 5)
+    """
+    if is_traced(key):
+        raise TypeError(
+            "orders are made on the host, from a key whose value is known, got a traced one; make "
+            "them outside jit or vmap and pass them as an argument"
+        )
+    require_key(key)
+    require_at_least(1, epochs=epochs, examples=examples)
+    require_at_least(0, first=first)
+    run_key = jax.random.split(key)[1]
+    return np.stack([epoch_order(run_key, first + epoch, examples) for epoch in range(epochs)])
 
 
 def order_key(seed: Any) -> Key[Array, ""]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, Key
 
 from jaxdl.calling import initial_variables
 from jaxdl.checks import require_key, require_module
+from jaxdl.optimizers.averaging import evaluated_parameters
 from jaxdl.training.task import Task
 
 # `fold_in` numbers: each purpose has its own, so its random stream is independent of the others.
@@ -46,6 +47,11 @@ class TrainState:
         """What `model.apply` takes."""
         norms = {"batch_stats": self.batch_stats} if self.batch_stats else {}
         return {"params": self.params, **norms, **self.collections}
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """`variables`, with the parameters that the optimizer says are evaluated."""
+        return {**self.variables, "params": evaluated_parameters(self.opt_state, self.params)}
 
     def with_collections(self, moved: Mapping[str, Any]) -> "TrainState":
         """This state with the collections as they are after a step.

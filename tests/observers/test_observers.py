@@ -364,7 +364,7 @@ def test_propagation_reads_a_stream_once():
     )
     observer.observe(in_memory[0], ())
     for event in in_memory:
-        observer.observe(dataclasses.replace(event, run=streamed), ())
+        observer.observe(dataclasses.replace(event, setup=streamed), ())
     assert sorted(reads) == list(range(7))
     np.testing.assert_array_equal(kept[0].stddev, kept[1].stddev)
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from run_events import STEPS, dataset, events, run
 
-from jaxdl import models, observers, optimizers
+from jaxdl import losses, models, observers, optimizers, training
 from jaxdl.observers.event_file import EventFile
 from jaxdl.observers.pictures import predictions_picture
 
@@ -206,7 +206,7 @@ def test_a_network_with_batch_norm_and_dropout(tmp_path):
     from jaxdl.layers import BatchNorm
 
     model = models.MLP([6, 3], norm=functools.partial(BatchNorm), dropout_rate=0.5)
-    a_run = run(optimizers.adam(0.1), model=model)
+    a_run = run(optimizers.adam(0.1), task=training.Task(model, losses.cross_entropy))
     found = watch(tmp_path, events([1.0], a_run), bins=2)
     assert "activations/norm_0" in found.Tags()["histograms"]
     assert "weights/norm_0/scale" in found.Tags()["histograms"]

@@ -10,7 +10,7 @@ from jaxdl.training.fit.fit import EpochEnd, fit
 from jaxdl.training.fit.history import History
 from jaxdl.training.fit.layouts import initialize
 from jaxdl.training.fit.nonfinite import NonFiniteError
-from jaxdl.training.fit.observing import Change, Event, Observer, Run
+from jaxdl.training.fit.observing import Change, Event, Observer, Setup
 from jaxdl.training.fit.result import Result
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "NonFiniteError",
     "Observer",
     "Result",
-    "Run",
+    "Setup",
     "Streamed",
     "fit",
     "initialize",

@@ -32,7 +32,7 @@ from jaxdl.training.fit.history import SKIPPED
 from jaxdl.training.fit.layouts import Parallel, local, resolve
 from jaxdl.training.fit.loop import Moment, Setting, run_to_end
 from jaxdl.training.fit.nonfinite import OnNonFinite, first_nonfinite
-from jaxdl.training.fit.observing import Change, Event, Observer, Run, as_observer
+from jaxdl.training.fit.observing import Change, Event, Observer, Setup, as_observer
 from jaxdl.training.fit.programs import Programs, batch_shapes, compile_programs
 from jaxdl.training.fit.progress import progress_bar
 from jaxdl.training.fit.result import Result, split_of
@@ -134,23 +134,20 @@ def fit(
     arguments.check_folder(checkpoint_dir)
     layout = resolve(parallel, batch_size)
     plan = Plan(len(train), batch_size, drop_last)
-    run = Run(
-        model=task.model,
-        dataset=dataset,
-        loss=task.loss,
-        optimizer=optimizer,
-        metrics={name: each for name, each in task.measured.items() if name != "loss"},
-        preprocess=task.preprocess,
+    setup = Setup(
+        task,
+        dataset,
+        optimizer,
         config={"epochs": epochs, "batch_size": batch_size, "drop_last": drop_last},
     )
     listed = tuple(as_observer(observer) for observer in observers)
     for observer in listed:
-        observer.check(run)
+        observer.check(setup)
     programs = compile_programs(task, optimizer, layout)
     shapes = example_shapes(train)
     sample = jax.eval_shape(task.preprocess, batch_shapes(shapes, 1)["inputs"])
     # Trace every batch size now: errors of shape then come before anything is compiled.
-    looped = _check_shapes(task, run, programs, train, plan, shapes, key, sample, state)
+    looped = _check_shapes(setup, programs, train, plan, shapes, key, sample, state)
 
     if state is None:
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sample)
@@ -194,7 +191,7 @@ def fit(
         store = None
         if checkpoint_dir is not None:
             # A resumed history must have the columns of the stored one.
-            columns = [*run.metrics, *([SKIPPED] if on_nonfinite == "skip" else [])]
+            columns = [*task.metrics, *([SKIPPED] if on_nonfinite == "skip" else [])]
             identity = resume.identity_of(moment, plan, layout, columns)
             store = stack.enter_context(checkpoints.open(checkpoint_dir, identity, keep=keep))
             moment = resume.restore(store, moment, layout)
@@ -206,7 +203,7 @@ def fit(
         received = stack.enter_context(signals.caught(checkpoint_dir is not None))
         bar = stack.enter_context(progress_bar(epochs, sum(plan.sizes), show=progress))
         setting = Setting(
-            run=run,
+            setup=setup,
             plan=plan,
             advance=make_advance(
                 programs,
@@ -235,8 +232,7 @@ def fit(
 
 
 def _check_shapes(
-    task: Task,
-    run: Run,
+    setup: Setup,
     programs: Programs,
     train: Arrays | Streamed,
     plan: Plan,
@@ -246,9 +242,10 @@ def _check_shapes(
     state: TrainState | None,
 ) -> bool:
     """Trace the run and check its shapes; return whether its steps run well in a loop."""
+    task = setup.task
 
     def traced(sample: Any, batch: Mapping[str, Any]) -> tuple[Any, Any]:
-        start = init_state(key, task, run.optimizer, sample) if state is None else state
+        start = init_state(key, task, setup.optimizer, sample) if state is None else state
         outputs, _ = task.outputs(start.variables, task.preprocess(batch["inputs"]), train=False)
         return outputs, programs.train_step(start, batch)[1]
 
@@ -261,7 +258,7 @@ def _check_shapes(
         batch = batch_shapes(shapes, size)
         jaxpr, (outputs, _) = jax.make_jaxpr(traced, return_shape=True)(sample, batch)
         looped = looped and loops_well(jaxpr)
-        for name, split in {"train": train, "validation": run.dataset.validation}.items():
+        for name, split in {"train": train, "validation": setup.dataset.validation}.items():
             if split is not None:
                 arguments.check_targets(name, outputs, batch["targets"], split)
     return looped

@@ -14,7 +14,7 @@ from jaxdl.training.fit.batches import Plan
 from jaxdl.training.fit.history import EpochMeasurements, History, epoch_means, join
 from jaxdl.training.fit.layouts import any_process
 from jaxdl.training.fit.nonfinite import NonFiniteError
-from jaxdl.training.fit.observing import Event, Observer, Run, notify
+from jaxdl.training.fit.observing import Event, Observer, Setup, notify
 from jaxdl.training.fit.progress import Bar
 from jaxdl.training.fit.signals import exit_status
 from jaxdl.training.state import TrainState
@@ -58,7 +58,7 @@ class Setting:
     """The fixed parts of a run.
 
     Attributes:
-        run: what observers are told of the run.
+        setup: what observers are told of the run.
         plan: the steps of an epoch.
         advance: (state, epoch, steps of the epoch) -> the result of these steps.
         validate: (variables) -> the validation means; empty without a validation split.
@@ -79,7 +79,7 @@ class Setting:
         bar: updates the progress bar.
     """
 
-    run: Run
+    setup: Setup
     plan: Plan
     advance: Advance
     validate: Callable[[Any], dict[str, float]]
@@ -187,7 +187,7 @@ def _epoch_closed(setting: Setting, moment: Moment) -> Moment:
     measured = EpochMeasurements(
         steps=moment.steps,
         train=epoch_means(moment.steps, sizes),
-        validation=setting.validate(moment.state.variables),
+        validation=setting.validate(moment.state.evaluated),
         seconds=moment.seconds,
     )
     return replace(moment, epochs=(*moment.epochs, measured), steps={}, seconds=0.0)
@@ -207,8 +207,8 @@ def _tell_observers(
         state=state,
         measured=moment.epochs[-1] if ended else None,
         measurements=moment.epochs,
-        evaluate=lambda split: setting.evaluate(state.variables, split),
-        run=setting.run,
+        evaluate=lambda split: setting.evaluate(state.evaluated, split),
+        setup=setting.setup,
     )
     said = notify(setting.observers, moment.memories, event)
     after = replace(moment, memories=said.memories, stopped=said.stop)

@@ -4,36 +4,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-import flax.linen as nn
 import optax
-from jaxtyping import Array
 
 from jaxdl.data.types import Dataset
 from jaxdl.training.fit.history import EpochMeasurements, History, join
 from jaxdl.training.state import TrainState
-from jaxdl.training.task import PerExample, scale_images
+from jaxdl.training.task import Task
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Setup:
     """What does not change while a run lasts.
 
     Attributes:
-        model: the Linen module.
+        task: the model, its loss and metrics, and how it is called.
         dataset: the data that `fit` was given.
-        loss: per example, (outputs, targets) -> (batch,).
         optimizer: the gradient transformation.
-        metrics: functions of the same kind, by name.
-        preprocess: a pure function of a batch's inputs.
         config: the settings of `fit` that can be written down, e.g. {"epochs": 5}.
     """
 
-    model: nn.Module
+    task: Task
     dataset: Dataset
-    loss: PerExample
     optimizer: optax.GradientTransformation
-    metrics: Mapping[str, PerExample] = field(default_factory=dict)
-    preprocess: Callable[[Any], Array] = scale_images
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -55,7 +47,7 @@ class Event:
         measured: the measurements of the epoch that ends here; None inside an epoch.
         measurements: the measurements of all finished epochs of the run, this one included.
         evaluate: (split) -> the means over a split, with this state.
-        run: model, data, loss: the fixed parts.
+        setup: task, data, optimizer: the fixed parts.
     """
 
     step: int
@@ -67,7 +59,7 @@ class Event:
     measured: EpochMeasurements | None
     measurements: Sequence[EpochMeasurements]
     evaluate: Evaluate
-    run: Run
+    setup: Setup
 
     @property
     def history(self) -> History:
@@ -96,7 +88,7 @@ def _done() -> None:
     return None
 
 
-def _anything(run: Run) -> None:
+def _anything(setup: Setup) -> None:
     return None
 
 
@@ -121,7 +113,7 @@ class Observer:
 
     observe: Callable[[Event, Any], tuple[Any, Change | None]]
     init: Callable[[Any], Any] = _nothing
-    check: Callable[[Run], None] = _anything
+    check: Callable[[Setup], None] = _anything
     close: Callable[[], None] = _done
 
 

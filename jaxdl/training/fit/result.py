@@ -33,7 +33,7 @@ class Result:
         Raises:
             ValueError: the dataset has no such split.
         """
-        return self.measure(self.state.variables, split_of(self.dataset, split))
+        return self.measure(self.state.evaluated, split_of(self.dataset, split))
 
 
 def split_of(dataset: Dataset, split: str) -> Any:

@@ -11,12 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 FOLDER = Path(__file__).parent
-NOT_EXPERIMENTS = {"__main__", "common"}
 
 
 def names() -> list[str]:
     """Every experiment's name, which is its file's."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in NOT_EXPERIMENTS)
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__main__")
 
 
 def list_experiments(names_alone: bool) -> int:

@@ -22,14 +22,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 
 from jaxdl import data, losses, models, optimizers, training
-from jaxdl.claims import Claim, about_ratios
+from jaxdl.claims import Claim, Results, about_ratios, main
+from jaxdl.plotting import new_figure
 from jaxdl.training.steps import take
 
 SINGLE, MINI, LARGER = 1, 16, 64
@@ -266,7 +265,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Steps with the law, examples, and seconds, by batch size."""
-    figure = common.new_figure(12, 4.8)
+    figure = new_figure(12, 4.8)
     sizes, steps = results["sizes"], results["steps"]
     least, critical = law(sizes, np.exp(np.log(steps).mean(0)))
     line = np.geomspace(sizes[0], sizes[-1], 100)
@@ -303,4 +302,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

@@ -18,15 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import common
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 
 from jaxdl import data, layers, losses, models, optimizers, training
-from jaxdl.claims import Claim, about_mean
+from jaxdl.claims import Claim, Results, about_mean, main
+from jaxdl.plotting import new_figure
 
 NETWORKS = {
     "mlp": models.MLP((128, 128, 10), norm=layers.BatchNorm),
@@ -205,7 +204,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Each output's difference, by its bound."""
-    figure = common.new_figure(12, 5)
+    figure = new_figure(12, 5)
     for axes, (name, label) in zip(figure.subplots(1, 2, sharey=True), LABELS.items(), strict=True):
         bound = results[f"{name}_bound"].ravel()
         for measured, text, style in (
@@ -231,4 +230,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

@@ -22,11 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 
 from jaxdl import (
     data,
@@ -38,7 +36,8 @@ from jaxdl import (
     optimizers,
     training,
 )
-from jaxdl.claims import Claim, about_mean, interval
+from jaxdl.claims import Claim, Results, about_mean, interval, main
+from jaxdl.plotting import new_figure
 
 LONG = 1000
 """Steps below which nothing is said of long training."""
@@ -79,7 +78,7 @@ PRESETS = {
 
 def load(name: str | None, data_dir: str | None, raw_dir: str | None) -> data.Dataset:
     """The named set; without a name fashion_mnist where it is on this machine, else mnist_5k."""
-    dataset: data.Dataset = common.load(name, "fashion_mnist", data_dir, raw_dir)
+    dataset = data.load_or_small("fashion_mnist", name, data_dir=data_dir, raw_dir=raw_dir)
     if dataset.test is None:
         dataset = data.split(dataset, key=jax.random.key(0))
     print(dataset, flush=True)
@@ -227,7 +226,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """What recalibration gains by length and by momentum."""
-    figure = common.new_figure(12, 7.5)
+    figure = new_figure(12, 7.5)
     lengths, momenta, sizes = results["lengths"], results["momenta"], results["batch_sizes"]
     top, bottom = figure.subfigures(2, 1)
     labels = [*(f"momentum {momentum:g}" for momentum in momenta), "cumulative"]
@@ -269,4 +268,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

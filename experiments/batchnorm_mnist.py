@@ -23,11 +23,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 
 from jaxdl import (
     activations,
@@ -40,7 +38,8 @@ from jaxdl import (
     optimizers,
     training,
 )
-from jaxdl.claims import Claim, about_mean, about_ratios
+from jaxdl.claims import Claim, Results, about_mean, about_ratios, main
+from jaxdl.plotting import new_figure
 
 FEATURES, BATCH_SIZE, LAST_HIDDEN = (100, 100, 100, 10), 60, 2
 DEVIATION = 0.1
@@ -88,7 +87,7 @@ PRESETS = {
 
 def load(name: str | None, data_dir: str | None, raw_dir: str | None) -> data.Dataset:
     """The named set, a tenth of it for validation; mnist_5k gives a fifth for the test as well."""
-    dataset = common.load(name, "mnist", data_dir, raw_dir)
+    dataset = data.load_or_small("mnist", name, data_dir=data_dir, raw_dir=raw_dir)
     fractions = (0.9, 0.1) if dataset.test is not None else (0.7, 0.1, 0.2)
     dataset = data.split(dataset, key=jax.random.key(0), fractions=fractions)
     print(dataset, flush=True)
@@ -285,7 +284,7 @@ def at_the_end(results: Results, when: str, seeds: int) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Accuracy by step, the percentiles of one unit, and both by rate."""
-    figure = common.new_figure(12, 7.5)
+    figure = new_figure(12, 7.5)
     (slow, fast, counts), (without, within, moves) = figure.subplots(2, 3)
     rates, steps, digits = results["rates"], results["steps"], str(results["dataset"])
     seeds = results["norm_test"].shape[1]
@@ -341,4 +340,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

@@ -27,14 +27,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import common
 import jax
 import numpy as np
-from common import Results
 
 from jaxdl import activations, data, initializers, layers, losses, metrics, models, training
-from jaxdl.claims import Claim, about_mean, interval
+from jaxdl.claims import Claim, Results, about_mean, interval, main
 from jaxdl.optimizers import momentum
+from jaxdl.plotting import new_figure
 
 NEEDS = "cifar10"
 BATCH_SIZE = 64
@@ -338,7 +337,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """The rows beside CaffeNet's, and the verdict on every pair of activations."""
-    figure = common.new_figure(12, 7.5)
+    figure = new_figure(12, 7.5)
     left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1])
     test = by_name(results)
     tables = {
@@ -407,4 +406,4 @@ def draw_verdicts(figure: Any, results: Results, order: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

@@ -26,15 +26,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Results
 
 from jaxdl import data, layers, losses, metrics, models, training
-from jaxdl.claims import Claim, about_mean, about_ratios, interval
+from jaxdl.claims import Claim, Results, about_mean, about_ratios, interval, main
+from jaxdl.plotting import new_figure
 
 NEEDS = "cifar10"
 LABELS = {"plain": "no norm", "norm": "BatchNorm", "noisy": "noisy BatchNorm"}
@@ -334,7 +333,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Training at both rates; how far inputs move; the loss, the gradient, the smoothness."""
-    figure = common.new_figure(12, 7.5)
+    figure = new_figure(12, 7.5)
     (small, large, inputs), (band, change, smoothness) = figure.subplots(2, 3)
     seeds, steps = results["loss"].shape[2:]
     window = max(steps // 15, 1)
@@ -405,4 +404,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

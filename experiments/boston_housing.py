@@ -21,14 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 
 from jaxdl import data, initializers, losses, models, optimizers, training
-from jaxdl.claims import Claim, about_quantile, about_share
+from jaxdl.claims import Claim, Results, about_quantile, about_share, main
+from jaxdl.plotting import new_figure
 from jaxdl.training.steps import take
 
 FEATURES = ("RM", "LSTAT")
@@ -213,7 +212,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Training; the distribution of the test error; what the living networks predict."""
-    figure = common.new_figure(12, 5)
+    figure = new_figure(12, 5)
     left, middle, right = figure.subplots(1, 3)
     for name, curves, errors, spread in zip(
         *(results[part] for part in ("initializers", "train_mse", "test_mse", "spread")),
@@ -277,4 +276,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

@@ -24,11 +24,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 
 from jaxdl import (
     data,
@@ -41,7 +39,8 @@ from jaxdl import (
     optimizers,
     training,
 )
-from jaxdl.claims import Claim, about_mean
+from jaxdl.claims import Claim, Results, about_mean, main
+from jaxdl.plotting import new_figure
 
 NEEDS = "cifar10"
 TORCH = {
@@ -316,7 +315,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Accuracy and loss by epoch, accuracy by class, and what is taken for what."""
-    figure = common.new_figure(12, 7.5)
+    figure = new_figure(12, 7.5)
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.15])
     accuracy, loss = left.subplots(2, 1)
     styles = {"norm": ("C0", "o"), "plain": ("C1", "s")}
@@ -375,4 +374,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

@@ -14,14 +14,13 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
-from jaxdl.claims import Claim, about_mean, as_before
+from jaxdl.claims import Claim, Results, about_mean, as_before, main, seconds_since_start
+from jaxdl.plotting import new_figure
 
 NEEDS = "fashion_mnist"
 LECTURE_TRAIN_ACCURACY = np.array([69.465, 80.110, 82.467, 83.615])
@@ -61,9 +60,9 @@ PRESETS = {
 
 def run(config: Config) -> Results:
     """Accuracies in percent, by seed and epoch; losses by seed and step."""
-    imported = common.seconds_since_start()
+    imported = seconds_since_start()
     dataset = data.load(NEEDS, data_dir=config.data_dir, raw_dir=config.raw_dir)
-    loaded = common.seconds_since_start()
+    loaded = seconds_since_start()
     test = dataset.test
     assert test is not None
     # The lecture watches the test split as it trains; nothing is chosen by what it sees.
@@ -92,7 +91,7 @@ def run(config: Config) -> Results:
     first_lines = []
 
     def note_first_line(event: training.EpochEnd) -> None:
-        first_lines.append(common.seconds_since_start())
+        first_lines.append(seconds_since_start())
 
     slow = train(1e-4, LECTURE_EPOCHS, observers=[print_lines, note_first_line])
     epoch_seconds = float(np.median(slow[0].history.seconds[1:]))
@@ -191,7 +190,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Loss; accuracy against the lecture's; the gap; test images with scores and decisions."""
-    figure = common.new_figure(12, 7.5)
+    figure = new_figure(12, 7.5)
     curves, grid = figure.subfigures(2, 1, height_ratios=[1.1, 1])
     left, middle, right = curves.subplots(1, 3)
 
@@ -252,4 +251,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

@@ -19,15 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl import activations, diagnostics, initializers
-from jaxdl.claims import Claim, about_mean
+from jaxdl.claims import Claim, Results, about_mean, main
+from jaxdl.plotting import new_figure
 
 DEPTH, WIDTH, EXAMPLES = 50, 500, 50
 SLOPE = 0.01
@@ -191,7 +190,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """The two gains of each activation; the variance of z through 50 layers of each."""
-    figure = common.new_figure(12, 6)
+    figure = new_figure(12, 6)
     panels = figure.subplots(2, 3)
     table, *others = panels.ravel()
     rows = np.arange(len(results["labels"]))
@@ -233,4 +232,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

@@ -17,14 +17,13 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 
 from jaxdl import activations, data, diagnostics, initializers, losses, models
-from jaxdl.claims import Claim, about_mean
+from jaxdl.claims import Claim, Results, about_mean, main
+from jaxdl.plotting import new_figure
 
 HIDDEN_LAYERS = 5
 INITIALIZERS = {
@@ -156,7 +155,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Histograms by layer, one network each; standard deviations by layer, theory a thin line."""
-    figure = common.new_figure(12, 7.5)
+    figure = new_figure(12, 7.5)
     panels = figure.subplots(2, 3)
     titles = {"signal": "Activations", "gradient": "Gradients"}
     gradient_range = max(results[f"{name}_gradient_edges"][-1] for name in INITIALIZERS)
@@ -198,4 +197,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

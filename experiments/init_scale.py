@@ -19,14 +19,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 
 from jaxdl import activations, data, initializers, losses, models, optimizers, training
-from jaxdl.claims import Claim, about_mean
+from jaxdl.claims import Claim, Results, about_mean, main
+from jaxdl.plotting import new_figure
 
 FEATURES, BATCH_SIZE, RATE = (128, 128, 10), 50, 0.1
 ROUNDING = 1e-9
@@ -157,7 +156,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """The loss by step, and the same close up."""
-    figure = common.new_figure(12, 5)
+    figure = new_figure(12, 5)
     whole, close = figure.subplots(1, 2)
     window = 20
     for name, arm in ARMS.items():
@@ -181,4 +180,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

@@ -25,15 +25,14 @@ import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxdl import activations, diagnostics, initializers
-from jaxdl.claims import Claim, about_mean, about_means, about_quantile, about_share
+from jaxdl.claims import Claim, Results, about_mean, about_means, about_quantile, about_share, main
+from jaxdl.plotting import new_figure
 
 DEPTH, WIDTH, EXAMPLES = 50, 100, 100
 VARIANCES = np.array([0.001, 0.01, 0.02, 0.1, 1.0])
@@ -275,7 +274,7 @@ def theory(variance: float) -> dict[str, np.ndarray]:
 
 def plot(results: Results) -> Any:
     """Variances by layer for the five arms, theory as thin lines; below, He's spread alone."""
-    figure = common.new_figure(12, 7.5)
+    figure = new_figure(12, 7.5)
     top, bottom = figure.subplots(2, 2, sharex=True, height_ratios=[2.2, 1])
     single = np.finfo(np.float32)
     seeds = len(results["activation_variance"])
@@ -330,4 +329,4 @@ def plot(results: Results) -> Any:
 
 if __name__ == "__main__":
     use_every_core()
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

@@ -16,15 +16,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 from jaxtyping import Array, Key
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
-from jaxdl.claims import Claim, about_means, as_before, interval
+from jaxdl.claims import Claim, Results, about_means, as_before, interval, main
+from jaxdl.plotting import new_figure
 
 SAMPLE = np.zeros((1, 28, 28, 1), np.float32)
 BATCH_SIZE = 50
@@ -227,7 +226,7 @@ def plot(results: Results) -> Any:
     """Test error with its interval, best first; layer 2's weights before and after training."""
     mean, half_width = interval(results["accuracy"], axis=1)
     ranked = np.argsort(-mean)
-    figure = common.new_figure(12, 7.5)
+    figure = new_figure(12, 7.5)
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.45])
 
     axes = left.subplots()
@@ -269,4 +268,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

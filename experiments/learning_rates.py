@@ -21,17 +21,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 
 from jaxdl import data, losses, models, optimizers, training
-from jaxdl.claims import Claim, about_ratios, interval
+from jaxdl.claims import Claim, Results, about_ratios, interval, main
 from jaxdl.diagnostics.landscape.rate_range import rate_range
 from jaxdl.optimizers import schedules
 from jaxdl.optimizers.plateau import plateau, report_metric
+from jaxdl.plotting import new_figure
 
 MODEL, BATCH_SIZE = models.MLP([128, 10]), 20
 GRID = np.geomspace(1e-4, 10, 11)
@@ -249,7 +248,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Three rates; the range test; the grid; the schedules, what they do, and what they reach."""
-    figure = common.new_figure(12, 7.5)
+    figure = new_figure(12, 7.5)
     (arms, ramp, grid), (shapes, hot, reached) = figure.subplots(2, 3)
     seeds, _, count = results["arm_train"].shape
     epochs = np.arange(1, count + 1)
@@ -337,4 +336,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

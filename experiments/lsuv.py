@@ -17,17 +17,16 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-import common
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 from jaxtyping import Array, Float
 
 from jaxdl import data, diagnostics, initializers, losses, metrics, optimizers, training
-from jaxdl.claims import Claim, about_mean
+from jaxdl.claims import Claim, Results, about_mean, main
 from jaxdl.layers import Maxout
+from jaxdl.plotting import new_figure
 
 TOLERANCE, MAX_RESCALINGS = 0.05, 10
 KERNEL = initializers.torch_kernel()
@@ -155,7 +154,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """The variance of each layer before and after; accuracy by epoch from either start."""
-    figure = common.new_figure(11, 4.5)
+    figure = new_figure(11, 4.5)
     variance, accuracy = figure.subplots(1, 2, width_ratios=[1.3, 1])
     layers = np.arange(len(results["names"]))
     for name, style in STYLES.items():
@@ -188,4 +187,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

@@ -25,18 +25,17 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import common
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 from jaxtyping import Array, Float
 
 from jaxdl import data, initializers, layers, losses, metrics, models, optimizers, training
-from jaxdl.claims import Claim, about_mean, interval
+from jaxdl.claims import Claim, Results, about_mean, interval, main
 from jaxdl.compiling import init_options
 from jaxdl.layers.norm import apply_norm
+from jaxdl.plotting import new_figure
 
 NORMS: dict[str, Any] = {
     "batch": layers.BatchNorm,
@@ -370,7 +369,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Ours, the paper's, and what BatchNorm needs the batch for."""
-    figure = common.new_figure(12, 5)
+    figure = new_figure(12, 5)
     ours, published, parts = figure.subplots(1, 3, width_ratios=[1.15, 0.8, 1.05])
     sizes, seeds = results["batch_sizes"], results["error"].shape[-1]
 
@@ -429,4 +428,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

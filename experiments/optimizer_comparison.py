@@ -24,15 +24,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Results
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
-from jaxdl.claims import Claim, about_mean, about_means, interval
+from jaxdl.claims import Claim, Results, about_mean, about_means, interval, main
+from jaxdl.plotting import new_figure
 
 FEATURES, BATCH_SIZE = (128, 10), 100
 OF_UPDATES = 1e-6
@@ -220,7 +219,7 @@ def run(config: Config) -> Results:
 
 def load(name: str | None, data_dir: str | None, raw_dir: str | None) -> data.Dataset:
     """The named set; without a name fashion_mnist where it is on this machine, else mnist_5k."""
-    dataset = common.load(name, "fashion_mnist", data_dir, raw_dir)
+    dataset = data.load_or_small("fashion_mnist", name, data_dir=data_dir, raw_dir=raw_dir)
     dataset = data.split(dataset, key=jax.random.key(0))
     print(dataset)
     return dataset
@@ -273,7 +272,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """The tuning, the training, the test."""
-    figure = common.new_figure(12, 4.8)
+    figure = new_figure(12, 4.8)
     tuning, curves, test = figure.subplots(1, 3)
     arms = [ARMS[name] for name in results["names"].tolist()]
     labels = [arm.label for arm in arms]
@@ -333,4 +332,4 @@ def use_every_core() -> None:
 
 if __name__ == "__main__":
     use_every_core()
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

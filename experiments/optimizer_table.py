@@ -21,16 +21,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Results
 from optimizer_comparison import ARMS, FEATURES, MARKERS, OF_UPDATES, Arm, batches, load
 
 from jaxdl import initializers, losses, models, training
-from jaxdl.claims import Claim, about_ratios
+from jaxdl.claims import Claim, Results, about_ratios, main
+from jaxdl.plotting import new_figure
 
 LOSS_SCALE, PARAMETER_SCALE = 1024.0, 16.0
 """Powers of two, which float32 multiplies without rounding: what differs is the rule's doing."""
@@ -399,7 +398,7 @@ def saddle_claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Effective rates, the two rescalings, the saddle."""
-    figure = common.new_figure(12, 4.8)
+    figure = new_figure(12, 4.8)
     spread, scales, saddle = figure.subplots(1, 3)
     arms = [ARMS[name] for name in results["names"].tolist()]
     labels = [arm.label for arm in arms]
@@ -471,4 +470,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

@@ -26,15 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 from jaxtyping import Array, Float
 
 from jaxdl import optimizers, plotting
-from jaxdl.claims import Claim, about_mean, about_means, about_share
+from jaxdl.claims import Claim, Results, about_mean, about_means, about_share, main
 from jaxdl.diagnostics.landscape import artificial_landscapes as landscapes
 from jaxdl.diagnostics.landscape.trajectories import descend
 
@@ -340,4 +338,4 @@ def animate(results: Results, folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

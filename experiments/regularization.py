@@ -22,16 +22,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Results
 from optimizer_comparison import state_at
 
 from jaxdl import data, losses, metrics, models, optimizers, training
-from jaxdl.claims import Claim, about_mean, interval
+from jaxdl.claims import Claim, Results, about_mean, interval, main
+from jaxdl.plotting import new_figure
 
 WIDTHS, BATCH_SIZE, RATE = (64, 10), 50, 1e-3
 NOISE_KEY = 1
@@ -293,7 +292,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Curves with wrong labels; accuracy and gap of each; free weights; the grid of Adam."""
-    figure = common.new_figure(12, 5)
+    figure = new_figure(12, 5)
     curves, right, gaps = figure.subplots(1, 3, width_ratios=[1.2, 1, 1])
     names = [*results["names"].tolist(), "stopping"]
     labels = [ARMS[name].label if name in ARMS else "early stopping" for name in names]
@@ -346,4 +345,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

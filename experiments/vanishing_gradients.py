@@ -22,15 +22,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl import activations, diagnostics, initializers
-from jaxdl.claims import Claim, about_mean, about_means
+from jaxdl.claims import Claim, Results, about_mean, about_means, main
+from jaxdl.plotting import new_figure
 
 DEPTH, WIDTH, EXAMPLES = 100, 200, 50
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -222,7 +221,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """A panel an activation: the gradient from the last layer back, theory as thin lines."""
-    figure = common.new_figure(12, 7)
+    figure = new_figure(12, 7)
     panels = figure.subplots(2, 4, sharex=True, sharey=True)
     back = DEPTH - np.arange(1, DEPTH)
     for axes, name, measured, theory in zip(
@@ -251,4 +250,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

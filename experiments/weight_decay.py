@@ -20,12 +20,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Results
 from optimizer_comparison import state_at
 from regularization import (
     BATCH_SIZE,
@@ -41,7 +39,8 @@ from regularization import (
 )
 
 from jaxdl import losses, models, optimizers, training
-from jaxdl.claims import Claim, about_mean, about_ratios
+from jaxdl.claims import Claim, Results, about_mean, about_ratios, main
+from jaxdl.plotting import new_figure
 
 LEAST_RATE, GREATEST_RATE = 10**-3.5, 10**-1.5
 GRID_STRENGTHS = {"l2": 10 ** np.arange(-3.0, 0.1, 0.5), "decay": 10 ** np.arange(-1.0, 2.1, 0.5)}
@@ -252,7 +251,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Free weights; the grids of test loss."""
-    figure = common.new_figure(12, 4.5)
+    figure = new_figure(12, 4.5)
     free, *grids = figure.subplots(1, 3, width_ratios=[1.2, 1, 1])
     rates, middle = results["rates"], len(results["rates"]) // 2
 
@@ -308,4 +307,4 @@ def edges(points: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

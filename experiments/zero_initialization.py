@@ -22,15 +22,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Results
 from jaxtyping import Array, Float, Int, Key
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
-from jaxdl.claims import Claim, about_mean, as_before
+from jaxdl.claims import Claim, Results, about_mean, as_before, main
+from jaxdl.plotting import new_figure
 
 SIDE = 14
 PIXELS, WIDTH = SIDE * SIDE, 256
@@ -277,7 +276,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """Accuracy by epoch of the deep and of the shallow networks; what layer 2 has learned."""
-    figure = common.new_figure(12, 5.5)
+    figure = new_figure(12, 5.5)
     (deep, spectrum, shallow) = figure.subplots(1, 3)
     epochs = np.arange(1, results["he_test"].shape[1] + 1)
     for name, arm in ARMS.items():
@@ -319,4 +318,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

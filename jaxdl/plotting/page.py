@@ -22,7 +22,7 @@ def html_page(
     text: str,
     claims: Sequence[tuple[str, str, str, str]],
     note: str,
-    png: bytes,
+    png: bytes | None = None,
     gifs: Sequence[bytes] = (),
 ) -> str:
     """A page that needs no other file.
@@ -33,11 +33,11 @@ def html_page(
         claims: (statement, measured, expected, verdict) of each claim. A verdict is one word; it is
             also the class of the row.
         note: a sentence below the table.
-        png: the figure.
+        png: the figure, if there is one.
         gifs: animations below it.
 
     Example:
-        >>> page = html_page("toy", "Is 1 < 2?", [("1 < 2", "1", "at most 2", "holds")], "", b"")
+        >>> page = html_page("toy", "Is 1 < 2?", [("1 < 2", "1", "at most 2", "holds")], "")
         >>> "<td>1 &lt; 2</td>" in page
         True
     """
@@ -45,7 +45,7 @@ def html_page(
         f"<tr class={cells[-1]}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
         for cells in claims
     )
-    kinds = [("png", png), *(("gif", gif) for gif in gifs)]
+    kinds = [*([("png", png)] if png else []), *(("gif", gif) for gif in gifs)]
     images = "\n".join(
         f'<img alt="{html.escape(title)}: the {"figure" if kind == "png" else "animation"}" '
         f'src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'

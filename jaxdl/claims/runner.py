@@ -105,6 +105,9 @@ def _presets(experiment: Any, name: str) -> Mapping[str, Any]:
             f"an experiment must have Config, run and claims, got {name} without some of them; add "
             + ", and ".join(missing)
         )
+    presets: Mapping[str, Any] = getattr(experiment, "PRESETS", None) or {
+        "default": experiment.Config()
+    }
     if not dataclasses.is_dataclass(experiment.Config):
         raise TypeError(
             f"Config must be a dataclass, got {experiment.Config!r}; write @dataclass(frozen=True)"
@@ -115,9 +118,6 @@ def _presets(experiment: Any, name: str) -> Mapping[str, Any]:
             f"Config must leave the names {', '.join(_OWN_OPTIONS)} to the command line, got "
             f"{', '.join(sorted(taken))}; name it otherwise"
         )
-    presets: Mapping[str, Any] = getattr(experiment, "PRESETS", None) or {
-        "default": experiment.Config()
-    }
     if "default" not in presets:
         raise TypeError(
             f'PRESETS must have "default", got {", ".join(presets)}; give one of them that name'

@@ -46,20 +46,12 @@ def write_results(folder: Path, results: Any) -> Path:
             "run(config) must return arrays by name or an xarray.Dataset, got "
             f"{type(results).__name__}; return a dictionary"
         )
-    is_dataset = _is_dataset(results)
-    values: Mapping[Any, Any] = results.variables if is_dataset else results
+    axes = _axes(results)
+    values = {name: results[name] for name in axes["dims"]} if axes else results
     arrays = {name: _checked(name, value) for name, value in values.items()}
-    layout: dict[str, Any] = {
-        "dtypes": {name: str(a.dtype) for name, a in arrays.items() if _is_foreign(a.dtype)}
-    }
-    if is_dataset:
-        layout["dataset"] = {
-            "dims": {name: list(variable.dims) for name, variable in values.items()},
-            "coords": list(results.coords),
-            "attrs": {name: variable.attrs for name, variable in values.items()},
-            "own attrs": results.attrs,
-        }
-    if is_dataset or layout["dtypes"]:
+    dtypes = {name: str(a.dtype) for name, a in arrays.items() if _is_foreign(a.dtype)}
+    if axes or dtypes:
+        layout = {"dataset": axes, "dtypes": dtypes}
         arrays[_LAYOUT] = np.array(json.dumps(layout, default=str))
     # As `numpy.savez`, which cannot take an array that is called "file".
     with zipfile.ZipFile(folder / FILE, "w") as archive:
@@ -81,18 +73,29 @@ def read_results(folder: Path) -> Results:
     layout = json.loads(str(arrays.pop(_LAYOUT, "{}")))
     for name, dtype in layout.get("dtypes", {}).items():
         arrays[name] = arrays[name].view(_dtype(dtype))
-    if "dataset" not in layout:
+    axes = layout.get("dataset")
+    if not axes:
         return arrays
-    xarray, of = import_extra("xarray", "an xarray.Dataset"), layout["dataset"]
-    variables = {name: (of["dims"][name], arrays[name], of["attrs"][name]) for name in of["dims"]}
-    coords = {name: variables.pop(name) for name in of["coords"]}
-    dataset: Results = xarray.Dataset(variables, coords, of["own attrs"])
+    xarray = import_extra("xarray", "an xarray.Dataset")
+    variables = {
+        name: (dims, arrays[name], axes["attrs"][name]) for name, dims in axes["dims"].items()
+    }
+    coords = {name: variables.pop(name) for name in axes["coords"]}
+    dataset: Results = xarray.Dataset(variables, coords, axes["own attrs"])
     return dataset
 
 
-def _is_dataset(results: Any) -> bool:
+def _axes(results: Any) -> dict[str, Any] | None:
+    """What a Dataset knows beyond its arrays; None of a dictionary."""
     xarray = sys.modules.get("xarray")
-    return xarray is not None and isinstance(results, xarray.Dataset)
+    if xarray is None or not isinstance(results, xarray.Dataset):
+        return None
+    return {
+        "dims": {name: variable.dims for name, variable in results.variables.items()},
+        "coords": list(results.coords),
+        "attrs": {name: variable.attrs for name, variable in results.variables.items()},
+        "own attrs": results.attrs,
+    }
 
 
 def _checked(name: Any, value: Any) -> np.ndarray:

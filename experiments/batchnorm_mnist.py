@@ -38,7 +38,7 @@ from jaxdl import (
     optimizers,
     training,
 )
-from jaxdl.claims import Claim, Results, about_mean, about_ratios, main
+from jaxdl.claims import Claim, Results, about_mean, about_ratios, main, mean_of_last
 from jaxdl.plotting import new_figure
 
 FEATURES, BATCH_SIZE, LAST_HIDDEN = (100, 100, 100, 10), 60, 2
@@ -202,8 +202,7 @@ def speed(results: Results) -> np.ndarray:
 
 def final(results: Results, name: str, part: str) -> np.ndarray:
     """By rate and seed: the accuracy in the last tenth of the measurements, percent."""
-    values = results[f"{name}_{part}"].astype(np.float64)
-    return np.asarray(values[..., -max(values.shape[-1] // 10, 1) :].mean(-1))
+    return mean_of_last(results[f"{name}_{part}"], one_in=10)
 
 
 def best_rate(results: Results, name: str) -> int:

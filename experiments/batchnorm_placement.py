@@ -31,7 +31,7 @@ import jax
 import numpy as np
 
 from jaxdl import activations, data, initializers, layers, losses, metrics, models, training
-from jaxdl.claims import Claim, Results, about_mean, interval, main
+from jaxdl.claims import Claim, Pair, Results, about_mean, interval, main, ordered_pairs
 from jaxdl.optimizers import momentum
 from jaxdl.plotting import new_figure
 
@@ -205,48 +205,32 @@ def run(config: Config) -> Results:
         "images": np.array(config.images),
         "test": np.array(test),
     }
-    for pair in pairs(measured):
-        found = compare(measured, *pair)
-        print(f"{found.text}, here {found.mean:+.2f} +- {found.half_width:.2f}: {found.verdict}")
+    for table, pair in compared(measured):
+        better, worse = (pair.better,), (pair.worse,)
+        lead = published(table, better) - published(table, worse)
+        print(
+            f"{label(table, better)} over {label(table, worse)}: CaffeNet {lead:+.1f} points, "
+            f"here {pair.lead:+.2f} +- {pair.half_width:.2f}: {pair.verdict}"
+        )
     return measured
-
-
-class Comparison(NamedTuple):
-    """Of CaffeNet's better rows with worse ones of its table; differences of means, in points."""
-
-    text: str
-    mean: float
-    half_width: float
-
-    @property
-    def verdict(self) -> str:
-        """Whether the order here is CaffeNet's, as far as the seeds decide it."""
-        if abs(self.mean) <= self.half_width:
-            return "undecided"
-        return "agrees" if self.mean > 0 else "disagrees"
 
 
 Names = tuple[str, ...]
 
 
-def compare(results: Results, table: str, better: Names, worse: Names) -> Comparison:
-    """The mean of some rows less that of others, with its interval.
+def compared(results: Results) -> list[tuple[str, Pair]]:
+    """All pairs of rows of one table that were measured, with their table; accuracies in percent.
 
-    By Student's t with the standard deviation pooled over all rows, Bonferroni over all pairs
-    measured: the intervals of the pairs hold together in 95 of 100 repetitions.
+    CaffeNet's better row stands first. The intervals hold together in 95 of 100 repetitions.
     """
-    from scipy.stats import t
-
-    rows, seeds = results["test"].shape
-    quantile = t.ppf(1 - 0.025 / len(pairs(results)), rows * (seeds - 1))
-    deviation = np.sqrt(results["test"].var(axis=1, ddof=1).mean())
-    share = 1 / len(better) + 1 / len(worse)
-    lead = published(table, better) - published(table, worse)
-    return Comparison(
-        f"{label(table, better)} over {label(table, worse)}: CaffeNet {lead:+.1f} points",
-        float((by_seed(results, better) - by_seed(results, worse)).mean()),
-        float(quantile * deviation * np.sqrt(share / seeds)),
-    )
+    test = by_name(results)
+    pairs = [
+        (table, pair)
+        for table, rows in TABLES.items()
+        for pair in itertools.combinations([name for name in rows if name in test], 2)
+    ]
+    found = ordered_pairs(test, [pair for _, pair in pairs])
+    return [(table, pair) for (table, _), pair in zip(pairs, found, strict=True)]
 
 
 def label(table: str, names: Names) -> str:
@@ -268,16 +252,6 @@ def by_seed(results: Results, names: Names) -> np.ndarray:
 def by_name(results: Results) -> dict[str, np.ndarray]:
     """Test accuracies by row."""
     return dict(zip(results["arms"].tolist(), results["test"], strict=True))
-
-
-def pairs(results: Results) -> list[tuple[str, Names, Names]]:
-    """All pairs of rows of one table that were measured, CaffeNet's better one first."""
-    test = by_name(results)
-    return [
-        (table, (better,), (worse,))
-        for table, rows in TABLES.items()
-        for better, worse in itertools.combinations([name for name in rows if name in test], 2)
-    ]
 
 
 FOUND = {
@@ -377,16 +351,16 @@ def draw_verdicts(figure: Any, results: Results, order: Sequence[str]) -> None:
     names = [TABLES[ACTIVATIONS][name][0] for name in order]
     styles = {"agrees": ("0.85", "k"), "undecided": ("1", "0.45"), "disagrees": ("0.25", "w")}
     verdicts = []
-    for table, (better,), (worse,) in pairs(results):
+    for table, pair in compared(results):
         if table == ACTIVATIONS:
-            found = compare(results, table, (better,), (worse,))
-            column, row = order.index(better), order.index(worse)
-            face, ink = styles[found.verdict]
-            verdicts.append(found.verdict)
+            column, row = order.index(pair.better), order.index(pair.worse)
+            face, ink = styles[pair.verdict]
+            verdicts.append(pair.verdict)
+            beyond = pair.half_width  # the same for all: every row has as many seeds
             sides = [column - 0.48, column + 0.48]
             axes.fill_between(sides, row - 0.48, row + 0.48, color=face, lw=0)
             axes.text(
-                column, row, f"{found.mean:+.1f}", ha="center", va="center", color=ink, fontsize=9
+                column, row, f"{pair.lead:+.1f}", ha="center", va="center", color=ink, fontsize=9
             )
     axes.set_xticks(range(len(order) - 1), names[:-1], rotation=30, ha="right", fontsize=9)
     axes.set_yticks(range(1, len(order)), names[1:], fontsize=9)
@@ -395,7 +369,7 @@ def draw_verdicts(figure: Any, results: Results, order: Sequence[str]) -> None:
         ylim=(len(order) - 0.4, 0.4),
         xlabel="the activation that is better in CaffeNet ...",
         ylabel="... than this",
-        title=f"Column minus row here, points; decided beyond {found.half_width:.1f}",
+        title=f"Column minus row here, points; decided beyond {beyond:.1f}",
     )
     axes.title.set_fontsize(10)
     axes.spines[:].set_visible(False)

@@ -32,7 +32,7 @@ import numpy as np
 import optax
 
 from jaxdl import data, layers, losses, metrics, models, training
-from jaxdl.claims import Claim, Results, about_mean, about_ratios, interval, main
+from jaxdl.claims import Claim, Results, about_mean, about_ratios, interval, main, mean_of_last
 from jaxdl.plotting import new_figure
 
 NEEDS = "cifar10"
@@ -243,8 +243,7 @@ def relative_shift(before: Any, after: Any) -> np.ndarray:
 
 def last_mean(results: Results, name: str) -> Any:
     """By kind, rate and seed: the mean over the last sixth of the steps."""
-    values = results[name]
-    return values[..., -max(values.shape[-1] // 6, 1) :].mean(-1)
+    return mean_of_last(results[name], one_in=6)
 
 
 def landscape(results: Results) -> dict[str, np.ndarray]:

@@ -307,11 +307,11 @@ def plot(results: Results) -> Any:
             [ratio_to_constant(results, name, "validation", peak) for peak in range(len(PEAKS))], 1
         )
         if name != "constant":
-            mean, half_width = interval(np.log(ratios))
+            logs = interval(np.log(ratios))
             shift = 1.07 ** (list(SCHEDULES).index(name) - 2.5)
-            low, high = np.exp(mean - half_width), np.exp(mean + half_width)
+            low, mean, high = np.exp([logs.low, logs.mean, logs.high])
             reached.errorbar(
-                PEAKS * shift, np.exp(mean), [np.exp(mean) - low, high - np.exp(mean)],
+                PEAKS * shift, mean, [mean - low, high - mean],
                 fmt=schedule.marker, color=color, ms=6, capsize=3,
             )  # fmt: skip
     shapes.set(

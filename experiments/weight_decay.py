@@ -39,7 +39,7 @@ from regularization import (
 )
 
 from jaxdl import losses, models, optimizers, training
-from jaxdl.claims import Claim, Results, about_mean, about_ratios, main
+from jaxdl.claims import Claim, Results, about_mean, about_ratios, main, slopes
 from jaxdl.plotting import new_figure
 
 LEAST_RATE, GREATEST_RATE = 10**-3.5, 10**-1.5
@@ -182,11 +182,9 @@ def best_strength(results: Results, kind: str) -> np.ndarray:
     return np.asarray(np.exp(logs[best] + np.where(is_inner, shift, 0) * (logs[1] - logs[0])))
 
 
-def slopes(results: Results, kind: str) -> np.ndarray:
+def exponents(results: Results, kind: str) -> np.ndarray:
     """By seed: s in best strength ~ rate^s, least squares on the logarithms."""
-    return np.asarray(
-        np.polyfit(np.log(results["rates"]), np.log(best_strength(results, kind)), 1)[0]
-    )
+    return slopes(np.log(results["rates"]), np.log(best_strength(results, kind)).T)
 
 
 def claims(results: Results) -> list[Claim]:
@@ -241,7 +239,7 @@ def claims(results: Results) -> list[Claim]:
             about_mean(
                 f"{label[0].upper()}{label[1:]} hardly moves with Adam's rate: it goes as rate^s "
                 f"(Loshchilov and Hutter: {said}; refuted here, nearer to 0), s, {mean_of}",
-                slopes(results, kind),
+                exponents(results, kind),
                 -0.5,
                 0.5,
             )

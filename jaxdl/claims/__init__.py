@@ -9,20 +9,23 @@ from jaxdl.claims.estimates import (
     Estimate,
     about_mean,
     about_means,
-    about_quantile,
     about_ratios,
-    about_share,
     as_before,
     interval,
+    mean_of_last,
 )
+from jaxdl.claims.pairs import Pair, ordered_pairs
 from jaxdl.claims.report import read_claims, report, write_claims
 from jaxdl.claims.runner import main, seconds_since_start
+from jaxdl.claims.shares import about_quantile, about_share
+from jaxdl.claims.slopes import about_slope, slope_interval, slopes
 from jaxdl.claims.stored_results import Results, read_results, write_results
 
 __all__ = [
     "CHANCE",
     "Claim",
     "Estimate",
+    "Pair",
     "Results",
     "Verdict",
     "about_mean",
@@ -30,14 +33,19 @@ __all__ = [
     "about_quantile",
     "about_ratios",
     "about_share",
+    "about_slope",
     "as_before",
     "chance_of_all",
     "interval",
     "main",
+    "mean_of_last",
+    "ordered_pairs",
     "read_claims",
     "read_results",
     "report",
     "seconds_since_start",
+    "slope_interval",
+    "slopes",
     "write_claims",
     "write_results",
 ]

@@ -14,6 +14,7 @@ from jaxdl.claims.estimates import (
     interval,
     mean_of_last,
 )
+from jaxdl.claims.gallery import write_gallery
 from jaxdl.claims.pairs import Pair, ordered_pairs
 from jaxdl.claims.report import read_claims, report, write_claims
 from jaxdl.claims.runner import main, seconds_since_start
@@ -47,5 +48,6 @@ __all__ = [
     "slope_interval",
     "slopes",
     "write_claims",
+    "write_gallery",
     "write_results",
 ]

@@ -8,7 +8,7 @@ near 1 still holds, after t steps, momentum^t of the zeros and ones it began wit
 not act on training, so that one run serves them all.
 
 Source: Ioffe and Szegedy (2015), algorithm 2; Wu and Johnson (2021), section 3.
-Run: python experiments/batchnorm_inference.py
+Run: python experiments/normalization/batchnorm_inference.py
 Expected: after 100 steps momentum 0.999 costs 18 +- 3 points of accuracy in batches of 64 and 22 +-
 4 in batches of 8. After 2000, momentum 0.9 costs 0.9 +- 0.3 and 1.0 +- 0.7 points: recalibration is
 hardly worth its pass over the data. The cumulative average is behind the weights: 0.05 +- 0.02 and

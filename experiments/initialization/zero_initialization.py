@@ -7,7 +7,7 @@ In the network of identical features the units of a layer are one unit, repeated
 that treats them differently, here dropout, can tell them apart.
 Source: Zhao, Schäfer and Anandkumar (2022), theorem 1 and algorithm 1; Blumenfeld, Gilboa and
 Soudry (2020) for identical features.
-Run: python experiments/zero_initialization.py
+Run: python experiments/initialization/zero_initialization.py
 Expected: ZerO within half a point of He after 10 epochs, and the same network from any two keys;
 the partial identity two points behind, its second layer changing in no more directions than
 there are pixels that are ever lit (175), where ZerO's uses all; identical features, told apart by

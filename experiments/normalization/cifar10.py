@@ -7,7 +7,7 @@ five seeds with and without BatchNorm, on pixels centred to [-1, 1] and on pixel
 in [0, 1].
 
 Source: the lecture's notebook on CIFAR-10; the same network in PyTorch 2.13, three seeds each.
-Run: python experiments/cifar10.py [--log-dir DIR], and tensorboard --logdir DIR.
+Run: python experiments/normalization/cifar10.py [--log-dir DIR], and tensorboard --logdir DIR.
 Expected: test accuracy 47.8, 48.2, 48.5 % with BatchNorm and 48.3, 49.1, 49.2 % without: at this
 size and rate BatchNorm does not help. It does where the pixels are not centred, by four points: it
 centres each unit's input itself. The resumed run ends as one never interrupted, to rounding.

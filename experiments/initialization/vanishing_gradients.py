@@ -7,7 +7,7 @@ mean square of the gradient is multiplied by fan_out Var(W) E[f'(z)^2].
 
 Source: the lecture on vanishing gradients; Glorot and Bengio (2010); Schoenholz et al. (2017),
 equation 17, for the prediction.
-Run: python experiments/vanishing_gradients.py
+Run: python experiments/initialization/vanishing_gradients.py
 Expected: what theory predicts, layer by layer, for every pair but one. PyTorch's default loses
 the gradient through any of them; He holds it through ReLU, and with the sigmoid it loses half a
 decade a layer; Glorot's is tanh's. The exception is GELU with He: its signal shrinks

@@ -2,7 +2,7 @@
 
 Source: the lecture's first PyTorch notebook: ReLU, PyTorch's default initialisation, Adam at
 rate 1e-4, batches of 100, 4 epochs; its slide repeats it at 1e-3.
-Run: python experiments/fashion_mnist.py
+Run: python experiments/first_network/fashion_mnist.py
 Expected: training accuracy 69.465, 80.110, 82.467, 83.615 % by epoch and test accuracy 82.8 % at
 rate 1e-4; test accuracy 86.2 % at 1e-3, from 85.3 to 87.1 by seed (the slide's 86.65 is one
 run); trained on, the training accuracy leaves the test accuracy behind. Training accuracy is the

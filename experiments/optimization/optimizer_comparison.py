@@ -7,7 +7,7 @@ validated: was the grid long enough, and what does a wrong rate cost? What the r
 optimizer_table.
 
 Source: the lecture on optimisation; Choi et al. (2019) for the tuning.
-Run: python experiments/optimizer_comparison.py
+Run: python experiments/optimization/optimizer_comparison.py
 Expected: tuned alike, the eight optimizers' mean test accuracies lie within two points of each
 other (84.0 to 85.9 % after 3 epochs), about as far apart as the seeds of one. A rate ten times too
 small costs 1 to 3 points, one ten times too large from 3 points to everything. Whether the first is

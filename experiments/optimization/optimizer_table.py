@@ -6,7 +6,7 @@ loss is 1024 times as large, and when every parameter is a number 16 times large
 Saddles: the steps to leave (x^2 - h y^2)/2 from (1, 0.1) as the way out gets flatter.
 
 Source: the lecture on optimisation; Zeiler (2012), section 3, for the units.
-Run: python experiments/optimizer_table.py
+Run: python experiments/optimization/optimizer_table.py
 Expected: without epsilon no adaptive rule heeds the loss's scale, Adadelta no more and no less than
 Adam. Adadelta's epsilon of 1e-6 exceeds the squared gradients of this network and undoes its
 entries: rates nearly alike, a path that the loss's scale changes, a flat saddle slow to leave. Nor

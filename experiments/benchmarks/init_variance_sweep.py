@@ -9,7 +9,7 @@ devices, one a core; PyTorch has its threads. Both measure mean, mean square and
 non-zero entries of every layer's activations and gradients. They are given the same weights for
 two seeds first, and compared.
 
-Run: python experiments/benchmarks/init_variance.py     (needs the extra `parity`)
+Run: python experiments/benchmarks/init_variance_sweep.py     (needs the extra `parity`)
 """
 
 import argparse
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "initialization"))
 
 import init_variance as experiment
 

@@ -8,7 +8,7 @@ the input to each sigmoid of the last hidden layer are followed through training
 normalised by that batch).
 
 Source: Ioffe and Szegedy (2015), section 4.1 and fig. 1, on 60,000 digits for 50,000 steps.
-Run: python experiments/batchnorm_mnist.py [--dataset mnist]
+Run: python experiments/normalization/batchnorm_mnist.py [--dataset mnist]
 Expected, on the 5,000 digits: BatchNorm takes a fourth to a sixteenth of the steps to 85 %, less at
 smaller rates; the percentiles move 3 to 8 times less. It ends higher at the smallest rate, where
 the others are not done. Each at its best rate it does NOT end higher (the paper: it does): it is

@@ -8,7 +8,7 @@ the effective beta-smoothness, max ||g(x) - g(x - eta g)|| / (eta ||g||).
 
 Source: Santurkar, Tsipras, Ilyas and Madry (2018), figures 1, 2 and 4; the rates are theirs. Tried
 with one seed, the network without a norm trains at 0.03 and 0.1 and stays at chance at 0.5.
-Run: python experiments/batchnorm_smoothing.py
+Run: python experiments/normalization/batchnorm_smoothing.py
 Expected: at rate 0.5 no norm stays at chance, or just leaves it, while BatchNorm and noisy
 BatchNorm train (44 and 36 % right after 300 steps), though the noise moves inputs 300 times farther
 than BatchNorm does, and 1.6 times farther than they move without a norm. That noisy BatchNorm

@@ -7,7 +7,7 @@ that are too small wait a hundred steps for a gradient that their own product ma
 loss starts far above chance, and what it settles on is worse.
 
 Source: the lecture on weight initialisation; Goodfellow, Bengio and Courville (2016), section 8.4.
-Run: python experiments/init_scale.py
+Run: python experiments/initialization/init_scale.py
 Expected: zero weights leave the units of every layer equal, to rounding; after 300 steps the
 calibrated start (He) has the least loss, then the large, then the small, then the zeros.
 Time: 10 s on 2 CPU cores.

@@ -8,7 +8,7 @@ of the grid with which its slowest start settles first (where none does, the one
 among the rates that never lift it above where it started.
 
 Source: the lecture on optimizers; Polyak (1964) for the ravine, Beale (1958).
-Run: python experiments/optimizer_trajectories.py
+Run: python experiments/optimization/optimizer_trajectories.py
 Expected: in the ravine momentum settles in two fifths of the steps of SGD, Nesterov in a fifth.
 Started a millionth beside the saddle's ridge, SGD gains a constant factor a step and needs
 ln(0.1/offset)/ln(1 + 2 rate) of them; the steps of the adaptive optimizers hardly depend on the

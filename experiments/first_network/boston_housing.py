@@ -9,7 +9,7 @@ by all would move their median by up to 0.2, for five orders from 14.4 to 14.8.
 
 Source: the lecture's notebooks on Boston housing; data of Harrison and Rubinfeld (1978), of which
 the variable B, a function of race, is not used.
-Run: python experiments/boston_housing.py
+Run: python experiments/first_network/boston_housing.py
 Expected: test mean squared error, in (1000 dollars)^2: median over the seeds 14.6, most from 14 to
 16 (lecture: 15.39 and 15.35, one seed each), where least squares has 26.39. The dead have about
 118, worse than the 79 of the mean price: 2000 steps of at most 0.01 do not reach it from zero.

@@ -7,7 +7,7 @@ of 50, 30 epochs.
 
 Source: Loshchilov and Hutter (2019), sections 2 and 4.1; the decay of the library, as PyTorch's,
 is eta lambda theta a step.
-Run: python experiments/weight_decay.py
+Run: python experiments/generalization/weight_decay.py
 Expected: with SGD one path, theta (1 - eta lambda)^t for free weights; with Adam an L2 penalty
 moves a free weight by eta a step whatever lambda is, decoupled decay as with SGD. Loshchilov and
 Hutter tie L2's best strength to the rate; on this grid it moves with the rate under neither: best
@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from optimizer_comparison import state_at
 from regularization import (
     BATCH_SIZE,
     LOSS,
@@ -35,6 +34,7 @@ from regularization import (
     first_weights,
     orders,
     splits,
+    state_at,
     trainer,
 )
 

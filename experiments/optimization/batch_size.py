@@ -8,7 +8,7 @@ warmed up, without the evaluation; they are printed and drawn, and nothing is cl
 
 Source: the lecture on optimisation; McCandlish, Kaplan and Amodei (2018), equation 2.11: a batch B
 needs S = S_min (1 + B_c / B) steps, where B_c is the critical batch.
-Run: python experiments/batch_size.py
+Run: python experiments/optimization/batch_size.py
 Expected: about 2,200 steps of one example, 170 of 16, 70 of 64, 40 of all. Up to the critical
 batch, about 55, steps fall as the batch grows; beyond it they hardly do, and examples are wasted.
 On a CPU without other work a mini-batch of 16 is there in half the seconds of single examples,

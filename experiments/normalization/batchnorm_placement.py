@@ -7,7 +7,7 @@ order of the rows can: a pair counts as ordered only where the seeds decide it.
 
 Source: the lecture on BatchNorm, after Mishkin, Sergievskiy and Matas (2017); all rows are in
 github.com/ducha-aiki/caffenet-benchmark, batchnorm.md, one run each.
-Run: python experiments/batchnorm_placement.py
+Run: python experiments/normalization/batchnorm_placement.py
 Expected: as in CaffeNet, BatchNorm before ReLU beats none, PReLU, RReLU and ELU beat ReLU and
 Maxout, tanh is behind them all, dropout 0.5 costs. Against CaffeNet, the norm is better before
 ReLU (48.9 %) than after it (46.1 %), by 2.8 +- 1.5 points; no activation, last there by 6 points,

@@ -9,7 +9,7 @@ statistics from that of the gradient.
 
 Source: Wu and He (2018), figure 1 and table 2: ResNet-50 on ImageNet, 8 devices that normalise
 over N images each and step over 8 N together. Ghost batches: Hoffer, Hubara and Soudry (2017).
-Run: python experiments/normalization_batch_size.py
+Run: python experiments/normalization/normalization_batch_size.py
 Expected: BatchNorm's error is 65.0, 60.4, 59.1, 58.6, 58.9 % at batch 2 to 32; GroupNorm's 58.4 to
 59.0 %. In the paper BatchNorm loses 3.7 points at 4 and 1.2 at 8, and leads by 0.5 at 32; here six
 seeds show little or none of it (1.4 +- 0.8, 0.1 +- 1.0, 0.1 +- 0.6). Of the 6.0 points at 2, 1.1

@@ -7,7 +7,7 @@ same kernels rescaled, train on MNIST digits with Adam at 1e-3. (Under gradient 
 want different rates: at 0.01 LSUV trains and the default stands still, at 0.2 LSUV diverges.)
 
 Source: Mishkin and Matas (2016), algorithm 1.
-Run: python experiments/lsuv.py
+Run: python experiments/initialization/lsuv.py
 Expected: before, the layers' variances differ by a factor of 70; after one rescaling a layer, for
 the biases are zero, each is 1; the first epoch ends some 20 points of accuracy higher.
 Time: 25 s on 2 CPU cores.

@@ -6,8 +6,8 @@ constant, step, cosine, one-cycle and plateau schedules at a tenth, once and thr
 that the test suggests. Every seed and rate of an arm is in one compiled call.
 
 Source: Smith (2017), Cyclical learning rates; Smith and Topin (2019); the lecture on optimisation.
-Run: python experiments/learning_rates.py                     (digits of mnist_5k)
-     python experiments/learning_rates.py --preset full        (Fashion-MNIST, which must be there)
+Run: python experiments/optimization/learning_rates.py                  (digits of mnist_5k)
+     python experiments/optimization/learning_rates.py --preset full    (needs Fashion-MNIST)
 Expected: a thirtieth of the suggestion is still learning when the budget ends, thirty times it
 never does; the suggestion lies within a step of the grid, 3.2, of its best. At three times the
 suggestion every schedule beats the constant rate, most of them halving its validation loss; at a

@@ -6,7 +6,7 @@ variance 1/(3n): while tanh is nearly linear, each layer divides the standard de
 activations, and on the way back that of the gradients, by the square root of 3. Normalised
 weights, U with variance 2/(fan_in + fan_out), leave only what the curvature of tanh takes. The
 paper's images are replaced by handwritten digits.
-Run: python experiments/glorot_histograms.py
+Run: python experiments/initialization/glorot_histograms.py
 Expected: ratio of standard deviations from layer to layer 0.574 with the standard initialisation,
 forward and backward; 0.928 (forward) and 0.931 (backward) with the normalised one, as the theory
 of wide layers predicts.

@@ -6,7 +6,7 @@ small ConvNet are trained for some steps on digits, folded, and evaluated both w
 is held against what roundings of float32 can make of it, by the number of products in each sum.
 
 Source: Jacob et al. (2018), eq. 14; Higham and Mary (2019), theorem 2.4, for the bound.
-Run: python experiments/batchnorm_folding.py
+Run: python experiments/normalization/batchnorm_folding.py
 Expected: outputs of size 10 differ by some 10^-6, and no output by more than its bound; weights
 changed by a thousandth, by far more.
 Time: 20 s on 2 CPU cores.

@@ -5,7 +5,7 @@ biases (PyTorch's own with its kernel). Seed k fixes the order of the data and t
 same order for every initialiser. `dirac` is for convolutions alone; `zero_hadamard` is `identity`
 where no layer widens.
 Source: He et al. (2015) and Glorot and Bengio (2010) for the variances; the lecture's network.
-Run: python experiments/initializer_comparison.py
+Run: python experiments/initialization/initializer_comparison.py
 Expected: test accuracy 91 to 92 % from every start of variance about 1/fan (He, Glorot, LeCun,
 orthogonal, LSUV), 90 % from the identities, 86 % from N(0, 1); zeros never leave chance.
 Time: 35 s on 2 CPU cores.

@@ -6,7 +6,7 @@ quadrature. The table that PyTorch publishes has that for ReLU and leaky ReLU al
 is larger, so that the signal settles where tanh's saturation makes up for it.
 
 Source: `torch.nn.init.calculate_gain`; He et al. (2015), equation 10; Glorot and Bengio (2010).
-Run: python experiments/gains.py
+Run: python experiments/initialization/gains.py
 Expected: the quadrature gives sqrt(2) for ReLU and sqrt(2/(1 + a^2)) for leaky ReLU; 1.5925 for
 tanh, so that 5/3 multiplies the variance of z by 1.095 in one layer and holds it at 1.18; the
 table's sigmoid and SELU let the variance sink, the quadrature's hold 1 through every layer.

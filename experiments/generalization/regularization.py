@@ -8,7 +8,7 @@ order, the same for all regularisers; which labels are wrong belongs to the data
 
 Source: the lecture on regularisation; Srivastava et al. (2014); Szegedy et al. (2016), section 7;
 Loshchilov and Hutter (2019).
-Run: python experiments/regularization.py
+Run: python experiments/generalization/regularization.py
 Expected: with wrong labels the network learns them by heart, test accuracy on true ones is 76 %.
 Stopping at epoch 6 of 60, decoupled decay 3 and dropout 0.75 each win back 9 points, dropout 0.5
 and L2 0.01 win 6 to 7; label smoothing 0.1 leaves accuracy and gap, and lowers the loss. With
@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from optimizer_comparison import state_at
 
 from jaxdl import data, losses, metrics, models, optimizers, training
 from jaxdl.claims import Claim, Results, about_mean, interval, main
@@ -106,6 +105,15 @@ def splits(noise: float, key: Any) -> dict[str, dict[str, Any]]:
         inputs = training.scale_images(jnp.asarray(part.inputs)).reshape(len(targets), -1)
         made[name] = {"inputs": inputs, "targets": (targets + shift) % 10, "truth": targets}
     return made
+
+
+def state_at(start: Any, optimizer: Any) -> training.TrainState:
+    """The state before the first step of an optimizer, from (parameters, the run's key)."""
+    params, key = start
+    step = jnp.zeros((), jnp.int32)
+    return training.TrainState(
+        step=step, params=params, batch_stats={}, opt_state=optimizer.init(params), key=key
+    )
 
 
 def trainer(dropout: float, smoothing: float) -> Callable[..., Any]:

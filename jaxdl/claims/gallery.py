@@ -31,17 +31,21 @@ def write_gallery(themes: Mapping[str, Sequence[Path]], output: Path) -> Path:
 
     Example:
         >>> import tempfile
-        >>> output = Path(tempfile.mkdtemp())
-        >>> write_gallery({"Theme": [Path("experiments/no_such.py")]}, output).name
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "mine.py").write_text("'What it shows.'")
+        >>> write_gallery({"My experiments": [folder / "mine.py"]}, folder / "runs").name
         'gallery.html'
     """
-    entries = {title: [_entry(script, output) for script in of] for title, of in themes.items()}
-    ran = [script for of in themes.values() for script in of if _ran(script, output)]
-    claims = [claim for script in ran for claim in read_claims(output / script.stem)]
-    scripts = sum(len(of) for of in themes.values())
-    lead = f"{len(ran)} of {scripts} experiments were run."
+    scripts = [script for of in themes.values() for script in of]
+    ran = {script: read_claims(output / script.stem) for script in scripts if _ran(script, output)}
+    entries = {
+        title: [_entry(script, ran.get(script), output) for script in of]
+        for title, of in themes.items()
+    }
+    claims = [claim for of in ran.values() for claim in of]
+    lead = f"{len(ran)} of {len(scripts)} experiments were run. "
     if claims:
-        lead += f" Of their {len(claims)} claims {_tally(claims)}. {EXPLAINED} "
+        lead += f"They make {len(claims)} claims: {_tally(claims)}. {EXPLAINED} "
         lead += chance_in_words(claims)
     output.mkdir(parents=True, exist_ok=True)
     file = output / "gallery.html"
@@ -58,22 +62,23 @@ def _ran(script: Path, output: Path) -> bool:
     return (output / script.stem / "claims.json").is_file()
 
 
-def _entry(script: Path, output: Path) -> Entry:
-    summary, text = _first_paragraph(script) if script.is_file() else ("", "")
-    if not _ran(script, output):
-        return Entry(script.stem, summary, text, note=f"Not run yet: python {script}")
+def _entry(script: Path, claims: Sequence[Claim] | None, output: Path) -> Entry:
+    """What the page shows of a script; of one that was not run there are no claims."""
+    summary, text = _first_paragraph(script)
+    if claims is None:
+        return Entry(script.stem, summary, f"not run yet: python {script}")
     folder = output / script.stem
-    claims = read_claims(folder)
     preset = json.loads((folder / "config.json").read_text(encoding="utf-8"))["preset"]
     figure = folder / "figure.png"
     return Entry(
         script.stem,
         summary,
-        text,
-        [as_row(claim) for claim in claims],
-        f'Preset "{preset}": {_tally(claims)}. {chance_in_words(claims)}',
-        figure.read_bytes() if figure.is_file() else None,
-        f"{script.stem}/index.html",
+        state=_tally(claims) or "no claims",
+        link=f"{script.stem}/index.html",
+        text=text,
+        claims=[as_row(claim) for claim in claims],
+        note=f'Preset "{preset}". {chance_in_words(claims)}',
+        png=figure.read_bytes() if figure.is_file() else None,
     )
 
 

@@ -30,20 +30,22 @@ class Entry(NamedTuple):
     Attributes:
         name: the experiment's name.
         summary: what it shows, in one line.
-        text: more of it, a paragraph.
+        state: what came of it, in a few words for the list of contents.
+        link: the address of its own page; without one it is in the list of contents only.
+        text: more of what it shows, a paragraph.
         claims: its claims.
         note: a line below them.
         png: its figure.
-        link: the address of its own page.
     """
 
     name: str
-    summary: str = ""
+    summary: str
+    state: str
+    link: str = ""
     text: str = ""
     claims: Rows = ()
     note: str = ""
     png: bytes | None = None
-    link: str = ""
 
 
 def html_page(
@@ -89,36 +91,37 @@ def gallery_page(title: str, lead: str, themes: Mapping[str, Sequence[Entry]]) -
         themes: the experiments, by title of their theme.
 
     Example:
-        >>> page = gallery_page("All", "One.", {"Toys": [Entry("toy", "Is 1 < 2?")]})
-        >>> '<a href="#toy">toy</a> Is 1 &lt; 2?' in page
+        >>> page = gallery_page("All", "One.", {"Toys": [Entry("toy", "Is 1 < 2?", "not run")]})
+        >>> "<b>toy</b> Is 1 &lt; 2? <span class=note>(not run)</span>" in page
         True
     """
     parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(lead)}</p>"]
     for theme, entries in themes.items():
-        lines = "\n".join(
-            f'<li><a href="#{html.escape(entry.name)}">{html.escape(entry.name)}</a> '
-            f"{html.escape(entry.summary)}"
-            f"{'' if entry.claims else ' <span class=note>Not run yet.</span>'}</li>"
-            for entry in entries
-        )
-        parts.append(f"<p><b>{html.escape(theme)}</b></p>\n<ul>\n{lines}\n</ul>")
+        lines = "\n".join(f"<li>{_line(entry)}</li>" for entry in entries)
+        parts.append(f"<p>{html.escape(theme)}</p>\n<ul>\n{lines}\n</ul>")
     for theme, entries in themes.items():
-        parts.append(f"<h2>{html.escape(theme)}</h2>")
-        for entry in entries:
-            parts += _article(entry)
+        articles = [_article(entry) for entry in entries if entry.link]
+        parts += [f"<h2>{html.escape(theme)}</h2>", *articles] if articles else []
     return _document(title, parts)
 
 
-def _article(entry: Entry) -> list[str]:
+def _line(entry: Entry) -> str:
+    name, summary = html.escape(entry.name), html.escape(entry.summary)
+    shown = f'<a href="#{name}"><b>{name}</b></a>' if entry.link else f"<b>{name}</b>"
+    return f"{shown} {summary} <span class=note>({html.escape(entry.state)})</span>"
+
+
+def _article(entry: Entry) -> str:
     name = html.escape(entry.name)
-    link = f' <a href="{html.escape(entry.link)}">Its own page</a>.' if entry.link else ""
-    return [
+    parts = [
         f'<h3 id="{name}">{name}</h3>',
         f"<p><b>{html.escape(entry.summary)}</b> {html.escape(entry.text)}</p>",
         *([_image(f"{entry.name}: the figure", "png", entry.png)] if entry.png else []),
-        *([_table(entry.claims)] if entry.claims else []),
-        f"<p class=note>{html.escape(entry.note)}{link}</p>",
+        _table(entry.claims),
+        f"<p class=note>{html.escape(entry.note)} "
+        f'<a href="{html.escape(entry.link)}">More on its own page.</a></p>',
     ]
+    return "\n".join(parts)
 
 
 def _table(claims: Rows) -> str:

@@ -96,10 +96,13 @@ def test_the_gallery_has_what_was_run_and_names_what_was_not(tmp_path):
     page = (tmp_path / "gallery.html").read_text()
     assert f"1 of {len(EXPERIMENTS)} experiments were run" in page
     assert "<td>a &lt; b</td>" in page
-    assert "Preset &quot;smoke&quot;: 1 holds, 1 is refuted." in page
+    assert "They make 2 claims: 1 holds, 1 is refuted." in page
+    assert "(1 holds, 1 is refuted)" in page
+    assert "Preset &quot;smoke&quot;. Chance refutes" in page
     assert f"data:image/png;base64,{base64.b64encode(b'PNG').decode()}" in page
-    assert page.count("Not run yet: python experiments/") == len(EXPERIMENTS) - 1
-    assert page.index("<h2>Initialisation") < page.index("<h2>Generalisation")
+    assert page.count("(not run yet: python experiments/") == len(EXPERIMENTS) - 1
+    assert page.index("<p>Initialisation") < page.index("<p>Generalisation")
+    assert page.count("<h2>") == 1
 
 
 def test_a_theme_is_run_whole_and_a_script_once():

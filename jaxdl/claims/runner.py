@@ -81,6 +81,8 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"preset": chosen.preset, **dataclasses.asdict(config)}
         (folder / "config.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
+        for earlier in ("claims.json", "figure.png", "index.html"):
+            (folder / earlier).unlink(missing_ok=True)
         # Before anything that can fail: a long run is not lost by a slip in a claim or a figure.
         write_results(folder, results)
     claims = _checked(experiment.claims(results))

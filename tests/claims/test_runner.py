@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import importlib
 import json
 import os
 import subprocess
@@ -109,10 +110,26 @@ def test_without_a_figure_the_page_has_none(tmp_path):
 
 
 def test_a_slip_in_the_claims_does_not_lose_what_was_measured(tmp_path):
+    assert main(experiment(), ["--value", "2", "--output", str(tmp_path)]) == 0
     slip = experiment(claims=lambda results: results["valu"])
     with pytest.raises(KeyError):
         main(slip, ["--output", str(tmp_path)])
     assert read_results(tmp_path / "toy")["value"] == [1.0]
+    # Nothing of the earlier run stands beside it.
+    assert {path.name for path in (tmp_path / "toy").iterdir()} == {"config.json", "results.npz"}
+
+
+@pytest.mark.parametrize(("process", "writes"), [(0, True), (1, False)])
+def test_of_several_processes_the_first_writes_and_all_judge(
+    tmp_path, monkeypatch, process, writes
+):
+    joined = []
+    layouts = importlib.import_module("jaxdl.training.fit.layouts")
+    monkeypatch.setattr(layouts, "initialize", lambda *place, **which: joined.append(which))
+    several = ["--coordinator", "here:1", "--processes", "2", "--process", str(process)]
+    assert main(experiment(), ["--value", "3", *several, "--output", str(tmp_path)]) == 1
+    assert joined == [{"processes": 2, "process": process}]
+    assert (tmp_path / "toy").exists() == writes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,11 @@ INSIDE = {
         "statistics",
     ),
     "diagnostics": ("signal", "landscape", "theory", "batch_norm_check"),
+    "plotting": ("figure", "contours", "animation", "page"),
+    "claims": (
+        "claim", "estimates", "shares", "slopes", "pairs", "report", "stored_results", "runner",
+        "gallery",
+    ),
 }  # fmt: skip
 
 

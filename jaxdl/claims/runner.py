@@ -32,7 +32,7 @@ from jaxdl.extras import import_extra
 from jaxdl.plotting.page import html_page
 
 _PARTS = {
-    "Config": "a frozen dataclass of the knobs, each with a default",
+    "Config": "Config, a frozen dataclass of the knobs, each with a default",
     "run": "run(config), which returns arrays by name",
     "claims": "claims(results), which returns a list of jaxdl.claims.Claim",
 }

@@ -143,7 +143,10 @@ class TakesAnOption:
     ("changed", "message"),
     [
         ({"run": None}, r"must have Config, run and claims, got toy .* add run\(config\), which"),
-        ({"Config": None, "claims": None}, r"add a frozen dataclass.*, and claims\(results\)"),
+        (
+            {"Config": None, "claims": None},
+            r"add Config, a frozen dataclass.*, and claims\(results\)",
+        ),
         ({"Config": dict}, "Config must be a dataclass, got <class 'dict'>; write @dataclass"),
         ({"Config": TakesAnOption}, "Config must leave the names .* got output; name it otherwise"),
         ({"PRESETS": {"tiny": Config()}}, 'PRESETS must have "default", got tiny; give'),

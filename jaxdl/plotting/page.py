@@ -92,7 +92,7 @@ def gallery_page(title: str, lead: str, themes: Mapping[str, Sequence[Entry]]) -
 
     Example:
         >>> page = gallery_page("All", "One.", {"Toys": [Entry("toy", "Is 1 < 2?", "not run")]})
-        >>> "<b>toy</b> Is 1 &lt; 2? <span class=note>(not run)</span>" in page
+        >>> "<b>toy</b>: Is 1 &lt; 2? <span class=note>(not run)</span>" in page
         True
     """
     parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(lead)}</p>"]
@@ -108,7 +108,7 @@ def gallery_page(title: str, lead: str, themes: Mapping[str, Sequence[Entry]]) -
 def _line(entry: Entry) -> str:
     name, summary = html.escape(entry.name), html.escape(entry.summary)
     shown = f'<a href="#{name}"><b>{name}</b></a>' if entry.link else f"<b>{name}</b>"
-    return f"{shown} {summary} <span class=note>({html.escape(entry.state)})</span>"
+    return f"{shown}: {summary} <span class=note>({html.escape(entry.state)})</span>"
 
 
 def _article(entry: Entry) -> str:

@@ -1,7 +1,13 @@
-"""List and run the experiments: `python -m experiments list`, `... run NAME...`."""
+"""List and run the experiments, and show them on one page.
+
+python -m experiments list
+python -m experiments run NAME or THEME ...
+python -m experiments gallery
+"""
 
 import argparse
 import ast
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,68 +16,91 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-FOLDER = Path(__file__).parent
-NOT_EXPERIMENTS = {"__main__", "common"}
+from jaxdl.claims.gallery import docstring, write_gallery
+
+FOLDER = Path(os.path.relpath(Path(__file__).parent))
+THEMES = {
+    "first_network": "Training a first network",
+    "initialization": "Initialisation",
+    "normalization": "Normalisation",
+    "optimization": "Optimisation",
+    "generalization": "Generalisation",
+    "beyond": "Beyond the lectures",
+}
+"""The folders of scripts in the order of the lectures, and their titles."""
 
 
-def names() -> list[str]:
-    """Every experiment's name, which is its file's."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in NOT_EXPERIMENTS)
+def by_theme() -> dict[str, list[Path]]:
+    """The scripts of every theme that has some; the quickstart is the first of the first."""
+    found = {theme: sorted((FOLDER / theme).glob("*.py")) for theme in THEMES}
+    found["first_network"].insert(0, FOLDER / "quickstart.py")
+    return {theme: scripts for theme, scripts in found.items() if scripts}
+
+
+def by_name() -> dict[str, Path]:
+    """Every script, in the order of the lectures."""
+    return {script.stem: script for scripts in by_theme().values() for script in scripts}
 
 
 def list_experiments(names_alone: bool) -> int:
     """Print each experiment with the first line of its docstring, or the names alone."""
     if names_alone:
-        print("\n".join(names()))
+        print("\n".join(by_name()))
         return 0
-    table = Table("experiment", "what it shows", box=None)
-    for name in names():
-        text = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text("utf-8"))) or ""
-        table.add_row(name, text.partition("\n")[0])
-    Console().print(table)
+    console = Console()
+    width = max(map(len, by_name()))
+    for theme, scripts in by_theme().items():
+        console.print(f"\n[bold]{THEMES[theme]}[/] ({theme})")
+        table = Table.grid(padding=(0, 2))
+        table.add_column(min_width=width)
+        for script in scripts:
+            table.add_row(script.stem, docstring(script).partition("\n")[0])
+        console.print(table)
     return 0
 
 
-def needs(name: str) -> str | None:
+def needs(script: Path) -> str | None:
     """The dataset without which the script cannot run: its constant `NEEDS`, read, not imported."""
-    for node in ast.parse((FOLDER / f"{name}.py").read_text("utf-8")).body:
+    for node in ast.parse(script.read_text("utf-8")).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "NEEDS":
             return str(ast.literal_eval(node.value))
     return None
 
 
-def with_data(chosen: list[str]) -> list[str]:
+def with_data(chosen: list[Path]) -> list[Path]:
     """Those whose data are on this machine; the others are named on stderr."""
     from jaxdl import data
 
     ready = {entry.name for entry in data.available() if entry.ready} | {None}
-    for name in chosen:
-        if needs(name) not in ready:
-            print(f"{name} is skipped: {needs(name)} is not on this machine", file=sys.stderr)
-    return [name for name in chosen if needs(name) in ready]
+    for script in chosen:
+        if needs(script) not in ready:
+            print(
+                f"{script.stem} is skipped: {needs(script)} is not on this machine", file=sys.stderr
+            )
+    return [script for script in chosen if needs(script) in ready]
 
 
-def run(chosen: list[str], options: list[str], jobs: int = 1) -> int:
+def run(chosen: list[Path], options: list[str], jobs: int = 1) -> int:
     """Run the chosen experiments, each in a process of its own, `jobs` at a time.
 
     One at a time prints as it goes; several print each when it has ended. Returns 0 if every one
     of them ended with 0, else 1.
     """
 
-    def one(name: str) -> int:
-        command = [sys.executable, str(FOLDER / f"{name}.py"), *options]
+    def one(script: Path) -> int:
+        command = [sys.executable, str(script), *options]
         if jobs == 1:
-            print(f"== {name}", flush=True)
+            print(f"== {script.stem}", flush=True)
             return subprocess.run(command, check=False).returncode
         done = subprocess.run(
             command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        print(f"== {name}\n{done.stdout}", end="", flush=True)
+        print(f"== {script.stem}\n{done.stdout}", end="", flush=True)
         return done.returncode
 
     with ThreadPoolExecutor(jobs) as pool:
         codes = list(pool.map(one, chosen))
-    failed = [name for name, code in zip(chosen, codes, strict=True) if code]
+    failed = [script.stem for script, code in zip(chosen, codes, strict=True) if code]
     if failed:
         print(f"failed, or with a refuted claim: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -84,30 +113,50 @@ def names_and_options(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def main() -> int:
-    """The command line; options that it does not know are the experiments' own."""
-    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    """The command line; options that `run` does not know are the experiments' own."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    lister = commands.add_parser("list", help="what there is")
+    lister = commands.add_parser("list", help="what there is, by theme")
     lister.add_argument("--names", action="store_true", help="the names alone, one a line")
     runner = commands.add_parser(
         "run",
         help="run some, or all; other options go to each script",
-        usage="python -m experiments run [NAME ...] [--skip-missing] [--jobs N] [OPTIONS OF EACH]",
+        usage="python -m experiments run [NAME or THEME ...] [--skip-missing] [--jobs N] "
+        "[OPTIONS OF EACH]",
     )
     runner.add_argument(
         "--skip-missing", action="store_true", help="skip those whose data are not on this machine"
     )
     runner.add_argument("--jobs", type=int, default=1, help="how many at a time (default 1)")
+    gallery = commands.add_parser("gallery", help="write one page of all that were run")
+    gallery.add_argument(
+        "--output", type=Path, default=Path("runs"), help="where they were written (default runs)"
+    )
     arguments, others = parser.parse_known_args()
+    if arguments.command != "run" and others:
+        parser.error(f"{arguments.command} takes no {' '.join(others)}")
     if arguments.command == "list":
         return list_experiments(arguments.names)
+    if arguments.command == "gallery":
+        titled = {THEMES[theme]: scripts for theme, scripts in by_theme().items()}
+        print(write_gallery(titled, arguments.output))
+        return 0
     if arguments.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {arguments.jobs}")
-    chosen, options = names_and_options(others)
-    unknown = [name for name in chosen if name not in names()]
+    wanted, options = names_and_options(others)
+    of_name, of_theme = by_name(), by_theme()
+    unknown = [each for each in wanted if each not in of_name and each not in of_theme]
     if unknown:
-        parser.error(f"no experiment {', '.join(unknown)}; there are {', '.join(names())}")
-    chosen = chosen or names()
+        parser.error(
+            f"no experiment {', '.join(unknown)}; there are {', '.join(of_name)}; and the themes "
+            + ", ".join(of_theme)
+        )
+    found = [script for each in wanted for script in of_theme.get(each) or [of_name[each]]]
+    chosen = list(dict.fromkeys(found or of_name.values()))
     if arguments.skip_missing:
         chosen = with_data(chosen)
     return run(chosen, options, arguments.jobs)

@@ -15,14 +15,13 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import common
 import jax
 import numpy as np
-from common import Results
 
 from jaxdl import activations, data, diagnostics, losses, metrics, models, optimizers, training
-from jaxdl.claims import Claim, about_mean, as_before
+from jaxdl.claims import Claim, Results, about_mean, as_before, main, seconds_since_start
 from jaxdl.layers import BatchNorm
+from jaxdl.plotting import new_figure
 
 SAMPLE = np.zeros((1, 28, 28, 1), np.float32)
 HIDDEN_LAYERS = 5
@@ -98,7 +97,7 @@ def run(config: Config) -> Results:
             f"{name}_test": 100 * np.array([run.evaluate("test")["accuracy"] for run in runs]),
         }
         print(f"{LABELS[name]}: test accuracy {results[f'{name}_test'].round(1)} %")
-    print(f"{common.seconds_since_start():.1f} s from the start of Python to the last measurement")
+    print(f"{seconds_since_start():.1f} s from the start of Python to the last measurement")
     return results
 
 
@@ -152,7 +151,7 @@ def claims(results: Results) -> list[Claim]:
 
 def plot(results: Results) -> Any:
     """The digits; signal and gradient by layer, theory as a thin line; accuracy by epoch."""
-    figure = common.new_figure(12, 5.5)
+    figure = new_figure(12, 5.5)
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 3.4])
     for picture, image in zip(top.subplots(1, 10), results["images"], strict=True):
         picture.imshow(image, cmap="gray_r")
@@ -203,4 +202,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main(sys.modules[__name__]))
+    sys.exit(main(sys.modules[__name__]))

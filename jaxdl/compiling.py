@@ -1,7 +1,9 @@
 """Compile programs with the right options for the backend, and once for equal settings."""
 
 import functools
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -101,6 +103,21 @@ def once_for_equal(build: Callable[P, R]) -> Callable[P, R]:
 def jit_with(function: Callable[..., Any], settings: tuple[Any, ...]) -> Callable[..., Any]:
     """`function(settings, ...)` as a jitted function of the rest, the same for equal settings."""
     return jax.jit(functools.partial(function, settings))
+
+
+def keep_compiled() -> None:
+    """Keep compiled programs in the user's cache folder, so that a second start compiles nothing.
+
+    The folder is `compiled` beside the data, in $JAXDL_DATA_DIR or ~/.cache/jaxdl. JAX's own
+    $JAX_COMPILATION_CACHE_DIR names another. Programs are kept by their content, compiler and
+    options: a change of any of them compiles anew.
+    """
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = os.environ.get("JAXDL_DATA_DIR") or "~/.cache/jaxdl"
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser() / "compiled"))
+    # Most programs here compile in less than the second that JAX waits for before it keeps one.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _known_options(options: dict[str, Any]) -> dict[str, Any]:

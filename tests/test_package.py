@@ -15,12 +15,12 @@ ROOT = Path(jaxdl.__file__).parent
 
 HEAVY = (
     "tensorflow", "tensorflow_datasets", "matplotlib", "grain", "orbax", "torch", "xarray",
-    "tensorboard", "tensorboardX",
+    "tensorboard", "tensorboardX", "tyro", "psutil",
 )  # fmt: skip
 
 # Who may be imported by whom: only what stands before it. DESIGN has the floors.
 ROOMS = (
-    ("checks", "jaxprs", "compiling", "files", "calling"),
+    ("checks", "jaxprs", "compiling", "files", "calling", "extras"),
     ("initializers", "activations", "losses", "metrics", "plotting"),
     ("layers", "optimizers", "data"),
     ("models",),
@@ -38,6 +38,11 @@ INSIDE = {
         "sweep", "statistics",
     ),
     "diagnostics": ("signal", "landscape", "theory", "batch_norm_check"),
+    "plotting": ("figure", "contours", "animation", "page"),
+    "claims": (
+        "claim", "estimates", "shares", "slopes", "pairs", "report", "stored_results", "runner",
+        "gallery",
+    ),
 }  # fmt: skip
 
 

@@ -9,8 +9,11 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
 def test_the_library_in_fifteen_lines_and_what_follows_them(tmp_path):
-    code, more = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, more, _ = BLOCKS
     statements = [line for line in code.splitlines() if line]
     assert len(statements) <= 16
     done = subprocess.run(
@@ -25,6 +28,15 @@ def test_the_library_in_fifteen_lines_and_what_follows_them(tmp_path):
     assert accuracy > 0.85
 
 
+def test_an_experiment_of_ones_own_holds(tmp_path):
+    (tmp_path / "own.py").write_text(BLOCKS[2])
+    done = subprocess.run(
+        [sys.executable, "own.py"], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert "holds" in done.stdout
+    assert (tmp_path / "runs" / "own" / "index.html").is_file()
+
+
 def test_every_file_it_names_is_there():
-    for name in re.findall(r"(?:experiments|docs)/\w+\.\w+", README):
+    for name in re.findall(r"(?:experiments|docs)/[\w/]+\.\w+", README):
         assert (ROOT / name).is_file(), name

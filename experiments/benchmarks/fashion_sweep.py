@@ -19,7 +19,6 @@ Run: python experiments/benchmarks/fashion_sweep.py [--output runs/fashion_sweep
 
 import argparse
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,12 +28,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-import common
-
 from jaxdl import data, initializers, losses, models, optimizers, training
-from jaxdl.compiling import compiler_options
+from jaxdl.compiling import compiler_options, keep_compiled
+from jaxdl.plotting import new_figure
 from jaxdl.training.sweep.program import Program, plan_calls, prepare, trace_member
 
 BATCH, RATE = 100, 1e-3
@@ -150,7 +146,7 @@ def curve(most: int, steps: int) -> dict[str, Any]:
 
 def plot(measured: dict[str, Any], one_by_one: float) -> Any:
     """Time a member against members."""
-    figure = common.new_figure(8, 5)
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     axes.axhline(one_by_one, color="k", ls=":", label="one after another")
     axes.plot(measured["members"], measured["one_call"], "C1s--", label="all in one call")
@@ -184,7 +180,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=MEMBERS[-1], help="members of the last sweep")
     parser.add_argument("--output", type=Path, default=Path("runs/fashion_sweep"))
     arguments = parser.parse_args()
-    common.keep_compiled()
+    keep_compiled()
     check_agreement()
     one_by_one, swept = compare(arguments.rounds, arguments.steps)
     ratio = swept / one_by_one

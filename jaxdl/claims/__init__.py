@@ -1,28 +1,53 @@
-"""Claims that check themselves: a number, the band in which a statement is true, a verdict."""
+"""Claims that check themselves, and the runner of experiments that make them.
+
+A claim is a number, the band in which a statement is true, and a verdict. `main` runs a module that
+measures and claims; `jaxdl.claims.runner` says what such a module has.
+"""
 
 from jaxdl.claims.claim import CHANCE, Claim, Verdict, chance_of_all
 from jaxdl.claims.estimates import (
     Estimate,
     about_mean,
     about_means,
-    about_quantile,
     about_ratios,
-    about_share,
     as_before,
     interval,
+    mean_of_last,
 )
+from jaxdl.claims.gallery import write_gallery
+from jaxdl.claims.pairs import Pair, ordered_pairs
+from jaxdl.claims.report import read_claims, report, write_claims
+from jaxdl.claims.runner import main, seconds_since_start
+from jaxdl.claims.shares import about_quantile, about_share
+from jaxdl.claims.slopes import about_slope, slope_interval, slopes
+from jaxdl.claims.stored_results import Results, read_results, write_results
 
 __all__ = [
     "CHANCE",
     "Claim",
     "Estimate",
+    "Pair",
+    "Results",
     "Verdict",
     "about_mean",
     "about_means",
     "about_quantile",
     "about_ratios",
     "about_share",
+    "about_slope",
     "as_before",
     "chance_of_all",
     "interval",
+    "main",
+    "mean_of_last",
+    "ordered_pairs",
+    "read_claims",
+    "read_results",
+    "report",
+    "seconds_since_start",
+    "slope_interval",
+    "slopes",
+    "write_claims",
+    "write_gallery",
+    "write_results",
 ]

@@ -104,6 +104,33 @@ class Claim:
         return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
+def centred_claim(
+    text: str,
+    found: SupportsFloat,
+    low: SupportsFloat,
+    high: SupportsFloat,
+    near: SupportsFloat,
+    far: SupportsFloat,
+    chance: float,
+) -> Claim:
+    """A claim whose intervals, of the half-widths `near` and `far`, have the number in the middle.
+
+    Example:
+        >>> centred_claim("a lead", 1.0, 0, math.inf, 0.5, 2.0, 1e-4).number
+        '1 (0.5 to 1.5)'
+    """
+    middle, near, far = float(found), float(near), float(far)
+    return Claim(
+        text,
+        middle,
+        float(low),
+        float(high),
+        (middle - near, middle + near),
+        (middle - far, middle + far),
+        chance,
+    )
+
+
 def chance_of_all(claims: Iterable[Claim]) -> float:
     """A bound on the probability that chance refutes any of these claims though all are true.
 

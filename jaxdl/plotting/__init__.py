@@ -5,5 +5,6 @@ matplotlib belongs to the extra `experiments`. Only the functions that draw impo
 
 from jaxdl.plotting.animation import animate_paths, has_ffmpeg
 from jaxdl.plotting.contours import Landscape, contour_levels, contours
+from jaxdl.plotting.figure import new_figure
 
-__all__ = ["Landscape", "animate_paths", "contour_levels", "contours", "has_ffmpeg"]
+__all__ = ["Landscape", "animate_paths", "contour_levels", "contours", "has_ffmpeg", "new_figure"]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxdl.plotting.figure import new_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -166,16 +168,11 @@ def backdrop(
     size: tuple[float, float] | None,
 ) -> tuple["Figure", list[Any]]:
     """The panels without their paths."""
-    from matplotlib.figure import Figure
-
     if not landscapes:
         raise ValueError("landscapes must be at least one panel, got none; pass a Landscape")
     columns = columns or len(landscapes)
     rows = -(-len(landscapes) // columns)
-    figure = Figure(
-        figsize=size or (min(12.0, 5.0 * columns), min(7.5, 4.0 * rows + 1.0)),
-        layout="constrained",
-    )
+    figure = new_figure(*(size or (min(12.0, 5.0 * columns), min(7.5, 4.0 * rows + 1.0))))
     grid = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
     for empty in grid[len(landscapes) :]:
         empty.remove()

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxdl.data import DataError, available, load, prepare
+from jaxdl.data import DataError, available, load, load_or_small, prepare
 from jaxdl.data.catalog import FASHION_MNIST
 from jaxdl.data.published import Published, are_published
 from jaxdl.data.sources import load_files, prepare_files
@@ -235,3 +235,18 @@ print(len(dataset.train), [name for name in heavy if name in sys.modules])
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "30 []"
+
+
+def test_without_the_usual_set_the_small_one_takes_its_place_and_says_so(tmp_path, caplog):
+    folders = {"data_dir": tmp_path, "raw_dir": tmp_path}
+    assert load_or_small("cifar10", **folders).name == "mnist_5k"
+    assert caplog.messages == ["cifar10 is not on this machine: mnist_5k takes its place"]
+
+
+def test_the_usual_set_is_taken_where_it_is_and_the_named_one_anyway(fashion_raw, tmp_path, caplog):
+    folders = {"data_dir": tmp_path, "raw_dir": fashion_raw}
+    assert load_or_small("fashion_mnist", **folders).name == "fashion_mnist"
+    assert load_or_small("fashion_mnist", "mnist_5k", **folders).name == "mnist_5k"
+    assert "takes its place" not in caplog.text
+    with pytest.raises(ValueError, match=r"usual must be one of .*, got 'imagenet'; name one"):
+        load_or_small("imagenet")

@@ -90,59 +90,24 @@ def test_caffenets_own_numbers_agree():
     for table, rows in placement.TABLES.items():
         test = np.array([value for _, value in rows.values()])[:, None] + 1e-3 * SEEDS
         results = {"arms": np.array(list(rows)), "test": test}
-        for pair in placement.pairs(results):
-            assert pair[0] != table or placement.compare(results, *pair).verdict == "agrees"
+        for of_table, pair in placement.compared(results):
+            assert of_table != table or pair.verdict == "agrees"
 
 
 def test_only_rows_of_one_table_are_compared():
-    assert placement.pairs(few()) == [
-        (placement.PLACES, ("after",), ("none",)),
-        (placement.ACTIVATIONS, ("after",), ("identity",)),
+    found = placement.compared(few())
+    assert [(table, pair.better, pair.worse) for table, pair in found] == [
+        (placement.PLACES, "after", "none"),
+        (placement.ACTIVATIONS, "after", "identity"),
     ]
-    assert len(placement.pairs(batchnorm_placement_results())) == 10 + 28 + 3
+    assert len(placement.compared(batchnorm_placement_results())) == 10 + 28 + 3
 
 
-def test_the_interval_is_students_over_the_pairs():
+def test_the_intervals_are_those_of_all_pairs_together():
     # Two pairs share 5 %; pooled over 3 rows of 3 seeds there are 6 degrees of freedom.
-    found = placement.compare(few(), placement.ACTIVATIONS, ("after",), ("identity",))
     quantile = t.ppf(1 - 0.05 / 2 / 2, 6)
-    np.testing.assert_allclose(found.half_width, quantile * 1.0 * np.sqrt(1 / 3 + 1 / 3))
-    # Means of two rows have half the variance.
-    found = placement.compare(
-        batchnorm_placement_results(),
-        placement.PLACES,
-        ("after", "after_affine"),
-        ("before", "before_affine"),
-    )
-    quantile = t.ppf(1 - 0.05 / 2 / 41, 14 * 4)
-    np.testing.assert_allclose(
-        found.half_width, quantile * 0.1 * SEEDS.std(ddof=1) * np.sqrt(1 / 10 + 1 / 10)
-    )
-    np.testing.assert_allclose(found.mean, 46.45 - 49.0)
-
-
-def test_verdicts_follow_the_difference_and_its_interval():
-    def compare(identity):
-        results = few(identity=identity)
-        return placement.compare(results, placement.ACTIVATIONS, ("after",), ("identity",))
-
-    half_width = compare(50.0).half_width
-    assert compare(50 - 1.01 * half_width).verdict == "agrees"
-    assert compare(50 - 0.99 * half_width).verdict == "undecided"
-    assert compare(50 + 0.99 * half_width).verdict == "undecided"
-    assert compare(50 + 1.01 * half_width).verdict == "disagrees"
-
-
-def test_the_intervals_hold_together():
-    # Without any difference a pair is decided in at most 5 of 100 repetitions; five standard
-    # deviations above that, of 200: 0.05 + 5 * sqrt(0.05 * 0.95 / 200) = 0.127.
-    draw = np.random.default_rng(0)
-    wrong = 0
-    for _ in range(200):
-        results = batchnorm_placement_results() | {"test": draw.normal(size=(len(MEANS), 5))}
-        found = [placement.compare(results, *pair) for pair in placement.pairs(results)]
-        wrong += any(comparison.verdict != "undecided" for comparison in found)
-    assert 0 < wrong < 0.127 * 200
+    for _, pair in placement.compared(few()):
+        np.testing.assert_allclose(pair.half_width, quantile * 1.0 * np.sqrt(1 / 3 + 1 / 3))
 
 
 def test_every_table_is_best_first():

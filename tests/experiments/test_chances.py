@@ -12,8 +12,8 @@ from jaxdl.claims import chance_of_all
 HERE = Path(__file__).parent
 SCRIPTS = sorted(
     path.stem
-    for path in (HERE.parents[1] / "experiments").glob("*.py")
-    if path.stem not in ("__main__", "common")
+    for path in (HERE.parents[1] / "experiments").rglob("*.py")
+    if path.stem != "__main__" and path.parent.name != "benchmarks"
 )
 AT_MOST = 0.05
 

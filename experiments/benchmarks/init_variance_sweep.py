@@ -1,0 +1,150 @@
+"""Signal and gradient of 50 ReLU layers, 5 variances x 100 seeds: one compiled call, and PyTorch.
+
+    jax      `init_variance.measure_seeds`: all variances and seeds in one call, compilation apart
+    torch    a loop over variances and seeds: `torch.nn.Sequential`, a forward hook on every ReLU
+             that keeps its output, and a tensor hook on it that keeps its gradient
+
+Both share a seed's draws among the variances, and use every core: JAX shares the seeds out over
+devices, one a core; PyTorch has its threads. Both measure mean, mean square and the share of finite
+non-zero entries of every layer's activations and gradients. They are given the same weights for
+two seeds first, and compared.
+
+Run: python experiments/benchmarks/init_variance_sweep.py     (needs the extra `parity`)
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "initialization"))
+
+import init_variance as experiment
+
+TARGET_RATIO, TARGET_SECONDS = 10.0, 10.0
+STDDEVS = np.sqrt(experiment.VARIANCES)
+
+
+def torch_moments(weights: Any, output_weights: Any, inputs: Any) -> np.ndarray:
+    """(2, layers, 3): the moments of activations and gradients, by hooks."""
+    import torch
+
+    network = torch.nn.Sequential()
+    kept: list[Any] = []
+    gradients: list[Any] = []
+
+    def keep(module: Any, arguments: Any, output: Any) -> None:
+        kept.append(output.detach())
+        output.register_hook(gradients.append)
+
+    for layer in weights:
+        linear = torch.nn.Linear(len(layer), len(layer), bias=False)
+        linear.weight.data = layer.T
+        relu = torch.nn.ReLU()
+        relu.register_forward_hook(keep)
+        network.extend([linear, relu])
+    outputs = network(inputs) @ output_weights
+    outputs.square().sum().backward()
+
+    def moments(values: Any) -> list[float]:
+        held = torch.isfinite(values) & (values != 0)
+        return [values.mean(), values.square().mean(), held.float().mean()]
+
+    return np.array(
+        [[moments(a) for a in kept], [moments(g) for g in reversed(gradients)]], np.float64
+    )
+
+
+def torch_seed(draws: Any) -> np.ndarray:
+    """All variances of one seed: (variances, 2, layers, 3)."""
+    import torch
+
+    weights, output_weights, inputs = (torch.tensor(np.asarray(part)) for part in draws)
+    return np.stack(
+        [torch_moments(float(s) * weights, float(s) * output_weights, inputs) for s in STDDEVS]
+    )
+
+
+def torch_all(seeds: int) -> None:
+    """What the experiment measures, in PyTorch from its own random numbers."""
+    import torch
+
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        shape = (experiment.DEPTH, experiment.WIDTH, experiment.WIDTH)
+        weights = torch.randn(shape)
+        output_weights = torch.randn(experiment.WIDTH)
+        inputs = torch.randn(experiment.EXAMPLES, experiment.WIDTH)
+        for stddev in STDDEVS:
+            torch_moments(float(stddev) * weights, float(stddev) * output_weights, inputs)
+
+
+def check_agreement() -> None:
+    """Exit unless both arms measure the same on the same weights, where float32 holds it."""
+    stddevs = jnp.asarray(STDDEVS, jnp.float32)
+    for seed in range(2):
+        draws = experiment.draw(jax.random.key(seed))
+        ours = np.stack(
+            [
+                np.stack([part.mean, part.mean_square, part.held], axis=-1).swapaxes(0, 1)
+                for part in jax.jit(experiment.measure)(draws, stddevs)
+            ],
+            axis=1,
+        )
+        theirs = torch_seed(draws)
+        # Squares below 1e-30 are being lost to float32's least number, those above 1e30 overflow.
+        shown = (theirs[..., 1] > 1e-30) & (theirs[..., 1] < 1e30) & (theirs[..., 2] > 0.2)
+        worst = np.abs(ours[..., 1][shown] / theirs[..., 1][shown] - 1).max()
+        print(f"seed {seed}: {shown.sum()} mean squares agree to {worst:.1e}")
+        # 50 layers whose sums of 100 terms are rounded in another order.
+        if not (worst < 1e-3 and shown.sum() > 250):
+            raise SystemExit("the arms do not measure the same")
+
+
+def main() -> None:
+    """Agreement, then the interleaved timings."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--torch-seeds", type=int, default=20, help="timed, and scaled to all")
+    arguments = parser.parse_args()
+    experiment.use_every_core()
+    check_agreement()
+    keys = jax.random.split(jax.random.key(0), arguments.seeds)
+    stddevs = jnp.asarray(STDDEVS, jnp.float32)
+    started = time.perf_counter()
+    jax.block_until_ready(experiment.measure_seeds(keys, stddevs))
+    first = time.perf_counter() - started
+    torch_all(2)
+    seconds: dict[str, list[float]] = {"jax": [], "torch": []}
+    for _ in range(arguments.rounds):
+        started = time.perf_counter()
+        jax.block_until_ready(experiment.measure_seeds(keys, stddevs))
+        seconds["jax"].append(time.perf_counter() - started)
+        started = time.perf_counter()
+        torch_all(arguments.torch_seeds)
+        scale = arguments.seeds / arguments.torch_seeds
+        seconds["torch"].append(scale * (time.perf_counter() - started))
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    compiling = first - medians["jax"]
+    print(
+        f"jax: first call {first:.2f} s (target: at most {TARGET_SECONDS:g}), of which compilation "
+        f"{compiling:.2f} s; later calls {medians['jax']:.2f} s"
+    )
+    print(
+        f"torch: {medians['torch']:.2f} s for {arguments.seeds} seeds, scaled from "
+        f"{arguments.torch_seeds}"
+    )
+    print(
+        f"torch / jax: {medians['torch'] / medians['jax']:.1f} without compilation, "
+        f"{medians['torch'] / first:.1f} with it (target: at least {TARGET_RATIO:g})"
+    )
+
+
+if __name__ == "__main__":
+    main()

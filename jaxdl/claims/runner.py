@@ -1,0 +1,192 @@
+"""Run an experiment from the command line: choose the knobs, measure, judge, write, report.
+
+An experiment is a module:
+
+    Config                             a frozen dataclass: the knobs, each with a default
+    PRESETS                            optional; settings by name, "default" among them
+    run(config) -> arrays by name      measures, writes no file; or an `xarray.Dataset`
+    claims(results) -> list[Claim]     what a lecture or a paper says of these numbers
+    plot(results) -> Figure            optional; what to look at
+    animate(results, folder) -> files  optional; writes them; GIFs are shown on the page
+
+Its docstring says what it shows, its source, the command and the time. Its last line is
+
+    if __name__ == "__main__":
+        sys.exit(main(sys.modules[__name__]))
+"""
+
+import argparse
+import dataclasses
+import io
+import json
+import reprlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdl.claims.claim import Claim
+from jaxdl.claims.report import EXPLAINED, as_row, chance_in_words, report, write_claims
+from jaxdl.claims.stored_results import write_results
+from jaxdl.extras import import_extra
+from jaxdl.plotting.page import html_page
+
+_PARTS = {
+    "Config": "Config, a frozen dataclass of the knobs, each with a default",
+    "run": "run(config), which returns arrays by name",
+    "claims": "claims(results), which returns a list of jaxdl.claims.Claim",
+}
+_OWN_OPTIONS = ("preset", "output", "coordinator", "processes", "process")
+
+
+def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
+    """Run an experiment from the command line; 1 if a claim is refuted, else 0.
+
+    Every field of `Config` is an option. `--preset NAME` chooses the other knobs: "default", if it
+    is left out. `--output DIR` says where the folder NAME of the script is written (default
+    `runs`): config.json, results.npz (see `write_results`), claims.json, figure.png and index.html.
+    Several processes run as one with `--coordinator HOST:PORT --processes N --process I`, the same
+    command but for I; the first of them writes.
+
+    Arguments:
+        experiment: a module with what `jaxdl.claims.runner` lists.
+        arguments: the command line; default `sys.argv[1:]`.
+
+    Raises:
+        TypeError: a part of the experiment is missing, or is not what it should be.
+        ImportError: tyro, psutil or matplotlib is not installed.
+        SystemExit: 2 for an unknown option or preset, 0 after `--help`.
+
+    Example:
+        >>> import tempfile, types
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Config:
+        ...     number: float = 1.5
+        >>> toy = types.ModuleType("toy", "Is the number positive?")
+        >>> toy.__file__, toy.Config = "toy.py", Config
+        >>> toy.run = lambda config: {"number": config.number}
+        >>> toy.claims = lambda results: [Claim("positive", results["number"], 0, float("inf"))]
+        >>> main(toy, ["--number", "-2", "--output", tempfile.mkdtemp()])
+        ┏━...
+        1
+    """
+    name = Path(experiment.__file__).stem
+    presets = _presets(experiment, name)
+    chosen, config = _command_line(experiment, name, presets, arguments)
+    _start(chosen)
+    results = experiment.run(config)
+    writes, folder = not chosen.process, chosen.output / name
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {"preset": chosen.preset, **dataclasses.asdict(config)}
+        (folder / "config.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
+        for earlier in ("claims.json", "figure.png", "index.html"):
+            (folder / earlier).unlink(missing_ok=True)
+        # Before anything that can fail: a long run is not lost by a slip in a claim or a figure.
+        write_results(folder, results)
+    claims = _checked(experiment.claims(results))
+    if writes:
+        write_claims(folder, claims)
+        report(claims)
+        _write_page(folder, experiment, results, claims)
+        print(f"{folder}/index.html: figure and claims; {seconds_since_start():.1f} s in all")
+    return 1 if any(claim.refuted for claim in claims) else 0
+
+
+def seconds_since_start() -> float:
+    """Seconds since this process was started, the interpreter and all imports included."""
+    psutil = import_extra("psutil", "the time since the start")
+    return time.time() - float(psutil.Process().create_time())
+
+
+def _presets(experiment: Any, name: str) -> Mapping[str, Any]:
+    missing = [text for part, text in _PARTS.items() if not hasattr(experiment, part)]
+    if missing:
+        raise TypeError(
+            f"an experiment must have Config, run and claims, got {name} without some of them; add "
+            + ", and ".join(missing)
+        )
+    presets: Mapping[str, Any] = getattr(experiment, "PRESETS", None) or {
+        "default": experiment.Config()
+    }
+    if not dataclasses.is_dataclass(experiment.Config):
+        raise TypeError(
+            f"Config must be a dataclass, got {experiment.Config!r}; write @dataclass(frozen=True)"
+        )
+    taken = {field.name for field in dataclasses.fields(experiment.Config)} & {*_OWN_OPTIONS}
+    if taken:
+        raise TypeError(
+            f"Config must leave the names {', '.join(_OWN_OPTIONS)} to the command line, got "
+            f"{', '.join(sorted(taken))}; name it otherwise"
+        )
+    if "default" not in presets:
+        raise TypeError(
+            f'PRESETS must have "default", got {", ".join(presets)}; give one of them that name'
+        )
+    return presets
+
+
+def _command_line(
+    experiment: Any, name: str, presets: Mapping[str, Any], arguments: Sequence[str] | None
+) -> tuple[argparse.Namespace, Any]:
+    """The options that every experiment has, and its own `Config`."""
+    tyro = import_extra("tyro", "the command line of an experiment")
+    usage = f"{name}.py [--preset {{{','.join(presets)}}}] [--output DIR]"
+    parser = argparse.ArgumentParser(f"{name}.py", add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", choices=list(presets), default="default")
+    parser.add_argument("--output", type=Path, default=Path("runs"))
+    parser.add_argument("--coordinator", help="HOST:PORT of process 0")
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--process", type=int)
+    chosen, rest = parser.parse_known_args(arguments)
+    config = tyro.cli(
+        experiment.Config,
+        prog=usage,
+        description=experiment.__doc__,
+        default=presets[chosen.preset],
+        args=rest,
+    )
+    return chosen, config
+
+
+def _start(chosen: argparse.Namespace) -> None:
+    """Keep what is compiled, and find the other processes."""
+    from jaxdl.compiling import keep_compiled
+
+    keep_compiled()
+    if chosen.coordinator or chosen.processes or chosen.process:
+        from jaxdl.training.fit.layouts import initialize
+
+        initialize(chosen.coordinator, processes=chosen.processes, process=chosen.process)
+
+
+def _checked(claims: Any) -> Sequence[Claim]:
+    if isinstance(claims, Sequence) and all(isinstance(claim, Claim) for claim in claims):
+        return claims
+    raise TypeError(
+        f"claims(results) must return a list of jaxdl.claims.Claim, got {reprlib.repr(claims)}; "
+        "make them with Claim or about_mean"
+    )
+
+
+def _write_page(folder: Path, experiment: Any, results: Any, claims: Sequence[Claim]) -> None:
+    """Draw figure.png and the animations, if there are any; write index.html."""
+    png, gifs = None, []
+    if hasattr(experiment, "plot"):
+        drawn = io.BytesIO()
+        experiment.plot(results).savefig(drawn, format="png", dpi=150)
+        png = drawn.getvalue()
+        (folder / "figure.png").write_bytes(png)
+    if hasattr(experiment, "animate"):
+        files = experiment.animate(results, folder)
+        gifs = [file.read_bytes() for file in files if file.suffix == ".gif"]
+    page = html_page(
+        folder.name,
+        experiment.__doc__ or "",
+        [as_row(claim) for claim in claims],
+        f"{EXPLAINED} {chance_in_words(claims)}",
+        png,
+        gifs,
+    )
+    (folder / "index.html").write_text(page, encoding="utf-8")

@@ -1,0 +1,152 @@
+"""`python -m experiments`: what there is, what is run, what is skipped."""
+
+import base64
+import importlib.util
+import os
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from jaxdl.claims import Claim, write_claims
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = [path for path in (ROOT / "experiments").rglob("*.py") if path.stem != "__main__"]
+EXPERIMENTS = [path for path in SCRIPTS if path.parent.name != "benchmarks"]
+
+
+def run(*arguments, **variables):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | variables,
+    )
+
+
+def test_lists_every_script_the_quickstart_first():
+    listed = run("list", "--names").stdout.split()
+    assert listed[0] == "quickstart"
+    assert sorted(listed) == sorted(path.stem for path in EXPERIMENTS)
+
+
+def test_a_name_stands_in_one_theme():
+    names = Counter(path.stem for path in SCRIPTS)
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_the_tests_find_the_scripts_of_every_theme():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    folders = {str(path.parent.relative_to(ROOT)) for path in EXPERIMENTS}
+    assert folders <= set(settings["pythonpath"])
+
+
+def test_the_list_has_themes_and_first_lines():
+    lines = [line.rstrip() for line in run("list", COLUMNS="200").stdout.splitlines()]
+    theme = lines.index("Initialisation (initialization)")
+    assert lines[theme + 1].split(maxsplit=1) == [
+        "gains",
+        "The table of gains beside the gains that preserve the signal, and 50 layers of each.",
+    ]
+    assert theme < lines.index("Optimisation (optimization)")
+
+
+def test_the_run_line_of_a_script_is_its_path():
+    for path in SCRIPTS:
+        line = next(line for line in path.read_text().splitlines() if line.startswith("Run: "))
+        assert line.startswith(f"Run: python {path.relative_to(ROOT)}"), path
+
+
+def test_an_unknown_experiment_is_refused_with_the_known():
+    done = run("run", "no_such")
+    assert done.returncode == 2
+    assert "no experiment no_such; there are quickstart, " in done.stderr
+    assert "and the themes first_network, " in done.stderr
+
+
+@pytest.mark.parametrize("names", [[], ["gains", "lsuv"]])
+def test_what_follows_an_option_is_no_name(names):
+    spec = importlib.util.spec_from_file_location("runner", ROOT / "experiments" / "__main__.py")
+    runner = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(runner)
+    options = ["--preset", "smoke", "--output", "runs"]
+    assert runner.names_and_options([*names, *options]) == (names, options)
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_failing_script_makes_the_run_fail(jobs):
+    done = run("run", "quickstart", "gains", "--jobs", jobs, "--no-such-knob", "1")
+    assert done.returncode == 1
+    assert "refuted claim: quickstart, gains" in done.stderr
+    assert "--no-such-knob" in done.stdout + done.stderr
+
+
+def test_the_gallery_has_what_was_run_and_names_what_was_not(tmp_path):
+    folder = tmp_path / "gains"
+    folder.mkdir()
+    write_claims(folder, [Claim("a < b", 1, 0, 2), Claim("false", 3, 0, 2)])
+    (folder / "config.json").write_text('{"preset": "smoke"}')
+    (folder / "figure.png").write_bytes(b"PNG")
+    done = run("gallery", "--output", str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'gallery.html'}\n")
+    page = (tmp_path / "gallery.html").read_text()
+    assert f"1 of {len(EXPERIMENTS)} experiments were run" in page
+    assert "<td>a &lt; b</td>" in page
+    assert "They make 2 claims: 1 holds, 1 is refuted." in page
+    assert "(1 holds, 1 is refuted)" in page
+    assert "Preset &quot;smoke&quot;. Chance refutes" in page
+    assert f"data:image/png;base64,{base64.b64encode(b'PNG').decode()}" in page
+    assert page.count("(not run yet: python experiments/") == len(EXPERIMENTS) - 1
+    assert page.index("<p>Initialisation") < page.index("<p>Generalisation")
+    assert page.count("<h2>") == 1
+
+
+def test_a_theme_is_run_whole_and_a_script_once():
+    done = run("run", "generalization", "weight_decay", "--no-such-knob", "1")
+    assert "refuted claim: regularization, weight_decay\n" in done.stderr
+
+
+def test_only_run_passes_options_on():
+    done = run("list", "--preset", "smoke")
+    assert done.returncode == 2
+    assert "list takes no --preset smoke" in done.stderr
+
+
+def test_a_script_without_its_data_is_skipped_and_named(tmp_path):
+    done = run("run", "cifar10", "--skip-missing", JAXDL_DATA_DIR=str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "cifar10 is skipped: cifar10 is not on this machine" in done.stderr
+
+
+COUNTED = """
+import sys, jax, glorot_histograms
+from jaxdl.claims import main
+missed = []
+jax.monitoring.register_event_listener(
+    lambda event, **_: missed.append(event) if event.endswith("/cache_misses") else None
+)
+main(glorot_histograms, ["--preset", "smoke", "--output", sys.argv[1]])
+print("compiled", len(missed))
+"""
+
+
+def test_a_second_start_compiles_nothing(tmp_path):
+    # As a user starts it: without the settings of the tests' own cache.
+    ours = ("JAX_COMPILATION_CACHE_", "JAX_PERSISTENT_CACHE_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    environment = kept | {"JAXDL_DATA_DIR": str(tmp_path / "user")}
+    counts = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", COUNTED, str(tmp_path / "runs")],
+            cwd=ROOT / "experiments" / "initialization", env=environment,
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        counts.append(int(done.stdout.rsplit(maxsplit=1)[-1]))
+    assert counts[0] > 5
+    assert counts[1] == 0
+    assert any((tmp_path / "user" / "compiled").iterdir())

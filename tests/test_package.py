@@ -20,7 +20,7 @@ HEAVY = (
 
 # Who may be imported by whom: only what stands before it. DESIGN has the floors.
 ROOMS = (
-    ("checks", "jaxprs", "compiling", "files", "calling", "extras"),
+    ("checks", "jaxprs", "host_loops", "compiling", "files", "calling", "extras"),
     ("initializers", "activations", "losses", "metrics", "plotting"),
     ("layers", "optimizers", "data"),
     ("models",),

@@ -17,6 +17,7 @@ from jaxdl.calling import require_mode
 from jaxdl.checks import is_traced, require_at_least, require_key
 from jaxdl.compiling import compiler_options, loops_well, once_for_equal
 from jaxdl.data.types import Dataset
+from jaxdl.host_loops import with_loops_on_host
 from jaxdl.training.evaluation import make_batch_sums
 from jaxdl.training.state import TrainState, check_parts, init_state
 from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step, take
@@ -107,10 +108,8 @@ class Run:
             map(is_traced, jax.tree.leaves((key, train, splits, orders, start, program.consts)))
         ):
             return _whole(self, key, train, splits, jnp.asarray(orders), start)
-        whole, stepped = _compiled(self)
-        if loops_well(program):
-            return whole(key, train, splits, jnp.asarray(orders), start)
-        return stepped(key, train, splits, np.asarray(orders), start)
+        whole = _compiled(self, loops_well(program))
+        return whole(key, train, splits, jnp.asarray(orders), start)
 
     def _first_step(self, key: Key[Array, ""], train: Batch, start: TrainState | None) -> Any:
         """The program of a start and a step."""
@@ -255,45 +254,13 @@ def _check_mode(run: Run, state: TrainState, train: Batch) -> None:
     require_mode(run.task.model, variables, inputs, run.task.mode)
 
 
-Whole = Callable[..., tuple[TrainState, Measured]]
-
-
 @once_for_equal
-def _compiled(run: Run) -> tuple[Whole, Whole]:
-    """The run of arrays as one program, and as a loop of the host over a compiled step."""
-    options = compiler_options()
-    init = jax.jit(run.init)
-    step = jax.jit(
-        lambda state, train, indices: run.step(state, take(train, indices)),
-        compiler_options=compiler_options(convolutional=True),
-    )
-    after_epoch = jax.jit(run.after_epoch, compiler_options=options)
-
-    def stepped(
-        key: Any, train: Batch, splits: Data, orders: np.ndarray, start: TrainState | None
-    ) -> tuple[TrainState, Measured]:
-        state = init(key, train) if start is None else start
-        _check_mode(run, state, train)
-        epochs = []
-        for order in orders:
-            steps = []
-            for indices in _batches(order, run.batch_size, run.drop_last):
-                state, measured = step(state, train, indices)
-                steps.append(measured)
-            epochs.append({"train": _stacked(steps), **after_epoch(state, splits)})
-        return state, _stacked(epochs)
-
-    whole = jax.jit(functools.partial(_whole, run), compiler_options=options)
-    return whole, stepped
-
-
-def _batches(order: np.ndarray, batch_size: int, drop_last: bool) -> list[np.ndarray]:
-    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
-    return batches[:-1] if drop_last and len(batches[-1]) < batch_size else batches
-
-
-def _stacked(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def _compiled(run: Run, looped: bool) -> Callable[..., tuple[TrainState, Measured]]:
+    """The run of arrays as one program, or with its loops driven from the host."""
+    whole = functools.partial(_whole, run)
+    if looped:
+        return jax.jit(whole, compiler_options=compiler_options())
+    return with_loops_on_host(whole, compiler_options(convolutional=True))
 
 
 def _kinds(tree: Any) -> str:

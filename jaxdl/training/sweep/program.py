@@ -22,7 +22,8 @@ from jax.sharding import (
 )
 from jaxtyping import Array
 
-from jaxdl.compiling import compiler_options
+from jaxdl.compiling import compiler_options, loops_well
+from jaxdl.host_loops import with_loops_on_host
 from jaxdl.jaxprs import atom_bytes, equations
 from jaxdl.training.orders import order_key
 
@@ -105,6 +106,8 @@ class Program:
         self, members: int, devices: Sequence[jax.Device], *, threads: int
     ) -> Callable[..., list[np.ndarray]]:
         """Compile a call of this many members, a multiple of the devices; it returns arrays."""
+        if not self.loops_well():
+            return self._driven(threads)
         options = compiler_options()
         if threads > 1:
             # Calls run side by side, so their operations need no threads of their own.
@@ -140,6 +143,22 @@ class Program:
         def on_host(*arguments: np.ndarray) -> list[np.ndarray]:
             placed = [jax.device_put(a, p) for a, p in zip(arguments, placement, strict=True)]
             return [np.asarray(output) for output in compiled(consts, *placed)]
+
+        return on_host
+
+    def loops_well(self) -> bool:
+        """Whether the members' loops may be compiled: not with convolutions on a CPU."""
+        return loops_well(self.jaxpr)
+
+    def _driven(self, threads: int) -> Callable[..., list[np.ndarray]]:
+        """A call whose loops are driven from the host, on the default device."""
+        options = compiler_options(convolutional=True)
+        if threads > 1:
+            options = {**options, "xla_cpu_multi_thread_eigen": False}
+        driven = with_loops_on_host(self.batched, options)
+
+        def on_host(*arguments: np.ndarray) -> list[np.ndarray]:
+            return [np.asarray(output) for output in driven(self.jaxpr.consts, *arguments)]
 
         return on_host
 
@@ -224,6 +243,9 @@ class Calls:
 def plan_calls(program: Program, members: int, chunk: int | None) -> Calls:
     """Calls of equal size that keep all cores and devices busy; `chunk` members on each device."""
     devices = tuple(jax.local_devices())
+    if not program.loops_well():
+        # Convolutions with a kernel for each member are slow, and the host dispatches each step.
+        devices, chunk = devices[:1], chunk or 1
     on_cpu = devices[0].platform == "cpu"
     threads = max(1, _cores() // len(devices)) if on_cpu else 1
     if chunk is None:

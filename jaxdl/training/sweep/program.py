@@ -26,6 +26,7 @@ from jaxdl.compiling import compiler_options, loops_well
 from jaxdl.host_loops import with_loops_on_host
 from jaxdl.jaxprs import atom_bytes, equations
 from jaxdl.training.orders import order_key
+from jaxdl.training.sweep.by_seed import BySeed
 
 # On a CPU, what a step reads and writes for all members of a call should stay near the size of a
 # core's cache. A 784-128-10 network with Adam (3 MB a member) is fastest with 4 to 8 members in a
@@ -54,12 +55,14 @@ class Program:
         settings: the settings' names, in the order of the arguments.
         outputs: names, shapes and dtypes of the metrics, in order.
         shared: whether all members share one order's seed.
+        given: for each array made by seed, whether all members share it.
     """
 
     jaxpr: core.ClosedJaxpr
     settings: tuple[str, ...]
     outputs: Mapping[str, jax.ShapeDtypeStruct]
     shared: bool
+    given: tuple[bool, ...] = ()
 
     def digest(self) -> str:
         """The digest of the program and its constants; equal in every process."""
@@ -80,13 +83,18 @@ class Program:
 
     def _by_member(self, member: Any, shared: Any) -> tuple[Any, ...]:
         """One entry per argument: `shared` for an argument without an axis of members."""
-        return (member, shared if self.shared else member, *(member for _ in self.settings))
+        own = (member for _ in self.settings)
+        made = (shared if is_shared else member for is_shared in self.given)
+        return (member, shared if self.shared else member, *own, *made)
 
     def arguments(self, members: int) -> tuple[jax.ShapeDtypeStruct, ...]:
         """The shapes and dtypes of a call's arguments."""
         solo = (jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in self.jaxpr.in_avals)
         axes = self._by_member((members,), ())
-        return tuple(jax.ShapeDtypeStruct(s, a.dtype) for s, a in zip(axes, solo, strict=True))
+        return tuple(
+            jax.ShapeDtypeStruct((*axis, *one.shape), one.dtype)
+            for axis, one in zip(axes, solo, strict=True)
+        )
 
     def bytes_per_member(self) -> int:
         """The most that one operation of a member reads and writes, in bytes.
@@ -169,17 +177,28 @@ def trace_member(
     *,
     takes_order: bool,
     shared: bool,
+    by_seed: Sequence[BySeed] = (),
 ) -> Program:
-    """Trace `run(key, **settings)` once, for one member.
+    """Trace `run(key, **settings)` once, for one member. What is made by seed is an argument too.
 
     Raises:
         TypeError: a metric is no array of numbers.
     """
     names: list[str] = []
+    first = [each.make(jax.random.key(int(each.seeds[0]))) for each in by_seed]
+    leaves, structure = jax.tree.flatten(first)
+    flags = [
+        each.shared
+        for each, tree in zip(by_seed, first, strict=True)
+        for _ in jax.tree.leaves(tree)
+    ]
 
     def solo(seed: Array, order_seed: Array, *values: Array) -> list[Array]:
         order = {"order_key": order_key(order_seed)} if takes_order else {}
-        metrics = run(jax.random.key(seed), **dict(zip(settings, values, strict=True)), **order)
+        moving = dict(zip(settings, values[: len(settings)], strict=True))
+        trees = jax.tree.unflatten(structure, values[len(settings) :])
+        made = {each.name: tree for each, tree in zip(by_seed, trees, strict=True)}
+        metrics = run(jax.random.key(seed), **moving, **made, **order)
         paths = jax.tree_util.tree_flatten_with_path(metrics, is_leaf=lambda leaf: leaf is None)[0]
         names[:] = [
             jax.tree_util.keystr(path, simple=True, separator="/") or "result" for path, _ in paths
@@ -190,6 +209,10 @@ def trace_member(
 
     word = jax.ShapeDtypeStruct((), np.uint32)
     values = [jax.ShapeDtypeStruct((), dtype) for dtype in settings.values()]
+    values += [
+        jax.ShapeDtypeStruct(jnp.shape(leaf), jax.dtypes.canonicalize_dtype(jnp.result_type(leaf)))
+        for leaf in leaves
+    ]
     try:
         jaxpr, shapes = jax.make_jaxpr(solo, return_shape=True)(word, word, *values)
     except Exception as error:
@@ -204,7 +227,8 @@ def trace_member(
         )
     if len(set(names)) < len(names):
         raise ValueError(f"metrics must have different names, got {names}; rename one")
-    return Program(jaxpr, tuple(settings), dict(zip(names, shapes, strict=True)), shared)
+    outputs = dict(zip(names, shapes, strict=True))
+    return Program(jaxpr, tuple(settings), outputs, shared, tuple(flags))
 
 
 def _check_metric(name: str, leaf: Any) -> None:
@@ -273,7 +297,7 @@ def _cores() -> int:
 
 def prepare(
     program: Program, members: int, chunk: int | None
-) -> Callable[[Sequence[np.ndarray], np.ndarray, Finished], None]:
+) -> Callable[[Sequence[np.ndarray | BySeed], np.ndarray, Finished], None]:
     """Compile for this many members; the result (arguments, members, finished) -> None runs some.
 
     A compiled call keeps one CPU core busy, so calls run in threads: JAX releases the interpreter's
@@ -282,11 +306,18 @@ def prepare(
     calls = plan_calls(program, members, chunk)
     call = program.compile(calls.members, calls.devices, threads=calls.threads)
 
-    def execute(arguments: Sequence[np.ndarray], todo: np.ndarray, finished: Finished) -> None:
+    def taken(argument: np.ndarray | BySeed, members: np.ndarray) -> list[np.ndarray]:
+        if isinstance(argument, BySeed):
+            return argument.take(members)
+        return [argument[members] if argument.ndim else argument]
+
+    def execute(
+        arguments: Sequence[np.ndarray | BySeed], todo: np.ndarray, finished: Finished
+    ) -> None:
         def one(start: int) -> None:
             now = todo[start : start + calls.members]
             padded = np.concatenate([now, np.repeat(now[-1:], calls.members - len(now))])
-            outputs = call(*(a[padded] if a.ndim else a for a in arguments))
+            outputs = call(*(array for each in arguments for array in taken(each, padded)))
             finished(now, [output[: len(now)] for output in outputs])
 
         with ThreadPoolExecutor(calls.threads) as pool:

@@ -1,9 +1,11 @@
 """Many runs at once: a pure run over hyper-parameters and seeds, as arrays with named axes."""
 
 import functools
+import hashlib
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,8 @@ import jax
 import numpy as np
 
 from jaxdl.files import versions
+from jaxdl.training.fit.fit import fit
+from jaxdl.training.run import Run
 from jaxdl.training.sweep.axes import (
     GIVEN_BY_SWEEP,
     Axis,
@@ -18,7 +22,9 @@ from jaxdl.training.sweep.axes import (
     member_arguments,
     seed_numbers,
 )
+from jaxdl.training.sweep.by_seed import BySeed, checked_by_seed
 from jaxdl.training.sweep.folder import SweepFolder, open_folder
+from jaxdl.training.sweep.members_bar import members_bar
 from jaxdl.training.sweep.program import Program, prepare, trace_member
 
 if TYPE_CHECKING:
@@ -32,11 +38,14 @@ def sweep(
     over: Mapping[str, Any] | None = None,
     *,
     seeds: int | Iterable[int] = 8,
+    by_seed: Mapping[str, Any] | None = None,
+    orders: str = "own",
     shared_batches: bool = True,
     static: Sequence[str] = (),
     dims: Mapping[str, Sequence[str]] | None = None,
     chunk: int | None = None,
     folder: str | Path | None = None,
+    progress: bool | None = None,
 ) -> "xarray.Dataset":
     r"""Call the pure function `run` for every combination of the settings and every seed.
 
@@ -47,20 +56,29 @@ def sweep(
     local devices. A member equals the same run alone to rounding. A member that diverges does not
     change the others.
 
-    If `run` has the argument `order_key`, it gets a key for the order of its data. If all members
-    share it, each batch is gathered once for all, and the first layer is one matrix product. Share
-    it, unless you study the randomness of the order.
+    What a member needs from the host, such as the orders of its data, `by_seed` makes from the key
+    of its seed. A member made with `make_run` then is the run that `fit` makes of that key.
+
+    On a CPU a member with convolutions is driven from the host, step by step, one member at a time
+    on each core: in a compiled loop they would be 25 times slower.
 
     Arguments:
-        run: (key, **settings) -> metrics, a dictionary (or another pytree) of arrays; pure.
+        run: (key, **settings) -> metrics, a dictionary (or another pytree) of arrays; pure. Or a
+            `Run` with its data, `functools.partial(run, data=splits)`, whose settings are `orders`.
         over: the values of each setting. Numbers are arguments of one compiled program, of dtype
             float32, int32 or bool (64 bits with `jax_enable_x64`). Other values (functions,
             strings, tuples; a mapping gives them labels) are static: each compiles a program of its
                 own.
         seeds: a number n gives `run` the keys `jax.random.key(0)` to `key(n - 1)`; a list gives the
             keys of its seeds.
-        shared_batches: whether all members get `training.order_key` of the first seed; if false,
-            each gets that of its own seed.
+        by_seed: further arguments of `run` by name, each a function of a seed's key that is called
+            on the host: {"orders": lambda key: training.orders(key, epochs, examples)}. They are
+            made when a call needs them; the last 64 seeds' are kept.
+        orders: "own" gives each seed its own `orders` (or `order`); "shared" gives all members
+            those of the first seed. Each batch is then gathered once for all, and the first layer
+            is one matrix product. Only the first seed's member is then the run that `fit` makes.
+        shared_batches: for a run with the argument `order_key`: whether all members get
+            `training.order_key` of the first seed, or each that of its own.
         static: settings that decide a shape or a branch, such as a width. Each value compiles a
             program.
         dims: the names of a metric's own axes, e.g. {"loss": ("epoch",)}; "loss_dim_0" by default.
@@ -68,6 +86,8 @@ def sweep(
             by rounding only.
         folder: keep finished calls here. A restart computes what is missing; files that cannot be
             read are computed again, with a warning.
+        progress: show the members done and the time left; by default if standard error is a
+            terminal.
 
     Returns:
         An `xarray.Dataset`: a variable for each metric, with the axes of `over`, "seed", and the
@@ -77,7 +97,8 @@ def sweep(
         ValueError: an axis that is empty, repeats a value, or is no argument of `run`; seeds, chunk
             or dims out of range; metrics whose shape depends on a setting; a folder of another
             sweep.
-        TypeError: a metric that is no array of numbers, or an argument of the wrong type.
+        TypeError: a metric that is no array of numbers, an argument of the wrong type, or `fit`,
+            which runs from the host.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -93,7 +114,11 @@ def sweep(
     module = _import_xarray()
     axes = [make_axis(name, values, name in static) for name, values in (over or {}).items()]
     seed_values = seed_numbers(seeds)
-    takes_order = _check_run(run, axes, static, shared_batches)
+    run = _member(run)
+    made = checked_by_seed(
+        by_seed or {}, orders, [*(axis.name for axis in axes), *GIVEN_BY_SWEEP], seed_values
+    )
+    takes_order = _check_run(run, axes, [each.name for each in made], static, shared_batches)
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1 member, got {chunk}; leave it out")
 
@@ -106,6 +131,7 @@ def sweep(
             {axis.name: np.asarray(axis.values).dtype for axis in moving},
             takes_order=takes_order,
             shared=shared_batches,
+            by_seed=made,
         )
         for values in combinations
     ]
@@ -114,10 +140,19 @@ def sweep(
     kept = None
     if folder is not None:
         identity = _identity(programs, axes, seed_values, shared_batches)
+        if made:
+            identity["by seed"] = {each.name: _digest_of_first(each) for each in made}
         kept = open_folder(Path(folder), identity)
 
-    arguments = member_arguments(moving, seed_values, shared_batches)
-    columns = [_run_group(g, program, arguments, chunk, kept) for g, program in enumerate(programs)]
+    numbers = member_arguments(moving, seed_values, shared_batches)
+    members = numbers[0]
+    arguments: list[np.ndarray | BySeed] = [*numbers]
+    arguments += [replace(each, seeds=members) for each in made]
+    with members_bar(len(members) * len(programs), show=progress) as tell:
+        columns = [
+            _run_group(group, program, arguments, chunk, kept, tell)
+            for group, program in enumerate(programs)
+        ]
 
     grid = [*fixed, *moving]
     shape = (*(len(axis.values) for axis in grid), len(seed_values))
@@ -137,11 +172,13 @@ def sweep(
 def _run_group(
     group: int,
     program: Program,
-    arguments: Sequence[np.ndarray],
+    arguments: Sequence[np.ndarray | BySeed],
     chunk: int | None,
     kept: SweepFolder | None,
+    tell: Callable[[int], None],
 ) -> list[np.ndarray]:
     """The metrics of all members that share a program, one array per metric."""
+    assert isinstance(arguments[0], np.ndarray)
     members = len(arguments[0])
     columns = [np.empty((members, *out.shape), out.dtype) for out in program.outputs.values()]
     done = np.zeros(members, bool) if kept is None else kept.load(group, columns)
@@ -151,7 +188,9 @@ def _run_group(
             column[indices] = values
         if kept is not None:
             kept.save(group, indices, metrics)
+        tell(len(indices))
 
+    tell(int(done.sum()))
     if not done.all():
         todo = np.flatnonzero(~done)
         prepare(program, len(todo), chunk)(arguments, todo, finished)
@@ -159,7 +198,11 @@ def _run_group(
 
 
 def _check_run(
-    run: Callable[..., Any], axes: Sequence[Axis], static: Sequence[str], shared_batches: bool
+    run: Callable[..., Any],
+    axes: Sequence[Axis],
+    made: Sequence[str],
+    static: Sequence[str],
+    shared_batches: bool,
 ) -> bool:
     """Refuse settings that `run` does not take; return whether it takes `order_key`."""
     if isinstance(static, str):
@@ -170,6 +213,11 @@ def _check_run(
     parameters = list(inspect.signature(run).parameters.values())[1:]
     named = {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if not takes_any and (unknown := [name for name in made if name not in named]):
+        raise ValueError(
+            f"by_seed must name arguments of run, {sorted(named)}, got {unknown}; rename them or "
+            "add them to run"
+        )
     if not takes_any and (unknown := [name for name in given if name not in named]):
         raise ValueError(
             f"over must name arguments of run, {sorted({*named} - {*GIVEN_BY_SWEEP})}, "
@@ -178,12 +226,12 @@ def _check_run(
     missing = [
         name
         for name, parameter in named.items()
-        if parameter.default is parameter.empty and name not in (*given, "order_key")
+        if parameter.default is parameter.empty and name not in (*given, *made, "order_key")
     ]
     if missing:
         raise ValueError(
             f"over must name every argument of run that has no default, got none for {missing}; "
-            f"add e.g. over={{{missing[0]!r}: [...]}}"
+            f"add it to over, e.g. {{{missing[0]!r}: [...]}}, or to by_seed, as a function of a key"
         )
     if not shared_batches and "order_key" not in named:
         raise ValueError(
@@ -191,6 +239,31 @@ def _check_run(
             "add it, or let run take its orders from its key"
         )
     return "order_key" in named
+
+
+def _member(run: Callable[..., Any]) -> Callable[..., Any]:
+    """The function to be swept: of a `Run` the measured values, without the state."""
+    called = getattr(run, "func", run)
+    if called is fit:
+        raise TypeError(
+            "sweep compiles many runs into one program, got fit, which runs from the host; make "
+            "the run with training.make_run(task, optimizer, batch_size=...) and sweep that"
+        )
+    if not isinstance(called, Run):
+        return run
+
+    def member(key: Any, *, orders: Any) -> Any:
+        return run(key, orders=orders)[1]
+
+    return member
+
+
+def _digest_of_first(made: BySeed) -> str:
+    seen = hashlib.blake2b(str(made.shared).encode(), digest_size=16)
+    for leaf in made.of_seed(int(made.seeds[0])):
+        seen.update(f"{leaf.dtype} {leaf.shape}".encode())
+        seen.update(np.ascontiguousarray(leaf).data)
+    return seen.hexdigest()
 
 
 def _check_outputs(programs: Sequence[Program], axes: Sequence[Axis]) -> None:

@@ -1,0 +1,91 @@
+"""What a sweep makes on the host for each seed: orders, data, anything a member takes as arrays."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+ORDERS = ("order", "orders")
+"""The arguments that all members may share."""
+
+Make = Callable[[Key[Array, ""]], Any]
+"""(the key of a seed) -> a pytree of arrays."""
+
+# Made arrays that are kept for other settings of the same seed.
+KEPT_SEEDS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class BySeed:
+    """One argument of the members, made when a call needs it.
+
+    Attributes:
+        name: of the argument.
+        make: called on the host.
+        shared: whether all members get that of the first seed.
+        seeds: of the members, in the grid's order.
+    """
+
+    name: str
+    make: Make
+    shared: bool
+    seeds: np.ndarray
+
+    def of_seed(self, seed: int) -> list[np.ndarray]:
+        """The arrays of a seed, flat."""
+        return [_on_host(leaf) for leaf in jax.tree.leaves(self.make(jax.random.key(seed)))]
+
+    def take(self, members: np.ndarray) -> list[np.ndarray]:
+        """The arrays of these members, with a leading axis of members unless they are shared."""
+        if self.shared:
+            return self._kept(int(self.seeds[0]))
+        rows = [self._kept(int(seed)) for seed in self.seeds[members]]
+        first = self._kept(int(self.seeds[0]))
+        for row in rows:
+            if [leaf.shape for leaf in row] != [leaf.shape for leaf in first]:
+                raise ValueError(
+                    f"by_seed[{self.name!r}] must give arrays of one shape for every seed, got "
+                    f"{[leaf.shape for leaf in first]} and {[leaf.shape for leaf in row]}; cut or "
+                    "pad them"
+                )
+        return [np.stack(column) for column in zip(*rows, strict=True)]
+
+    @functools.cached_property
+    def _kept(self) -> Callable[[int], list[np.ndarray]]:
+        return functools.lru_cache(maxsize=KEPT_SEEDS)(self.of_seed)
+
+
+def checked_by_seed(
+    by_seed: Mapping[str, Any], orders: str, taken: Sequence[str], seeds: np.ndarray
+) -> list[BySeed]:
+    """The arguments that are made by seed.
+
+    Raises:
+        ValueError: a name that a setting has, or a value of `orders` that there is not.
+        TypeError: what is no function.
+    """
+    if orders not in ("own", "shared"):
+        raise ValueError(f'orders must be "own" or "shared", got {orders!r}; pass one of them')
+    for name, make in by_seed.items():
+        if name in taken:
+            raise ValueError(
+                f"by_seed must not name {name!r}, which over or the sweep gives; rename one"
+            )
+        if not callable(make):
+            raise TypeError(
+                f"by_seed[{name!r}] must be a function of a seed's key, got {make!r}; pass e.g. "
+                "lambda key: training.orders(key, epochs, examples)"
+            )
+    return [
+        BySeed(name, make, orders == "shared" and name in ORDERS, seeds)
+        for name, make in by_seed.items()
+    ]
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)

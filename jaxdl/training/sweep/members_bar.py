@@ -1,0 +1,31 @@
+"""The progress bar of a sweep: members done, and the time left."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@contextlib.contextmanager
+def members_bar(
+    members: int, *, show: bool | None = None, console: Console | None = None
+) -> Iterator[Callable[[int], None]]:
+    """A bar over the members; the function given says how many more are done.
+
+    Arguments:
+        show: True or False; None shows it when the output is a terminal.
+        console: where to draw; by default standard error, which keeps standard output for results.
+
+    Example:
+        >>> with members_bar(8, show=False) as tell:
+        ...     tell(4)
+    """
+    console = console or Console(stderr=True)
+    if not (console.is_terminal if show is None else show):
+        yield lambda done: None
+        return
+    columns = (TextColumn("members"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, refresh_per_second=2) as bar:
+        task = bar.add_task("", total=members)
+        yield lambda done: bar.advance(task, done)

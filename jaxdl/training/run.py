@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, Key
 
 from jaxdl.calling import require_mode
 from jaxdl.checks import is_traced, require_at_least, require_key
-from jaxdl.compiling import compiler_options, loops_well, once_for_equal
+from jaxdl.compiling import compiler_options, init_options, loops_well, once_for_equal
 from jaxdl.data.types import Dataset
 from jaxdl.host_loops import with_loops_on_host
 from jaxdl.training.evaluation import make_batch_sums
@@ -108,7 +108,8 @@ class Run:
             map(is_traced, jax.tree.leaves((key, train, splits, orders, start, program.consts)))
         ):
             return _whole(self, key, train, splits, jnp.asarray(orders), start)
-        whole = _compiled(self, loops_well(program))
+        init, whole = _compiled(self, loops_well(program))
+        start = init(key, train) if start is None else start
         return whole(key, train, splits, jnp.asarray(orders), start)
 
     def _first_step(self, key: Key[Array, ""], train: Batch, start: TrainState | None) -> Any:
@@ -254,13 +255,17 @@ def _check_mode(run: Run, state: TrainState, train: Batch) -> None:
     require_mode(run.task.model, variables, inputs, run.task.mode)
 
 
+Compiled = Callable[..., Any]
+
+
 @once_for_equal
-def _compiled(run: Run, looped: bool) -> Callable[..., tuple[TrainState, Measured]]:
-    """The run of arrays as one program, or with its loops driven from the host."""
+def _compiled(run: Run, looped: bool) -> tuple[Compiled, Compiled]:
+    """The start, and the run as one program or with its loops driven from the host."""
+    init = jax.jit(run.init, compiler_options=init_options())
     whole = functools.partial(_whole, run)
     if looped:
-        return jax.jit(whole, compiler_options=compiler_options())
-    return with_loops_on_host(whole, compiler_options(convolutional=True))
+        return init, jax.jit(whole, compiler_options=compiler_options())
+    return init, with_loops_on_host(whole, compiler_options(convolutional=True))
 
 
 def _kinds(tree: Any) -> str:

@@ -110,7 +110,8 @@ class Run:
             return _whole(self, key, train, splits, jnp.asarray(orders), start)
         init, whole = _compiled(self, loops_well(program))
         start = init(key, train) if start is None else start
-        return whole(key, train, splits, jnp.asarray(orders), start)
+        result: tuple[TrainState, Measured] = whole(key, train, splits, jnp.asarray(orders), start)
+        return result
 
     def _first_step(self, key: Key[Array, ""], train: Batch, start: TrainState | None) -> Any:
         """The program of a start and a step."""

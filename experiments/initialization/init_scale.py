@@ -19,12 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray
 
 from jaxdl import activations, data, initializers, losses, models, optimizers, training
-from jaxdl.claims import Claim, Results, about_mean, main
+from jaxdl.claims import Claim, about_mean, main
 from jaxdl.plotting import new_figure
 
 FEATURES, BATCH_SIZE, RATE = (128, 128, 10), 50, 0.1
@@ -67,77 +67,65 @@ class Config:
 PRESETS = {"default": Config(), "smoke": Config(seeds=5), "full": Config(seeds=40, steps=2000)}
 
 
-def run(config: Config) -> Results:
-    """By seed and step, the loss of each start; how far the units of a layer are apart."""
-    digits = data.load("mnist_5k")
-    keys = jax.vmap(jax.random.key)(config.seed + jnp.arange(config.seeds))
-    orders = [training.epoch_order(key, 0, len(digits.train)) for key in keys]
-    rows = jnp.stack([np.resize(order, (config.steps, BATCH_SIZE)) for order in orders])
-    arrays = {
-        "inputs": jnp.asarray(digits.train.inputs),
-        "targets": jnp.asarray(digits.train.targets),
-    }
-    optimizer = optimizers.sgd(RATE)
-    results: dict[str, Any] = {}
-    for name, arm in ARMS.items():
-        model = models.MLP(FEATURES, activation=arm.activation, kernel_init=arm.kernel_init)
-        step = training.make_train_step(model, optimizer, losses.cross_entropy)
-        epoch = training.make_train_epoch(step)
+def run(config: Config) -> xarray.Dataset:
+    """By start, seed and step, the loss; how far weights moved, and the units of a layer part."""
+    digits = data.load("mnist_5k").train
+    epochs = -(-config.steps * BATCH_SIZE // len(digits))
 
-        @jax.jit
-        def train(keys: Any, model: Any = model, epoch: Any = epoch) -> tuple[Any, Any]:
-            def one(run: Any) -> tuple[Any, Any]:
-                key, rows = run
-                sample = jnp.zeros((1, *digits.train.inputs.shape[1:]))
-                state = training.init_state(key, model, optimizer, sample)
-                state, measured = epoch(state, arrays, rows)
-                return state.params, measured["loss"]
+    def member(key: Any, orders: Any, *, start: Arm) -> dict[str, Any]:
+        model = models.MLP(FEATURES, activation=start.activation, kernel_init=start.kernel_init)
+        task = training.Task(model, losses.cross_entropy)
+        learn = training.make_run(task, optimizers.sgd(RATE), batch_size=BATCH_SIZE)
+        state, measured = learn(key, {"train": digits}, orders)
+        kernels = [state.params[f"dense_{layer}"]["kernel"] for layer in range(3)]
+        return {
+            "loss": measured["train"]["loss"].ravel()[: config.steps],
+            "moved": jnp.stack([jnp.abs(kernel).max() for kernel in kernels]),
+            "apart": jnp.stack([units_apart(kernel) for kernel in kernels[:2]]),
+        }
 
-            trained: tuple[Any, Any] = jax.lax.map(one, (keys, rows))
-            return trained
-
-        params, results[f"{name}_loss"] = jax.device_get(train(keys))
-        results[f"{name}_apart"] = np.stack(
-            [units_apart(params[layer]["kernel"]) for layer in ("dense_0", "dense_1")]
-        )
-        results[f"{name}_moved"] = np.array(
-            [np.abs(params[f"dense_{layer}"]["kernel"]).max((1, 2)) for layer in range(3)]
-        )
-    return results
+    return training.sweep(
+        member,
+        {"start": ARMS},
+        seeds=range(config.seed, config.seed + config.seeds),
+        by_seed={"orders": lambda key: training.orders(key, epochs, len(digits))},
+        dims={"loss": ("step",), "moved": ("layer",), "apart": ("hidden",)},
+    )
 
 
-def units_apart(kernels: np.ndarray) -> float:
+def units_apart(kernel: Any) -> Any:
     """The largest difference between the incoming weights of a unit and those of the first."""
-    return float(np.abs(kernels - kernels[..., :1]).max())
+    return jnp.abs(kernel - kernel[:, :1]).max()
 
 
-def final(loss: np.ndarray) -> np.ndarray:
+def final(results: xarray.Dataset, start: str) -> np.ndarray:
     """By seed: the mean loss of the last 50 steps."""
-    return np.asarray(loss[:, -50:].mean(1))
+    return np.asarray(results["loss"].sel(start=start)[:, -50:].mean("step"))
 
 
-def claims(results: Results) -> list[Claim]:
+def claims(results: xarray.Dataset) -> list[Claim]:
     """The symmetry, to rounding; and the order of the losses."""
-    seeds, steps = results["he_loss"].shape
+    seeds, steps = results.sizes["seed"], results.sizes["step"]
+    sigmoid = results.sel(start="zeros_sigmoid")
     made = [
         Claim(
             "All weights zero, ReLU: no weight ever moves, for each gradient has a factor 0. "
             f"Largest weight after {steps} steps",
-            results["zeros_moved"].max(),
+            results["moved"].sel(start="zeros").max(),
             0.0,
             0.0,
         ),
         Claim(
             "All weights zero, sigmoid: the units of a layer stay one unit, repeated, to rounding. "
             f"Largest difference between the weights of two units after {steps} steps",
-            results["zeros_sigmoid_apart"].max(),
+            sigmoid["apart"].max(),
             0.0,
             ROUNDING,
         ),
         about_mean(
             f"They do move, but in step: the largest weight into a hidden unit; mean of {seeds} "
             "seeds",
-            results["zeros_sigmoid_moved"][:2].max(0),
+            sigmoid["moved"].isel(layer=slice(2)).max("layer"),
             low=1e-3,
         ),
     ]
@@ -147,20 +135,20 @@ def claims(results: Results) -> list[Claim]:
             about_mean(
                 f"The start {ARMS[better].label!r} learns more than {ARMS[worse].label!r}: how far "
                 f"below its loss is over the last 50 steps, nats; mean of {seeds} seeds",
-                final(results[f"{worse}_loss"]) - final(results[f"{better}_loss"]),
+                final(results, worse) - final(results, better),
                 low=0.0,
             )
         )
     return made
 
 
-def plot(results: Results) -> Any:
+def plot(results: xarray.Dataset) -> Any:
     """The loss by step, and the same close up."""
     figure = new_figure(12, 5)
     whole, close = figure.subplots(1, 2)
     window = 20
     for name, arm in ARMS.items():
-        loss = results[f"{name}_loss"]
+        loss = results["loss"].sel(start=name).values
         smooth = np.apply_along_axis(np.convolve, 1, loss, np.ones(window) / window, mode="valid")
         steps = np.arange(smooth.shape[1]) + window
         for axes in (whole, close):

@@ -11,6 +11,7 @@ import lsuv
 import numpy as np
 import pytest
 import vanishing_gradients
+import xarray
 import zero_initialization
 
 from jaxdl import activations, diagnostics, initializers, losses, models
@@ -195,35 +196,41 @@ def test_networks_far_apart_leave_the_gradient_undecided():
 def init_scale_results(seeds=10):
     draw = np.random.default_rng(0)
     ends = {"zeros": 2.3, "zeros_sigmoid": 2.3, "small": 0.9, "large": 0.6, "he": 0.2}
-    results = {
-        f"{name}_loss": loss + 0.01 * draw.normal(size=(seeds, 1)) * np.ones(300)
-        for name, loss in ends.items()
-    }
-    return results | {
-        "zeros_moved": np.zeros((3, seeds)),
-        "zeros_sigmoid_apart": np.full(2, 7e-12),
-        "zeros_sigmoid_moved": 2e-3 * np.ones((3, seeds)),
-    }
+    loss = np.array([*ends.values()])[:, None, None] + np.zeros((5, seeds, 300))
+    loss += 0.01 * draw.normal(size=(5, seeds, 1))
+    moved = np.full((5, seeds, 3), 2e-3)
+    moved[0] = 0.0
+    return xarray.Dataset(
+        {
+            "loss": (("start", "seed", "step"), loss),
+            "moved": (("start", "seed", "layer"), moved),
+            "apart": (("start", "seed", "hidden"), np.full((5, seeds, 2), 7e-12)),
+        },
+        coords={"start": [*ends], "seed": range(seeds)},
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "refuted"),
+    ("name", "start", "change", "refuted"),
     [
-        ("zeros_moved", lambda v: v + 1e-9, {0}),
-        ("zeros_sigmoid_apart", lambda v: v + 1e-6, {1}),
-        ("zeros_sigmoid_moved", lambda v: v / 10, {2}),
-        ("he_loss", lambda v: v + 1, {3}),
-        ("large_loss", lambda v: v + 1, {4}),
-        ("small_loss", lambda v: v + 2, {5}),
+        ("moved", "zeros", 1e-9, {0}),
+        ("apart", "zeros_sigmoid", 1e-6, {1}),
+        ("moved", "zeros_sigmoid", -1.9e-3, {2}),
+        ("loss", "he", 1.0, {3}),
+        ("loss", "large", 1.0, {4}),
+        ("loss", "small", 2.0, {5}),
     ],
 )
-def test_init_scales_claims(name, change, refuted):
-    check(init_scale, init_scale_results(), name, change, refuted)
+def test_init_scales_claims(name, start, change, refuted):
+    results = init_scale_results()
+    assert not those("refuted", init_scale, results) | those("undecided", init_scale, results)
+    results[name].loc[{"start": start}] += change
+    assert those("refuted", init_scale, results) == refuted
 
 
 def test_the_same_loss_is_undecided():
     results = init_scale_results()
-    results["large_loss"] = results["he_loss"][::-1]
+    results["loss"].loc[{"start": "large"}] = results["loss"].sel(start="he").values[::-1]
     assert those("undecided", init_scale, results) == {3}
 
 

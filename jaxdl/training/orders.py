@@ -29,9 +29,12 @@ def epoch_order(key: Key[Array, ""], epoch: int, examples: int) -> Int[np.ndarra
         >>> sorted(epoch_order(jax.random.key(0), 3, 5).tolist())
         [0, 1, 2, 3, 4]
     """
-    entropy = [*np.asarray(jax.random.key_data(key)).tolist(), ORDER_STREAM, epoch]
-    words = np.random.Philox(np.random.SeedSequence(entropy)).random_raw(examples)
-    return np.argsort(words).astype(np.int32)
+    return _order(np.asarray(jax.random.key_data(key)).tolist(), epoch, examples)
+
+
+def _order(words_of_key: list[int], epoch: int, examples: int) -> np.ndarray:
+    seed = np.random.SeedSequence([*words_of_key, ORDER_STREAM, epoch])
+    return np.argsort(np.random.Philox(seed).random_raw(examples)).astype(np.int32)
 
 
 def orders(
@@ -62,8 +65,8 @@ def orders(
     require_key(key)
     require_at_least(1, epochs=epochs, examples=examples)
     require_at_least(0, first=first)
-    run_key = jax.random.split(key)[1]
-    return np.stack([epoch_order(run_key, first + epoch, examples) for epoch in range(epochs)])
+    words: list[int] = np.asarray(jax.random.key_data(jax.random.split(key)[1])).tolist()
+    return np.stack([_order(words, first + epoch, examples) for epoch in range(epochs)])
 
 
 def order_key(seed: Any) -> Key[Array, ""]:

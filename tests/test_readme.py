@@ -26,6 +26,7 @@ def test_the_library_in_fifteen_lines_and_what_follows_them(tmp_path):
     assert {path.name for path in (tmp_path / "runs" / "digits").iterdir()} > {"tensorboard"}
     accuracy = float(re.search(r"'accuracy': ([\d.]+)", done.stdout).group(1))
     assert accuracy > 0.85
+    assert "<xarray.DataArray 'accuracy' (rate: 3)>" in done.stdout
 
 
 def test_an_experiment_of_ones_own_holds(tmp_path):

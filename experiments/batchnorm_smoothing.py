@@ -35,6 +35,7 @@ from common import Results
 
 from jaxdl import data, layers, losses, metrics, models, training
 from jaxdl.claims import Claim, about_mean, about_ratios, interval
+from jaxdl.compiling import init_options
 
 NEEDS = "cifar10"
 LABELS = {"plain": "no norm", "norm": "BatchNorm", "noisy": "noisy BatchNorm"}
@@ -77,7 +78,7 @@ class Config:
 PRESETS = {
     "default": Config(),
     "smoke": Config(
-        seeds=4, steps=30, probes=2, batch_size=32, channels=(8, 8, 16, 16, 16), generator="rbg"
+        seeds=3, steps=16, probes=2, batch_size=32, channels=(8, 8, 16, 16, 16), generator="rbg"
     ),
     "full": Config(
         seeds=8, steps=15_000, batch_size=128, channels=(64, 128, 256, 512, 512), probes=50
@@ -149,7 +150,8 @@ def trainer(model: models.VGG, dataset: data.Dataset, config: Config) -> Any:
     arrays, optimizer = dataset.train, recording_sgd()
     # Compiled, it computes no outputs, only what they would be computed from.
     initial = jax.jit(
-        lambda key: training.init_state(key, model, optimizer, jnp.zeros((1, 32, 32, 3)))
+        lambda key: training.init_state(key, model, optimizer, jnp.zeros((1, 32, 32, 3))),
+        compiler_options=init_options(),
     )
     # One program for all seeds, rates and probes: the rate is part of the state.
     step = jax.jit(

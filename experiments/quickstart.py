@@ -53,7 +53,11 @@ class Config:
     """Passes over the training split."""
 
 
-PRESETS = {"default": Config(), "smoke": Config(), "full": Config(seeds=20, starts=200)}
+PRESETS = {
+    "default": Config(),
+    "smoke": Config(seeds=3, starts=20),
+    "full": Config(seeds=20, starts=200),
+}
 
 
 def run(config: Config) -> Results:

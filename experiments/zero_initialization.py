@@ -31,6 +31,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
 from jaxdl.claims import Claim, about_mean, as_before
+from jaxdl.compiling import init_options
 
 SIDE = 14
 PIXELS, WIDTH = SIDE * SIDE, 256
@@ -108,7 +109,9 @@ def run(config: Config) -> Results:
     results: dict[str, Any] = {"lit_pixels": (np.asarray(train["inputs"]) > 0).any(0).sum()}
     for name, arm in ARMS.items():
         train_epoch, evaluate = compiled(arm.features, arm.dropout_rate)
-        start = jax.vmap(functools.partial(initial_state, arm))(keys)
+        start = jax.jit(
+            jax.vmap(functools.partial(initial_state, arm)), compiler_options=init_options()
+        )(keys)
         state, accuracy = start, []
         for order in orders:
             state, _ = train_epoch(state, train, order)

@@ -128,9 +128,9 @@ class Arm:
         """(seeds, rates): the steps until the training loss is at the target, or inf."""
         taken = []
         for key in keys:
-            rows = self.rows(key, self.most)
-            rows = jnp.asarray(rows.reshape(-1, self.between, rows.shape[-1]))
-            for rate in np.float32(rates):
+            order = self.rows(key, self.most)
+            rows = jnp.asarray(order.reshape(-1, self.between, order.shape[-1]))
+            for rate in rates.astype(np.float32):
                 taken.append(self._to_target(self._start(key, rate), rows, rate, self.arrays))
         return np.asarray(taken, np.float64).reshape(len(keys), -1)
 

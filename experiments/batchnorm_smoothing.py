@@ -78,7 +78,7 @@ class Config:
 PRESETS = {
     "default": Config(),
     "smoke": Config(
-        seeds=3, steps=16, probes=2, batch_size=32, channels=(8, 8, 16, 16, 16), generator="rbg"
+        seeds=4, steps=30, probes=2, batch_size=32, channels=(8, 8, 16, 16, 16), generator="rbg"
     ),
     "full": Config(
         seeds=8, steps=15_000, batch_size=128, channels=(64, 128, 256, 512, 512), probes=50

@@ -166,7 +166,7 @@ def initial_states(name: str, keys: Key[Array, " seeds"], images: Array) -> trai
     kernel_init = KERNELS["orthogonal" if name == LSUV else name]
     bias_init: Any = initializers.torch_bias if name == "torch_kernel" else initializers.zeros()
     model = models.MLP(FEATURES, kernel_init=kernel_init, bias_init=bias_init)
-    states = jax.jit(
+    states: training.TrainState = jax.jit(
         jax.vmap(lambda key: training.init_state(key, model, OPTIMIZER, SAMPLE)),
         compiler_options=init_options(),
     )(keys)

@@ -56,7 +56,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(seeds=3, starts=20),
+    "smoke": Config(starts=20),
     "full": Config(seeds=20, starts=200),
 }
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxdl import activations, data, diagnostics, losses, metrics, models, optimizers, training
 from jaxdl.claims import Claim, Results, about_mean, as_before, main, seconds_since_start
+from jaxdl.compiling import init_options
 from jaxdl.layers import BatchNorm
 from jaxdl.plotting import new_figure
 
@@ -52,7 +53,11 @@ class Config:
     """Passes over the training split."""
 
 
-PRESETS = {"default": Config(), "smoke": Config(), "full": Config(seeds=20, starts=200)}
+PRESETS = {
+    "default": Config(),
+    "smoke": Config(starts=20),
+    "full": Config(seeds=20, starts=200),
+}
 
 
 def run(config: Config) -> Results:
@@ -69,12 +74,16 @@ def run(config: Config) -> Results:
     batch = {"inputs": digits.train.inputs[:1000], "targets": digits.train.targets[:1000]}
     for name, model in MODELS.items():
 
-        def measure(key: Any, model: models.MLP = model) -> Any:
-            start = training.init_state(key, model, optimizer, SAMPLE)
-            return diagnostics.propagation(model, start.variables, batch, loss=losses.cross_entropy)
+        def start(key: Any, model: models.MLP = model) -> Any:
+            return training.init_state(key, model, optimizer, SAMPLE).variables
+
+        def measure(variables: Any, model: models.MLP = model) -> Any:
+            return diagnostics.propagation(model, variables, batch, loss=losses.cross_entropy)
 
         keys = jax.vmap(jax.random.key)(config.seed + np.arange(config.starts))
-        measured = jax.jit(lambda keys, measure=measure: jax.lax.map(measure, keys))(keys)
+        # Random numbers take long to compile: apart, without optimisation.
+        starts = jax.jit(jax.vmap(start), compiler_options=init_options())(keys)
+        measured = jax.jit(lambda starts, measure=measure: jax.lax.map(measure, starts))(starts)
         hidden = np.array(measured.is_activation)
         runs = [
             training.fit(

@@ -53,7 +53,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(long_epochs=8),
+    "smoke": Config(seeds=3, long_epochs=6),
     "full": Config(seeds=16, long_epochs=40),
 }
 

@@ -65,7 +65,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(seeds=3, rates=3),
+    "smoke": Config(epochs=20, seeds=3, rates=3),
     "full": Config(epochs=100, seeds=10),
 }
 

@@ -60,7 +60,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(width=500),
+    "smoke": Config(width=300, seeds=8),
     "full": Config(seeds=40),
 }
 

@@ -64,7 +64,7 @@ class Config:
     """Updates of each run."""
 
 
-PRESETS = {"default": Config(), "smoke": Config(seeds=5), "full": Config(seeds=40, steps=2000)}
+PRESETS = {"default": Config(), "smoke": Config(seeds=4), "full": Config(seeds=40, steps=2000)}
 
 
 def run(config: Config) -> xarray.Dataset:

@@ -23,6 +23,7 @@ from jaxtyping import Array, Key
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
 from jaxdl.claims import Claim, Results, about_means, as_before, interval, main
+from jaxdl.compiling import init_options
 from jaxdl.plotting import new_figure
 
 SAMPLE = np.zeros((1, 28, 28, 1), np.float32)
@@ -164,7 +165,10 @@ def initial_states(name: str, keys: Key[Array, " seeds"], images: Array) -> trai
     kernel_init = KERNELS["orthogonal" if name == LSUV else name]
     bias_init: Any = initializers.torch_bias if name == "torch_kernel" else initializers.zeros()
     model = models.MLP(FEATURES, kernel_init=kernel_init, bias_init=bias_init)
-    states = jax.vmap(lambda key: training.init_state(key, model, OPTIMIZER, SAMPLE))(keys)
+    states: training.TrainState = jax.jit(
+        jax.vmap(lambda key: training.init_state(key, model, OPTIMIZER, SAMPLE)),
+        compiler_options=init_options(),
+    )(keys)
     if name != LSUV:
         return states
 

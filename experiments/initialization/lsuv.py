@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 
 from jaxdl import data, diagnostics, initializers, losses, metrics, optimizers, training
 from jaxdl.claims import Claim, Results, about_mean, main
+from jaxdl.compiling import init_options
 from jaxdl.layers import Maxout
 from jaxdl.plotting import new_figure
 
@@ -72,13 +73,18 @@ def run(config: Config) -> Results:
     model, optimizer = Odd(), optimizers.adam(1e-3)
     batch = {"inputs": digits.train.inputs[:500], "targets": digits.train.targets[:500]}
     inputs = training.scale_images(jnp.asarray(batch["inputs"]))
+    # Random numbers take long to compile: in one program, without optimisation.
+    initial = jax.jit(
+        lambda key: training.init_state(key, model, optimizer, inputs[:1]),
+        compiler_options=init_options(),
+    )
     gathered: dict[str, list[Any]] = {"rescalings": []}
     for name in STARTS:
         gathered |= {f"{name}_variance": [], f"{name}_accuracy": []}
     names: tuple[str, ...] = ()
     for seed in range(config.seed, config.seed + config.seeds):
         key = jax.random.key(seed)
-        start = training.init_state(key, model, optimizer, inputs)
+        start = initial(key)
         scaled, rescalings = fewest_rescalings(model, start.variables, inputs)
         gathered["rescalings"].append(rescalings)
         for name, params in (("default", start.params), ("lsuv", scaled["params"])):

@@ -20,7 +20,7 @@ import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ class Config:
     """Networks of each pair; at least 3."""
 
 
-PRESETS = {"default": Config(), "smoke": Config(seeds=10), "full": Config(seeds=200)}
+PRESETS = {"default": Config(), "smoke": Config(seeds=7), "full": Config(seeds=200)}
 
 
 def variances(activation: Callable[[Array], Array]) -> tuple[np.ndarray, np.ndarray]:
@@ -74,58 +74,78 @@ def variances(activation: Callable[[Array], Array]) -> tuple[np.ndarray, np.ndar
     return np.array([1 / 3, 1.0, 2.0, preserving]), np.array([1 / (3 * WIDTH), 0.0, 0.0, 0.0])
 
 
+class Draws(NamedTuple):
+    """The random numbers of a network, of its inputs and of the last layer's gradient."""
+
+    weights: Float[Array, "layers width width"]
+    """Of variance 1 / WIDTH."""
+    biases: Float[Array, "layers 1 width"]
+    inputs: Float[Array, "examples width"]
+    gradient: Float[Array, "examples width"]
+    """Of mean square 1."""
+
+
+@jax.jit
+def draw(key: PRNGKeyArray) -> Draws:
+    """What all activations and all initialisers share."""
+    weights_key, biases_key, inputs_key, gradient_key = jax.random.split(key, 4)
+    normal = initializers.normal()
+    gradient = normal(gradient_key, (EXAMPLES, WIDTH))
+    return Draws(
+        normal(weights_key, (DEPTH, WIDTH, WIDTH)) / np.sqrt(WIDTH),
+        normal(biases_key, (DEPTH, 1, WIDTH)),
+        normal(inputs_key, (EXAMPLES, WIDTH)),
+        gradient / jnp.sqrt(jnp.mean(jnp.square(gradient))),
+    )
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def growth(
     activation: Callable[[Array], Array],
-    keys: PRNGKeyArray,
+    draws: Draws,
     weight_stddevs: Float[Array, " arms"],
     bias_stddevs: Float[Array, " arms"],
-) -> Float[Array, "seeds layers arms"]:
+) -> Float[Array, "layers arms"]:
     """The mean square of dL/da_l over that of dL/da_{l+1}, for l = 1 to DEPTH - 1.
 
-    The gradient is brought back to mean square 1 after each layer, so none underflows. The arms
-    share a seed's draws.
+    The gradient is brought back to mean square 1 after each layer, so none underflows.
     """
     slope = jax.vmap(jax.vmap(jax.vmap(jax.grad(activation))))
     weight_scale, bias_scale = weight_stddevs[:, None, None], bias_stddevs[:, None, None]
-    normal = initializers.normal()
+    shape = (len(weight_stddevs), EXAMPLES, WIDTH)
 
-    def one(key: PRNGKeyArray) -> Float[Array, "layers arms"]:
-        weights_key, biases_key, inputs_key, gradient_key = jax.random.split(key, 4)
-        weights = normal(weights_key, (DEPTH, WIDTH, WIDTH)) / np.sqrt(WIDTH)
-        biases = normal(biases_key, (DEPTH, 1, WIDTH))
-        shape = (len(weight_stddevs), EXAMPLES, WIDTH)
+    def forward(a: Array, layer: tuple[Array, Array]) -> tuple[Array, Array]:
+        weights, bias = layer
+        z = weight_scale * (a @ weights) + bias_scale * bias
+        return activation(z), slope(z)
 
-        def forward(a: Array, layer: tuple[Array, Array]) -> tuple[Array, Array]:
-            weights, bias = layer
-            z = weight_scale * (a @ weights) + bias_scale * bias
-            return activation(z), slope(z)
+    def backward(gradient: Array, layer: tuple[Array, Array]) -> tuple[Array, Array]:
+        weights, slopes = layer
+        before = weight_scale * ((gradient * slopes) @ weights.T)
+        mean_square = jnp.mean(jnp.square(before), (1, 2))
+        return before / jnp.sqrt(mean_square)[:, None, None], mean_square
 
-        def backward(gradient: Array, layer: tuple[Array, Array]) -> tuple[Array, Array]:
-            weights, slopes = layer
-            before = weight_scale * ((gradient * slopes) @ weights.T)
-            mean_square = jnp.mean(jnp.square(before), (1, 2))
-            return before / jnp.sqrt(mean_square)[:, None, None], mean_square
-
-        inputs = jnp.broadcast_to(normal(inputs_key, shape[1:]), shape)
-        _, slopes = jax.lax.scan(forward, inputs, (weights, biases))
-        gradient = normal(gradient_key, shape[1:])
-        gradient = gradient / jnp.sqrt(jnp.mean(jnp.square(gradient)))
-        gradient = jnp.broadcast_to(gradient, shape)
-        _, ratios = jax.lax.scan(backward, gradient, (weights[1:], slopes[1:]), reverse=True)
-        return ratios
-
-    return jnp.asarray(jax.lax.map(one, keys))
+    inputs, gradient = (jnp.broadcast_to(each, shape) for each in (draws.inputs, draws.gradient))
+    _, slopes = jax.lax.scan(forward, inputs, (draws.weights, draws.biases))
+    _, ratios = jax.lax.scan(backward, gradient, (draws.weights[1:], slopes[1:]), reverse=True)
+    return jnp.asarray(ratios)
 
 
 def run(config: Config) -> Results:
     """Growth of the gradient's mean square: (activations, seeds, layers, initialisers)."""
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
+    of_arms = [variances(activation) for activation in ACTIVATIONS.values()]
+    stddevs = jnp.asarray(np.sqrt(of_arms), jnp.float32)
     measured, predicted = [], []
-    for activation in ACTIVATIONS.values():
-        weights, biases = variances(activation)
-        stddevs = jnp.asarray(np.sqrt([weights, biases]), jnp.float32)
-        measured.append(np.asarray(growth(activation, keys, *stddevs), np.float64))
+    for key in keys:
+        draws = draw(key)
+        measured.append(
+            [
+                np.asarray(growth(activation, draws, *each), np.float64)
+                for activation, each in zip(ACTIVATIONS.values(), stddevs, strict=True)
+            ]
+        )
+    for activation, (weights, biases) in zip(ACTIVATIONS.values(), of_arms, strict=True):
         fields = [
             diagnostics.mean_field(
                 activation, weight_variance=float(w), bias_variance=float(b), depth=DEPTH
@@ -135,7 +155,7 @@ def run(config: Config) -> Results:
         predicted.append(np.stack([field.gradient_factor[1:] for field in fields], axis=1))
     inputs = jnp.linspace(-5.0, 5.0, 10_001)
     return {
-        "growth": np.stack(measured),
+        "growth": np.swapaxes(np.array(measured), 0, 1),
         "theory": np.stack(predicted),
         "sigmoid_chain": np.asarray(jax.vmap(jax.grad(chain_of_sigmoids))(inputs)),
     }

@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
 from jaxdl.claims import Claim, Results, about_mean, as_before, main
+from jaxdl.compiling import init_options
 from jaxdl.plotting import new_figure
 
 SIDE = 14
@@ -107,7 +108,9 @@ def run(config: Config) -> Results:
     results: dict[str, Any] = {"lit_pixels": (np.asarray(train["inputs"]) > 0).any(0).sum()}
     for name, arm in ARMS.items():
         train_epoch, evaluate = compiled(arm.features, arm.dropout_rate)
-        start = jax.vmap(functools.partial(initial_state, arm))(keys)
+        start = jax.jit(
+            jax.vmap(functools.partial(initial_state, arm)), compiler_options=init_options()
+        )(keys)
         state, accuracy = start, []
         for order in orders:
             state, _ = train_epoch(state, train, order)

@@ -128,7 +128,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(seeds=4, epochs=2, images=3000, arms=("none", "before")),
+    "smoke": Config(seeds=3, epochs=2, images=3000, arms=("none", "before")),
     "full": Config(
         seeds=10, epochs=30, images=50_000, side=32, channels=(64, 128, 256), hidden=(512, 512)
     ),

@@ -33,6 +33,7 @@ import optax
 
 from jaxdl import data, layers, losses, metrics, models, training
 from jaxdl.claims import Claim, Results, about_mean, about_ratios, interval, main, mean_of_last
+from jaxdl.compiling import init_options
 from jaxdl.plotting import new_figure
 
 NEEDS = "cifar10"
@@ -148,7 +149,8 @@ def trainer(model: models.VGG, dataset: data.Dataset, config: Config) -> Any:
     arrays, optimizer = dataset.train, recording_sgd()
     # Compiled, it computes no outputs, only what they would be computed from.
     initial = jax.jit(
-        lambda key: training.init_state(key, model, optimizer, jnp.zeros((1, 32, 32, 3)))
+        lambda key: training.init_state(key, model, optimizer, jnp.zeros((1, 32, 32, 3))),
+        compiler_options=init_options(),
     )
     # One program for all seeds, rates and probes: the rate is part of the state.
     step = jax.jit(

@@ -100,7 +100,12 @@ class Config:
 PRESETS = {
     "default": Config(),
     "smoke": Config(
-        examples=1_000, epochs=8, batch_sizes=(2, 32), norms=("batch", "group"), ghost_sizes=()
+        seeds=4,
+        examples=1_000,
+        epochs=8,
+        batch_sizes=(2, 32),
+        norms=("batch", "group"),
+        ghost_sizes=(),
     ),
     "full": Config(seeds=10, examples=50_000, epochs=60, channels=(64, 128, 256, 512), pooling=1),
 }

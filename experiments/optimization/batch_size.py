@@ -16,6 +16,7 @@ whose steps are spent on moving all the weights, and in a twentieth of those of 
 Time: 3 minutes on 2 busy CPU cores.
 """
 
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ import numpy as np
 
 from jaxdl import data, losses, models, optimizers, training
 from jaxdl.claims import Claim, Results, about_ratios, main
+from jaxdl.compiling import init_options
 from jaxdl.plotting import new_figure
 from jaxdl.training.steps import take
 
@@ -36,7 +38,6 @@ SINGLE, MINI, LARGER = 1, 16, 64
 LAW_TOLERANCE = 1.25
 """A factor: steps at rates a factor of two apart, of which one is chosen, differ by so much."""
 MODEL, TARGET = models.MLP([128, 10]), 0.3
-TUNING_SEEDS = 2
 TRIED = np.array([0.5, 1.0, 2.0])
 """Rates, as multiples of `usual_rate`."""
 STEPS_BETWEEN = {1: 64, 4: 16, 16: 4, 64: 2}
@@ -54,14 +55,20 @@ class Config:
     seed: int = 0
     """First seed: the rates are tuned from it, the runs follow from the next."""
     batch_sizes: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 3500)
-    """Increasing; 1, 16 and 64 among them; the last is all 3,500 training examples."""
+    """Increasing; 1, 16 and 64 among them; the last is all training examples."""
+    examples: int = 3500
+    """Digits to train on, the first so many of at most 3,500."""
     timings: int = 9
     """Measurements of a step's seconds, of which the median is taken."""
+    tuning_seeds: int = 2
+    """Runs of each rate that is tried."""
 
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(seeds=5, batch_sizes=(1, 16, 64, 256, 3500), timings=1),
+    "smoke": Config(
+        seeds=4, batch_sizes=(1, 16, 64, 2000), examples=2000, timings=1, tuning_seeds=1
+    ),
     "full": Config(seeds=20, timings=15),
 }
 
@@ -81,6 +88,9 @@ class Arm:
         self.most = max(MOST_EXAMPLES // batch_size, MOST_STEPS) // self.between * self.between
         evaluate = training.make_eval_step(MODEL, losses.cross_entropy)
 
+        # Random numbers are compiled apart, without optimisation: in the loops' program, a few
+        # numbers of each run would take most of its compilation.
+        @functools.partial(jax.jit, compiler_options=init_options())
         def start(key: Any, rate: Any) -> training.TrainState:
             optimizer = optimizers.sgd(rate)
             return training.init_state(key, MODEL, optimizer, arrays["inputs"][:1])
@@ -95,7 +105,9 @@ class Arm:
 
             return jax.lax.scan(one, state, rows)[0]
 
-        def to_target(key: Any, rows: Any, rate: Any, arrays: Any) -> Any:
+        # One run a call, so that the tuning and the runs share a program.
+        @jax.jit
+        def to_target(state: Any, rows: Any, rate: Any, arrays: Any) -> Any:
             def is_on_its_way(carry: Any) -> Any:
                 turn, _, loss = carry
                 return (turn < len(rows)) & (loss > TARGET)
@@ -105,29 +117,21 @@ class Arm:
                 state = steps(state, arrays, rows[count], rate)
                 return count + 1, state, evaluate(state.variables, arrays)["loss"] / examples
 
-            first = (0, start(key, rate), jnp.inf)
+            first = (0, state, jnp.inf)
             turns, _, loss = jax.lax.while_loop(is_on_its_way, turn, first)
             return jnp.where(loss <= TARGET, turns * self.between, jnp.inf)
 
-        @jax.jit
-        def all_to_target(keys: Any, rows: Any, rates: Any, arrays: Any) -> Any:
-            def seed(of_seed: tuple[Any, Any]) -> Any:
-                return jax.lax.map(lambda rate: to_target(*of_seed, rate, arrays), rates)
-
-            return jax.lax.map(seed, (keys, rows))
-
-        self._all_to_target, self._start, self._steps = (
-            all_to_target,
-            jax.jit(start),
-            jax.jit(steps),
-        )
+        self._to_target, self._start, self._steps = to_target, start, jax.jit(steps)
 
     def steps_to_target(self, keys: Any, rates: np.ndarray) -> np.ndarray:
         """(seeds, rates): the steps until the training loss is at the target, or inf."""
-        rows = np.stack([self.rows(key, self.most) for key in keys])
-        rows = rows.reshape(len(rows), -1, self.between, rows.shape[-1])
-        traced = jnp.asarray(rates, jnp.float32)
-        return np.asarray(self._all_to_target(keys, rows, traced, self.arrays), np.float64)
+        taken = []
+        for key in keys:
+            order = self.rows(key, self.most)
+            rows = jnp.asarray(order.reshape(-1, self.between, order.shape[-1]))
+            for rate in rates.astype(np.float32):
+                taken.append(self._to_target(self._start(key, rate), rows, rate, self.arrays))
+        return np.asarray(taken, np.float64).reshape(len(keys), -1)
 
     def rows(self, key: Any, count: int) -> np.ndarray:
         """The examples of so many steps, epoch after epoch."""
@@ -158,20 +162,20 @@ def run(config: Config) -> Results:
     """By batch size: the rate chosen, seconds of a step; by seed, the steps to the target."""
     digits = data.split(data.load("mnist_5k"), key=jax.random.key(0)).train
     arrays = {
-        "inputs": training.scale_images(jnp.asarray(digits.inputs)),
-        "targets": jnp.asarray(digits.targets),
+        "inputs": training.scale_images(jnp.asarray(digits.inputs[: config.examples])),
+        "targets": jnp.asarray(digits.targets[: config.examples]),
     }
-    sizes = np.array(config.batch_sizes)
+    sizes, examples = np.array(config.batch_sizes), len(arrays["targets"])
     if (
-        sizes[-1] != len(digits)
+        sizes[-1] != examples
         or np.any(np.diff(sizes) <= 0)
         or not {SINGLE, MINI, LARGER} <= set(config.batch_sizes)
     ):
         raise ValueError(
-            f"batch_sizes must increase to all {len(digits)} examples, with {SINGLE}, {MINI} and "
+            f"batch_sizes must increase to all {examples} examples, with {SINGLE}, {MINI} and "
             f"{LARGER} among them, got {config.batch_sizes}"
         )
-    tuning = jax.random.split(jax.random.key(config.seed), TUNING_SEEDS)
+    tuning = jax.random.split(jax.random.key(config.seed), config.tuning_seeds)
     keys = jax.random.split(jax.random.key(config.seed + 1), config.seeds)
     rates, steps, watches = [], [], []
     for size in config.batch_sizes:

@@ -24,9 +24,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from optimizer_comparison import state_at
 
 from jaxdl import data, losses, models, optimizers, training
 from jaxdl.claims import Claim, Results, about_ratios, interval, main
+from jaxdl.compiling import init_options
 from jaxdl.diagnostics.landscape.rate_range import rate_range
 from jaxdl.optimizers import schedules
 from jaxdl.optimizers.plateau import plateau, report_metric
@@ -79,6 +81,8 @@ class Config:
     """First seed, from which all runs follow."""
     epochs: int = 10
     """Passes over the training split; at least 4."""
+    examples: int | None = None
+    """To train on, the first so many; by default all."""
     dataset: str = "mnist_5k"
     """mnist_5k, which is always there, or fashion_mnist."""
     data_dir: str | None = None
@@ -87,7 +91,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(seeds=5, epochs=6),
+    "smoke": Config(seeds=3, epochs=4, examples=2_000),
     "full": Config(seeds=10, epochs=20, dataset="fashion_mnist"),
 }
 
@@ -95,6 +99,9 @@ PRESETS = {
 def run(config: Config) -> Results:
     """By seed: losses by rate and epoch; the range test; losses by schedule, peak and epoch."""
     dataset = data.split(data.load(config.dataset, data_dir=config.data_dir), key=jax.random.key(0))
+    part = dataset.train
+    part = data.Arrays(part.inputs[: config.examples], part.targets[: config.examples])
+    dataset = replace(dataset, train=part)
     train = Trainer(dataset, config)
     # From the keys of the runs below, and so from their parameters.
     tests = [
@@ -116,10 +123,12 @@ def run(config: Config) -> Results:
         "peaks": center * PEAKS,
     }
     constant = SCHEDULES["constant"].make
-    rates = np.concatenate([GRID, results["arm_rates"]])
-    for name, values in train(constant, rates).items():
-        results[f"grid_{name}"], results[f"arm_{name}"] = np.split(values, [len(GRID)], axis=1)
-    for name, schedule in SCHEDULES.items():
+    rates = [GRID, results["arm_rates"], results["peaks"]]
+    ends = np.cumsum([len(each) for each in rates[:-1]])
+    for what, values in train(constant, np.concatenate(rates)).items():
+        for name, part in zip(("grid", "arm", "constant"), np.split(values, ends, 1), strict=True):
+            results[f"{name}_{what}"] = part
+    for name, schedule in list(SCHEDULES.items())[1:]:
         measured = train(schedule.make, results["peaks"])
         results |= {f"{name}_{what}": values for what, values in measured.items()}
     return results
@@ -140,6 +149,7 @@ class Trainer:
         examples = len(dataset.train)
         self.steps, self.epochs = examples // BATCH_SIZE, config.epochs
         self.keys = jax.random.split(jax.random.key(config.seed + 1), config.seeds)
+        self.starts = first_weights(self.keys, self.train["inputs"][:1])
         orders = [
             [training.epoch_order(key, epoch, examples) for epoch in range(config.epochs)]
             for key in self.keys
@@ -153,7 +163,7 @@ class Trainer:
         """(seeds, rates, epochs): training and validation loss, and the rate it begins with."""
         evaluate = training.make_eval_step(MODEL, losses.cross_entropy)
 
-        def one(key: Any, rows: Any, rate: Any, arrays: Any, validation: Any) -> Any:
+        def one(start: Any, rows: Any, rate: Any, arrays: Any, validation: Any) -> Any:
             optimizer = optimizers.momentum(schedule(rate, self.steps * self.epochs))
             step = training.make_train_step(MODEL, optimizer, losses.cross_entropy)
             steps = training.make_train_epoch(step)
@@ -170,19 +180,29 @@ class Trainer:
                     "rate": begins,
                 }
 
-            sample = arrays["inputs"][:1]
-            return jax.lax.scan(epoch, training.init_state(key, MODEL, optimizer, sample), rows)[1]
+            return jax.lax.scan(epoch, state_at(start, optimizer), rows)[1]
 
         @jax.jit
-        def all_of_them(keys: Any, rows: Any, rates: Any, *splits: Any) -> Any:
+        def all_of_them(starts: Any, rows: Any, rates: Any, *splits: Any) -> Any:
             def seed(of_seed: tuple[Any, Any]) -> Any:
                 return jax.lax.map(lambda rate: one(*of_seed, rate, *splits), rates)
 
-            return jax.lax.map(seed, (keys, rows))
+            return jax.lax.map(seed, (starts, rows))
 
         rates = jnp.asarray(rates, jnp.float32)
-        measured = all_of_them(self.keys, self.rows, rates, self.train, self.validation)
+        measured = all_of_them(self.starts, self.rows, rates, self.train, self.validation)
         return {name: np.asarray(values, np.float64) for name, values in measured.items()}
+
+
+def first_weights(keys: Any, sample: Any) -> Any:
+    """(Parameters, the run's key), one a seed; all rates and schedules begin with the same."""
+
+    def first(key: Any) -> Any:
+        state = training.init_state(key, MODEL, optimizers.sgd(0.1), sample)
+        return state.params, state.key
+
+    # Apart from the training, and without optimisation: random numbers take long to compile.
+    return jax.jit(jax.vmap(first), compiler_options=init_options())(keys)
 
 
 def best_rates(results: Results) -> np.ndarray:

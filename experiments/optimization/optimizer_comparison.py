@@ -31,6 +31,7 @@ import optax
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
 from jaxdl.claims import Claim, Results, about_mean, about_means, interval, main
+from jaxdl.compiling import init_options
 from jaxdl.plotting import new_figure
 
 FEATURES, BATCH_SIZE = (128, 10), 100
@@ -169,7 +170,7 @@ def run(config: Config) -> Results:
         state = training.init_state(key, model, optimizers.sgd(0.1), sample)
         return state.params, state.key
 
-    starts = jax.jit(jax.vmap(first))(keys)
+    starts = jax.jit(jax.vmap(first), compiler_options=init_options())(keys)
     eval_step = training.make_eval_step(model, losses.cross_entropy, [metrics.accuracy])
     evaluate = jax.jit(jax.vmap(eval_step, (0, None)))
 
@@ -188,24 +189,33 @@ def run(config: Config) -> Results:
         rates = arm.least_rate * 10.0 ** (np.arange(config.rates) / 2)
 
         def at(rates: Any, seeds: Any, train: Any = train) -> Any:
+            # In parts of as many runs as the tuning has rates: one program does for all of them.
             rates, seeds = np.broadcast_arrays(rates, seeds)
-            return train(arrays, runs(rates, starts, orders, seeds))
+            parts = [
+                train(arrays, runs(rates[part], starts, orders, seeds[part]))
+                for part in np.split(
+                    np.arange(len(rates)), np.arange(config.rates, len(rates), config.rates)
+                )
+            ]
+            return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
         tuned = range(len(TUNING_SEEDS))
         accuracy = np.mean([percent(at(rates, seed)[0], validation) for seed in tuned], axis=0)
         best, each = rates[accuracy.argmax()], len(tuned) + np.arange(config.seeds)
-        params, loss = at(best, each)
+        # Beside the chosen rate, a tenth of it and the ends of the grid.
+        beside = np.repeat([best, best / 10, *rates[[0, -1]]], config.seeds)
+        params, loss = at(beside, np.tile(each, 4))
+        by_rate = percent(params, validation).reshape(4, config.seeds)
+        chosen = jax.tree.map(lambda leaf: leaf[: config.seeds], params)
         keep(
             rates=rates,
             validation=accuracy,
             best_rate=best,
-            chosen_validation=percent(params, validation),
-            tenth_validation=percent(at(best / 10, each)[0], validation),
-            ends_validation=np.stack(
-                [percent(at(rate, each)[0], validation) for rate in rates[[0, -1]]]
-            ),
-            test=percent(params, test),
-            loss=loss,
+            chosen_validation=by_rate[0],
+            tenth_validation=by_rate[1],
+            ends_validation=by_rate[2:],
+            test=percent(chosen, test),
+            loss=loss[: config.seeds],
         )
         mean, half_width = interval(found["test"][-1])
         print(f"{arm.label:9} rate {best:.2g}: test {mean:.2f} +- {half_width:.2f} %", flush=True)

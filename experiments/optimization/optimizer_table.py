@@ -29,12 +29,12 @@ from optimizer_comparison import ARMS, FEATURES, MARKERS, OF_UPDATES, Arm, batch
 
 from jaxdl import initializers, losses, models, training
 from jaxdl.claims import Claim, Results, about_ratios, main
+from jaxdl.compiling import init_options
 from jaxdl.plotting import new_figure
 
 LOSS_SCALE, PARAMETER_SCALE = 1024.0, 16.0
 """Powers of two, which float32 multiplies without rounding: what differs is the rule's doing."""
 NO_EPSILON = 1e-36
-PATH_STEPS = 100
 RATES = {
     "sgd": 0.3,
     "momentum": 0.03,
@@ -65,6 +65,8 @@ class Config:
     """Networks whose paths are walked; at least 3."""
     seed: int = 0
     """First seed, of the weights and the order; the others follow."""
+    path_steps: int = 100
+    """Of each path."""
     dataset: str | None = None
     """By default fashion_mnist where it is on this machine, else mnist_5k."""
     data_dir: str | None = None
@@ -73,7 +75,11 @@ class Config:
     """A folder with the four IDX files, plain or gzipped."""
 
 
-PRESETS = {"default": Config(), "smoke": Config(seeds=3, dataset="mnist_5k"), "full": Config()}
+PRESETS = {
+    "default": Config(),
+    "smoke": Config(seeds=3, path_steps=25, dataset="mnist_5k"),
+    "full": Config(),
+}
 
 
 def mean_loss(params: Any, batch: Any) -> Any:
@@ -197,9 +203,12 @@ def run(config: Config) -> Results:
     }
     keys = jax.vmap(jax.random.key)(config.seed + np.arange(config.seeds))
     # Over more than one epoch where the set is small.
-    orders = [jnp.asarray(batches(key, 3, len(dataset.train))[:PATH_STEPS]) for key in keys]
+    orders = [jnp.asarray(batches(key, 3, len(dataset.train))[: config.path_steps]) for key in keys]
     model = models.MLP(FEATURES, kernel_init=initializers.he_normal())
-    init = jax.jit(lambda key: model.init(key, jnp.zeros((1, 784)), train=False)["params"])
+    init = jax.jit(
+        lambda key: model.init(key, jnp.zeros((1, 784)), train=False)["params"],
+        compiler_options=init_options(),
+    )
     found: dict[str, list[Any]] = {}
     for name, arm in ARMS.items():
         walk = walker(arm)
@@ -214,6 +223,7 @@ def run(config: Config) -> Results:
     return {
         "names": np.array(list(ARMS)),
         "dataset": np.array(dataset.name),
+        "path_steps": np.array(config.path_steps),
         **{name: np.stack(values) for name, values in found.items()},
     }
 
@@ -309,7 +319,7 @@ def scale_claims(results: Results) -> list[Claim]:
     A factor of two to some power is no rounding: what these numbers are is arithmetic, not drawn.
     """
     adaptive, others, beside, adadelta = rows_of(results)
-    seeds = results["loss_step"].shape[1]
+    seeds, steps = results["loss_step"].shape[1], results["path_steps"]
     exponent = np.log(results["units_no_epsilon_step"]) / np.log(PARAMETER_SCALE)
     made = [
         Claim(
@@ -321,7 +331,7 @@ def scale_claims(results: Results) -> list[Claim]:
         ),
         Claim(
             "The five adaptive ones without epsilon do not (lecture: Adadelta's path does not "
-            f"change at all; nor do the others'): departure after {PATH_STEPS} steps, relative, "
+            f"change at all; nor do the others'): departure after {steps} steps, relative, "
             f"the greatest of {seeds} seeds",
             results["loss_no_epsilon_path"][adaptive].max(),
             0.0,
@@ -351,7 +361,7 @@ def scale_claims(results: Results) -> list[Claim]:
     made.append(
         Claim(
             "Adadelta's units are consistent if its epsilon under RMS of the updates goes as c^2: "
-            f"departure after {PATH_STEPS} steps, relative; the greatest of {seeds} seeds",
+            f"departure after {steps} steps, relative; the greatest of {seeds} seeds",
             results["units_of_epsilon_path"][adadelta].max(),
             0.0,
             ROUNDING,
@@ -440,7 +450,7 @@ def plot(results: Results) -> Any:
         ylim=(len(rows) + 2.6, -0.6),
         yticks=rows,
         yticklabels=labels,
-        xlabel=f"departure after {PATH_STEPS} steps / length of the path",
+        xlabel=f"departure after {results['path_steps']} steps / length of the path",
         title="Does the path heed the scale?",
     )
     scales.set_xticks(

@@ -60,10 +60,10 @@ def test_the_scanned_network_is_that_of_an_mlp():
 
 def test_the_gradients_growth_is_that_of_jax_grad(monkeypatch):
     monkeypatch.setattr(vanishing_gradients, "DEPTH", 3)
-    keys = jax.random.split(jax.random.key(0), 1)
-    one = jnp.ones(1)
-    ratios = vanishing_gradients.growth.__wrapped__(activations.tanh, keys, one, 0 * one)
-    weights_key, _, inputs_key, gradient_key = jax.random.split(keys[0], 4)
+    key, one = jax.random.key(0), jnp.ones(1)
+    draws = vanishing_gradients.draw.__wrapped__(key)
+    ratios = vanishing_gradients.growth.__wrapped__(activations.tanh, draws, one, 0 * one)
+    weights_key, _, inputs_key, gradient_key = jax.random.split(key, 4)
     normal, width = initializers.normal(), vanishing_gradients.WIDTH
     weights = normal(weights_key, (3, width, width)) / np.sqrt(width)
     x = normal(inputs_key, (vanishing_gradients.EXAMPLES, width))
@@ -80,7 +80,7 @@ def test_the_gradients_growth_is_that_of_jax_grad(monkeypatch):
         gradient = jax.grad(lambda a, layer=layer: from_layer(layer, a))(a)
         squares.append(jnp.mean(gradient**2))
     expected = [squares[0] / squares[1], squares[1] / squares[2]]
-    np.testing.assert_allclose(ratios[0, :, 0], expected, rtol=1e-4)
+    np.testing.assert_allclose(ratios[:, 0], expected, rtol=1e-4)
 
 
 def init_variance_results(seeds=100):

@@ -76,6 +76,7 @@ def optimizer_table_results():
         "dataset": np.array("fashion_mnist"),
         "effective_rates": spread,
         "saddle_steps": steps,
+        "path_steps": np.array(100),
         "loss_step": np.where(by_seed, 1.1, optimizer_table.LOSS_SCALE),
         "loss_path": (departure + 0.4) * drawn,
         "loss_no_epsilon_path": departure,

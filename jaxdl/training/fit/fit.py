@@ -142,8 +142,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         for observer in listed:
             stack.callback(observer.close)
-        memories = tuple(observer.init(state) for observer in listed)
-        moment = Moment(int(state.step), state, memories)
+        moment = Moment(int(state.step), state, tuple(observer.init(state) for observer in listed))
         store = None
         if checkpoint_dir is not None:
             # A resumed history must have the columns of the stored one.
@@ -152,6 +151,7 @@ def fit(
             store = stack.enter_context(checkpoints.open(checkpoint_dir, identity, keep=keep))
             moment = restore(store, moment, layout)
             arguments.check_not_over(checkpoint_dir, moment.step, end)
+        # A step may overwrite the state, its key included.
         reader = Reader(train, plan, jnp.copy(state.key), layout)
         stack.callback(reader.close)
         received = stack.enter_context(signals.caught(store is not None))
@@ -168,16 +168,14 @@ def fit(
             epoch, at = divmod(moment.step, per_epoch)
             steps = range(at, at + min(limit, per_epoch - at, every - moment.step % every))
             started = time.perf_counter()
-            advanced = advance(
-                programs, reader, moment.state, epoch, steps, looped=looped, skip=skip
-            )
+            taken = advance(programs, reader, moment.state, epoch, steps, looped=looped, skip=skip)
             seconds = time.perf_counter() - started
-            moment = moment.after(advanced.state, advanced.measured, seconds)
+            moment = moment.after(taken.state, taken.measured, seconds)
             if timed:
                 limit = next_limit(limit, len(steps), seconds)
 
-            if advanced.bad:
-                left = steps[len(advanced.measured["loss"]) :]
+            if taken.bad:
+                left = steps[len(taken.measured["loss"]) :]
                 quantity = diagnose(task, moment.state, train, plan, epoch, left)
                 reason = f"step {moment.step}: {quantity} was not finite"
                 if on_nonfinite == "stop":
@@ -186,21 +184,17 @@ def fit(
                     error = NonFiniteError(moment.step, quantity)
                 break
 
-            epoch_ended = steps.stop == per_epoch
-            if epoch_ended:
+            ended = steps.stop == per_epoch
+            if ended:
                 means = programs.measure(moment.state.evaluated, validation)
                 moment = moment.epoch_closed(plan, means)
             sizes = plan.sizes[at : steps.stop]
-            shown = (
-                moment.epochs[-1].train if epoch_ended else epoch_means(advanced.measured, sizes)
-            )
+            shown = moment.epochs[-1].train if ended else epoch_means(taken.measured, sizes)
             bar(sum(sizes), shown)
 
             due = moment.step % every == 0
-            if epoch_ended or due:
-                moment, error = tell(
-                    listed, setup, moment, programs, steps=end, epoch_ended=epoch_ended
-                )
+            if ended or due:
+                moment, error = tell(listed, setup, moment, programs, steps=end, epoch_ended=ended)
                 if error is not None:
                     break
             if store is not None:

@@ -58,7 +58,7 @@ def fit_epochs(dataset: data.Dataset) -> Epochs:
     while True:
         ends: list[float] = []
 
-        def note(event: training.EpochEnd, ends: list[float] = ends) -> None:
+        def note(event: training.Event, ends: list[float] = ends) -> None:
             ends.append(time.perf_counter())
 
         result = training.fit(

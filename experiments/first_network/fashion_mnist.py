@@ -90,7 +90,7 @@ def run(config: Config) -> Results:
 
     first_lines = []
 
-    def note_first_line(event: training.EpochEnd) -> None:
+    def note_first_line(event: training.Event) -> None:
         first_lines.append(seconds_since_start())
 
     slow = train(1e-4, LECTURE_EPOCHS, observers=[print_lines, note_first_line])
@@ -118,7 +118,7 @@ def run(config: Config) -> Results:
     }
 
 
-def print_lines(event: training.EpochEnd) -> None:
+def print_lines(event: training.Event) -> None:
     """The lecture's lines: the running means since the epoch began, every 200 iterations."""
     assert event.measured is not None  # a plain function is called when an epoch has ended
     steps = event.measured.steps

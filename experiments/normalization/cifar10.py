@@ -177,10 +177,10 @@ def watched(fit: Any, folder: Path, config: Config, rates: list[float]) -> train
 
     half = config.epochs // 2
 
-    def note_rate(event: training.EpochEnd) -> None:
+    def note_rate(event: training.Event) -> None:
         rates.append(float(optimizers.current_learning_rate(event.state.opt_state)))
 
-    def interrupt(event: training.EpochEnd) -> None:
+    def interrupt(event: training.Event) -> None:
         if event.epoch == half:
             raise PowerCutError
 

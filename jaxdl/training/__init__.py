@@ -8,7 +8,6 @@ from jaxdl.compiling import compiler_options
 from jaxdl.training import checkpoints
 from jaxdl.training.fit import (
     Change,
-    EpochEnd,
     Event,
     History,
     NonFiniteError,
@@ -29,7 +28,6 @@ from jaxdl.training.task import Task, scale_images
 
 __all__ = [
     "Change",
-    "EpochEnd",
     "Event",
     "History",
     "NonFiniteError",

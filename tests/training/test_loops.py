@@ -10,8 +10,8 @@ import pytest
 
 from jaxdl import data, losses, metrics, models, optimizers, training
 from jaxdl.layers import BatchNorm
+from jaxdl.training.fit.advance import CALL_SECONDS, next_limit
 from jaxdl.training.fit.batches import Plan, Streamed
-from jaxdl.training.fit.loop import CALL_SECONDS, _next_limit
 from jaxdl.training.fit.observing import Change, Observer
 
 EXAMPLES, BATCH = 53, 10
@@ -135,9 +135,9 @@ def test_augmentation_is_a_function_of_key_and_step():
 def test_a_call_takes_about_two_seconds():
     limit = 64
     for _ in range(20):
-        limit = _next_limit(limit, limit, limit * 1e-3)
+        limit = next_limit(limit, limit, limit * 1e-3)
     assert CALL_SECONDS / 2 <= limit * 1e-3 <= 2 * CALL_SECONDS
     for _ in range(20):
-        limit = _next_limit(limit, limit, limit * 1.0)
+        limit = next_limit(limit, limit, limit * 1.0)
     assert CALL_SECONDS / 2 <= limit <= 2 * CALL_SECONDS
-    assert _next_limit(64, 10, 0.01) == 64  # an epoch of ten steps says nothing about more
+    assert next_limit(64, 10, 0.01) == 64  # an epoch of ten steps says nothing about more

@@ -15,8 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxdl.compiling import compiler_options, loops_well, once_for_equal
 from jaxdl.data.types import Arrays, Dataset
-from jaxdl.training.fit.batches import put_on_device
-from jaxdl.training.fit.programs import batch_shapes
+from jaxdl.training.fit.batches import batch_shapes, put_on_device
 from jaxdl.training.orders import epoch_order
 from jaxdl.training.state import TrainState, check_parts, init_state
 from jaxdl.training.steps import make_train_step, take

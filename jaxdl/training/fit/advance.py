@@ -1,6 +1,5 @@
-"""Take steps of an epoch. If one is not finite, return to the last good state."""
+"""Take the steps of one call. If one is not finite, return to the last good state."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -8,10 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdl.training.fit.batches import Feed, Rows
+from jaxdl.training.fit.batches import Reader
 from jaxdl.training.fit.history import SKIPPED
 from jaxdl.training.fit.programs import Piece, Programs, joined
 from jaxdl.training.state import TrainState
+
+# A signal is answered after the call in progress, so calls are short.
+CALL_SECONDS = 2.0
+FIRST_CALL_STEPS = 64
 
 
 class Advanced(NamedTuple):
@@ -19,111 +22,104 @@ class Advanced(NamedTuple):
 
     Attributes:
         state: after the last good step.
-        steps: the metrics of the good steps, on the host.
-        bad: the step of the epoch that was not finite and ends the run; None if there was none.
+        measured: the metrics of the good steps, on the host.
+        bad: whether a step was not finite and ends the run. It is the one after the good steps. If
+            every step was good when the call was repeated, there are as many as were asked for.
     """
 
     state: TrainState
-    steps: dict[str, np.ndarray]
-    bad: int | None
+    measured: dict[str, np.ndarray]
+    bad: bool
 
 
-Advance = Callable[[TrainState, int, range], Advanced]
-"""(state, epoch, steps of the epoch) -> their result. The state may be overwritten."""
-
-
-def make_advance(programs: Programs, feed: Feed, *, looped: bool, skip: bool) -> Advance:
-    """Make the function that takes steps in compiled calls.
+def advance(
+    programs: Programs,
+    reader: Reader,
+    state: TrainState,
+    epoch: int,
+    steps: range,
+    *,
+    looped: bool,
+    skip: bool,
+) -> Advanced:
+    """Take these steps of an epoch. The state may be overwritten.
 
     Arguments:
         programs: what to call.
-        feed: where batches come from. Consecutive steps read on; any other step reopens it.
-        looped: whether one call takes many steps.
+        reader: where batches come from.
+        looped: whether one compiled call takes many steps.
         skip: whether a step that is not finite is skipped (only the count of steps changes) or ends
             the run.
 
-    The state before a call is kept until the result is known to be finite. If it is not, the call
-    is repeated from there step by step. A finite call is never repeated.
+    The state before is kept until the result is known to be finite. If it is not, the steps are
+    repeated from there one by one. A finite call is never repeated.
     """
-    reading: Iterator[Rows] = iter(())
-    current: Rows | None = None
-    position: tuple[int, int] | None = None
-    keeps = looped
+    before, state, measured, finite = _attempt(programs, reader, state, epoch, steps, looped)
+    if finite:
+        return Advanced(state, _flagged(measured, [False] * len(steps), skip), bad=False)
 
-    def run(state: TrainState, epoch: int, steps: range) -> tuple[TrainState, list[Piece]]:
-        nonlocal reading, current, position
-        if position != (epoch, steps.start):
-            _close(reading)
-            reading, current = feed(epoch, steps.start), None
-        pieces: list[Piece] = []
-        step = steps.start
-        while step < steps.stop:
-            if current is None or step >= current.steps.stop:
-                current = None  # free its batches before the next are made
-                current = next(reading)
-            first, stop = current.steps.start, min(steps.stop, current.steps.stop)
-            rows = range(step - first, stop - first)
-            state, more = programs.run(
-                state, current.source, rows, batch=current.batch, looped=looped
-            )
-            pieces += more
-            step = stop
-        position = (epoch, step)
-        return state, pieces
-
-    def replay(state: TrainState, epoch: int, steps: range) -> Advanced:
-        """Take the same steps one by one; skip a step that is not finite, or end there."""
-        taken: list[dict[str, np.ndarray]] = []
-        skipped: list[bool] = []
-        for step in steps:
-            good = state if keeps else _copy(state)
-            state, pieces = run(state, epoch, range(step, step + 1))
-            measured = joined(pieces)
-            bad = not (np.isfinite(measured["loss"]).all() and stays_finite(good, state))
-            if bad and not skip:
-                return Advanced(good, _concatenate(taken, measured), step)
-            if bad:
-                state = replace(good, step=good.step + 1)
-            taken.append(measured)
-            skipped.append(bad)
-        # No step was bad this time: the two attempts differ, so end the run, unless it skips.
-        return Advanced(
-            state, flagged(_concatenate(taken, measured), skipped), None if skip else steps.stop
-        )
-
-    def stays_finite(before: TrainState, after: TrainState) -> bool:
-        return not programs.became_nonfinite(before, after)
-
-    def flagged(measured: dict[str, np.ndarray], skipped: list[bool]) -> dict[str, np.ndarray]:
-        return measured | {SKIPPED: np.array(skipped, np.float32)} if skip else measured
-
-    def advance(state: TrainState, epoch: int, steps: range) -> Advanced:
-        before = state if keeps else _copy(state)
-        state, pieces = run(state, epoch, steps)
-        flag = programs.became_nonfinite(before, state)
-        measured = joined(pieces)
-        if np.isfinite(measured["loss"]).all() and not flag:
-            return Advanced(state, flagged(measured, [False] * len(steps)), None)
-        return replay(before, epoch, steps)
-
-    return advance
+    state = before
+    rows: list[dict[str, np.ndarray]] = []
+    skipped: list[bool] = []
+    for step in steps:
+        only = range(step, step + 1)
+        good, state, measured, finite = _attempt(programs, reader, state, epoch, only, looped)
+        if not finite and not skip:
+            return Advanced(good, _concatenate(rows, measured), bad=True)
+        if not finite:
+            state = replace(good, step=good.step + 1)
+        rows.append(measured)
+        skipped.append(not finite)
+    # No step was bad this time: the two attempts differ, so end the run, unless it skips.
+    return Advanced(state, _flagged(_concatenate(rows, measured), skipped, skip), bad=not skip)
 
 
-def _copy(state: TrainState) -> TrainState:
-    copied: TrainState = jax.tree.map(jnp.copy, state)
-    return copied
+def next_limit(limit: int, taken: int, seconds: float) -> int:
+    """The most steps of the next call, from the time of the last: about `CALL_SECONDS` each.
+
+    Example:
+        >>> next_limit(64, 64, 0.1), next_limit(64, 64, 5.0), next_limit(64, 10, 0.1)
+        (128, 32, 64)
+    """
+    if taken == limit and seconds < CALL_SECONDS / 2:
+        return 2 * limit
+    return max(1, limit // 2) if seconds > 2 * CALL_SECONDS else limit
+
+
+def _attempt(
+    programs: Programs, reader: Reader, state: TrainState, epoch: int, steps: range, looped: bool
+) -> tuple[TrainState, TrainState, dict[str, np.ndarray], bool]:
+    """The state before and after these steps, their metrics, and whether all is finite."""
+    # A single step overwrites its state.
+    before = state if looped else jax.tree.map(jnp.copy, state)
+    pieces: list[Piece] = []
+    while steps:
+        source, rows, batch = reader.read(epoch, steps)
+        shared = programs.layout.divides(batch)
+        if looped:
+            state, values = programs.loops[shared](state, source, rows.start, rows.stop)
+            pieces.append((values, slice(rows.start, rows.stop)))
+        else:
+            for row in rows:
+                state, values = programs.singles[shared](state, source, row)
+                pieces.append((values, None))
+        del source  # free its batches before the next are made
+        steps = steps[len(rows) :]
+    flag = programs.became_nonfinite(before, state)
+    measured = joined(pieces)
+    return before, state, measured, bool(np.isfinite(measured["loss"]).all()) and not flag
+
+
+def _flagged(
+    measured: dict[str, np.ndarray], skipped: list[bool], skip: bool
+) -> dict[str, np.ndarray]:
+    return measured | {SKIPPED: np.array(skipped, np.float32)} if skip else measured
 
 
 def _concatenate(
-    taken: list[dict[str, np.ndarray]], like: dict[str, np.ndarray]
+    rows: list[dict[str, np.ndarray]], like: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     return {
-        name: np.concatenate([values[:0], *(measured[name] for measured in taken)])
+        name: np.concatenate([values[:0], *(measured[name] for measured in rows)])
         for name, values in like.items()
     }
-
-
-def _close(rows: Iterator[Rows]) -> None:
-    close = getattr(rows, "close", None)
-    if close is not None:
-        close()

@@ -2,15 +2,22 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 
+from jaxdl.calling import require_mode
 from jaxdl.checks import require_at_least
+from jaxdl.compiling import loops_well
 from jaxdl.data.types import Arrays, Dataset
-from jaxdl.training.fit.batches import Streamed
+from jaxdl.training.fit.batches import Plan, Streamed, batch_shapes, example_shapes
+from jaxdl.training.fit.observing import Setup
+from jaxdl.training.state import TrainState, init_state
+from jaxdl.training.steps import TrainStep
 from jaxdl.training.task import as_batch
 
 
@@ -53,6 +60,52 @@ def check_folder(folder: str | os.PathLike[str] | None) -> None:
             f"checkpoint_dir must be a folder that can be written, got {folder} ({error}); "
             "pass another folder"
         ) from error
+
+
+def check_not_over(folder: str | os.PathLike[str], step: int, end: int) -> None:
+    """Refuse a run that ends before the checkpoint that it would go on from."""
+    if step > end:
+        raise ValueError(
+            f"a run must not be over before it goes on, got {folder} at step {step} of {end}; "
+            "ask for more epochs, or pass another folder"
+        )
+
+
+def check_shapes(
+    setup: Setup,
+    train: Arrays | Streamed,
+    plan: Plan,
+    train_step: TrainStep,
+    key: Key[Array, ""],
+    state: TrainState | None,
+) -> tuple[Any, bool]:
+    """Trace every batch size of a run: errors of shape then come before anything is compiled.
+
+    Returns:
+        The shapes of one example's inputs, preprocessed; whether the steps run well in a loop.
+    """
+    task, shapes = setup.task, example_shapes(train)
+
+    def preprocessed(examples: int) -> Any:
+        return jax.eval_shape(task.preprocess, batch_shapes(shapes, examples)["inputs"])
+
+    def traced(sample: Any, batch: Mapping[str, Any]) -> tuple[Any, Any]:
+        start = init_state(key, task, setup.optimizer, sample) if state is None else state
+        outputs, _ = task.outputs(start.variables, task.preprocess(batch["inputs"]), train=False)
+        return outputs, train_step(start, batch)[1]
+
+    sample = preprocessed(1)
+    variables = jax.eval_shape(task.init, key, sample) if state is None else state.variables
+    require_mode(task.model, variables, preprocessed(max(plan.sizes)), task.mode)
+    looped = True
+    for size in sorted(set(plan.sizes)):
+        batch = batch_shapes(shapes, size)
+        jaxpr, (outputs, _) = jax.make_jaxpr(traced, return_shape=True)(sample, batch)
+        looped = looped and loops_well(jaxpr)
+        for name, split in {"train": train, "validation": setup.dataset.validation}.items():
+            if split is not None:
+                check_targets(name, outputs, batch["targets"], split)
+    return sample, looped
 
 
 def check_targets(name: str, outputs: Any, targets: Any, split: Arrays | Streamed) -> None:

@@ -1,6 +1,6 @@
 """Where the batches of a run come from: a set on the device, shares of it, or a stream."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +66,6 @@ class Rows:
     batch: int
 
 
-Feed = Callable[[int, int], Iterator[Rows]]
-"""(epoch, first) -> the rows of an epoch. May skip the steps before `first`."""
-
-
 @dataclass(frozen=True)
 class Plan:
     """The steps of every epoch: full batches, then a smaller last one unless it is dropped.
@@ -108,52 +104,85 @@ class Plan:
         return parts
 
 
-def feed_from_device(arrays: Batch, plan: Plan, key: Key[Array, ""]) -> Feed:
-    """The whole set lies on the device, and each step gathers its examples."""
+class Reader:
+    """Reads the batches of a run, in the orders of its epochs.
 
-    def feed(epoch: int, first: int) -> Iterator[Rows]:
-        for part, steps in plan.parts(epoch_order(key, epoch, plan.examples)):
-            if first < steps.stop:
-                yield Rows({"arrays": arrays, "order": part}, steps, part.shape[1])
+    A set in memory lies on the device, and each step gathers its examples. On several devices each
+    gets its share of an epoch's batches when the epoch begins. A stream is read ahead of the steps.
+    """
 
-    return feed
+    def __init__(
+        self, train: Arrays | Streamed, plan: Plan, key: Key[Array, ""], layout: Layout
+    ) -> None:
+        held = isinstance(train, Arrays) and layout.mesh is None
+        self._train: Arrays | Streamed = jax.device_put(train) if held else train
+        self._plan = plan
+        self._key = key
+        self._layout = layout
+        self._epoch: Generator[Rows, None, None] | None = None
+        self._current: Rows | None = None
+        self._position = (-1, -1)
+
+    def read(self, epoch: int, steps: range) -> tuple[Source, range, int]:
+        """The first of these steps: their source, their rows of it, and the examples per step.
+
+        Consecutive steps read on; any other step opens its epoch anew.
+        """
+        if self._epoch is None or self._position != (epoch, steps.start):
+            self.close()
+            order = epoch_order(self._key, epoch, self._plan.examples)
+            settings = (order, steps.start, self._plan, self._layout)
+            if isinstance(self._train, Streamed):
+                self._epoch = _rows_of_stream(self._train, *settings)
+            else:
+                self._epoch = _rows_in_memory(self._train, *settings)
+        if self._current is None or steps.start >= self._current.steps.stop:
+            self._current = None  # free its batches before the next are made
+            self._current = next(self._epoch)
+        first, stop = self._current.steps.start, min(steps.stop, self._current.steps.stop)
+        self._position = (epoch, stop)
+        return self._current.source, range(steps.start - first, stop - first), self._current.batch
+
+    def close(self) -> None:
+        """End the reading of an epoch."""
+        if self._epoch is not None:
+            self._epoch.close()
+        self._epoch = self._current = None
 
 
-def feed_shares(arrays: Arrays, plan: Plan, key: Key[Array, ""], layout: Layout) -> Feed:
-    """When an epoch begins, each device gets its share of the epoch's batches."""
+def _rows_in_memory(
+    arrays: Arrays, order: np.ndarray, first: int, plan: Plan, layout: Layout
+) -> Generator[Rows, None, None]:
+    for part, steps in plan.parts(order):
+        if first >= steps.stop:
+            continue
+        if layout.mesh is None:
+            source: Source = {"arrays": as_batch(arrays), "order": part}
+        else:
+            source = layout.put_stack(arrays, part, mapped=layout.mapped)
+        yield Rows(source, steps, part.shape[1])
 
-    def feed(epoch: int, first: int) -> Iterator[Rows]:
-        for part, steps in plan.parts(epoch_order(key, epoch, plan.examples)):
-            if first < steps.stop:
-                source = layout.put_stack(arrays, part, mapped=layout.mapped)
-                yield Rows(source, steps, part.shape[1])
 
-    return feed
-
-
-def feed_stream(streamed: Streamed, plan: Plan, key: Key[Array, ""], layout: Layout) -> Feed:
-    """Batches are read ahead of the steps. Each is a source of one row."""
-
-    def feed(epoch: int, first: int) -> Generator[Rows, None, None]:
-        batches = stream(
-            streamed.source,
-            epoch_order(key, epoch, plan.examples),
-            batch_size=plan.batch_size,
-            start_step=first,
-            drop_last=plan.drop_last,
-            decode=streamed.decode,
-            device=None if layout.mesh is None else layout.batch_sharding(),
-            prefetch=streamed.prefetch,
-            threads=streamed.threads,
-        )
-        try:
-            for step, batch in enumerate(batches, first):
-                size = plan.sizes[step]
-                yield Rows(_single_row(batch, size, layout), range(step, step + 1), size)
-        finally:
-            batches.close()
-
-    return feed
+def _rows_of_stream(
+    streamed: Streamed, order: np.ndarray, first: int, plan: Plan, layout: Layout
+) -> Generator[Rows, None, None]:
+    batches = stream(
+        streamed.source,
+        order,
+        batch_size=plan.batch_size,
+        start_step=first,
+        drop_last=plan.drop_last,
+        decode=streamed.decode,
+        device=None if layout.mesh is None else layout.batch_sharding(),
+        prefetch=streamed.prefetch,
+        threads=streamed.threads,
+    )
+    try:
+        for step, batch in enumerate(batches, first):
+            size = plan.sizes[step]
+            yield Rows(_single_row(batch, size, layout), range(step, step + 1), size)
+    finally:
+        batches.close()
 
 
 def _single_row(batch: dict[str, Array], size: int, layout: Layout) -> Source:
@@ -178,15 +207,6 @@ def read(split: Arrays | Streamed, indices: np.ndarray) -> dict[str, Any]:
     return as_batch(jax.tree.map(lambda array: np.asarray(array)[indices], split))
 
 
-def make_feed(train: Arrays | Streamed, plan: Plan, key: Key[Array, ""], layout: Layout) -> Feed:
-    """Choose the feed by where the data are and where the steps run."""
-    if isinstance(train, Streamed):
-        return feed_stream(train, plan, key, layout)
-    if layout.mesh is None:
-        return feed_from_device(put_on_device(train), plan, key)
-    return feed_shares(train, plan, key, layout)
-
-
 def put_on_device(arrays: Arrays) -> dict[str, Any]:
     """A split as a batch of all its examples, on the default device, as stored.
 
@@ -206,4 +226,13 @@ def example_shapes(train: Arrays | Streamed) -> dict[str, Any]:
         return jax.ShapeDtypeStruct((len(train), *values.shape[1:]), dtype)
 
     shapes: dict[str, Any] = jax.tree.map(held, arrays)
+    return shapes
+
+
+def batch_shapes(arrays: Batch, batch_size: int) -> dict[str, Any]:
+    """The shapes and dtypes of a batch of `arrays`."""
+    shapes: dict[str, Any] = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype),
+        as_batch(arrays),
+    )
     return shapes

@@ -1,9 +1,10 @@
 """A whole run: compiled calls of steps, and the host's work between them."""
 
 import contextlib
-import functools
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import flax.linen as nn
@@ -12,37 +13,24 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from jaxdl.calling import require_mode
 from jaxdl.checks import require_at_least, require_choice
-from jaxdl.compiling import loops_well
 from jaxdl.data.types import Arrays, Dataset
 from jaxdl.training import checkpoints
-from jaxdl.training.fit import arguments, resume, signals
-from jaxdl.training.fit.advance import make_advance
-from jaxdl.training.fit.batches import (
-    Plan,
-    Streamed,
-    as_streamed,
-    example_shapes,
-    make_feed,
-    put_on_device,
-    read,
-)
-from jaxdl.training.fit.history import SKIPPED
-from jaxdl.training.fit.layouts import Parallel, local, resolve
-from jaxdl.training.fit.loop import Moment, Setting, run_to_end
-from jaxdl.training.fit.nonfinite import OnNonFinite, first_nonfinite
-from jaxdl.training.fit.observing import Change, Event, Observer, Setup, as_observer
-from jaxdl.training.fit.programs import Programs, batch_shapes, compile_programs
+from jaxdl.training.fit import arguments, signals
+from jaxdl.training.fit.advance import FIRST_CALL_STEPS, advance, next_limit
+from jaxdl.training.fit.batches import Plan, Reader, as_streamed
+from jaxdl.training.fit.history import SKIPPED, epoch_means
+from jaxdl.training.fit.layouts import Parallel, any_process, resolve
+from jaxdl.training.fit.moment import Moment, identity_of, restore, save
+from jaxdl.training.fit.nonfinite import NonFiniteError, OnNonFinite, diagnose
+from jaxdl.training.fit.observing import Change, Event, Observer, Setup, as_observer, tell
+from jaxdl.training.fit.programs import compile_programs
 from jaxdl.training.fit.progress import progress_bar
-from jaxdl.training.fit.result import Result, split_of
-from jaxdl.training.orders import epoch_order
-from jaxdl.training.state import TrainState, check_parts, init_state
+from jaxdl.training.fit.result import Result
+from jaxdl.training.state import TrainState, check_parts
 from jaxdl.training.task import Augment, PerExample, Task, as_task, scale_images
 
-__all__ = ["EpochEnd", "Observer", "Result", "fit", "put_on_device"]
-
-EpochEnd = Event
+__all__ = ["fit"]
 
 
 def fit(
@@ -134,131 +122,98 @@ def fit(
     arguments.check_folder(checkpoint_dir)
     layout = resolve(parallel, batch_size)
     plan = Plan(len(train), batch_size, drop_last)
-    setup = Setup(
-        task,
-        dataset,
-        optimizer,
-        config={"epochs": epochs, "batch_size": batch_size, "drop_last": drop_last},
-    )
+    config = {"epochs": epochs, "batch_size": batch_size, "drop_last": drop_last}
+    setup = Setup(task, dataset, optimizer, config)
     listed = tuple(as_observer(observer) for observer in observers)
     for observer in listed:
         observer.check(setup)
     programs = compile_programs(task, optimizer, layout)
-    shapes = example_shapes(train)
-    sample = jax.eval_shape(task.preprocess, batch_shapes(shapes, 1)["inputs"])
-    # Trace every batch size now: errors of shape then come before anything is compiled.
-    looped = _check_shapes(setup, programs, train, plan, shapes, key, sample, state)
+    sample, looped = arguments.check_shapes(setup, train, plan, programs.train_step, key, state)
 
     if state is None:
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sample)
         state = programs.init(key, zeros)
     state = layout.replicate(state)
-    first_epoch = int(state.step) // len(plan.sizes)
-    end = (first_epoch + epochs) * len(plan.sizes)
+    per_epoch = len(plan.sizes)
+    end = (int(state.step) // per_epoch + epochs) * per_epoch
     validation = None if dataset.validation is None else programs.place(dataset.validation)
-
-    def validate(variables: Mapping[str, Any]) -> dict[str, float]:
-        if validation is None:
-            return {}
-        return programs.measure(variables, validation, len(dataset.validation or ()))
-
-    def measure(variables: Mapping[str, Any], split: Any) -> dict[str, float]:
-        if isinstance(split, Arrays):
-            return programs.measure(variables, programs.place(split), len(split))
-        return programs.measure_stream(variables, as_streamed(split))
-
-    def diagnose(state: TrainState, epoch: int, step: int) -> str:
-        start = step * batch_size
-        indices = epoch_order(state.key, epoch, plan.examples)[start : start + plan.sizes[step]]
-        here = jax.tree.map(local, state)
-        try:
-            return first_nonfinite(task, here, read(train, indices))
-        except Exception as error:
-            # E.g. a model that runs only under pmap. The run's own error matters more.
-            return f"the loss or the state (no more is known: {error})"
-
-    def result(moment: Moment) -> Result:
-        return Result(moment.state, moment.history, dataset, measure, moment.stopped)
+    skip = on_nonfinite == "skip"
 
     with contextlib.ExitStack() as stack:
         for observer in listed:
             stack.callback(observer.close)
-        moment = Moment(
-            step=int(state.step),
-            state=state,
-            memories=tuple(observer.init(state) for observer in listed),
-        )
+        moment = Moment(int(state.step), state, tuple(observer.init(state) for observer in listed))
         store = None
         if checkpoint_dir is not None:
             # A resumed history must have the columns of the stored one.
-            columns = [*task.metrics, *([SKIPPED] if on_nonfinite == "skip" else [])]
-            identity = resume.identity_of(moment, plan, layout, columns)
+            columns = [*task.metrics, *([SKIPPED] if skip else [])]
+            identity = identity_of(moment, plan, layout, columns)
             store = stack.enter_context(checkpoints.open(checkpoint_dir, identity, keep=keep))
-            moment = resume.restore(store, moment, layout)
-            if moment.step > end:
-                raise ValueError(
-                    f"a run must not be over before it goes on, got {checkpoint_dir} at step "
-                    f"{moment.step} of {end}; ask for more epochs, or pass another folder"
-                )
-        received = stack.enter_context(signals.caught(checkpoint_dir is not None))
+            moment = restore(store, moment, layout)
+            arguments.check_not_over(checkpoint_dir, moment.step, end)
+        # A step may overwrite the state, its key included.
+        reader = Reader(train, plan, jnp.copy(state.key), layout)
+        stack.callback(reader.close)
+        received = stack.enter_context(signals.caught(store is not None))
         bar = stack.enter_context(progress_bar(epochs, sum(plan.sizes), show=progress))
-        setting = Setting(
-            setup=setup,
-            plan=plan,
-            advance=make_advance(
-                programs,
-                make_feed(train, plan, jnp.copy(state.key), layout),
-                looped=looped,
-                skip=on_nonfinite == "skip",
-            ),
-            validate=validate,
-            evaluate=lambda variables, split: measure(variables, split_of(dataset, split)),
-            diagnose=diagnose,
-            became_nonfinite=programs.became_nonfinite,
-            replicate=layout.replicate,
-            observers=listed,
-            epochs=epochs,
-            end=end,
-            steps_per_call=steps_per_call,
-            checkpoint_every=checkpoint_every,
-            save=None if store is None else functools.partial(resume.save, store),
-            wait=lambda: None if store is None else store.wait(),
-            received=received,
-            stop_on_nonfinite=on_nonfinite == "stop",
-            result=result,
-            bar=bar,
-        )
-        return result(run_to_end(setting, moment))
 
+        # Processes must make the same calls, so that no clock of theirs decides.
+        timed = steps_per_call is None and jax.process_count() == 1
+        limit = steps_per_call or (FIRST_CALL_STEPS if timed else per_epoch)
+        every = checkpoint_every or per_epoch
+        saved: int | None = None
+        reason: str | None = None
+        error: BaseException | None = None
+        while moment.step < end and moment.stopped is None:
+            epoch, at = divmod(moment.step, per_epoch)
+            steps = range(at, at + min(limit, per_epoch - at, every - moment.step % every))
+            started = time.perf_counter()
+            taken = advance(programs, reader, moment.state, epoch, steps, looped=looped, skip=skip)
+            seconds = time.perf_counter() - started
+            moment = moment.after(taken.state, taken.measured, seconds)
+            if timed:
+                limit = next_limit(limit, len(steps), seconds)
 
-def _check_shapes(
-    setup: Setup,
-    programs: Programs,
-    train: Arrays | Streamed,
-    plan: Plan,
-    shapes: Mapping[str, Any],
-    key: Key[Array, ""],
-    sample: Any,
-    state: TrainState | None,
-) -> bool:
-    """Trace the run and check its shapes; return whether its steps run well in a loop."""
-    task = setup.task
+            if taken.bad:
+                left = steps[len(taken.measured["loss"]) :]
+                quantity = diagnose(task, moment.state, train, plan, epoch, left)
+                reason = f"step {moment.step}: {quantity} was not finite"
+                if on_nonfinite == "stop":
+                    moment = replace(moment, stopped=reason)
+                else:
+                    error = NonFiniteError(moment.step, quantity)
+                break
 
-    def traced(sample: Any, batch: Mapping[str, Any]) -> tuple[Any, Any]:
-        start = init_state(key, task, setup.optimizer, sample) if state is None else state
-        outputs, _ = task.outputs(start.variables, task.preprocess(batch["inputs"]), train=False)
-        return outputs, programs.train_step(start, batch)[1]
+            ended = steps.stop == per_epoch
+            if ended:
+                means = programs.measure(moment.state.evaluated, validation)
+                moment = moment.epoch_closed(plan, means)
+            sizes = plan.sizes[at : steps.stop]
+            shown = moment.epochs[-1].train if ended else epoch_means(taken.measured, sizes)
+            bar(sum(sizes), shown)
 
-    variables = jax.eval_shape(task.init, key, sample) if state is None else state.variables
-    largest = jax.eval_shape(task.preprocess, batch_shapes(shapes, max(plan.sizes))["inputs"])
-    require_mode(task.model, variables, largest, task.mode)
+            due = moment.step % every == 0
+            if ended or due:
+                moment, error = tell(listed, setup, moment, programs, steps=end, epoch_ended=ended)
+                if error is not None:
+                    break
+            if store is not None:
+                if due:
+                    save(store, moment)
+                    saved = moment.step
+                signal = any_process(received())
+                if signal:
+                    error = SystemExit(signals.exit_status(signal))
+                    break
 
-    looped = True
-    for size in sorted(set(plan.sizes)):
-        batch = batch_shapes(shapes, size)
-        jaxpr, (outputs, _) = jax.make_jaxpr(traced, return_shape=True)(sample, batch)
-        looped = looped and loops_well(jaxpr)
-        for name, split in {"train": train, "validation": setup.dataset.validation}.items():
-            if split is not None:
-                arguments.check_targets(name, outputs, batch["targets"], split)
-    return looped
+        # Whatever ended the run, its last moment is on disk before anyone hears of the end.
+        if store is not None:
+            if saved != moment.step:
+                save(store, moment)
+            store.wait()
+        stopped = reason or moment.stopped
+        result = Result(moment.state, moment.history, dataset, programs.measure, stopped)
+        if error is not None:
+            error.result = result  # type: ignore[attr-defined]
+            raise error
+        return result

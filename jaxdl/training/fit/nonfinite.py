@@ -7,6 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from jaxdl.data.types import Arrays
+from jaxdl.training.fit.batches import Plan, Streamed, read
+from jaxdl.training.fit.layouts import local
+from jaxdl.training.orders import epoch_order
 from jaxdl.training.state import TrainState
 from jaxdl.training.task import Batch, Task, as_batch, mean_over_batch, per_example
 
@@ -112,6 +116,27 @@ def first_nonfinite(task: Task, state: TrainState, batch: Batch) -> str:
     if not _finite(updates):
         return "a running statistic"
     return "the optimizer's update"
+
+
+def diagnose(
+    task: Task, state: TrainState, train: Arrays | Streamed, plan: Plan, epoch: int, left: range
+) -> str:
+    """The quantity that ended a run at its last good state.
+
+    Arguments:
+        left: the steps of the epoch that a call could not take. The first was not finite. If there
+            are none, all were finite when they were repeated.
+    """
+    if not left:
+        return "a number that was finite when computed again"
+    start = left[0] * plan.batch_size
+    indices = epoch_order(state.key, epoch, plan.examples)[start : start + plan.sizes[left[0]]]
+    here = jax.tree.map(local, state)
+    try:
+        return first_nonfinite(task, here, read(train, indices))
+    except Exception as error:
+        # E.g. a model that runs only under pmap. The run's own error matters more.
+        return f"the loss or the state (no more is known: {error})"
 
 
 def _leaves(state: TrainState) -> list[Any]:

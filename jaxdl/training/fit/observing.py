@@ -4,10 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from jaxdl.data.types import Dataset
 from jaxdl.training.fit.history import EpochMeasurements, History, join
+from jaxdl.training.fit.moment import Moment
+from jaxdl.training.fit.programs import Programs
+from jaxdl.training.fit.result import split_of
 from jaxdl.training.state import TrainState
 from jaxdl.training.task import Task
 
@@ -183,3 +188,67 @@ def notify(observers: Sequence[Observer], memories: Sequence[Any], event: Event)
         if change is not None and stop is None:
             stop = change.stop
     return Notified(tuple(kept), state, stop, tuple(errors))
+
+
+def tell(
+    observers: Sequence[Observer],
+    setup: Setup,
+    moment: Moment,
+    programs: Programs,
+    *,
+    steps: int,
+    epoch_ended: bool,
+) -> tuple[Moment, Exception | None]:
+    """Tell all observers of a moment of a run, and do what they ask for.
+
+    Arguments:
+        observers: each has its memory in the moment.
+        setup, steps, epoch_ended: as in `Event`.
+        moment: where the run stands.
+        programs: what measures a split, checks a state and copies it to the devices.
+
+    Returns:
+        The moment to go on from, or to end with; the error that ends the run, if one was raised.
+
+    Raises:
+        ValueError: an observer returned a state that is not finite, or of another structure.
+    """
+    now = moment.state
+    event = Event(
+        step=moment.step,
+        steps=steps,
+        epoch=len(moment.epochs),
+        epochs=setup.config["epochs"],
+        epoch_ended=epoch_ended,
+        state=now,
+        measured=moment.epochs[-1] if epoch_ended else None,
+        measurements=moment.epochs,
+        evaluate=lambda split: programs.measure(now.evaluated, split_of(setup.dataset, split)),
+        setup=setup,
+    )
+    memories, given, stop, errors = notify(observers, moment.memories, event)
+    after = replace(moment, memories=memories, stopped=stop)
+    if given is not None:
+        _check_change(now, given, programs)
+        # The position in the data stays, even if the observer returns an older state.
+        step = given.step if stop is not None else jnp.asarray(moment.step, jnp.int32)
+        after = replace(after, state=programs.layout.replicate(replace(given, step=step)))
+    if len(errors) > 1:
+        return after, ExceptionGroup(f"observers at step {moment.step}", list(errors))
+    return after, errors[0] if errors else None
+
+
+def _check_change(before: TrainState, given: TrainState, programs: Programs) -> None:
+    def kinds(tree: TrainState) -> list[Any]:
+        return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+    structures = [str(jax.tree.structure(tree)) for tree in (given, before)]
+    if structures[0] != structures[1] or kinds(given) != kinds(before):
+        raise ValueError(
+            "the state of a Change must have the run's structure, shapes and dtypes, got another; "
+            "make it from event.state.replace(...)"
+        )
+    if programs.became_nonfinite(before, given):
+        raise ValueError(
+            "the state of a Change must be finite, got NaN or infinity; return no state"
+        )

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,19 +15,26 @@ from jaxdl.compiling import compiler_options, init_options, once_for_equal
 from jaxdl.data.streaming import stream
 from jaxdl.data.types import Arrays
 from jaxdl.training.evaluation import make_batch_sums, means
-from jaxdl.training.fit.batches import Streamed, put_on_device
+from jaxdl.training.fit.batches import as_streamed, put_on_device
 from jaxdl.training.fit.layouts import AXIS, ONE_DEVICE, Layout
 from jaxdl.training.fit.nonfinite import became_nonfinite
-from jaxdl.training.loops import Source, make_loop, make_single
+from jaxdl.training.loops import make_loop, make_single
 from jaxdl.training.state import TrainState, init_state
 from jaxdl.training.steps import TrainStep, make_eval_step, make_train_step
-from jaxdl.training.task import Batch, Task, as_batch
+from jaxdl.training.task import Task
 
 Piece = tuple[Mapping[str, Any], slice | None]
 """Metrics on the device, and the slice of rows to use; None for a single step, without rows."""
 
 # Examples in a call of the evaluation step; it changes the means by rounding only.
 EVALUATION_BATCH = 1000
+
+
+class Placed(NamedTuple):
+    """A split on the devices: its parts, and the number of its examples."""
+
+    parts: list[Any]
+    examples: int
 
 
 @dataclass(frozen=True)
@@ -54,38 +61,31 @@ class Programs:
     batch_sums: Callable[..., dict[str, Any]]
     stacked_sums: Callable[..., dict[str, Any]]
 
-    def run(
-        self, state: TrainState, source: Source, rows: range, *, batch: int, looped: bool
-    ) -> tuple[TrainState, list[Piece]]:
-        """Take the steps of these rows: in one call if `looped`, else in one call each."""
-        shared = self.layout.divides(batch)
-        if looped:
-            state, measured = self.loops[shared](state, source, rows.start, rows.stop)
-            return state, [(measured, slice(rows.start, rows.stop))]
-        pieces: list[Piece] = []
-        for row in rows:
-            state, measured = self.singles[shared](state, source, row)
-            pieces.append((measured, None))
-        return state, pieces
-
-    def place(self, arrays: Arrays) -> list[Any]:
-        """A split on the devices, for `measure`."""
+    def place(self, arrays: Arrays) -> Placed:
+        """Put a split on the devices, for `measure`."""
         if self.layout.mesh is None:
-            return [put_on_device(arrays)]
+            return Placed([put_on_device(arrays)], len(arrays))
         size = self.layout.devices * -(-EVALUATION_BATCH // self.layout.devices)
         full = len(arrays) // size * size
         parts = [np.arange(full).reshape(-1, size), np.arange(full, len(arrays))[None]]
-        return [self.layout.put_stack(arrays, order) for order in parts if order.size]
+        stacks = [self.layout.put_stack(arrays, order) for order in parts if order.size]
+        return Placed(stacks, len(arrays))
 
-    def measure(
-        self, variables: Mapping[str, Any], placed: Sequence[Any], examples: int
-    ) -> dict[str, float]:
-        """The mean loss and metrics over all examples of a split from `place`."""
-        sums = self.batch_sums if self.layout.mesh is None else self.stacked_sums
-        return means(joined([(sums(variables, part), slice(None)) for part in placed]), examples)
+    def measure(self, variables: Mapping[str, Any], split: Any) -> dict[str, float]:
+        """The mean loss and metrics over all examples of a split; none without a split.
 
-    def measure_stream(self, variables: Mapping[str, Any], streamed: Streamed) -> dict[str, float]:
-        """`measure` of a split that is read batch by batch."""
+        Arguments:
+            split: placed on the devices, in memory, or read batch by batch.
+        """
+        if split is None:
+            return {}
+        if isinstance(split, Arrays):
+            split = self.place(split)
+        if isinstance(split, Placed):
+            sums = self.batch_sums if self.layout.mesh is None else self.stacked_sums
+            pieces = [(sums(variables, part), slice(None)) for part in split.parts]
+            return means(joined(pieces), split.examples)
+        streamed = as_streamed(split)
         batches = stream(
             streamed.source,
             range(len(streamed)),
@@ -95,8 +95,10 @@ class Programs:
             prefetch=streamed.prefetch,
             threads=streamed.threads,
         )
-        pieces = [(self.batch_sums(variables, batch), slice(None)) for batch in batches]
-        return means(joined(pieces), len(streamed))
+        return means(
+            joined([(self.batch_sums(variables, batch), slice(None)) for batch in batches]),
+            len(streamed),
+        )
 
 
 def joined(pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -160,12 +162,3 @@ def _build(task: Task, optimizer: optax.GradientTransformation, layout: Layout) 
             compiler_options=options,
         ),
     )
-
-
-def batch_shapes(arrays: Batch, batch_size: int) -> dict[str, Any]:
-    """The shapes and dtypes of a batch of `arrays`."""
-    shapes: dict[str, Any] = jax.tree.map(
-        lambda array: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype),
-        as_batch(arrays),
-    )
-    return shapes

@@ -152,6 +152,24 @@ def test_the_length_of_a_call_does_not_change_what_is_found():
     assert [int(state.step) for state in ends] == [BAD] * 3
 
 
+@pytest.mark.parametrize("steps", [3, 4])
+def test_a_fault_that_vanishes_is_said_to_have_vanished(steps):
+    """The sixth step is spoiled once; the call that has it is taken again, and all is finite."""
+    taken = []
+
+    def spoil(inputs):
+        taken.append(1)
+        return np.asarray(inputs) * np.float32(np.nan if len(taken) == BAD else 1)
+
+    def augment(key, inputs):
+        return jax.pure_callback(spoil, inputs, inputs)
+
+    with pytest.raises(NonFiniteError, match="finite when computed again") as caught:
+        fit(augment=augment, steps_per_call=steps)
+    # Whether the call ends inside an epoch or with it: the run ends after the whole call.
+    assert caught.value.step == int(caught.value.result.state.step) == 4 + steps
+
+
 def test_an_infinity_that_an_optimizer_starts_from_is_no_fault():
     result = fit(
         optimizer=optimizers.adam(learning_rate=optimizers.plateau(1e-3, factor=0.1, patience=2)),

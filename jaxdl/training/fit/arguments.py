@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxdl.calling import require_mode
-from jaxdl.checks import require_at_least
+from jaxdl.checks import is_traced, require_at_least
 from jaxdl.compiling import loops_well
 from jaxdl.data.types import Arrays, Dataset
 from jaxdl.training.fit.batches import Plan, Streamed, batch_shapes, example_shapes
@@ -45,6 +45,15 @@ def check_run(dataset: Dataset, train: Arrays | Streamed, epochs: int, batch_siz
         raise ValueError(
             f"batch_size must be at most the {len(train)} training examples, got {batch_size}; "
             "pass a smaller batch_size"
+        )
+
+
+def check_on_host(key: Any) -> None:
+    """Refuse a key whose value is not known, as in a sweep, under jit or vmap."""
+    if is_traced(key):
+        raise TypeError(
+            "fit runs from the host and cannot be traced by sweep, jit or vmap, got a traced key; "
+            "make the run with training.make_run(task, optimizer, batch_size=...), which can"
         )
 
 

@@ -114,6 +114,7 @@ def fit(
         2.0
     """
     task = as_task(model, loss, metrics=metrics, preprocess=preprocess, augment=augment)
+    arguments.check_on_host(key)
     check_parts(key, task.model, optimizer)
     train = dataset.train if isinstance(dataset.train, Arrays) else as_streamed(dataset.train)
     arguments.check_run(dataset, train, epochs, batch_size)

@@ -138,6 +138,13 @@ def test_the_bar_counts_members():
     assert "6/6" in console.file.getvalue()
 
 
+def fit_of(key):
+    task = training.Task(MODELS["MLP"], losses.cross_entropy)
+    return training.fit(
+        task, dataset(), optimizers.sgd(0.1), epochs=1, batch_size=BATCH, key=key
+    ).history
+
+
 def takes_orders(key, orders):
     return {"first": orders[0, 0]}
 
@@ -147,6 +154,7 @@ def takes_orders(key, orders):
     [
         ({"run": training.fit}, TypeError, "training.make_run"),
         ({"run": functools.partial(training.fit, epochs=2)}, TypeError, "training.make_run"),
+        ({"run": lambda key, orders: fit_of(key).steps}, TypeError, "training.make_run"),
         ({"by_seed": {"order": orders}}, ValueError, "by_seed must name arguments of run"),
         ({"by_seed": {}}, ValueError, "or to by_seed"),
         ({"by_seed": {"orders": orders(jax.random.key(0))}}, TypeError, "function of a seed's key"),

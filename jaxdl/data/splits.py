@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxdl.checks import require_key
-from jaxdl.data.types import Arrays, Dataset
+from jaxdl.data.types import Dataset
 
 _WITH_TEST = (0.85, 0.15)
 _WITHOUT_TEST = (0.70, 0.15, 0.15)
@@ -52,7 +52,7 @@ def split(dataset: Dataset, *, key: jax.Array, fractions: Sequence[float] | None
     ends = _ends(fractions, parts, count)
     order = np.asarray(jax.random.permutation(key, count))
     pieces = [
-        Arrays(inputs=dataset.train.inputs[rows], targets=dataset.train.targets[rows])
+        jax.tree.map(lambda array, rows=rows: np.asarray(array)[rows], dataset.train)
         for rows in np.split(order, ends[:-1])
     ]
     test = dataset.test if dataset.test is not None else pieces[2]

@@ -13,7 +13,7 @@ from jaxdl.data.types import Arrays, DataError
 Decode = Callable[[Any], Mapping[str, Any]]
 """(example of the source) -> {"inputs": ..., "targets": ...}."""
 
-Read = Callable[[np.ndarray], dict[str, np.ndarray]]
+Read = Callable[[np.ndarray], dict[str, Any]]
 _FIELDS = ("inputs", "targets")
 
 
@@ -38,7 +38,7 @@ def stream(
     process_count: int | None = None,
     prefetch: int = 2,
     threads: int = 1,
-) -> Generator[dict[str, Array], None, None]:
+) -> Generator[dict[str, Any], None, None]:
     r"""The batches of one epoch, read, decoded and put on the device ahead of their use.
 
     $$B_s = \{x_{o(sb)}, \dots, x_{o(sb + b - 1)}\}, \quad s = s_0, s_0 + 1, \dots$$
@@ -107,12 +107,15 @@ def stream(
     config: Any = jax.config
     x64, default = config.jax_enable_x64, config.jax_default_device
 
-    def load(step: int) -> dict[str, Array]:
+    def load(step: int) -> dict[str, Any]:
         batch = indices[step * batch_size : (step + 1) * batch_size]
         part = len(batch) // process_count
         mine = batch[process_index * part : (process_index + 1) * part]
         with jax.enable_x64(x64), jax.default_device(default):
-            return {name: _put(values, device, len(batch)) for name, values in read(mine).items()}
+            placed: dict[str, Any] = jax.tree.map(
+                lambda values: _put(values, device, len(batch)), read(mine)
+            )
+            return placed
 
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     dataset = grain.MapDataset.range(start_step, steps).map(load)
@@ -130,8 +133,8 @@ def decode_tfds(example: Mapping[str, Any]) -> dict[str, Any]:
     return {"inputs": example["image"], "targets": np.int32(example["label"])}
 
 
-def _iterate(dataset: Any) -> Generator[dict[str, Array], None, None]:
-    batches: Iterator[dict[str, Array]] = iter(dataset)
+def _iterate(dataset: Any) -> Generator[dict[str, Any], None, None]:
+    batches: Iterator[dict[str, Any]] = iter(dataset)
     try:
         # Not a `for` loop: its variable would keep a batch alive during the wait for the next.
         yield from batches
@@ -145,12 +148,21 @@ def _read_arrays(arrays: Arrays, decode: Decode | None) -> Read:
             f"decode must be None for Arrays, which hold what the step takes, got {decode}; "
             "give the step a preprocess"
         )
-    if len(arrays.inputs) != len(arrays.targets):
-        raise ValueError(
-            "source must have as many targets as inputs, "
-            f"got {len(arrays.inputs)} inputs and {len(arrays.targets)} targets"
-        )
-    return lambda rows: {name: np.asarray(getattr(arrays, name)[rows]) for name in _FIELDS}
+    counts = {
+        name: sorted({len(leaf) for leaf in jax.tree.leaves(values)})
+        for name, values in vars(arrays).items()
+        if values is not None
+    }
+    if len({count for found in counts.values() for count in found}) > 1:
+        got = " and ".join(f"{found[0]} {name}" for name, found in counts.items())
+        raise ValueError(f"source must have as many targets as inputs, got {got}")
+    fields = {name: values for name, values in vars(arrays).items() if values is not None}
+
+    def read(rows: np.ndarray) -> dict[str, Any]:
+        batch: dict[str, Any] = jax.tree.map(lambda array: np.asarray(array[rows]), fields)
+        return batch
+
+    return read
 
 
 def _read_examples(source: RandomAccess, decode: Decode | None) -> Read:
@@ -178,7 +190,8 @@ def _read_examples(source: RandomAccess, decode: Decode | None) -> Read:
         for position, (row, example) in enumerate(zip(listed, read_all(listed), strict=True)):
             try:
                 fields = example if decode is None else decode(example)
-                values = {name: np.asarray(fields[name]) for name in _FIELDS}
+                names = (*_FIELDS, "weights") if "weights" in fields else _FIELDS
+                values = {name: np.asarray(fields[name]) for name in names}
             except Exception as error:
                 raise _unreadable(row, error) from error
             for name, value in values.items():

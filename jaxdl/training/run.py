@@ -102,11 +102,10 @@ class Run:
     ) -> tuple[TrainState, Measured]:
         """Run the epochs whose orders are given; see `make_run`."""
         train, splits = jax.tree.map(jnp.asarray, self._checked(key, data, orders))
-        program = self._first_step(key, train, start)
+        traced = any(map(is_traced, jax.tree.leaves((key, train, splits, orders, start))))
+        program = None if traced else self._first_step(key, train, start)
         # A traced hyper-parameter of the optimizer is no argument, but a constant of its step.
-        if any(
-            map(is_traced, jax.tree.leaves((key, train, splits, orders, start, program.consts)))
-        ):
+        if program is None or any(map(is_traced, program.consts)):
             return _whole(self, key, train, splits, jnp.asarray(orders), start)
         init, whole = _compiled(self, loops_well(program))
         start = init(key, train) if start is None else start

@@ -301,3 +301,17 @@ def test_fit_trains_and_evaluates_with_weights():
 def test_refuses(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+def test_splits_and_streams_keep_weights_and_trees():
+    inputs = {"left": X, "right": X[:, :2]}
+    arrays = data.Arrays(inputs, {"sum": Y, "twice": 2 * Y}, WEIGHTS)
+    cut = data.split(data.Dataset("two", arrays, None, None), key=jax.random.key(0))
+    assert sorted([*cut.train.weights, *cut.validation.weights, *cut.test.weights]) == sorted(
+        WEIGHTS
+    )
+    task = training.Task(TwoInputs(), both)
+    in_memory = fit(task, data.Dataset("two", arrays, None, None), optimizers.sgd(0.01))
+    streamed = data.Dataset("two", training.Streamed(arrays), None, None)
+    read = fit(task, streamed, optimizers.sgd(0.01))
+    np.testing.assert_array_equal(read.history.steps["loss"], in_memory.history.steps["loss"])

@@ -37,7 +37,7 @@ class Streamed:
     def __len__(self) -> int:
         return len(self.source)
 
-    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def read(self, indices: np.ndarray) -> dict[str, Any]:
         """These examples, in the memory of the host."""
         batches = stream(
             self.source,
@@ -48,7 +48,8 @@ class Streamed:
             process_index=0,
             process_count=1,
         )
-        return {name: np.asarray(values) for name, values in next(batches).items()}
+        read: dict[str, Any] = jax.tree.map(np.asarray, next(batches))
+        return read
 
 
 @dataclass(frozen=True)
@@ -185,14 +186,14 @@ def _rows_of_stream(
         batches.close()
 
 
-def _single_row(batch: dict[str, Array], size: int, layout: Layout) -> Source:
+def _single_row(batch: dict[str, Any], size: int, layout: Layout) -> Source:
     if layout.mesh is None:
         # The same form as a set on the device: the same operations give the same bits.
         return {"arrays": batch, "order": np.arange(size, dtype=np.int32)[None]}
     if layout.mapped:
         shape = (1, layout.devices, size // layout.devices)
-        return {"batches": {name: a.reshape(*shape, *a.shape[1:]) for name, a in batch.items()}}
-    return {"batches": {name: array[None] for name, array in batch.items()}}
+        return {"batches": jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), batch)}
+    return {"batches": jax.tree.map(lambda array: array[None], batch)}
 
 
 def as_streamed(split: Any) -> Streamed:

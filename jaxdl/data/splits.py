@@ -35,6 +35,7 @@ def split(dataset: Dataset, *, key: jax.Array, fractions: Sequence[float] | None
 
     Example:
         >>> import jax, numpy as np
+        >>> from jaxdl.data import Arrays
         >>> arrays = Arrays(inputs=np.arange(10.0)[:, None], targets=np.arange(10.0)[:, None])
         >>> split(Dataset("ten", arrays, None, None), key=jax.random.key(0))
         Dataset('ten', train=7, validation=1, test=2, classes=0)

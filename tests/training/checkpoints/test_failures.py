@@ -247,8 +247,9 @@ def test_a_store_that_nobody_closed_has_saved_or_says_that_it_has_not(tmp_path: 
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     saved = [path.name for path in tmp_path.glob("*-step-*")] == ["00000000-step-5"]
-    # The interpreter that is ending may refuse orbax its threads.
-    assert saved or "Exception in thread checkpoint of step 5" in errors
+    # The interpreter that is ending may refuse orbax its threads, in words that differ by Python.
+    refused = "Exception in thread checkpoint of step 5", "cannot schedule new futures"
+    assert saved or any(words in errors for words in refused)
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Data sets: find, read, check, split, scale, augment and stream them."""
 
 from jaxdl.data import augmentation
+from jaxdl.data.label_noise import mislabel
 from jaxdl.data.preprocessing import Scaler, image_statistics, normalize_images, standardize
 from jaxdl.data.sources import Available, available, load, load_or_small, prepare
 from jaxdl.data.splits import split
@@ -19,6 +20,7 @@ __all__ = [
     "image_statistics",
     "load",
     "load_or_small",
+    "mislabel",
     "normalize_images",
     "prepare",
     "split",

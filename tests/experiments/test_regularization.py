@@ -1,11 +1,11 @@
 """The regularisers and the two decays: each claim holds, and can be refuted."""
 
-import jax
 import numpy as np
 import pytest
 import regularization
 import weight_decay
-from regularization import ACCURACY, ARMS, HELPERS, LOSS, NOISES, TRUE_ACCURACY
+import xarray
+from regularization import ARMS, HELPERS, METRICS, NOISES, SPLITS
 
 
 def verdicts(experiment, results):
@@ -17,28 +17,38 @@ def refuted(experiment, results):
 
 
 def regularization_results():
-    """(noise, arm, seed, check, split, measure): the network over-fits, the helpers help."""
-    seeds, checks = 4, 30
-    curves = np.zeros((len(NOISES), len(ARMS), seeds, checks, 3, 3))
-    names = list(ARMS)
-    curves[..., 0, ACCURACY] = 98.0
-    curves[..., 2, ACCURACY] = 61.0
-    curves[..., TRUE_ACCURACY] = 76.0
-    curves[..., 2, LOSS] = 2.0
+    """By noise, arm, seed, epoch and split: the network over-fits, the helpers help."""
+    seeds, epochs = 4, 2 * np.arange(1, 31)
+    axes = {
+        "noise": [*NOISES],
+        "arm": [*ARMS],
+        "seed": range(seeds),
+        "epoch": epochs,
+        "split": [*SPLITS],
+    }
+    sizes = [len(values) for values in axes.values()]
+    results = xarray.Dataset({name: (axes, np.zeros(sizes)) for name in METRICS}, coords=axes)
+    loss, accuracy, true_accuracy = (results[name].loc for name in METRICS)
+    accuracy[{"split": "train"}] = 98.0
+    accuracy[{"split": "test"}] = 61.0
+    true_accuracy[{}] = 76.0
+    loss[{"split": "test"}] = 2.0
     for name in HELPERS:
-        if name in names:
-            curves[:, names.index(name), ..., 0, ACCURACY] = 85.0
-            curves[:, names.index(name), ..., TRUE_ACCURACY] = 84.0
-    curves[:, names.index("smoothing_0.1"), ..., 2, LOSS] = 1.5
-    # The validation loss is least at check 3 with wrong labels, at check 11 with true ones.
-    for noise, least in ((0, 10), (1, 2)):
-        curves[noise, ..., 1, LOSS] = 1.0 + 0.1 * np.abs(np.arange(checks) - least)
-        curves[noise, 0, :, least, 2, LOSS] = 1.3
-        curves[noise, 0, :, least, 0, ACCURACY] = 80.0
-        curves[noise, 0, :, least, 2, ACCURACY] = 68.0
-        curves[noise, 0, :, least, :, TRUE_ACCURACY] = 85.0
-    spread = 0.01 * np.arange(seeds)[:, None, None, None]
-    return {"names": np.array(names), "curves": curves + spread}
+        if name in ARMS:
+            accuracy[{"arm": name, "split": "train"}] = 85.0
+            true_accuracy[{"arm": name}] = 84.0
+    loss[{"arm": "smoothing_0.1", "split": "test"}] = 1.5
+    # The validation loss is least at epoch 6 with wrong labels, at epoch 22 with true ones.
+    for noise, least in ((0.0, 22), (0.2, 6)):
+        away = xarray.DataArray(0.05 * np.abs(epochs - least), dims="epoch")
+        where = {"noise": noise, "split": "validation"}
+        loss[where] = 1.0 + away + 0 * results["cross_entropy"].sel(where)
+        best = {"noise": noise, "arm": "none", "epoch": least}
+        loss[{**best, "split": "test"}] = 1.3
+        accuracy[{**best, "split": "train"}] = 80.0
+        accuracy[{**best, "split": "test"}] = 68.0
+        true_accuracy[best] = 85.0
+    return results + 0.01 * results["seed"]
 
 
 def test_the_regularisers_claims_hold():
@@ -47,115 +57,145 @@ def test_the_regularisers_claims_hold():
     assert regularization.plot(results).axes
 
 
+NONE = {"noise": 0.2, "arm": "none"}
+STOP = {**NONE, "epoch": 6}
+SMOOTH = {"noise": 0.2, "arm": "smoothing_0.1"}
+
+
 @pytest.mark.parametrize(
-    ("index", "where", "value"),
+    ("index", "metric", "where", "value"),
     [
-        *((1 + 2 * i, (1, arm, ..., TRUE_ACCURACY), 70.0) for i, arm in enumerate(HELPERS[:4])),
-        *((2 + 2 * i, (1, arm, ..., 0, ACCURACY), 99.0) for i, arm in enumerate(HELPERS[:4])),
-        (9, (1, "none", slice(None), 2, slice(None), TRUE_ACCURACY), 70.0),
-        (10, (1, "none", slice(None), 2, 0, ACCURACY), 110.0),
-        (11, (1, "smoothing_0.1", ..., 2, LOSS), 3.0),
-        (12, (1, "smoothing_0.1", ..., 0, ACCURACY), 90.0),
-        (13, (0, "none", slice(None), 10, 2, LOSS), 3.0),
+        *(
+            (1 + 2 * i, "true_accuracy", {"noise": 0.2, "arm": arm}, 70.0)
+            for i, arm in enumerate(HELPERS[:4])
+        ),
+        *(
+            (2 + 2 * i, "accuracy", {"noise": 0.2, "arm": arm, "split": "train"}, 99.0)
+            for i, arm in enumerate(HELPERS[:4])
+        ),
+        (9, "true_accuracy", STOP, 70.0),
+        (10, "accuracy", {**STOP, "split": "train"}, 110.0),
+        (11, "cross_entropy", {**SMOOTH, "split": "test"}, 3.0),
+        (12, "accuracy", {**SMOOTH, "split": "train"}, 90.0),
+        (
+            13,
+            "cross_entropy",
+            {"noise": 0.0, "arm": "none", "epoch": 22, "split": "test"},
+            3.0,
+        ),
     ],
 )
-def test_each_of_them_can_be_refuted(index, where, value):
+def test_each_of_them_can_be_refuted(index, metric, where, value):
     results = regularization_results()
-    noise, arm, *rest = where
-    results["curves"][(noise, list(ARMS).index(arm), *rest)] = value
+    results[metric].loc[where] = value
     assert refuted(regularization, results) == [index]
 
 
 def test_seeds_that_scatter_decide_nothing():
     results = regularization_results()
-    results["curves"][1, 1:3, :, -1, 2, TRUE_ACCURACY] += 10 * np.array([-2, -1, 1, 2])
+    last = {"noise": 0.2, "arm": "l2_1e-2", "epoch": 60, "split": "test"}
+    results["true_accuracy"].loc[last] += 10 * np.array([-2, -1, 1, 2])
     assert verdicts(regularization, results)[1] == "undecided"
 
 
 def test_a_network_that_does_not_overfit_refutes_the_first_claim():
     results = regularization_results()
-    results["curves"][1, 0, ..., 2, ACCURACY] = 99.0
+    results["accuracy"].loc[{**NONE, "split": "test"}] = 99.0
     assert 0 in refuted(regularization, results)
 
 
 def test_a_late_stop_is_refuted():
     results = regularization_results()
-    results["curves"][1, 0, :, 20, 1, LOSS] = 0.0
+    results["cross_entropy"].loc[{**NONE, "epoch": 42, "split": "validation"}] = 0.0
     assert {14, 15} <= set(refuted(regularization, results))
 
 
 def test_a_fifth_of_the_labels_is_wrong_and_none_of_the_inputs():
-    wrong = regularization.splits(0.2, jax.random.key(0))
-    clean = regularization.splits(0.0, jax.random.key(0))
+    digits = regularization.load_digits()
+    wrong, clean = (regularization.splits(digits, noise) for noise in (0.2, 0.0))
     for name, count in (("train", 1000), ("validation", 1000), ("test", 3000)):
-        flipped = np.asarray(wrong[name]["targets"] != wrong[name]["truth"])
+        labels = wrong[name].targets
+        flipped = np.asarray(labels["given"] != labels["true"])
         assert len(flipped) == count
         # Binomial: 4.5 standard deviations, a false alarm in 10^5.
         assert abs(flipped.mean() - 0.2) < 4.5 * np.sqrt(0.2 * 0.8 / count)
-        np.testing.assert_array_equal(wrong[name]["inputs"], clean[name]["inputs"])
-        np.testing.assert_array_equal(clean[name]["targets"], clean[name]["truth"])
+        np.testing.assert_array_equal(wrong[name].inputs, clean[name].inputs)
+        np.testing.assert_array_equal(clean[name].targets["given"], labels["true"])
 
 
 def weight_decay_results():
     """What `free_weights` measures itself, and grids with the best in the middle."""
     drawn = np.exp(0.1 * np.array([-1.0, 0.0, 1.0]))
-    strengths = len(weight_decay.GRID_STRENGTHS["l2"])
-    bowl = 1.0 + 0.1 * np.abs(np.arange(strengths) - 3.0)
+    places = np.arange(len(weight_decay.GRID_STRENGTHS["l2"]))
+    bowl = 1.0 + 0.1 * np.abs(places - 3.0)
     rates = np.geomspace(weight_decay.LEAST_RATE, weight_decay.GREATEST_RATE, 5)
-    grid = np.broadcast_to(bowl[:, None, None], (len(rates), strengths, 3, 3))
-    return {
-        "sgd_apart": 2e-7 * drawn,
-        "sgd_rounding": np.full(3, 3e-7),
-        "adam_apart": 0.8 * drawn,
-        "rates": rates,
-        "l2_grid": grid.copy(),
-        "decay_grid": grid.copy(),
-        **weight_decay.free_weights(),
-    }
+    made = xarray.Dataset(
+        {
+            "apart": (("optimizer", "seed"), np.stack([2e-7 * drawn, 0.8 * drawn])),
+            "rounding": (("optimizer", "seed"), np.full((2, 3), 3e-7)),
+            "loss": (
+                ("way", "rate", "place", "seed"),
+                np.broadcast_to(bowl[:, None], (2, len(rates), len(places), 3)).copy(),
+            ),
+        },
+        coords={
+            "optimizer": ["sgd", "adam"],
+            "way": ["l2", "decay"],
+            "rate": rates,
+            "place": places,
+            "seed": range(3),
+        },
+    )
+    return xarray.merge([made, weight_decay.free_weights()])
+
+
+STEP = xarray.DataArray(np.arange(weight_decay.FREE_STEPS + 1), dims="step")
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "expected"),
+    ("name", "where", "change", "expected"),
     [
-        (None, None, []),
-        ("free_sgd_decay", lambda v: v * np.linspace(1, 1.001, v.shape[1])[:, None], [0]),
-        ("free_adam_l2", lambda v: v[:, :1] + (v - v[:, :1]) / 2, [1]),
-        ("sgd_apart", lambda v: 1e7 * v, [2]),
-        ("adam_apart", np.zeros_like, [3]),
-        ("l2_grid", lambda v: tilted(v), [4]),
-        ("decay_grid", lambda v: tilted(v), [5]),
+        (None, None, None, []),
+        ("free", {"optimizer": "sgd", "way": "decay"}, lambda v: v * (1 + 2e-5 * STEP), [0]),
+        ("free", {"optimizer": "adam", "way": "l2"}, lambda v: (v + v.isel(step=0)) / 2, [1]),
+        ("apart", {"optimizer": "sgd"}, lambda v: 1e7 * v, [2]),
+        ("apart", {"optimizer": "adam"}, lambda v: 0 * v, [3]),
+        ("loss", {"way": "l2"}, lambda v: tilted(v), [4]),
+        ("loss", {"way": "decay"}, lambda v: tilted(v), [5]),
     ],
 )
-def test_the_decays_claims(name, change, expected):
+def test_the_decays_claims(name, where, change, expected):
     results = weight_decay_results()
     if name:
-        results[name] = change(results[name])
+        results[name].loc[where] = change(results[name].sel(where))
     assert refuted(weight_decay, results) == expected
     assert verdicts(weight_decay, results).count("holds") == 6 - len(expected)
     assert weight_decay.plot(results).axes
 
 
-def tilted(grid):
+def tilted(loss):
     """The best strength falls as the rate rises: one grid step of one for one of the other."""
-    return np.stack([np.roll(rows, 2 - i, axis=0) for i, rows in enumerate(grid)])
+    rows = [loss.isel(rate=i).roll(place=2 - i) for i in range(loss.sizes["rate"])]
+    return xarray.concat(rows, "rate")
 
 
 def test_seeds_that_disagree_decide_nothing():
     results = weight_decay_results()
-    results["l2_grid"][:, :, 0] = tilted(results["l2_grid"])[:, :, 0]
+    where = {"way": "l2", "seed": 0}
+    results["loss"].loc[where] = tilted(results["loss"].sel(where))
     assert verdicts(weight_decay, results)[4] == "undecided"
 
 
 def test_the_best_strength_is_found_between_the_grids_points():
     results = weight_decay_results()
-    places = np.arange(len(weight_decay.GRID_STRENGTHS["l2"]))
-    results["l2_grid"][:] = ((places - 2.3) ** 2)[:, None, None]
+    results["loss"][:] = (results["place"] - 2.3) ** 2 + 0 * results["loss"]
     np.testing.assert_allclose(weight_decay.best_strength(results, "l2"), 10 ** (-3 + 2.3 / 2))
-    results["l2_grid"][:] = places[:, None, None]  # the least is the first: no neighbour below
+    # The least is the first: no neighbour below.
+    results["loss"][:] = results["place"] + 0 * results["loss"]
     np.testing.assert_allclose(weight_decay.best_strength(results, "l2"), 1e-3)
 
 
 def test_a_run_that_overflowed_is_not_the_best():
     results = weight_decay_results()
-    results["decay_grid"][:, 0] = np.nan
+    results["loss"].loc[{"way": "decay", "place": 0}] = np.nan
     assert verdicts(weight_decay, results) == ["holds"] * 6

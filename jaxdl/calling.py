@@ -57,8 +57,7 @@ def mode_of(model: nn.Module, given: GivenMode = None) -> Mode | None:
     """
     if given is False:
         return None
-    arguments = list(_parameters(model))
-    fields = [name for name in type(model).__dataclass_fields__ if name not in ("parent", "name")]
+    arguments, fields = list(_parameters(model)), _fields(model)
     if given is not None:
         mode = given if isinstance(given, Mode) else Mode(given, KEYWORDS.get(given, True))
         if mode.keyword not in (*arguments, *fields) and not _takes_any_keyword(model):
@@ -67,7 +66,8 @@ def mode_of(model: nn.Module, given: GivenMode = None) -> Mode | None:
                 f"{[*arguments, *fields]}, got {mode.keyword!r}; pass one of them"
             )
         return mode
-    for names in (arguments, fields):
+    switches = [name for name in fields if isinstance(getattr(model, name, None), bool | None)]
+    for names in (arguments, switches):
         found = [name for name in names if name in KEYWORDS]
         if len(found) > 1:
             raise ValueError(
@@ -92,18 +92,20 @@ def in_mode(
     if mode is None:
         return model, {}
     value = mode.in_training is train
-    if mode.keyword in _parameters(model) or _takes_any_keyword(model):
+    if mode.keyword in _parameters(model) or mode.keyword not in _fields(model):
         return model, {mode.keyword: value}
     fields: dict[str, Any] = {mode.keyword: value}
     return model.clone(**fields), {}
 
 
-def arguments_of(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments_of(
+    model: nn.Module, inputs: Any, mode: GivenMode = None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a model's call for the inputs of a batch.
 
     A dictionary whose keys are arguments of the model is passed by keyword. A tuple or list is
     spread over a model that takes so many arguments, if more than one. Anything else is the one
-    argument.
+    argument. The mode is not counted as an argument.
 
     Example:
         >>> arguments_of(nn.Dense(1), 2.0), arguments_of(nn.MultiHeadAttention(1), (2.0, 3.0))
@@ -111,11 +113,14 @@ def arguments_of(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[s
         >>> arguments_of(nn.Dense(1), {"inputs": 2.0}), arguments_of(nn.Dense(1), {"x": 2.0})
         (((), {'inputs': 2.0}), (({'x': 2.0},), {}))
     """
+    told = mode_of(model, mode)
     parameters = _parameters(model)
+    if told is not None:
+        parameters.pop(told.keyword, None)
     if isinstance(inputs, Mapping) and inputs and set(inputs) <= set(parameters):
         return (), dict(inputs)
     if isinstance(inputs, tuple | list):
-        kinds = [each.kind for name, each in parameters.items() if name not in KEYWORDS]
+        kinds = [each.kind for each in parameters.values()]
         positional = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
         any_number = inspect.Parameter.VAR_POSITIONAL in kinds
         if any_number or 1 < len(inputs) <= positional:
@@ -140,8 +145,9 @@ def call_model(
         variables: {"params": ..., "batch_stats": ..., ...}; not changed.
         inputs: any pytree with a leading batch axis; see `arguments_of`.
         train: whether dropout and the batch's own statistics are on.
-        dropout_key: the key of all random numbers. The stream "dropout" is drawn from it; every
-            other name has a stream of its own. A model that draws none needs no key.
+        dropout_key: the key of all random numbers. The stream "dropout" is drawn from it; all other
+            names share a second stream, of which each draw is new. A model that draws none needs no
+            key.
         moving: whether the collections beside the parameters may change; by default in training
             only.
         mode: how the model is told of training, see `mode_of`.
@@ -160,7 +166,7 @@ def call_model(
         ([[3.0, 3.0]], {})
     """
     model, keywords = in_mode(model, train, mode)
-    args, kwargs = arguments_of(model, inputs)
+    args, kwargs = arguments_of(model, inputs, mode)
     may_move = train if moving is None else moving
     outputs, updates = model.apply(
         variables,
@@ -197,7 +203,7 @@ def initial_variables(
         collections: the names of those beside the parameters; by default all that `init` makes.
     """
     model, keywords = in_mode(model, False, mode)
-    args, kwargs = arguments_of(model, inputs)
+    args, kwargs = arguments_of(model, inputs, mode)
     kept: dict[str, Any] = {}
     if collections is not None:
         kept["mutable"] = ["params", *collections]
@@ -275,6 +281,10 @@ def _parameters(model: nn.Module) -> dict[str, inspect.Parameter]:
     """The arguments of a model's `__call__` that have a name, and `*args`."""
     given = list(inspect.signature(type(model).__call__).parameters.items())[1:]
     return {name: each for name, each in given if each.kind is not each.VAR_KEYWORD}
+
+
+def _fields(model: nn.Module) -> list[str]:
+    return [name for name in type(model).__dataclass_fields__ if name not in ("parent", "name")]
 
 
 def _takes_any_keyword(model: nn.Module) -> bool:

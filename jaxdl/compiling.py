@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
-from jaxdl.jaxprs import holds_primitive
+from jaxdl.jaxprs import CONVOLUTION, holds_primitive
 
 KEPT = 64
 
@@ -67,9 +67,7 @@ def loops_well(program: Any) -> bool:
     Arguments:
         program: the result of `jax.make_jaxpr` for the step.
     """
-    return jax.default_backend() != "cpu" or not holds_primitive(
-        program.jaxpr, "conv_general_dilated"
-    )
+    return jax.default_backend() != "cpu" or not holds_primitive(program.jaxpr, CONVOLUTION)
 
 
 def once_for_equal(build: Callable[P, R]) -> Callable[P, R]:

@@ -5,6 +5,7 @@ program is taken apart: what stands outside such loops is compiled in pieces, an
 is compiled once and called once an iteration. The numbers are the same to rounding.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
-from jaxdl.jaxprs import Segment, holds_primitive, inner_programs
-
-CONVOLUTION = "conv_general_dilated"
+from jaxdl.jaxprs import CONVOLUTION, Segment, holds_primitive, inner_programs
 
 Values = list[Any]
 Piece = tuple[tuple[Any, ...], tuple[Var, ...], Callable[..., Values]]
@@ -45,23 +44,27 @@ def with_loops_on_host(
         [32.0, 64.0, 128.0]
     """
     traced: dict[Any, tuple[_Program, Sequence[Any], Any]] = {}
+    tracing = threading.Lock()  # a sweep calls from several threads
+
+    def trace(*arguments: Any) -> tuple[_Program, Sequence[Any], Any]:
+        found: list[Any] = []
+
+        def flat(*arguments: Any) -> Values:
+            outputs, structure = jax.tree.flatten(function(*arguments))
+            found.append(structure)
+            return outputs
+
+        program = jax.make_jaxpr(flat)(*arguments)
+        return _Program(program.jaxpr, dict(compiler_options or {})), program.consts, found[-1]
 
     def run(*arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
         kind = structure, tuple(jax.typeof(leaf) for leaf in leaves)
-        if kind not in traced:
-            found: list[Any] = []
-
-            def flat(*arguments: Any) -> Values:
-                outputs, kept = jax.tree.flatten(function(*arguments))
-                found.append(kept)
-                return outputs
-
-            program = jax.make_jaxpr(flat)(*arguments)
-            parts = _Program(program.jaxpr, dict(compiler_options or {}))
-            traced[kind] = parts, program.consts, found[-1]
-        parts, consts, outputs = traced[kind]
-        return jax.tree.unflatten(outputs, parts(*consts, *leaves))
+        with tracing:
+            if kind not in traced:
+                traced[kind] = trace(*arguments)
+        program, consts, outputs = traced[kind]
+        return jax.tree.unflatten(outputs, program(*consts, *leaves))
 
     return run
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
+CONVOLUTION = "conv_general_dilated"
+"""The operation whose gradient is slow inside a compiled loop on a CPU."""
+
 
 def inner_programs(equation: JaxprEqn) -> list[Jaxpr]:
     """The programs that an equation holds: the body of a loop, the branches of a condition."""

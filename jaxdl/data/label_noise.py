@@ -26,7 +26,7 @@ def mislabel(
 
     Raises:
         TypeError: a key that is no `jax.random.key`.
-        ValueError: fewer than 2 classes, or a share outside [0, 1].
+        ValueError: fewer than 2 classes, a share outside [0, 1], or labels that are no integers.
 
     Example:
         >>> labels = jnp.array([0, 1, 2, 3])
@@ -42,6 +42,8 @@ def mislabel(
     if not is_traced(share) and not 0 <= float(share) <= 1:
         raise ValueError(f"share must be from 0 to 1, got {share}; pass a share of the labels")
     labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, got {labels.dtype}; pass the classes' numbers")
     which, where_to = jax.random.split(key)
     is_wrong = jax.random.uniform(which, labels.shape) < share
     shift = jax.random.randint(where_to, labels.shape, 1, classes)

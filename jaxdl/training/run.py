@@ -104,7 +104,7 @@ class Run:
         train, splits = jax.tree.map(jnp.asarray, self._checked(key, data, orders))
         traced = any(map(is_traced, jax.tree.leaves((key, train, splits, orders, start))))
         program = None if traced else self._first_step(key, train, start)
-        # A traced hyper-parameter of the optimizer is no argument, but a constant of its step.
+        # A traced hyper-parameter of optimizer, loss or measure is no argument, but a constant.
         if program is None or any(map(is_traced, program.consts)):
             return _whole(self, key, train, splits, jnp.asarray(orders), start)
         init, whole = _compiled(self, loops_well(program))
@@ -113,11 +113,12 @@ class Run:
         return result
 
     def _first_step(self, key: Key[Array, ""], train: Batch, start: TrainState | None) -> Any:
-        """The program of a start and a step."""
+        """The program of a start, a step, and what is measured after it."""
 
         def first(key: Any, batch: Any, start: Any) -> Any:
             state = self.init(key, batch) if start is None else start
-            return self.step(state, batch)
+            state, measured = self.step(state, batch)
+            return state, measured, None if self.measure is None else self.measure(state)
 
         batch = jax.tree.map(lambda array: array[: self.batch_size], train)
         return jax.make_jaxpr(first)(key, batch, start)

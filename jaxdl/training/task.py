@@ -1,7 +1,7 @@
 """What is learned: a model, a loss, the metrics, and how a batch reaches the model."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -53,7 +53,8 @@ class Task:
     $$L(\theta) = \frac{\sum_i w_i\, \ell(f_\theta(x_i), y_i)}{\sum_i w_i}$$
 
     with weights w of 1 unless the batch or the loss gives others. The sums go over the whole batch,
-    on all devices, as `CrossEntropyLoss(weight=...)` of PyTorch has them.
+    on all devices, as `CrossEntropyLoss(weight=...)` of PyTorch has them. A weight of 0 leaves an
+    example out, if its loss is finite: 0 times infinity is NaN, as in PyTorch.
 
     Arguments:
         model: a Linen module.
@@ -174,7 +175,8 @@ def as_task(model: nn.Module | Task, loss: PerExample | None = None, **settings:
 
 
 def _is_given(value: Any) -> bool:
-    return value is not None and value is not scale_images and value != ()
+    is_empty = isinstance(value, Sized) and not len(value)
+    return value is not None and value is not scale_images and not is_empty
 
 
 def name_metrics(
@@ -293,8 +295,7 @@ def mean_over_batch(values: Array, weights: Array | None, axis_name: str | None 
     total = weights.sum()
     if axis_name is not None:
         total = lax.pmean(total, axis_name)
-    # A weight of 0 leaves an example out, also one whose value is not finite.
-    return jnp.where(weights == 0, 0, values * weights).sum() / total
+    return (values * weights).sum() / total
 
 
 def sum_over_batch(values: Array, weights: Array | None) -> Array | Weighted:
@@ -302,4 +303,4 @@ def sum_over_batch(values: Array, weights: Array | None) -> Array | Weighted:
     if weights is None:
         return values.sum()
     weights = weights.astype(values.dtype)
-    return Weighted(jnp.where(weights == 0, 0, values * weights).sum(), weights.sum())
+    return Weighted((values * weights).sum(), weights.sum())

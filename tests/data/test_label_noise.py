@@ -37,3 +37,8 @@ def test_a_traced_share_gives_the_same_labels():
 def test_shares_and_classes_that_make_no_sense_are_refused(share, classes):
     with pytest.raises(ValueError, match=r"(share|classes) must be"):
         mislabel(jax.random.key(0), LABELS, share, classes=classes)
+
+
+def test_labels_that_are_no_numbers_of_classes_are_refused():
+    with pytest.raises(ValueError, match="labels must be integers, got float32"):
+        mislabel(jax.random.key(0), np.zeros(3, np.float32), 0.5, classes=10)

@@ -178,6 +178,20 @@ def test_measures_after_each_epoch_and_drops_the_last_batch():
     np.testing.assert_allclose(measured["validation"]["loss"][-1], expected["loss"], rtol=1e-5)
 
 
+def test_what_is_measured_may_depend_on_a_traced_setting():
+    key, given = jax.random.key(0), dataset()
+    orders = training.orders(key, 1, EXAMPLES)
+
+    def norm(factor):
+        run = training.make_run(
+            task_of("MLP"), SGD, batch_size=BATCH,
+            measure=lambda state: factor * optax.tree.norm(state.params),
+        )  # fmt: skip
+        return run(key, given, orders)[1]["measure"][-1]
+
+    np.testing.assert_allclose(jax.grad(norm)(2.0), norm(1.0), rtol=1e-5)
+
+
 def test_its_parts_make_the_run():
     key, given = jax.random.key(2), dataset()
     run = training.make_run(task_of("MLP"), SGD, batch_size=BATCH)

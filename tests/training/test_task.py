@@ -65,6 +65,25 @@ class Evaluating(Told):
         return self.hidden(x, evaluating)
 
 
+class FieldAndKeywords(Told):
+    """The mode is a field; the keywords are for something else."""
+
+    train: bool = False
+
+    def __call__(self, x, **unused):
+        assert not unused
+        return self.hidden(x, not self.train)
+
+
+class OtherField(Told):
+    """A field with the name of a mode that is no switch."""
+
+    training: str = "on noise"
+
+    def __call__(self, x, *, deterministic):
+        return self.hidden(x, deterministic)
+
+
 STRANGERS = [
     (Training(), None),
     (IsTraining(), None),
@@ -73,6 +92,8 @@ STRANGERS = [
     (AField(), None),
     (AnyKeyword(), "training"),
     (Evaluating(), Mode("evaluating", in_training=False)),
+    (FieldAndKeywords(), None),
+    (OtherField(), None),
     (models.MLP([1], dropout_rate=0.5), None),
 ]
 
@@ -157,6 +178,21 @@ def test_inputs_and_targets_are_pytrees(inputs):
     rate = optimizers.sgd(0.01)
     result = fit(training.Task(TwoInputs(), both), dataset, rate, epochs=100)
     assert result.history.validation["loss"][-1] < 0.05 * result.history.validation["loss"][0]
+
+
+class Pair(nn.Module):
+    """Its mode has a name of its own, and a place among the arguments."""
+
+    @nn.compact
+    def __call__(self, pair, evaluating=True):
+        return nn.Dense(1)(pair[0]) + nn.Dense(1)(pair[1])
+
+
+def test_a_pair_is_not_spread_over_the_mode(key):
+    mode = Mode("evaluating", in_training=False)
+    task = training.Task(Pair(), losses.mean_squared_error, mode=mode)
+    pair = (INPUTS, INPUTS)
+    assert task.outputs(task.init(key, pair), pair, train=True)[0].shape == (12, 1)
 
 
 class Noisy(nn.Module):
@@ -264,15 +300,17 @@ def test_weights_are_summed_over_all_devices(key):
         np.testing.assert_allclose(each[0], whole, rtol=RTOL, atol=1e-6)
 
 
-def test_an_example_of_weight_zero_is_left_out(key):
-    spoiled = Y.copy()
-    spoiled[WEIGHTS == 0] = np.inf
+def test_an_example_of_weight_zero_changes_neither_loss_nor_step(key):
+    other = np.where(WEIGHTS[:, None] == 0, 1e3, Y).astype(np.float32)
     task = training.Task(models.MLP([1]), losses.mean_squared_error)
     state = training.init_state(key, task, SGD, INPUTS)
-    _, measured = training.make_train_step(task, SGD)(
-        state, {"inputs": INPUTS, "targets": jnp.asarray(spoiled), "weights": WEIGHTS}
+    step = training.make_train_step(task, SGD)
+    one, two = (
+        step(state, {"inputs": INPUTS, "targets": jnp.asarray(targets), "weights": WEIGHTS})
+        for targets in (Y, other)
     )
-    assert np.isfinite(measured["loss"])
+    assert one[1]["loss"] == two[1]["loss"]
+    jax.tree.map(np.testing.assert_array_equal, one[0].params, two[0].params)
 
 
 def test_fit_trains_and_evaluates_with_weights():

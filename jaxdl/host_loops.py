@@ -170,11 +170,13 @@ class _Loop:
     """A scan, driven from the host."""
 
     def __init__(self, equation: JaxprEqn, options: dict[str, Any]) -> None:
-        params = equation.params
-        self.constants, self.carried = params["num_consts"], params["num_carry"]
-        self.length, self.reverse = params["length"], params["reverse"]
+        body = equation.params["jaxpr"]
+        self.length, self.reverse = equation.params["length"], equation.params["reverse"]
+        # How the parameters count constants, carry and rows differs between versions of JAX. But a
+        # row has an axis more outside the body than inside, and constants and carry have not.
+        self.carried = _alike(equation.outvars, body.jaxpr.outvars)
+        self.constants = _alike(equation.invars, body.jaxpr.invars) - self.carried
         self.shapes: list[Any] = [variable.aval for variable in equation.outvars[self.carried :]]
-        body = params["jaxpr"]
 
         def row(rows: Values, index: Any) -> Values:
             return [jax.lax.dynamic_index_in_dim(each, index, keepdims=False) for each in rows]
@@ -202,3 +204,9 @@ class _Loop:
         if self.reverse:
             made.reverse()
         return [*carry, *(jnp.stack(column) for column in zip(*made, strict=True))]
+
+
+def _alike(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    """How many variables, from the first, have the same shape outside and inside a loop's body."""
+    same = [one.aval.shape == other.aval.shape for one, other in zip(outside, inside, strict=True)]
+    return same.index(False) if False in same else len(same)

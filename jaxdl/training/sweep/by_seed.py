@@ -1,8 +1,9 @@
 """What a sweep makes on the host for each seed: orders, data, anything a member takes as arrays."""
 
 import functools
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -34,17 +35,22 @@ class BySeed:
     make: Make
     shared: bool
     seeds: np.ndarray
+    _alone: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def of_seed(self, seed: int) -> list[np.ndarray]:
-        """The arrays of a seed, flat."""
+        """The arrays of a seed, flat. One thread at a time is in `make`, which is the user's."""
+        with self._alone:
+            return self._kept(seed)
+
+    def _make(self, seed: int) -> list[np.ndarray]:
         return [_on_host(leaf) for leaf in jax.tree.leaves(self.make(jax.random.key(seed)))]
 
     def take(self, members: np.ndarray) -> list[np.ndarray]:
         """The arrays of these members, with a leading axis of members unless they are shared."""
         if self.shared:
-            return self._kept(int(self.seeds[0]))
-        rows = [self._kept(int(seed)) for seed in self.seeds[members]]
-        first = self._kept(int(self.seeds[0]))
+            return self.of_seed(int(self.seeds[0]))
+        rows = [self.of_seed(int(seed)) for seed in self.seeds[members]]
+        first = self.of_seed(int(self.seeds[0]))
         for row in rows:
             if [leaf.shape for leaf in row] != [leaf.shape for leaf in first]:
                 raise ValueError(
@@ -56,7 +62,7 @@ class BySeed:
 
     @functools.cached_property
     def _kept(self) -> Callable[[int], list[np.ndarray]]:
-        return functools.lru_cache(maxsize=KEPT_SEEDS)(self.of_seed)
+        return functools.lru_cache(maxsize=KEPT_SEEDS)(self._make)
 
 
 def checked_by_seed(

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import time
 
 import jax
 import jax.numpy as jnp
@@ -100,8 +101,9 @@ def test_a_run_is_swept_with_its_data():
 def test_data_are_made_on_the_host_for_each_seed_and_setting():
     made = []
 
-    def noise(key):
+    def noise(key):  # settings run side by side; this is never called by two of them at once
         made.append(int(jax.random.key_data(key)[-1]))
+        time.sleep(0.01)
         return {"noise": np.asarray(jax.random.normal(key, (3,))), "count": np.int64(made[-1])}
 
     def run(key, samples, *, scale):
@@ -109,6 +111,7 @@ def test_data_are_made_on_the_host_for_each_seed_and_setting():
 
     result = training.sweep(run, {"scale": [1.0, 2.0]}, seeds=SEEDS, by_seed={"samples": noise})
     assert result["count"].values.tolist() == [SEEDS, SEEDS]
+    assert [made.count(seed) for seed in SEEDS[1:]] == [1, 1]
     expected = np.stack([jax.random.normal(jax.random.key(seed), (3,)) for seed in SEEDS])
     np.testing.assert_allclose(result.sel(scale=2.0)["scaled"], 2 * expected, rtol=1e-6)
 

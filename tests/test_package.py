@@ -20,7 +20,7 @@ HEAVY = (
 
 # Who may be imported by whom: only what stands before it. DESIGN has the floors.
 ROOMS = (
-    ("checks", "jaxprs", "host_loops", "compiling", "files", "calling", "extras"),
+    ("checks", "jaxprs", "host_loops", "compiling", "files", "calling", "extras", "intervals"),
     ("initializers", "activations", "losses", "metrics", "plotting"),
     ("layers", "optimizers", "data"),
     ("models",),
@@ -38,7 +38,7 @@ INSIDE = {
         "sweep", "statistics",
     ),
     "diagnostics": ("signal", "landscape", "theory", "batch_norm_check"),
-    "plotting": ("figure", "contours", "animation", "page"),
+    "plotting": ("figure", "bands", "curves", "signal", "contours", "animation", "page"),
     "claims": (
         "claim", "estimates", "shares", "slopes", "pairs", "report", "stored_results", "runner",
         "gallery",

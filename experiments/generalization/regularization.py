@@ -18,7 +18,7 @@ Time: 60 s on 2 CPU cores.
 
 import itertools
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +29,6 @@ import xarray
 
 from jaxdl import data, losses, metrics, models, optimizers, training
 from jaxdl.claims import Claim, about_mean, interval, main
-from jaxdl.compiling import init_options
 from jaxdl.plotting import new_figure
 
 WIDTHS, BATCH_SIZE, RATE, EXAMPLES = (64, 10), 50, 1e-3, 1000
@@ -139,11 +138,13 @@ def sweep_program(config: Config, digits: data.Dataset, names: tuple[str, ...]) 
     def loss(logits: Any, labels: Any) -> Any:
         return losses.cross_entropy(logits, labels["given"], label_smoothing=smoothing)
 
+    task = training.Task(model, loss, METRICS)
+
     def member(key: Any, orders: Any, params: Any, *, noise: Any, arm: Any) -> Any:
         l2, decay = jnp.asarray(strengths)[arm]
         adam = optax.chain(optimizers.l2(l2), optimizers.adam(RATE))
         learn = training.make_run(
-            training.Task(model, loss, METRICS),
+            task,
             optimizers.decoupled_decay(adam, decay),
             batch_size=BATCH_SIZE,
         )
@@ -154,11 +155,8 @@ def sweep_program(config: Config, digits: data.Dataset, names: tuple[str, ...]) 
             measured = [learn.evaluate(state, parts[name]) for name in SPLITS]
             return state, {name: jnp.stack([each[name] for each in measured]) for name in METRICS}
 
-        start = replace(learn.init(key, parts["train"]), params=params)
+        start = learn.init(key, parts["train"], params)
         return jax.lax.scan(check, start, orders.reshape(-1, CHECK, EXAMPLES))[1]
-
-    def weights(key: Any) -> Any:
-        return training.init_state(key, model, optimizers.sgd(0.1), jnp.ones((1, 784))).params
 
     return training.sweep(
         member,
@@ -166,8 +164,7 @@ def sweep_program(config: Config, digits: data.Dataset, names: tuple[str, ...]) 
         seeds=range(config.seed, config.seed + config.seeds),
         by_seed={
             "orders": lambda key: training.orders(key, config.epochs, EXAMPLES),
-            # Drawn in a program of their own, which saves compiling time.
-            "params": jax.jit(weights, compiler_options=init_options()),
+            "params": training.first_weights(task, splits(digits, NOISES[0])["train"]),
         },
         dims={name: ("epoch", "split") for name in METRICS},
     ).assign_coords(

@@ -28,10 +28,10 @@ from jax.flatten_util import ravel_pytree
 
 from jaxdl import data, losses, models, optimizers, training
 from jaxdl.claims import Claim, about_mean, about_ratios, main, slopes
-from jaxdl.compiling import init_options
 from jaxdl.plotting import new_figure
 
-MODEL, BATCH_SIZE, EXAMPLES = models.MLP((64, 10)), 50, 1000
+BATCH_SIZE, EXAMPLES = 50, 1000
+TASK = training.Task(models.MLP((64, 10)), losses.cross_entropy)
 NOISE = 0.2
 """The share of wrong labels in the grid; which they are is part of the data."""
 LEAST_RATE, GREATEST_RATE = 10**-3.5, 10**-1.5
@@ -80,15 +80,11 @@ def run(config: Config) -> xarray.Dataset:
     return xarray.merge([paths(digits.train, seeds), free_weights(), grid(wrong, config, seeds)])
 
 
-def by_seed(epochs: int) -> dict[str, Any]:
-    """The orders, and the first weights: drawn in one program, which saves compiling time."""
-
-    def weights(key: Any) -> Any:
-        return training.init_state(key, MODEL, optimizers.sgd(0.1), jnp.ones((1, 784))).params
-
+def by_seed(train: data.Arrays, epochs: int) -> dict[str, Any]:
+    """The orders and the first weights."""
     return {
         "orders": lambda key: training.orders(key, epochs, EXAMPLES),
-        "params": jax.jit(weights, compiler_options=init_options()),
+        "params": training.first_weights(TASK, train),
     }
 
 
@@ -96,9 +92,8 @@ def trained(
     key: Any, train: data.Arrays, orders: Any, params: Any, optimizer: Any
 ) -> tuple[training.Run, training.TrainState]:
     """The run of the network from these first weights, and its last state."""
-    task = training.Task(MODEL, losses.cross_entropy)
-    learn = training.make_run(task, optimizer, batch_size=BATCH_SIZE)
-    start = replace(learn.init(key, train), params=params)
+    learn = training.make_run(TASK, optimizer, batch_size=BATCH_SIZE)
+    start = learn.init(key, train, params)
     return learn, learn(key, {"train": train}, orders, start)[0]
 
 
@@ -126,7 +121,7 @@ def paths(train: data.Arrays, seeds: range) -> xarray.Dataset:
         member,
         {"optimizer": PATH_OPTIMIZERS, "way": WAYS, "nudge": [0.0, FLOAT32_STEP]},
         seeds=seeds,
-        by_seed=by_seed(PATH_EPOCHS),
+        by_seed=by_seed(train, PATH_EPOCHS),
         dims={"start": ("parameter",), "end": ("parameter",)},
     ).astype(np.float64)
     by_l2 = ends.sel(way="l2", nudge=0.0, drop=True)
@@ -184,7 +179,7 @@ def grid(wrong: dict[str, data.Arrays], config: Config, seeds: range) -> xarray.
         member,
         {"way": WAYS, "rate": rates, "place": range(len(strengths[0]))},
         seeds=seeds,
-        by_seed=by_seed(config.epochs),
+        by_seed=by_seed(wrong["train"], config.epochs),
     )
 
 

@@ -6,12 +6,10 @@ measures and claims; `jaxdl.claims.runner` says what such a module has.
 
 from jaxdl.claims.claim import CHANCE, Claim, Verdict, chance_of_all
 from jaxdl.claims.estimates import (
-    Estimate,
     about_mean,
     about_means,
     about_ratios,
     as_before,
-    interval,
     mean_of_last,
 )
 from jaxdl.claims.gallery import write_gallery
@@ -21,6 +19,7 @@ from jaxdl.claims.runner import main, seconds_since_start
 from jaxdl.claims.shares import about_quantile, about_share
 from jaxdl.claims.slopes import about_slope, slope_interval, slopes
 from jaxdl.claims.stored_results import Results, read_results, write_results
+from jaxdl.intervals import Estimate, interval
 
 __all__ = [
     "CHANCE",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxdl.claims.estimates import students_t
+from jaxdl.intervals import students_t
 
 ERROR_RATE = 0.05
 """The usual probability that chance decides any pair wrongly."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxdl.claims.claim import CHANCE, Claim
-from jaxdl.claims.estimates import LEVEL
+from jaxdl.intervals import LEVEL
 
 
 def about_share(

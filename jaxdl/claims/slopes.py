@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxdl.claims.claim import CHANCE, Claim, centred_claim
-from jaxdl.claims.estimates import LEVEL, Estimate, students_t
+from jaxdl.intervals import LEVEL, Estimate, students_t
 
 
 def slopes(x: ArrayLike, values: ArrayLike) -> np.ndarray:

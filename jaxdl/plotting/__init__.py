@@ -4,7 +4,20 @@ matplotlib belongs to the extra `experiments`. Only the functions that draw impo
 """
 
 from jaxdl.plotting.animation import animate_paths, has_ffmpeg
+from jaxdl.plotting.bands import band
 from jaxdl.plotting.contours import Landscape, contour_levels, contours
+from jaxdl.plotting.curves import learning_curves
 from jaxdl.plotting.figure import new_figure
+from jaxdl.plotting.signal import signal_figure
 
-__all__ = ["Landscape", "animate_paths", "contour_levels", "contours", "has_ffmpeg", "new_figure"]
+__all__ = [
+    "Landscape",
+    "animate_paths",
+    "band",
+    "contour_levels",
+    "contours",
+    "has_ffmpeg",
+    "learning_curves",
+    "new_figure",
+    "signal_figure",
+]

@@ -19,7 +19,7 @@ from jaxdl.training.fit import (
     initialize,
 )
 from jaxdl.training.orders import epoch_order, order_key, orders
-from jaxdl.training.run import Run, make_run
+from jaxdl.training.run import Run, first_weights, make_run
 from jaxdl.training.state import TrainState, init_state
 from jaxdl.training.statistics import fold, recalibrate
 from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step
@@ -41,6 +41,7 @@ __all__ = [
     "checkpoints",
     "compiler_options",
     "epoch_order",
+    "first_weights",
     "fit",
     "fold",
     "init_state",

@@ -51,10 +51,12 @@ class Run:
     drop_last: bool = False
     measure: Callable[[TrainState], Any] | None = None
 
-    def init(self, key: Key[Array, ""], train: Batch) -> TrainState:
-        """The state before the first step, for the examples of a split."""
-        sample = jax.tree.map(lambda array: jnp.asarray(array[:1]), as_batch(train)["inputs"])
-        return init_state(key, self.task, self.optimizer, self.task.preprocess(sample))
+    def init(self, key: Key[Array, ""], train: Batch, params: Any = None) -> TrainState:
+        """The state before the first step, for the examples of a split.
+
+        Its parameters are `params`, or those of `first_weights`.
+        """
+        return init_state(key, self.task, self.optimizer, _sample(self.task, train), params)
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         """One update of the parameters; see `make_train_step`."""
@@ -228,6 +230,43 @@ def make_run(
     check_parts(jax.random.key(0), task.model, optimizer)
     require_at_least(1, batch_size=batch_size)
     return Run(task, optimizer, batch_size, drop_last, measure)
+
+
+def first_weights(task: Task, train: Batch) -> Callable[[Key[Array, ""]], Any]:
+    """The parameters that a run starts from, as a function of its key.
+
+    The function is compiled in less than a second, because it is compiled without optimisation. In
+    the program of a whole run the same random numbers take seconds to compile. So a sweep draws
+    them before its members run, each seed's once:
+
+        sweep(member, over, seeds=8, by_seed={"params": first_weights(task, train), ...})
+
+    and its member, `member(key, params, orders)`, starts from `run.init(key, train, params)`.
+
+    Arguments:
+        task: what is learned.
+        train: a split, as for a `Run`; only the shape and dtype of its inputs matter.
+
+    Example:
+        >>> from jaxdl import losses, models, training
+        >>> task = training.Task(models.MLP([1]), losses.mean_squared_error)
+        >>> examples = {"inputs": jnp.ones((4, 3)), "targets": jnp.ones((4, 1))}
+        >>> draw = training.first_weights(task, examples)
+        >>> jax.tree.map(jnp.shape, draw(jax.random.key(0)))["dense_0"]
+        {'bias': (1,), 'kernel': (3, 1)}
+    """
+    sample = _sample(task, train)
+
+    def draw(key: Key[Array, ""]) -> Any:
+        return init_state(key, task, optax.identity(), sample).params
+
+    return jax.jit(draw, compiler_options=init_options())
+
+
+def _sample(task: Task, train: Batch) -> Any:
+    """One example's inputs, as the model sees them."""
+    first = jax.tree.map(lambda array: jnp.asarray(array[:1]), as_batch(train)["inputs"])
+    return task.preprocess(first)
 
 
 def _whole(

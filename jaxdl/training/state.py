@@ -87,6 +87,7 @@ def init_state(
     model: nn.Module | Task,
     optimizer: optax.GradientTransformation,
     sample_inputs: Any,
+    params: Any = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -96,6 +97,7 @@ def init_state(
         optimizer: any optax gradient transformation.
         sample_inputs: inputs as the model sees them, (batch, ...), of any batch size; only their
             shape and dtype matter.
+        params: the first parameters, if they are made elsewhere; drawn with the key by default.
 
     Raises:
         TypeError: the key is not a `jax.random.key`, the model not a Linen module, or the optimizer
@@ -115,7 +117,8 @@ def init_state(
         variables = model.init(init_key, sample_inputs)
     else:
         variables = initial_variables(model, init_key, sample_inputs)
-    params = variables.pop("params", {})
+    drawn = variables.pop("params", {})
+    params = drawn if params is None else params
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -20,6 +20,7 @@ from jaxdl.diagnostics.signal.recording import (
     record,
 )
 from jaxdl.diagnostics.signal.rows import ACTIVATION, Row
+from jaxdl.plotting import signal_figure
 from jaxdl.training.task import Batch, PerExample, parts_of, scale_images
 
 Values = Float[Array | np.ndarray, "..."]
@@ -112,6 +113,17 @@ class Propagation:
         from jaxdl.diagnostics.signal.tables import propagation_table
 
         return propagation_table(self)
+
+    def plot(self, expected: Mapping[str, Any] | None = None) -> Any:
+        """A matplotlib figure of `stddev` and `gradient_stddev` by row.
+
+        Arguments:
+            expected: a theory by its label: (forward, backward), each (rows,), NaN where it is
+                silent. It is drawn on the same axes.
+        """
+        return signal_figure(
+            self.names, self.stddev, self.gradient_stddev, self.has_weights, expected=expected
+        )
 
     def __rich__(self) -> Any:
         return self.table()

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+
+from jaxdl.plotting import learning_curves
 
 SKIPPED = "skipped"
 """The metric that marks skipped steps: 1 for a skipped step, else 0."""
@@ -32,6 +35,10 @@ class History:
     train: Mapping[str, Float[np.ndarray, " epochs"]]
     validation: Mapping[str, Float[np.ndarray, " epochs"]]
     seconds: Float[np.ndarray, " epochs"]
+
+    def plot(self) -> Any:
+        """A matplotlib figure of `steps`, `train` and `validation`, a panel for each value."""
+        return learning_curves(self.steps, self.train, self.validation)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,62 @@
+"""The signal that goes through a network, and the gradient that comes back."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxdl.plotting.figure import new_figure
+
+MOST_LABELS = 40
+"""Rows beyond which only some are named."""
+
+
+def signal_figure(
+    names: Sequence[str],
+    forward: ArrayLike,
+    backward: ArrayLike,
+    weighted: Sequence[bool],
+    *,
+    expected: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+) -> Any:
+    """A figure of two panels that share their rows: spread of the values, spread of the gradients.
+
+    A straight flat line is a signal that neither grows nor fades. A row of zeros has no point.
+
+    Arguments:
+        names: of the rows, in the order of execution; (rows,).
+        forward: standard deviation of each row's entries.
+        backward: standard deviation of the entries of the gradient by them.
+        weighted: which rows have parameters.
+        expected: a theory by its label: (forward, backward), each (rows,), NaN where it is silent.
+
+    Example:
+        >>> figure = signal_figure(["dense_0", "dense_1"], [1.0, 0.5], [1e-3, 1e-2], [True, True])
+        >>> [axes.get_yscale() for axes in figure.axes]
+        ['log', 'log']
+    """
+    figure = new_figure(max(6, min(0.3 * len(names), 14)), 6)
+    rows, heavy = np.arange(len(names)), np.asarray(weighted)
+    panels = figure.subplots(2, 1, sharex=True)
+    for place, (axes, measured, label) in enumerate(
+        zip(
+            panels,
+            (forward, backward),
+            ("s.d. of the values", "s.d. of the gradient by them"),
+            strict=True,
+        )
+    ):
+        values = np.array(measured, np.float64)
+        values[values <= 0] = np.nan
+        axes.plot(rows, values, "-", color="0.6", lw=1)
+        for chosen, style, kind in ((heavy, "ks", "with weights"), (~heavy, "wo", "without")):
+            axes.plot(rows[chosen], values[chosen], style, mec="k", ms=5, label=kind)
+        for number, (theory, lines) in enumerate((expected or {}).items()):
+            axes.plot(rows, np.asarray(lines[place]), f"C{number + 3}--", label=theory)
+        axes.set(yscale="log", ylabel=label)
+        axes.grid(lw=0.3)
+    every = -(-len(names) // MOST_LABELS)
+    panels[-1].set_xticks(rows[::every], list(names)[::every], rotation=90, fontsize=8)
+    panels[0].legend()
+    return figure

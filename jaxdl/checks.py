@@ -1,6 +1,7 @@
 """Refuse bad settings where they are given, with the rule, the value received, and the fix."""
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,17 +40,29 @@ def require_decay(name: str, value: Any) -> None:
         )
 
 
-def require_at_least(least: int, **counts: int | None) -> None:
-    """Refuse counts below `least`. None means the default.
+def require_at_least(least: int, **counts: Any) -> None:
+    """Refuse what is no whole number, and counts below `least`. None means the default.
 
     Example:
         >>> require_at_least(1, epochs=0)
         Traceback (most recent call last):
         ...
         ValueError: epochs must be at least 1, got 0; pass 1 or more
+        >>> require_at_least(1, batch_size=10.0)
+        Traceback (most recent call last):
+        ...
+        TypeError: batch_size must be a whole number, got 10.0; pass an int, 1 or more
     """
     for name, count in counts.items():
-        if count is not None and count < least:
+        if count is None:
+            continue
+        try:
+            whole = operator.index(count)
+        except TypeError:
+            raise TypeError(
+                f"{name} must be a whole number, got {count!r}; pass an int, {least} or more"
+            ) from None
+        if whole < least:
             raise ValueError(f"{name} must be at least {least}, got {count}; pass {least} or more")
 
 
@@ -89,6 +102,32 @@ def require_key(key: Any) -> None:
         raise TypeError(
             f"key must be a single key of shape (), got shape {key.shape}; pass one of them"
         )
+
+
+def require_like(name: str, given: Any, expected: Any) -> Any:
+    """Return `given`; refuse a pytree whose names or shapes are not those of `expected`.
+
+    Example:
+        >>> require_like("params", {"kernel": np.ones((2, 3))}, {"kernel": np.ones((4, 3))})
+        Traceback (most recent call last):
+        ...
+        ValueError: params must fit the model and its inputs: ['kernel'] (4, 3), got (2, 3); ...
+    """
+    shapes = [
+        {
+            jax.tree_util.keystr(path): np.shape(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (expected, given)
+    ]
+    for path in dict.fromkeys([*shapes[0], *shapes[1]]):
+        wanted, got = (named.get(path, "nothing") for named in shapes)
+        if wanted != got:
+            raise ValueError(
+                f"{name} must fit the model and its inputs: {path} {wanted}, got {got}; make them "
+                "with the same model and data"
+            )
+    return given
 
 
 def require_module(model: Any) -> None:

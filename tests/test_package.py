@@ -34,8 +34,8 @@ ROOMS = (
 # The same inside a room; what is not listed here needs only to be free of circles.
 INSIDE = {
     "training": (
-        "task", "state", "steps", "loops", "orders", "evaluation", "run", "checkpoints", "fit",
-        "sweep", "statistics",
+        "task", "state", "refusals", "steps", "loops", "orders", "evaluation", "run",
+        "checkpoints", "fit", "sweep", "statistics",
     ),
     "diagnostics": ("signal", "landscape", "theory", "batch_norm_check"),
     "plotting": ("figure", "bands", "curves", "signal", "contours", "animation", "page"),

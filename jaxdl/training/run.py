@@ -2,8 +2,8 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,11 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
-from jaxdl.calling import require_mode
-from jaxdl.checks import is_traced, require_at_least, require_key
+from jaxdl.checks import is_traced, require_at_least, require_like
 from jaxdl.compiling import compiler_options, init_options, loops_well, once_for_equal
-from jaxdl.data.types import Dataset
 from jaxdl.host_loops import with_loops_on_host
 from jaxdl.training.evaluation import make_batch_sums
+from jaxdl.training.refusals import check_labels, checked_data, checked_outputs, require_start
 from jaxdl.training.state import TrainState, check_parts, init_state
 from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step, take
 from jaxdl.training.task import Batch, Task, Weighted, as_batch, examples_in
@@ -50,6 +49,7 @@ class Run:
     batch_size: int
     drop_last: bool = False
     measure: Callable[[TrainState], Any] | None = None
+    _plans: dict[Any, "_Plan"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def init(self, key: Key[Array, ""], train: Batch, params: Any = None) -> TrainState:
         """The state before the first step, for the examples of a split.
@@ -103,69 +103,37 @@ class Run:
         start: TrainState | None = None,
     ) -> tuple[TrainState, Measured]:
         """Run the epochs whose orders are given; see `make_run`."""
-        train, splits = jax.tree.map(jnp.asarray, self._checked(key, data, orders))
-        traced = any(map(is_traced, jax.tree.leaves((key, train, splits, orders, start))))
-        program = None if traced else self._first_step(key, train, start)
-        # A traced hyper-parameter of optimizer, loss or measure is no argument, but a constant.
-        if program is None or any(map(is_traced, program.consts)):
-            return _whole(self, key, train, splits, jnp.asarray(orders), start)
-        init, whole = _compiled(self, loops_well(program))
+        orders = orders if is_traced(orders) else np.asarray(orders)
+        train, splits = checked_data(key, data, orders, self.batch_size)
+        plan = self._planned(key, train, splits, start)
+        for name, split in {"train": train, **splits}.items():
+            check_labels(name, plan.outputs, split["targets"])
+        train, splits = jax.tree.map(jnp.asarray, (train, splits))
+        arguments = (key, train, splits, jnp.asarray(orders), start)
+        if plan.traced or any(map(is_traced, jax.tree.leaves(arguments))):
+            return _whole(self, *arguments)
+        init, whole = _compiled(self, plan.looped)
         start = init(key, train) if start is None else start
-        result: tuple[TrainState, Measured] = whole(key, train, splits, jnp.asarray(orders), start)
+        result: tuple[TrainState, Measured] = whole(*arguments[:-1], start)
         return result
 
-    def _first_step(self, key: Key[Array, ""], train: Batch, start: TrainState | None) -> Any:
-        """The program of a start, a step, and what is measured after it."""
-
-        def first(key: Any, batch: Any, start: Any) -> Any:
-            state = self.init(key, batch) if start is None else start
-            state, measured = self.step(state, batch)
-            return state, measured, None if self.measure is None else self.measure(state)
-
-        batch = jax.tree.map(lambda array: array[: self.batch_size], train)
-        return jax.make_jaxpr(first)(key, batch, start)
-
-    def _checked(self, key: Any, data: Any, orders: Any) -> tuple[Batch, dict[str, Any]]:
-        """The training split and the others. Refuse what no run can be made of."""
-        require_key(key)
-        if isinstance(data, Dataset):
-            splits = {"train": data.train, "validation": data.validation, "test": data.test}
-            data = {name: split for name, split in splits.items() if split is not None}
-        if not isinstance(data, Mapping) or "train" not in data or "measure" in data:
-            got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
-            raise TypeError(
-                'data must be {"train": ..., and the splits to evaluate by other names than '
-                f'"measure"}}, or a Dataset, got {got}; name the training examples "train"'
+    def _planned(self, *arguments: Any) -> "_Plan":
+        """The plan for arguments of these shapes, made once."""
+        *others, start = arguments
+        require_start(start)
+        leaves, structure = jax.tree.flatten((*others, start and vars(start)))
+        shapes = tuple(
+            jax.ShapeDtypeStruct(
+                jnp.shape(leaf),
+                jax.dtypes.canonicalize_dtype(
+                    getattr(leaf, "dtype", None) or jnp.result_type(leaf), True
+                ),
             )
-        batches = {name: as_batch(split) for name, split in data.items()}
-        train = batches.pop("train")
-        examples = examples_in(train)
-        kinds = [_kinds(split["inputs"]) for split in (train, *batches.values())]
-        for name, kind in zip(batches, kinds[1:], strict=True):
-            if kind != kinds[0]:
-                raise ValueError(
-                    f"the inputs of every split must be alike, got {kinds[0]} to train on and "
-                    f"{kind} in {name!r}; prepare both in the same way"
-                )
-        if self.batch_size > examples:
-            raise ValueError(
-                f"batch_size must be at most the {examples} training examples, got "
-                f"{self.batch_size}; pass a smaller batch_size to make_run"
-            )
-        shape, dtype = jnp.shape(orders), jnp.result_type(orders)
-        fix = f"make them with training.orders(key, epochs, {examples})"
-        if len(shape) != 2 or shape[1] != examples or not jnp.issubdtype(dtype, jnp.integer):
-            raise ValueError(
-                f"orders must be integers of shape (epochs, {examples}), a row an epoch, got "
-                f"{dtype} of shape {shape}; {fix}"
-            )
-        if not is_traced(orders) and np.size(orders):
-            low, high = int(np.min(orders)), int(np.max(orders))
-            if low < 0 or high >= examples:
-                raise ValueError(
-                    f"orders must hold indices from 0 to {examples - 1}, got {low} to {high}; {fix}"
-                )
-        return train, batches
+            for leaf in leaves
+        )
+        if (structure, shapes) not in self._plans:
+            self._plans[structure, shapes] = _plan(self, *jax.tree.unflatten(structure, shapes))
+        return self._plans[structure, shapes]
 
 
 def make_run(
@@ -269,6 +237,42 @@ def _sample(task: Task, train: Batch) -> Any:
     return task.preprocess(first)
 
 
+class _Plan(NamedTuple):
+    """How a run is compiled for arguments of some shapes.
+
+    Attributes:
+        traced: whether optimizer, loss or measure hold a traced number, which is no argument.
+        looped: whether its loops may be compiled.
+        outputs: the shapes of the model's outputs for a batch.
+    """
+
+    traced: bool
+    looped: bool
+    outputs: Any
+
+
+def _plan(run: Run, key: Any, train: Any, splits: Any, start: Any) -> _Plan:
+    """Refuse what does not belong together, and trace a start, a step and what is measured."""
+
+    def initial(key: Any, train: Any) -> Any:
+        state = run.init(key, train)
+        return vars(state), state.variables
+
+    expected, variables = jax.eval_shape(initial, key, train)
+    if start is not None:
+        require_like("start", start, expected)
+    outputs = checked_outputs(run.task, variables, {"train": train, **splits}, run.batch_size)
+
+    def first(key: Any, train: Any, start: Any) -> Any:
+        batch = jax.tree.map(lambda array: array[: run.batch_size], train)
+        state = run.init(key, batch) if start is None else TrainState(**start)
+        state, measured = run.step(state, batch)
+        return state, measured, None if run.measure is None else run.measure(state)
+
+    program = jax.make_jaxpr(first)(key, train, start)
+    return _Plan(any(map(is_traced, program.consts)), loops_well(program), outputs)
+
+
 def _whole(
     run: Run,
     key: Key[Array, ""],
@@ -278,7 +282,6 @@ def _whole(
     start: TrainState | None,
 ) -> tuple[TrainState, Measured]:
     state = run.init(key, train) if start is None else start
-    _check_mode(run, state, train)
 
     def epoch(state: TrainState, order: Array) -> tuple[TrainState, Measured]:
         state, measured = run.epoch(state, train, order)
@@ -286,13 +289,6 @@ def _whole(
 
     result: tuple[TrainState, Measured] = lax.scan(epoch, state, orders)
     return result
-
-
-def _check_mode(run: Run, state: TrainState, train: Batch) -> None:
-    batch = jax.tree.map(lambda array: array[: run.batch_size], as_batch(train)["inputs"])
-    inputs = jax.eval_shape(run.task.preprocess, batch)
-    variables = jax.eval_shape(lambda: state.variables)
-    require_mode(run.task.model, variables, inputs, run.task.mode)
 
 
 Compiled = Callable[..., Any]
@@ -306,7 +302,3 @@ def _compiled(run: Run, looped: bool) -> tuple[Compiled, Compiled]:
     if looped:
         return init, jax.jit(whole, compiler_options=compiler_options())
     return init, with_loops_on_host(whole, compiler_options(convolutional=True))
-
-
-def _kinds(tree: Any) -> str:
-    return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape[1:])}", tree))

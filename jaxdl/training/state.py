@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Int, Key
 
 from jaxdl.calling import initial_variables
-from jaxdl.checks import require_key, require_module
+from jaxdl.checks import require_key, require_like, require_module
 from jaxdl.optimizers.averaging import evaluated_parameters
 from jaxdl.training.task import Task
 
@@ -102,6 +102,7 @@ def init_state(
     Raises:
         TypeError: the key is not a `jax.random.key`, the model not a Linen module, or the optimizer
             not an optax gradient transformation.
+        ValueError: `params` are not those of this model and these inputs.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -118,7 +119,7 @@ def init_state(
     else:
         variables = initial_variables(model, init_key, sample_inputs)
     drawn = variables.pop("params", {})
-    params = drawn if params is None else params
+    params = drawn if params is None else require_like("params", params, drawn)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

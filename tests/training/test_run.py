@@ -293,8 +293,13 @@ def good(**changes):
     } | changes  # fmt: skip
 
 
-def call(task, optimizer, batch_size, key, data, orders):
-    return training.make_run(task, optimizer, batch_size=batch_size)(key, data, orders)
+def call(task, optimizer, batch_size, key, data, orders, start=None):
+    return training.make_run(task, optimizer, batch_size=batch_size)(key, data, orders, start)
+
+
+def state_of(optimizer, given):
+    run = training.make_run(task_of("MLP"), optimizer, batch_size=BATCH)
+    return run.init(KEY, given.train)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +307,7 @@ def call(task, optimizer, batch_size, key, data, orders):
     [
         ({"orders": np.zeros((2, 5), np.int32)}, ValueError, "orders must be integers of shape"),
         ({"orders": np.arange(EXAMPLES)}, ValueError, "orders must be integers of shape"),
-        ({"orders": np.ones((1, EXAMPLES))}, ValueError, "got float32"),
+        ({"orders": np.ones((1, EXAMPLES))}, ValueError, "got float64"),
         ({"orders": np.full((1, EXAMPLES), EXAMPLES)}, ValueError, "indices from 0 to 45"),
         ({"key": 0}, TypeError, "key must be made by jax.random.key"),
         ({"data": dataset().train}, TypeError, "data must be"),
@@ -314,6 +319,15 @@ def call(task, optimizer, batch_size, key, data, orders):
          "all arrays of a batch must have the examples"),
         ({"batch_size": 47}, ValueError, "at most the 46 training examples"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({"start": state_of(optimizers.adam(0.1), dataset())}, ValueError,
+         r"start must fit the model and its inputs: \['opt_state'\]"),
+        ({"start": state_of(SGD, dataset(size=5))}, ValueError,
+         r"start must fit the model and its inputs: \['params'\]\['dense_0'\]\['kernel'\]"),
+        ({"data": {"train": data.Arrays(np.ones((EXAMPLES, 3)), np.arange(EXAMPLES))}}, ValueError,
+         "labels must be in 0"),
+        ({"task": training.Task(models.MLP([1]), losses.mean_squared_error),
+          "data": {"train": data.Arrays(np.ones((EXAMPLES, 3)), np.ones(EXAMPLES))}},
+         ValueError, "outputs and targets must have the same shape"),
         ({"optimizer": optimizers.sgd}, TypeError, "call the factory"),
         ({"task": MODELS["MLP"]}, TypeError, "task must be a training.Task"),
         ({"task": training.Task(Forgets([4, 2], dropout_rate=0.5), losses.cross_entropy)},

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Array, Key
 
 from jaxdl.calling import require_mode
-from jaxdl.checks import is_traced, require_at_least
+from jaxdl.checks import is_traced, require_at_least, require_like
 from jaxdl.compiling import loops_well
 from jaxdl.data.types import Arrays, Dataset
 from jaxdl.training.fit.batches import Plan, Streamed, batch_shapes, example_shapes
 from jaxdl.training.fit.observing import Setup
+from jaxdl.training.refusals import check_labels, check_targets
 from jaxdl.training.state import TrainState, init_state
 from jaxdl.training.steps import TrainStep
 from jaxdl.training.task import as_batch
@@ -104,6 +104,9 @@ def check_shapes(
         return outputs, train_step(start, batch)[1]
 
     sample = preprocessed(1)
+    if state is not None:
+        expected = jax.eval_shape(lambda x: vars(init_state(key, task, setup.optimizer, x)), sample)
+        require_like("state", vars(state), expected)
     variables = jax.eval_shape(task.init, key, sample) if state is None else state.variables
     require_mode(task.model, variables, preprocessed(max(plan.sizes)), task.mode)
     looped = True
@@ -113,39 +116,7 @@ def check_shapes(
         looped = looped and loops_well(jaxpr)
         for name, split in {"train": train, "validation": setup.dataset.validation}.items():
             if split is not None:
-                check_targets(name, outputs, batch["targets"], split)
+                check_targets(outputs, batch["targets"])
+            if isinstance(split, Arrays):
+                check_labels(name, outputs, split.targets)
     return sample, looped
-
-
-def check_targets(name: str, outputs: Any, targets: Any, split: Arrays | Streamed) -> None:
-    """Refuse outputs that cannot belong to the targets, and labels outside the classes.
-
-    Arguments:
-        name: the split's name.
-        outputs: the shape and dtype of a batch's outputs.
-        targets: the shape and dtype of its targets.
-        split: its labels are checked if it is in memory.
-
-    Raises:
-        ValueError: (batch, 1) outputs for (batch,) targets or the other way round, which a loss
-            could broadcast to (batch, batch); a label outside the outputs' classes.
-    """
-    if not (hasattr(outputs, "shape") and hasattr(targets, "shape")):
-        return  # several outputs or targets: only the loss knows what they mean
-    shapes = {outputs.shape, targets.shape}
-    labels = np.issubdtype(targets.dtype, np.integer)
-    if not labels and outputs.shape[:1] in shapes and (*outputs.shape[:1], 1) in shapes:
-        raise ValueError(
-            f"outputs and targets must have the same shape, got {outputs.shape} and "
-            f"{targets.shape}, which a loss would broadcast; add or remove the last axis"
-        )
-    classes = outputs.shape[-1] if outputs.ndim == targets.ndim + 1 else 1
-    if labels and classes > 1 and isinstance(split, Arrays):
-        outside = (split.targets < 0) | (split.targets >= classes)
-        if outside.any():
-            place = int(np.argwhere(outside)[0][0])
-            raise ValueError(
-                f"labels must be in 0..{classes - 1}, as the model has {classes} outputs, "
-                f"got {split.targets[outside].flat[0]} at example {place} of the {name} split; "
-                "give the model an output for each class"
-            )

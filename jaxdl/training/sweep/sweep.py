@@ -251,6 +251,11 @@ def _member(run: Callable[..., Any]) -> Callable[..., Any]:
         )
     if not isinstance(called, Run):
         return run
+    if "data" not in getattr(run, "keywords", {}):
+        raise TypeError(
+            "a Run is swept with its data, got a Run alone; pass functools.partial(run, "
+            'data={"train": ...}), and by_seed={"orders": ...}'
+        )
 
     def member(key: Any, *, orders: Any) -> Any:
         return run(key, orders=orders)[1]

@@ -154,3 +154,15 @@ def test_handlers_are_put_back_and_only_the_main_thread_sets_them():
     thread.start()
     thread.join()
     assert seen == [(True, 0)]
+
+
+def test_a_state_of_other_data_is_refused():
+    x = np.ones((6, 3), np.float32)
+    given = data.Dataset("ones", data.Arrays(x, x[:, :1]), None, None)
+    model, sgd = models.MLP([1]), optimizers.sgd(0.1)
+    other = training.init_state(jax.random.key(0), model, sgd, jax.numpy.asarray(x[:, :2]))
+    with pytest.raises(ValueError, match="must fit the model and its inputs"):
+        training.fit(
+            model, given, sgd, loss=losses.mean_squared_error, epochs=1, batch_size=2,
+            key=jax.random.key(0), state=other, progress=False,
+        )  # fmt: skip

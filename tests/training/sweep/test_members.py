@@ -156,6 +156,10 @@ def takes_orders(key, orders):
     [
         ({"run": training.fit}, TypeError, "training.make_run"),
         ({"run": functools.partial(training.fit, epochs=2)}, TypeError, "training.make_run"),
+        ({"run": training.make_run(
+            training.Task(MODELS["MLP"], losses.cross_entropy), optimizers.sgd(0.1), batch_size=2
+        )}, TypeError,
+         "a Run is swept with its data"),
         ({"run": lambda key, orders: fit_of(key).steps}, TypeError, "training.make_run"),
         ({"by_seed": {"order": orders}}, ValueError, "by_seed must name arguments of run"),
         ({"by_seed": {}}, ValueError, "or to by_seed"),

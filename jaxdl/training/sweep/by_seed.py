@@ -1,6 +1,5 @@
 """What a sweep makes on the host for each seed: orders, data, anything a member takes as arrays."""
 
-import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ ORDERS = ("order", "orders")
 Make = Callable[[Key[Array, ""]], Any]
 """(the key of a seed) -> a pytree of arrays."""
 
-# Made arrays that are kept for other settings of the same seed.
-KEPT_SEEDS = 64
+# Made arrays are kept for other settings of the same seed, the first of so many bytes.
+KEPT_BYTES = 64_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +34,18 @@ class BySeed:
     make: Make
     shared: bool
     seeds: np.ndarray
+    _kept: dict[int, list[np.ndarray]] = field(default_factory=dict, repr=False)
     _alone: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def of_seed(self, seed: int) -> list[np.ndarray]:
         """The arrays of a seed, flat. One thread at a time is in `make`, which is the user's."""
         with self._alone:
-            return self._kept(seed)
-
-    def _make(self, seed: int) -> list[np.ndarray]:
-        return [_on_host(leaf) for leaf in jax.tree.leaves(self.make(jax.random.key(seed)))]
+            if seed in self._kept:
+                return self._kept[seed]
+            made = [_on_host(leaf) for leaf in jax.tree.leaves(self.make(jax.random.key(seed)))]
+            if _bytes([made, *self._kept.values()]) <= KEPT_BYTES:
+                self._kept[seed] = made
+            return made
 
     def take(self, members: np.ndarray) -> list[np.ndarray]:
         """The arrays of these members, with a leading axis of members unless they are shared."""
@@ -59,10 +61,6 @@ class BySeed:
                     "pad them"
                 )
         return [np.stack(column) for column in zip(*rows, strict=True)]
-
-    @functools.cached_property
-    def _kept(self) -> Callable[[int], list[np.ndarray]]:
-        return functools.lru_cache(maxsize=KEPT_SEEDS)(self._make)
 
 
 def checked_by_seed(
@@ -90,6 +88,10 @@ def checked_by_seed(
         BySeed(name, make, orders == "shared" and name in ORDERS, seeds)
         for name, make in by_seed.items()
     ]
+
+
+def _bytes(kept: Sequence[Sequence[np.ndarray]]) -> int:
+    return sum(leaf.nbytes for leaves in kept for leaf in leaves)
 
 
 def _on_host(leaf: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from jaxdl import data, layers, losses, models, optimizers, training
+from jaxdl.training.sweep import by_seed
 from jaxdl.training.sweep.members_bar import members_bar
 
 EXAMPLES, BATCH, EPOCHS = 22, 5, 3
@@ -114,6 +115,23 @@ def test_data_are_made_on_the_host_for_each_seed_and_setting():
     assert [made.count(seed) for seed in SEEDS[1:]] == [1, 1]
     expected = np.stack([jax.random.normal(jax.random.key(seed), (3,)) for seed in SEEDS])
     np.testing.assert_allclose(result.sel(scale=2.0)["scaled"], 2 * expected, rtol=1e-6)
+
+
+def test_made_arrays_are_kept_up_to_a_bound(monkeypatch):
+    made = []
+
+    def make(key):
+        made.append(int(jax.random.key_data(key)[-1]))
+        return np.full(1000, made[-1], np.int32)
+
+    def run(key, orders, *, scale):
+        return {"first": scale * orders[0]}
+
+    monkeypatch.setattr(by_seed, "KEPT_BYTES", 2 * 4000)
+    result = training.sweep(run, {"scale": [1, 2]}, seeds=4, by_seed={"orders": make}, chunk=1)
+    assert result["first"].values.tolist() == [[0, 1, 2, 3], [0, 2, 4, 6]]
+    # Those of two seeds are kept; those of the others are made again for the second setting.
+    assert [made.count(seed) for seed in (1, 2, 3)] == [1, 2, 2]
 
 
 def test_a_restart_goes_on_and_other_orders_are_refused(tmp_path):

@@ -5,10 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from jaxdl.checks import require_decay, require_non_negative
 from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
 from jaxdl.optimizers.moments import zeros
+from jaxdl.optimizers.precision import in_wide_type
 
 
 def adadelta(
@@ -17,6 +19,7 @@ def adadelta(
     decay: float = 0.9,
     epsilon: float = 1e-6,
     gradient_epsilon: float | None = None,
+    moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""A step in the parameter's own units, so that the rate needs no search.
 
@@ -38,6 +41,7 @@ def adadelta(
         decay: rho, in [0, 1).
         epsilon: added in both roots, 0 or more.
         gradient_epsilon: added in the root of E[g^2], if another value is wanted there.
+        moment_dtype: as in `adam`.
 
     Raises:
         ValueError: a negative number, a decay outside [0, 1).
@@ -55,10 +59,8 @@ def adadelta(
     if gradient_epsilon is None:
         gradient_epsilon = epsilon
     require_non_negative("gradient_epsilon", gradient_epsilon)
-    return optax.chain(
-        scale_by_adadelta(decay, epsilon, gradient_epsilon),
-        scale_by_learning_rate(learning_rate),
-    )
+    rule = scale_by_adadelta(decay, epsilon, gradient_epsilon)
+    return in_wide_type(optax.chain(rule, scale_by_learning_rate(learning_rate)), moment_dtype)
 
 
 def scale_by_adadelta(

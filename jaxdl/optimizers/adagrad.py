@@ -5,10 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from jaxdl.checks import require_choice, require_non_negative
 from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
 from jaxdl.optimizers.moments import POSITIONS, EpsilonPosition, quotient, root
+from jaxdl.optimizers.precision import in_wide_type
 
 
 def adagrad(
@@ -17,6 +19,7 @@ def adagrad(
     initial_accumulator: float = 0.0,
     epsilon: float = 1e-8,
     epsilon_position: EpsilonPosition = "inside",
+    moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""Divide by the root of the sum of all squared gradients.
 
@@ -29,7 +32,7 @@ def adagrad(
     Arguments:
         learning_rate: eta, a `LearningRate`.
         initial_accumulator: G_0, 0 or more.
-        epsilon, epsilon_position: as in `adam`.
+        epsilon, epsilon_position, moment_dtype: as in `adam`.
 
     Raises:
         ValueError: a negative number, an unknown position.
@@ -46,10 +49,8 @@ def adagrad(
     require_non_negative("initial_accumulator", initial_accumulator)
     require_non_negative("epsilon", epsilon)
     require_choice("epsilon_position", epsilon_position, POSITIONS)
-    return optax.chain(
-        scale_by_adagrad(initial_accumulator, epsilon, epsilon_position),
-        scale_by_learning_rate(learning_rate),
-    )
+    rule = scale_by_adagrad(initial_accumulator, epsilon, epsilon_position)
+    return in_wide_type(optax.chain(rule, scale_by_learning_rate(learning_rate)), moment_dtype)
 
 
 def scale_by_adagrad(

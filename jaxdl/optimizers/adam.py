@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxdl.checks import require_choice
@@ -21,6 +22,7 @@ from jaxdl.optimizers.moments import (
     root,
     zeros,
 )
+from jaxdl.optimizers.precision import in_wide_type
 from jaxdl.optimizers.weight_decay import decayed_weights, is_kernel
 
 
@@ -33,6 +35,7 @@ def adam(
     epsilon_position: EpsilonPosition = "inside",
     amsgrad: bool = False,
     maximum_of: Moment = "raw",
+    moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""Adaptive moment estimation.
 
@@ -57,6 +60,8 @@ def adam(
         epsilon_position: "inside" the root or "outside" it.
         amsgrad: whether to keep the largest second moment.
         maximum_of: the maximum is of the "raw" or of the "corrected" second moments.
+        moment_dtype: of the moments, float32 or wider; None for float32, or the parameters' type if
+            that is wider. See `jaxdl.optimizers.precision`.
 
     Raises:
         ValueError: a negative rate or epsilon, a beta outside [0, 1), an unknown position.
@@ -79,7 +84,7 @@ def adam(
         rule = scale_by_amsgrad(**settings, maximum_of=maximum_of)
     else:
         rule = scale_by_adam(**settings)
-    return optax.chain(rule, scale_by_learning_rate(learning_rate))
+    return in_wide_type(optax.chain(rule, scale_by_learning_rate(learning_rate)), moment_dtype)
 
 
 def adamw(
@@ -91,6 +96,7 @@ def adamw(
     epsilon_position: EpsilonPosition = "outside",
     weight_decay: float = 1e-2,
     mask: Any = is_kernel,
+    moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""Adam with decoupled weight decay: the decay does not pass through the second moment.
 
@@ -105,6 +111,7 @@ def adamw(
         epsilon_position: as in `adam`; by default "outside", as in the paper.
         weight_decay: lambda, 0 or more.
         mask: which parameters decay, see `l2`: kernels only, by default.
+        moment_dtype: as in `adam`.
 
     Raises:
         ValueError: as in `adam`; at init, a mask that does not fit the parameters.
@@ -121,11 +128,12 @@ def adamw(
     """
     require_moments(beta1, beta2, epsilon)
     require_choice("epsilon_position", epsilon_position, POSITIONS)
-    return optax.chain(
+    rule = optax.chain(
         scale_by_adam(beta1=beta1, beta2=beta2, epsilon=epsilon, epsilon_position=epsilon_position),
         *decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
+    return in_wide_type(rule, moment_dtype)
 
 
 def scale_by_adam(

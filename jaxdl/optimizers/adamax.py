@@ -1,9 +1,15 @@
 """Adamax: Adam in the maximum norm."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
-from jaxdl.optimizers.moments import require_moments
+from jaxdl.optimizers.moments import bias_correction, first_moments, require_moments
+from jaxdl.optimizers.precision import in_wide_type
 
 
 def adamax(
@@ -12,6 +18,7 @@ def adamax(
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
+    moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""Adam with the largest decayed gradient instead of the second moment's root.
 
@@ -27,6 +34,7 @@ def adamax(
         beta1: the weight of the old first moment, in [0, 1).
         beta2: the decay of the largest gradient, in [0, 1).
         epsilon: 0 or more.
+        moment_dtype: as in `adam`.
 
     Raises:
         ValueError: a negative rate or epsilon, a beta outside [0, 1).
@@ -39,6 +47,30 @@ def adamax(
     Source: Kingma and Ba (2015), algorithm 2.
     """
     require_moments(beta1, beta2, epsilon)
-    return optax.chain(
-        optax.scale_by_adamax(beta1, beta2, epsilon), scale_by_learning_rate(learning_rate)
-    )
+    rule = scale_by_adamax(beta1=beta1, beta2=beta2, epsilon=epsilon)
+    return in_wide_type(optax.chain(rule, scale_by_learning_rate(learning_rate)), moment_dtype)
+
+
+def scale_by_adamax(*, beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+    """Adamax's direction: see `jaxdl.optimizers.adamax`.
+
+    The state is optax's `ScaleByAdamState`, with u as its nu. `optax.scale_by_adamax` differs in
+    the rounding of the bias correction (see `bias_correction`).
+    """
+
+    def update_fn(
+        updates: Any, state: optax.ScaleByAdamState, params: Any = None
+    ) -> tuple[Any, optax.ScaleByAdamState]:
+        del params
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(updates, state.mu, beta1, 1)
+        largest = jax.tree.map(
+            lambda u, g: jnp.maximum(beta2 * u, jnp.abs(g) + epsilon).astype(u.dtype),
+            state.nu,
+            updates,
+        )
+        correction = bias_correction(beta1, count)
+        moved = jax.tree.map(lambda m, u: (m * correction / u).astype(m.dtype), mu, largest)
+        return moved, optax.ScaleByAdamState(count, mu, largest)
+
+    return optax.GradientTransformation(first_moments, update_fn)

@@ -1,14 +1,16 @@
 """Averages of the parameters over a run, chained after an optimizer."""
 
+import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from jaxdl.checks import require_decay
+from jaxdl.checks import require_at_least, require_decay
+from jaxdl.optimizers.moments import bias_correction
 
 
 class AverageState(NamedTuple):
@@ -19,10 +21,15 @@ class AverageState(NamedTuple):
     average: optax.Params
 
 
-def ema(decay: float = 0.999) -> optax.GradientTransformation:
+def ema(decay: float = 0.999, *, debias: bool = False) -> optax.GradientTransformation:
     r"""An exponential moving average of the parameters.
 
     $$\bar\theta_1 = \theta_1, \qquad \bar\theta_t = \beta\bar\theta_{t-1} + (1-\beta)\theta_t$$
+
+    The first value also has the weight of all that would have come before it. Debiased, each value
+    has the weight of its age alone:
+
+    $$\bar\theta_t = \frac{1-\beta}{1-\beta^t} \sum_{i=1}^{t} \beta^{t-i}\theta_i$$
 
     Chain it after the optimizer: `optax.chain(adam(1e-3), ema(0.999))`. It passes the updates on
     unchanged and averages each new value of the parameters; `averaged_parameters` reads the
@@ -31,6 +38,7 @@ def ema(decay: float = 0.999) -> optax.GradientTransformation:
 
     Arguments:
         decay: beta, in [0, 1).
+        debias: whether the first value has no more weight than its age gives it.
 
     Raises:
         ValueError: a decay outside [0, 1).
@@ -49,10 +57,14 @@ def ema(decay: float = 0.999) -> optax.GradientTransformation:
     Source: Polyak and Juditsky (1992); Tarvainen and Valpola (2017), eq. 1.
     """
     require_decay("decay", decay)
-    return average(lambda step: True, lambda count: 1 - decay)
+
+    def weight_of_new(count: Array) -> Any:
+        return (1 - decay) * (bias_correction(decay, count + 1) if debias else 1.0)
+
+    return average(lambda step: True, weight_of_new)
 
 
-def swa(*, start: int = 0, every: int = 1) -> optax.GradientTransformation:
+def swa(*, start: SupportsIndex = 0, every: SupportsIndex = 1) -> optax.GradientTransformation:
     r"""Stochastic weight averaging: the equal average of the parameters after some update.
 
     $$\bar\theta \leftarrow \bar\theta + \frac{\theta_t - \bar\theta}{n + 1}$$
@@ -80,13 +92,11 @@ def swa(*, start: int = 0, every: int = 1) -> optax.GradientTransformation:
 
     Source: Izmailov et al. (2018), algorithm 1.
     """
-    if not start >= 0 or not every >= 1:
-        raise ValueError(
-            f"start must be 0 or more and every at least 1, got {start} and {every}; "
-            "both count updates"
-        )
+    require_at_least(0, start=start)
+    require_at_least(1, every=every)
+    first, apart = operator.index(start), operator.index(every)
     return average(
-        lambda step: (step > start) & ((step - start) % every == 0), lambda count: 1 / (count + 1)
+        lambda step: (step > first) & ((step - first) % apart == 0), lambda count: 1 / (count + 1)
     )
 
 
@@ -98,7 +108,8 @@ def average(
     def init_fn(params: Any) -> AverageState:
         zero = jnp.zeros((), jnp.int32)
         # Copies, because a buffer used twice could not be donated.
-        return AverageState(zero, jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params))
+        start = jax.tree.map(lambda theta: jnp.array(theta, _wide(theta)), params)
+        return AverageState(zero, jnp.zeros((), jnp.int32), start)
 
     def update_fn(
         updates: Any, state: AverageState, params: Any = None
@@ -120,8 +131,16 @@ def average(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
+def _wide(theta: Any) -> Any:
+    """The type in which a parameter is averaged: float32 at least, for bfloat16 would stall."""
+    own = jnp.result_type(theta)
+    return jnp.promote_types(own, jnp.float32) if jnp.issubdtype(own, jnp.inexact) else own
+
+
 def evaluated_parameters(opt_state: optax.OptState, params: Any) -> Any:
     """The parameters to evaluate: the average that the optimizer holds, or else `params`.
+
+    The average has the parameters' types here; in the state it has float32 at least.
 
     Every evaluation of a run asks. Running statistics of norms belong to `params`: after an `swa`
     of a network with BatchNorm take those of the average with `training.recalibrate`.
@@ -137,7 +156,10 @@ def evaluated_parameters(opt_state: optax.OptState, params: Any) -> Any:
         >>> evaluated_parameters(optax.chain(optimizers.sgd(0.1), ema()).init(2.0), 1.0).item()
         2.0
     """
-    return averaged_parameters(opt_state) if _averages(opt_state) else params
+    if not _averages(opt_state):
+        return params
+    average = averaged_parameters(opt_state)
+    return jax.tree.map(lambda mean, theta: mean.astype(jnp.result_type(theta)), average, params)
 
 
 def averaged_parameters(opt_state: optax.OptState) -> Any:

@@ -35,12 +35,12 @@ def clip_by_value(limit: Any) -> optax.GradientTransformation:
 def clip_by_global_norm(limit: Any) -> optax.GradientTransformation:
     r"""All elements together: $g \leftarrow g\,\min(1, c / \lVert g\rVert)$, the direction kept.
 
-    The norm is that of the whole tree. If its square overflows, it is computed again from scaled
-    elements. With infinite elements the result is the limit of the direction: infinite elements
-    keep their signs and share the norm c, finite ones become 0. One NaN makes all elements NaN,
-    because no norm is defined: a broken gradient must not pass for a good one. PyTorch's
-    `clip_grad_norm_` divides by the norm plus 1e-6. With an infinite element, it and optax make
-    that element NaN and every other 0.
+    The norm is that of the whole tree. It is computed in a unit in which no square overflows or
+    vanishes, so any finite gradient keeps its direction. With infinite elements the result is the
+    limit of the direction: infinite elements keep their signs and share the norm c, finite ones
+    become 0. One NaN makes all elements NaN, because no norm is defined: a broken gradient must not
+    pass for a good one. PyTorch's `clip_grad_norm_` divides by the norm plus 1e-6. With an infinite
+    element, it and optax make that element NaN and every other 0.
 
     Arguments:
         limit: c, above 0, in units of the gradient.
@@ -63,40 +63,54 @@ def clip_by_global_norm(limit: Any) -> optax.GradientTransformation:
         del params
         if not jax.tree.leaves(updates):
             return updates, state
-        norm = global_norm(updates)
-        largest, norm = jax.lax.cond(jnp.isfinite(norm), plain_norm, scaled_norm, norm, updates)
-        factor = jnp.minimum(limit / norm, largest)
-        clipped = jax.tree.map(
-            lambda g: (divided_by(largest, g) * factor).astype(jnp.result_type(g)), updates
-        )
-        return clipped, state
+        unit, scaled, norm = scaled_norm(updates)
+        within = norm <= limit * unit
+        factor = limit / norm
+
+        def clipped(g: Any, in_unit: Array) -> Array:
+            return jnp.where(within, g, (in_unit * factor).astype(jnp.result_type(g)))
+
+        return jax.tree.map(clipped, updates, scaled), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update_fn)
 
 
-def plain_norm(norm: Array, updates: Any) -> tuple[Array, Array]:
-    """The unit 1, and the norm."""
-    del updates
-    return jnp.ones_like(norm), norm
+def scaled_norm(updates: Any) -> tuple[Array, Any, Array]:
+    r"""A unit s, the tree times s, and its norm: $\lVert g\rVert = n / s$ without overflow.
+
+    The unit is a power of two: 1, unless the largest element is so large or so small that squares
+    would overflow or vanish. It never makes a number subnormal that counts. With infinite elements
+    the tree is the limit of its direction: they are their signs, and finite ones are 0.
+
+    Example:
+        >>> unit, scaled, norm = scaled_norm([jnp.float32([1.5e38, -2e38])])
+        >>> round(norm.item() / unit.item() / 1e38, 4), (scaled[0] / norm).round(6).tolist()
+        (2.5, [0.6..., -0.8...])
+    """
+    wide = jax.tree.map(widen, updates)
+    leaves = jax.tree.leaves(wide)
+    kind = jnp.result_type(*map(jnp.abs, leaves))
+    largest = jnp.stack([jnp.max(jnp.abs(leaf), initial=0).astype(kind) for leaf in leaves]).max()
+    exponent = jnp.finfo(kind).maxexp
+    far, near = 2.0 ** (exponent * 25 // 32), 2.0 ** (exponent * 13 // 32)
+    unit = jnp.where(largest > near, 1 / far, jnp.where(largest < 1 / near, far, 1.0)).astype(kind)
+    infinite = jnp.isinf(largest)
+
+    def in_unit(g: Array) -> Array:
+        return jnp.where(infinite, jnp.where(jnp.isinf(g), _sign(g), 0), g * unit)
+
+    scaled = jax.tree.map(in_unit, wide)
+    squares = [jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(scaled)]
+    norm = jnp.sqrt(sum(squares, jnp.zeros((), kind)))
+    return jnp.where(infinite, 0.0, unit).astype(kind), scaled, norm
 
 
-def scaled_norm(norm: Array, updates: Any) -> tuple[Array, Array]:
-    """The largest element (NaN if any is NaN) as the unit, and the norm in this unit."""
-    del norm
-    largest = [jnp.max(jnp.abs(widen(g)), initial=0) for g in jax.tree.leaves(updates)]
-    unit = jnp.stack(largest).max()
-    return unit, global_norm(jax.tree.map(lambda g: divided_by(unit, g), updates))
-
-
-def divided_by(largest: Array, g: Any) -> Array:
-    """The quotient, or its limit if elements are infinite."""
-    of_infinity = jnp.where(jnp.isinf(g), jnp.sign(widen(g)), 0)
-    return jnp.where(jnp.isinf(largest), of_infinity, widen(g) / largest)
-
-
-def global_norm(updates: Any) -> Array:
-    """The root of the sum of all squares, in float32 at least."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(widen(g))) for g in jax.tree.leaves(updates)))
+def _sign(g: Array) -> Array:
+    """Of an infinite element: of its real and imaginary part, each by itself, if it is complex."""
+    if not jnp.iscomplexobj(g):
+        return jnp.sign(g)
+    signs = (jnp.where(jnp.isinf(part), jnp.sign(part), 0) for part in (g.real, g.imag))
+    return jax.lax.complex(*signs)
 
 
 def widen(g: Any) -> Array:

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import jax
 import optax
+from jax.typing import DTypeLike
 
 from jaxdl.checks import require_choice, require_decay
 from jaxdl.optimizers.learning_rate import (
@@ -11,6 +12,7 @@ from jaxdl.optimizers.learning_rate import (
     current_learning_rate,
     scale_by_learning_rate,
 )
+from jaxdl.optimizers.precision import in_wide_type
 from jaxdl.optimizers.weight_decay import decayed_weights, is_kernel
 
 RatePosition = Literal["inside", "outside"]
@@ -41,7 +43,11 @@ def sgd(learning_rate: LearningRate) -> optax.GradientTransformation:
 
 
 def momentum(
-    learning_rate: LearningRate, *, decay: float = 0.9, rate_position: RatePosition = "inside"
+    learning_rate: LearningRate,
+    *,
+    decay: float = 0.9,
+    rate_position: RatePosition = "inside",
+    moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""Gradient descent with a velocity.
 
@@ -58,6 +64,7 @@ def momentum(
         learning_rate: eta, a `LearningRate`.
         decay: gamma, in [0, 1).
         rate_position: "inside" the velocity, or "outside" for PyTorch's and optax's numerics.
+        moment_dtype: of the velocity, as in `adam`.
 
     Raises:
         ValueError: a negative rate, a decay outside [0, 1), an unknown position.
@@ -72,11 +79,15 @@ def momentum(
     Source: Polyak (1964); Rumelhart, Hinton and Williams (1986).
     """
     require_decay("decay", decay)
-    return velocity(learning_rate, optax.trace(decay), rate_position)
+    return in_wide_type(velocity(learning_rate, optax.trace(decay), rate_position), moment_dtype)
 
 
 def nesterov(
-    learning_rate: LearningRate, *, decay: float = 0.9, rate_position: RatePosition = "inside"
+    learning_rate: LearningRate,
+    *,
+    decay: float = 0.9,
+    rate_position: RatePosition = "inside",
+    moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""Nesterov's accelerated gradient: the gradient at the point where the velocity leads.
 
@@ -102,7 +113,9 @@ def nesterov(
     Source: Nesterov (1983); Sutskever, Martens, Dahl and Hinton (2013), eqs 3 and 4.
     """
     require_decay("decay", decay)
-    return velocity(learning_rate, optax.trace(decay, nesterov=True), rate_position)
+    return in_wide_type(
+        velocity(learning_rate, optax.trace(decay, nesterov=True), rate_position), moment_dtype
+    )
 
 
 def nesterov_theta(params: Any, opt_state: optax.OptState, *, decay: float = 0.9) -> Any:
@@ -147,6 +160,7 @@ def lion(
     beta2: float = 0.99,
     weight_decay: float = 0.0,
     mask: Any = is_kernel,
+    moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""The sign of an interpolation between momentum and gradient.
 
@@ -162,6 +176,7 @@ def lion(
         beta2: the weight of the old momentum, in [0, 1).
         weight_decay: lambda, decoupled from the gradient.
         mask: which parameters decay, see `l2`.
+        moment_dtype: as in `adam`.
 
     Raises:
         ValueError: a negative rate or decay, a beta outside [0, 1); at init, a mask that does
@@ -176,8 +191,9 @@ def lion(
     """
     require_decay("beta1", beta1)
     require_decay("beta2", beta2)
-    return optax.chain(
+    rule = optax.chain(
         optax.scale_by_lion(beta1, beta2),
         *decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
+    return in_wide_type(rule, moment_dtype)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxdl.checks import require_choice, require_non_negative
@@ -15,10 +16,12 @@ from jaxdl.optimizers.moments import (
     EpsilonPosition,
     bias_correction,
     first_moments,
+    log,
     next_moments,
     require_moments,
     root,
 )
+from jaxdl.optimizers.precision import in_wide_type
 
 
 def nadam(
@@ -29,6 +32,7 @@ def nadam(
     epsilon: float = 1e-8,
     epsilon_position: EpsilonPosition = "outside",
     momentum_decay: float | None = 4e-3,
+    moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""Adam with Nesterov's look-ahead.
 
@@ -45,6 +49,7 @@ def nadam(
         beta1, beta2, epsilon: as in `adam`.
         epsilon_position: as in `adam`; by default "outside".
         momentum_decay: psi, 0 or more, or None.
+        moment_dtype: as in `adam`.
 
     Raises:
         ValueError: as in `adam`; a negative momentum_decay.
@@ -61,25 +66,23 @@ def nadam(
     require_choice("epsilon_position", epsilon_position, POSITIONS)
     if momentum_decay is not None:
         require_non_negative("momentum_decay", momentum_decay)
-    return optax.chain(
-        scale_by_nadam(
-            beta1=beta1,
-            beta2=beta2,
-            epsilon=epsilon,
-            epsilon_position=epsilon_position,
-            momentum_decay=momentum_decay,
-        ),
-        scale_by_learning_rate(learning_rate),
+    rule = scale_by_nadam(
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=epsilon,
+        epsilon_position=epsilon_position,
+        momentum_decay=momentum_decay,
     )
+    return in_wide_type(optax.chain(rule, scale_by_learning_rate(learning_rate)), moment_dtype)
 
 
 class NadamState(NamedTuple):
-    """Adam's state, and the product of the momentum weights so far."""
+    """Adam's state, and the logarithm of the product of the momentum weights so far."""
 
     step: Int[Array, ""]
     mu: optax.Updates
     nu: optax.Updates
-    weights: Float[Array, ""]
+    log_weights: Float[Array, ""]
 
 
 def scale_by_nadam(
@@ -90,25 +93,29 @@ def scale_by_nadam(
     epsilon_position: EpsilonPosition,
     momentum_decay: float | None,
 ) -> optax.GradientTransformation:
-    """Adam's direction with a look-ahead: see `jaxdl.optimizers.nadam`."""
+    """Adam's direction with a look-ahead: see `jaxdl.optimizers.nadam`.
 
-    def weight(count: Array) -> Any:
+    The products of weights are kept as logarithms: for weights near 1 the rounding of 1 - product
+    would be most of it.
+    """
+
+    def log_weight(count: Array) -> Any:
         if momentum_decay is None:
-            return beta1
-        return beta1 * (1 - 0.5 * jnp.exp(count * (momentum_decay * math.log(0.96))))
+            return log(beta1)
+        return log(beta1) + jnp.log1p(-0.5 * jnp.exp(count * (momentum_decay * math.log(0.96))))
 
     def init_fn(params: Any) -> NadamState:
         start = first_moments(params)
-        return NadamState(start.count, start.mu, start.nu, jnp.ones(()))
+        return NadamState(start.count, start.mu, start.nu, jnp.zeros(()))
 
     def update_fn(updates: Any, state: NadamState, params: Any = None) -> tuple[Any, NadamState]:
         del params
         before = optax.ScaleByAdamState(state.step, state.mu, state.nu)
         now = next_moments(updates, before, beta1, beta2)
-        this, following = weight(now.count), weight(now.count + 1)
-        weights = state.weights * this
-        gradient_factor = (1 - this) / (1 - weights)
-        mu_factor = following / (1 - weights * following)
+        this, following = log_weight(now.count), log_weight(now.count + 1)
+        product = state.log_weights + this
+        gradient_factor = jnp.expm1(this) / jnp.expm1(product)
+        mu_factor = -jnp.exp(following) / jnp.expm1(product + following)
         nu_correction = bias_correction(beta2, now.count)
 
         def direction(g: Any, m: Array, v: Array) -> Array:
@@ -119,7 +126,7 @@ def scale_by_nadam(
             return update
 
         return jax.tree.map(direction, updates, now.mu, now.nu), NadamState(
-            now.count, now.mu, now.nu, weights
+            now.count, now.mu, now.nu, product
         )
 
     return optax.GradientTransformation(init_fn, update_fn)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxdl.checks import require_choice
@@ -18,6 +19,7 @@ from jaxdl.optimizers.moments import (
     next_moments,
     require_moments,
 )
+from jaxdl.optimizers.precision import in_wide_type
 
 RECTIFIED_ABOVE = 5.0  # Liu et al. (2020) rectify above 4, PyTorch and optax above 5
 
@@ -29,6 +31,7 @@ def radam(
     beta2: float = 0.999,
     epsilon: float = 1e-8,
     epsilon_added_to: Moment = "raw",
+    moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""Rectified Adam: momentum only, until the second moment is known well enough.
 
@@ -46,6 +49,7 @@ def radam(
         learning_rate: eta, a `LearningRate`.
         beta1, beta2, epsilon: as in `adam`.
         epsilon_added_to: the root of the "raw" second moment or of the "corrected" one.
+        moment_dtype: as in `adam`.
 
     Raises:
         ValueError: a negative rate or epsilon, a beta outside [0, 1), an unknown moment.
@@ -59,12 +63,10 @@ def radam(
     """
     require_moments(beta1, beta2, epsilon)
     require_choice("epsilon_added_to", epsilon_added_to, MOMENTS)
-    return optax.chain(
-        scale_by_radam(
-            beta1=beta1, beta2=beta2, epsilon=epsilon, epsilon_added_to=epsilon_added_to
-        ),
-        scale_by_learning_rate(learning_rate),
+    rule = scale_by_radam(
+        beta1=beta1, beta2=beta2, epsilon=epsilon, epsilon_added_to=epsilon_added_to
     )
+    return in_wide_type(optax.chain(rule, scale_by_learning_rate(learning_rate)), moment_dtype)
 
 
 def length_of_average(beta2: Any, count: Array) -> Array:

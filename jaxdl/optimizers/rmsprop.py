@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from jaxdl.checks import require_choice, require_decay, require_non_negative
 from jaxdl.optimizers.descent import RatePosition, velocity
 from jaxdl.optimizers.learning_rate import LearningRate
 from jaxdl.optimizers.moments import POSITIONS, EpsilonPosition, quotient, root, zeros
+from jaxdl.optimizers.precision import in_wide_type
 
 
 def rmsprop(
@@ -21,6 +23,7 @@ def rmsprop(
     centered: bool = False,
     momentum: float = 0.0,
     rate_position: RatePosition = "inside",
+    moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""Divide by the root of a moving average of squared gradients.
 
@@ -39,6 +42,7 @@ def rmsprop(
             itself, so rounding never makes it negative, as it can in PyTorch and optax.
         momentum: the decay of the velocity, in [0, 1); 0 for none.
         rate_position: with momentum, "inside" the velocity or "outside" it.
+        moment_dtype: as in `adam`.
 
     Raises:
         ValueError: a negative number, a decay outside [0, 1), an unknown position.
@@ -60,7 +64,9 @@ def rmsprop(
     else:
         rule = optax.scale_by_rms(decay, epsilon, eps_in_sqrt=epsilon_position == "inside")
     accumulator = optax.trace(momentum) if needs_velocity(momentum) else optax.identity()
-    return optax.chain(rule, velocity(learning_rate, accumulator, rate_position))
+    return in_wide_type(
+        optax.chain(rule, velocity(learning_rate, accumulator, rate_position)), moment_dtype
+    )
 
 
 def needs_velocity(momentum: Any) -> bool:

@@ -1,15 +1,26 @@
 """Optimizers around an optimizer: gradient accumulation, sharpness-aware minimisation."""
 
-from typing import Any
+import operator
+from collections.abc import Callable
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
+from jaxtyping import Array
 
-from jaxdl.optimizers.clipping import check_limit, global_norm
+from jaxdl.checks import require_at_least
+from jaxdl.optimizers.clipping import check_limit, scaled_norm
+from jaxdl.optimizers.precision import in_wide_type
 
 
-def accumulate(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+def accumulate(
+    optimizer: optax.GradientTransformation,
+    steps: SupportsIndex | Callable[[Array], Any],
+    *,
+    moment_dtype: DTypeLike | None = None,
+) -> optax.GradientTransformation:
     r"""One update from the mean gradient of several batches; no update in between.
 
     $$g = \frac{1}{k}\sum_{i=1}^{k} g_{t+i}$$
@@ -20,9 +31,11 @@ def accumulate(optimizer: optax.GradientTransformation, steps: int) -> optax.Gra
 
     Arguments:
         optimizer: the optimizer that makes the update; chain clipping and decay inside it.
-        steps: k, at least 1.
+        steps: k, at least 1; or a schedule, from the number of updates made to k.
+        moment_dtype: of the mean gradient, as in `adam`.
 
     Raises:
+        TypeError: steps that are no whole number.
         ValueError: steps below 1.
 
     Example:
@@ -33,9 +46,11 @@ def accumulate(optimizer: optax.GradientTransformation, steps: int) -> optax.Gra
         >>> first.item(), optimizer.update(4.0, state, 1.0)[0].item()
         (0.0, -1.5)
     """
-    if not steps >= 1:
-        raise ValueError(f"steps must be at least 1, got {steps}; it counts batches to an update")
-    return optax.MultiSteps(optimizer, every_k_schedule=steps).gradient_transformation()
+    if not callable(steps):
+        require_at_least(1, steps=steps)
+        steps = operator.index(steps)
+    multiple = optax.MultiSteps(optimizer, every_k_schedule=steps).gradient_transformation()
+    return in_wide_type(multiple, moment_dtype)
 
 
 def sam(
@@ -75,9 +90,9 @@ def sam(
     def uphill(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         # optax.contrib.normalize divides a zero gradient by its norm, which is NaN.
-        norm = global_norm(updates)
+        _, scaled, norm = scaled_norm(updates)
         scale = jnp.where(norm == 0, 0.0, -radius / norm)
-        return jax.tree.map(lambda g: (scale * g).astype(g.dtype), updates), state
+        return jax.tree.map(lambda g, s: (scale * s).astype(g.dtype), updates, scaled), state
 
     ascent = optax.GradientTransformation(lambda params: optax.EmptyState(), uphill)
     inner = optax.contrib.sam(optimizer, ascent, opaque_mode=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from jax import lax
 from jaxtyping import Array, Int, Key
@@ -103,13 +104,13 @@ def make_train_step(
         (mean_loss, (outputs, moved)), gradients = jax.value_and_grad(objective, has_aux=True)(
             state.params
         )
-        mean_loss, gradients, moved = mean((mean_loss, gradients, moved))
+        mean_loss, gradients, moved = mean((mean_loss, uphill(gradients), moved))
         extra = extra_arguments(
             update,
             value=mean_loss,
             gradient=gradients,
             value_of=lambda params: mean(objective(params)[0]),
-            gradient_of=lambda params: mean(jax.grad(objective, has_aux=True)(params)[0]),
+            gradient_of=lambda params: mean(uphill(jax.grad(objective, has_aux=True)(params)[0])),
         )
         changes, opt_state = update(gradients, state.opt_state, state.params, **extra)
         measured = {
@@ -125,6 +126,11 @@ def make_train_step(
         return state, measured
 
     return train_step
+
+
+def uphill(gradients: Any) -> Any:
+    """The direction of ascent: for a complex parameter the conjugate of what `jax.grad` gives."""
+    return jax.tree.map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, gradients)
 
 
 def make_eval_step(

@@ -246,7 +246,7 @@ def refusals():
     yield "psi", lambda: optimizers.nadam(0.1, momentum_decay=-1.0), "momentum_decay"
     yield "velocity", lambda: optimizers.rmsprop(0.1, momentum=1.0), "momentum must lie in"
     yield "ema", lambda: optimizers.ema(1.0), "decay must lie in"
-    yield "swa", lambda: optimizers.swa(every=0), "every at least 1, got 0 and 0"
+    yield "swa", lambda: optimizers.swa(every=0), "every must be at least 1, got 0"
     yield "steps", lambda: optimizers.accumulate(optimizers.sgd(0.1), 0), "steps must be at least"
     yield "limit", lambda: optimizers.clip_by_value(0.0), "limit must be above 0, got 0.0"
     yield "norm", lambda: optimizers.clip_by_global_norm(nan), "limit must be above 0, got nan"

@@ -1,9 +1,11 @@
-"""Elementwise activations; values and derivatives are PyTorch's, at the kinks too.
+"""Activations; values and derivatives are PyTorch's, at the kinks too.
 
-Where a function has a kink its docstring names the derivative taken there. `by_name` is for a
-command line; in Python, pass the function.
+Derivatives keep their tails (see `jaxdl.tails`), and half precision is computed in float32. Where
+a function has a kink its docstring names the derivative taken there. `by_name` is for a command
+line; in Python, pass the function.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -12,26 +14,34 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxdl import tails
+from jaxdl.tails import in_float32
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+"""The lambda and alpha for which a unit normal keeps mean 0 and variance 1."""
+
 
 def identity(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The linear activation, f(x) = x."""
     return x
 
 
+@in_float32
 def sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""The logistic function.
 
     $$f(x) = \frac{1}{1 + e^{-x}}$$
     """
-    return jax.nn.sigmoid(x)
+    return tails.sigmoid(x)
 
 
+@in_float32
 def log_sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""The logarithm of the logistic function, which does not underflow.
 
     $$f(x) = -\log(1 + e^{-x})$$
     """
-    return jax.nn.log_sigmoid(x)
+    return -tails.softplus(-x)
 
 
 def hard_sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -42,12 +52,13 @@ def hard_sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return _clip(x + 3, 0.0, 6.0) / 6
 
 
+@in_float32
 def tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""The hyperbolic tangent.
 
     $$f(x) = \frac{e^x - e^{-x}}{e^x + e^{-x}}$$
     """
-    return jnp.tanh(x)
+    return tails.tanh(x)
 
 
 def hard_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -62,6 +73,7 @@ def hard_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return _clip(x, -1.0, 1.0)
 
 
+@in_float32
 def softsign(x: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""A sigmoid that saturates slowly.
 
@@ -69,7 +81,7 @@ def softsign(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Source: Glorot and Bengio (2010), section 3.
     """
-    return jax.nn.soft_sign(x)
+    return tails.softsign(x)
 
 
 def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -106,6 +118,7 @@ def leaky_relu(x: Float[Array, "..."], *, negative_slope: float = 0.01) -> Float
     return jnp.where(x > 0, x, negative_slope * x)
 
 
+@in_float32
 def elu(x: Float[Array, "..."], *, alpha: float = 1.0) -> Float[Array, "..."]:
     r"""The exponential linear unit; f'(0) = alpha.
 
@@ -117,9 +130,10 @@ def elu(x: Float[Array, "..."], *, alpha: float = 1.0) -> Float[Array, "..."]:
 
     Source: Clevert et al. (2016).
     """
-    return jax.nn.elu(x, alpha)
+    return jnp.where(x > 0, x, alpha * tails.expm1(jnp.where(x > 0, 0, x)))
 
 
+@in_float32
 def celu(x: Float[Array, "..."], *, alpha: float = 1.0) -> Float[Array, "..."]:
     r"""The exponential linear unit with a continuous derivative for every alpha.
 
@@ -131,9 +145,10 @@ def celu(x: Float[Array, "..."], *, alpha: float = 1.0) -> Float[Array, "..."]:
 
     Source: Barron (2017).
     """
-    return jax.nn.celu(x, alpha)
+    return jnp.where(x > 0, x, alpha * tails.expm1(jnp.where(x > 0, 0, x) / alpha))
 
 
+@in_float32
 def selu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""The scaled exponential linear unit, which keeps mean 0 and variance 1; f'(0) = 1.758.
 
@@ -141,9 +156,10 @@ def selu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Source: Klambauer et al. (2017).
     """
-    return jax.nn.selu(x)
+    return SELU_SCALE * elu(x, alpha=SELU_ALPHA)
 
 
+@in_float32
 def gelu(x: Float[Array, "..."], *, approximate: bool = False) -> Float[Array, "..."]:
     r"""The Gaussian error linear unit.
 
@@ -156,9 +172,14 @@ def gelu(x: Float[Array, "..."], *, approximate: bool = False) -> Float[Array, "
 
     Source: Hendrycks and Gimpel (2016).
     """
-    return jax.nn.gelu(x, approximate)
+    if not approximate:
+        return x * 0.5 * lax.erfc(-math.sqrt(0.5) * x)
+    # (1 + tanh u) / 2 = sigmoid(2 u), which keeps its tail; beyond 60 it is 0 or 1 anyway.
+    near = jnp.clip(x, -60, 60)
+    return x * tails.sigmoid(2 * math.sqrt(2 / math.pi) * (near + 0.044715 * near**3))
 
 
+@in_float32
 def silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""The sigmoid linear unit, also called swish.
 
@@ -166,7 +187,7 @@ def silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Source: Elfwing et al. (2018); Ramachandran et al. (2017).
     """
-    return jax.nn.silu(x)
+    return x * tails.sigmoid(x)
 
 
 def hard_swish(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -177,6 +198,7 @@ def hard_swish(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x * hard_sigmoid(x)
 
 
+@in_float32
 def mish(x: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""A smooth rectifier that is not monotone.
 
@@ -184,9 +206,10 @@ def mish(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Source: Misra (2020).
     """
-    return jax.nn.mish(x)
+    return x * tails.tanh(tails.softplus(x))
 
 
+@in_float32
 def softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""The smooth rectifier, whose derivative is the sigmoid.
 
@@ -194,7 +217,7 @@ def softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
     Source: Dugas et al. (2001).
     """
-    return jax.nn.softplus(x)
+    return tails.softplus(x)
 
 
 def hard_shrink(x: Float[Array, "..."], *, threshold: float = 0.5) -> Float[Array, "..."]:
@@ -229,8 +252,87 @@ def soft_shrink(x: Float[Array, "..."], *, threshold: float = 0.5) -> Float[Arra
     return jnp.where(jnp.abs(x) <= threshold, 0, x - jnp.sign(x) * threshold)
 
 
+@in_float32
+def tanh_shrink(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    r"""What tanh takes away.
+
+    $$f(x) = x - \tanh x$$
+    """
+    return _tanh_shrink(x)
+
+
+def threshold(
+    x: Float[Array, "..."], *, threshold: float = 0.0, value: float = 0.0
+) -> Float[Array, "..."]:
+    """The identity above a threshold, a constant at and below it; f'(threshold) = 0.
+
+    Arguments:
+        x: any shape.
+        threshold: where it changes.
+        value: the constant.
+
+    Example:
+        >>> threshold(jnp.array([0.5, 2.0]), threshold=1.0, value=-1.0).tolist()
+        [-1.0, 2.0]
+    """
+    return jnp.where(x <= threshold, value, x)
+
+
+@in_float32
+def glu(x: Float[Array, "..."], *, axis: int = -1) -> Float[Array, "..."]:
+    r"""The gated linear unit: the first half of an axis, gated by the second, a and b.
+
+    $$f(a, b) = a\, \sigma(b)$$
+
+    Arguments:
+        x: any shape, with an even number of entries along the axis.
+        axis: of the two halves.
+
+    Raises:
+        ValueError: an odd number of entries.
+
+    Example:
+        >>> glu(jnp.array([3.0, 5.0, 0.0, 0.0])).tolist()
+        [1.5, 2.5]
+
+    Source: Dauphin et al. (2017).
+    """
+    if x.shape[axis] % 2:
+        raise ValueError(
+            f"glu needs an even number of entries along axis {axis}, got shape {x.shape}; "
+            "give the layer before twice the features"
+        )
+    first, second = jnp.split(x, 2, axis)
+    return first * tails.sigmoid(second)
+
+
+@in_float32
+def softmin(x: Float[Array, "..."], *, axis: int = -1) -> Float[Array, "..."]:
+    r"""`softmax` of -x.
+
+    Arguments:
+        x: any shape with at least one axis.
+        axis: the axis of the classes.
+    """
+    return jax.nn.softmax(-x, axis)
+
+
+@in_float32
+def log_softmax(x: Float[Array, "..."], *, axis: int = -1) -> Float[Array, "..."]:
+    r"""The logarithm of `softmax`, which does not underflow.
+
+    $$f(x)_i = x_i - \log \sum_j e^{x_j}$$
+
+    Arguments:
+        x: any shape with at least one axis.
+        axis: the axis of the classes.
+    """
+    return jax.nn.log_softmax(x, axis)
+
+
+@in_float32
 def softmax(x: Float[Array, "..."], *, axis: int = -1) -> Float[Array, "..."]:
-    r"""Probabilities along an axis; the only function here that is not elementwise.
+    r"""Probabilities along an axis.
 
     $$f(x)_i = \frac{e^{x_i}}{\sum_j e^{x_j}}$$
 
@@ -247,6 +349,7 @@ def softmax(x: Float[Array, "..."], *, axis: int = -1) -> Float[Array, "..."]:
     return jax.nn.softmax(x, axis)
 
 
+# Those that keep the shape: `glu` halves it.
 by_name: Mapping[str, Callable[..., Array]] = MappingProxyType(
     {
         f.__name__: f
@@ -271,6 +374,10 @@ by_name: Mapping[str, Callable[..., Array]] = MappingProxyType(
             softplus,
             hard_shrink,
             soft_shrink,
+            tanh_shrink,
+            threshold,
+            softmin,
+            log_softmax,
             softmax,
         )
     }
@@ -280,3 +387,14 @@ by_name: Mapping[str, Callable[..., Array]] = MappingProxyType(
 def _clip(x: Array, low: float, high: float) -> Array:
     """A clip with derivative 0 at both bounds, where jnp.clip takes a half; a NaN passes."""
     return jnp.where((x > low) & (x < high), x, lax.stop_gradient(jnp.clip(x, low, high)))
+
+
+@tails.with_derivative(lambda x: jnp.square(jnp.tanh(x)))
+def _tanh_shrink(x: Array) -> Array:
+    """x - tanh x; up to 1, where that cancels, by Lambert's fraction for the tangent."""
+    square = jnp.square(jnp.clip(x, -1, 1))
+    fraction = jnp.full_like(x, 23)
+    for odd in range(21, 1, -2):
+        fraction = odd + square / fraction
+    rest = square / fraction
+    return jnp.where(jnp.abs(x) < 1, x * rest / (1 + rest), x - jnp.tanh(x))

@@ -5,11 +5,16 @@ Several outputs of one example are averaged. Shapes must agree exactly: (batch,)
 are cast to float32 first.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
+
+from jaxdl import tails
 
 
 def cross_entropy(
@@ -17,7 +22,9 @@ def cross_entropy(
     targets: Shaped[Array, "..."],
     *,
     label_smoothing: float = 0.0,
-) -> Float[Array, " batch"]:
+    class_weights: Float[Array, " classes"] | None = None,
+    ignored: int | None = None,
+) -> Any:
     r"""Cross-entropy of the targets against the softmax of the outputs.
 
     $$\ell = -\sum_k q_k \log \frac{e^{o_k}}{\sum_j e^{o_j}}, \qquad
@@ -28,9 +35,17 @@ def cross_entropy(
         targets: integer labels (batch, ...), or probabilities (batch, ..., classes), e.g. one-hot.
             A label outside [0, classes) gives NaN.
         label_smoothing: s in [0, 1), spread over all K classes as in PyTorch.
+        class_weights: a weight w_k for each class; with labels, means are divided by the sum of
+            the weights of the labels.
+        ignored: a label that does not count, e.g. PyTorch's -100.
+
+    Returns:
+        (batch,); with class weights and labels, or an ignored label, (values, weights), each
+        (batch,): `training.Task` takes the mean that PyTorch takes.
 
     Raises:
-        ValueError: shapes that do not agree, labels that are no integers, s outside [0, 1).
+        ValueError: shapes that do not agree, labels that are no integers, s outside [0, 1), an
+            ignored label where the targets are probabilities.
 
     Example:
         >>> cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3])).tolist()
@@ -42,18 +57,40 @@ def cross_entropy(
         raise ValueError(
             f"label_smoothing must be in [0, 1), got {label_smoothing}; 0.0 turns it off"
         )
-    logits = _at_least_float32(outputs)
-    if holds_labels(outputs, targets):
-        labels = targets.astype(jnp.promote_types(targets.dtype, jnp.int32))
-        loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-        # A gather would silently wrap -1 to the last class.
-        loss = jnp.where((labels >= 0) & (labels < outputs.shape[-1]), loss, jnp.nan)
-    else:
-        loss = optax.losses.safe_softmax_cross_entropy(logits, targets.astype(logits.dtype))
+    log_probabilities = jax.nn.log_softmax(_at_least_float32(outputs))
+    classes = outputs.shape[-1]
+    weights = jnp.ones(classes) if class_weights is None else _at_least_float32(class_weights)
+    if weights.shape != (classes,):
+        raise ValueError(
+            f"class_weights must have one weight for each of {classes} classes, got shape "
+            f"{weights.shape}; pass an array of {classes} numbers"
+        )
+    if not holds_labels(outputs, targets):
+        if ignored is not None:
+            raise ValueError(
+                f"ignored must go with labels, got {ignored} and probabilities of shape "
+                f"{targets.shape}; weigh the examples instead"
+            )
+        smoothed = targets.astype(log_probabilities.dtype)
+        if label_smoothing:
+            smoothed = (1 - label_smoothing) * smoothed + label_smoothing / classes
+        return _mean_over_outputs(-_times(weights * smoothed, log_probabilities).sum(-1))
+
+    labels = targets.astype(jnp.promote_types(targets.dtype, jnp.int32))
+    known = (labels >= 0) & (labels < classes)
+    # A gather would silently wrap -1 to the last class.
+    place = jnp.where(known, labels, 0)[..., None]
+    found = jnp.take_along_axis(log_probabilities, place, axis=-1)[..., 0]
+    weight = jnp.where(known, weights[place[..., 0]], 1.0).astype(found.dtype)
+    loss = -_times(weight, jnp.where(known, found, jnp.nan))
     if label_smoothing:
-        uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+        uniform = -_times(weights, log_probabilities).mean(-1)
         loss = (1 - label_smoothing) * loss + label_smoothing * uniform
-    return _mean_over_outputs(loss)
+    if class_weights is None and ignored is None:
+        return _mean_over_outputs(loss)
+    if ignored is not None:
+        loss, weight = (jnp.where(labels == ignored, 0, each) for each in (loss, weight))
+    return _weighted(loss, weight)
 
 
 def mean_squared_error(
@@ -122,19 +159,29 @@ def huber(
     if not delta > 0:
         raise ValueError(f"delta must be positive, got {delta}; for delta = 0 scale the L1 loss")
     predictions, values = _pair(outputs, targets)
-    return _mean_over_outputs(optax.losses.huber_loss(predictions, values, delta=delta))
+    error = predictions - values
+    size = jnp.abs(error)
+    # One branch depends on the error: a difference of slopes would round delta's digits away.
+    near, far = jnp.square(error) / 2, delta * (size - delta / 2)
+    return _mean_over_outputs(jnp.where(size <= delta, near, far))
 
 
 def binary_cross_entropy(
-    outputs: Float[Array, "batch ..."], targets: Shaped[Array, "..."]
+    outputs: Float[Array, "batch ..."],
+    targets: Shaped[Array, "..."],
+    *,
+    positive_weight: ArrayLike = 1.0,
 ) -> Float[Array, " batch"]:
     r"""Cross-entropy of independent yes-or-no targets, on logits, averaged over the outputs.
 
-    $$\ell = -\frac{1}{m} \sum_i t_i \log \sigma(o_i) + (1 - t_i) \log \sigma(-o_i)$$
+    $$\ell = -\frac{1}{m} \sum_i w\, t_i \log \sigma(o_i) + (1 - t_i) \log \sigma(-o_i)$$
+
+    Where the target is 0 or 1 and an infinite logit agrees with it, the loss is 0.
 
     Arguments:
         outputs: logits (batch, ...).
         targets: probabilities in [0, 1], or 0 and 1, of exactly the same shape.
+        positive_weight: w, a number or one for each output: PyTorch's `pos_weight`.
 
     Raises:
         ValueError: shapes that differ.
@@ -145,8 +192,86 @@ def binary_cross_entropy(
 
     Source: `torch.nn.BCEWithLogitsLoss`.
     """
-    logits, probabilities = _pair(outputs, targets)
-    return _mean_over_outputs(optax.losses.sigmoid_binary_cross_entropy(logits, probabilities))
+    logits, truth = _pair(outputs, targets)
+    missed, alarmed = tails.softplus(-logits), tails.softplus(logits)
+    return _mean_over_outputs(_times(positive_weight * truth, missed) + _times(1 - truth, alarmed))
+
+
+def hinge(
+    outputs: Float[Array, "batch ..."], targets: Shaped[Array, "..."]
+) -> Float[Array, " batch"]:
+    r"""The margin that is missing, averaged over the outputs of an example; f'(margin) = 0.
+
+    $$\ell = \frac{1}{m} \sum_i \max(0, 1 - t_i o_i)$$
+
+    Arguments:
+        outputs: scores (batch, ...).
+        targets: -1 or 1, of exactly the same shape.
+
+    Raises:
+        ValueError: shapes that differ.
+
+    Example:
+        >>> hinge(jnp.array([0.25, 3.0]), jnp.array([-1, 1])).tolist()
+        [1.25, 0.0]
+
+    Source: Cortes and Vapnik (1995), as `optax.losses.hinge_loss`.
+    """
+    scores, signs = _pair(outputs, targets)
+    return _mean_over_outputs(jax.nn.relu(1 - signs * scores))
+
+
+def kl_divergence(
+    outputs: Float[Array, "batch ... classes"], targets: Float[Array, "batch ... classes"]
+) -> Float[Array, " batch"]:
+    r"""The divergence of the softmax of the outputs from the targets, in nats.
+
+    $$\ell = \sum_k p_k (\log p_k - \log \operatorname{softmax}(o)_k), \qquad 0 \log 0 = 0$$
+
+    It is `cross_entropy` less the entropy of the targets. `torch.nn.KLDivLoss` takes logarithms of
+    probabilities in the place of logits; to a softmax they are the same.
+
+    Arguments:
+        outputs: logits (batch, ..., classes).
+        targets: probabilities of exactly the same shape.
+
+    Raises:
+        ValueError: shapes that differ.
+
+    Example:
+        >>> kl_divergence(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]])).tolist()
+        [0.69...]
+
+    Source: Kullback and Leibler (1951).
+    """
+    logits, truth = _pair(outputs, targets)
+    log_truth = jnp.log(jnp.where(truth > 0, truth, 1))
+    difference = log_truth - jax.nn.log_softmax(logits)
+    return _mean_over_outputs(_times(truth, difference).sum(-1))
+
+
+def poisson(
+    outputs: Float[Array, "batch ..."], targets: Shaped[Array, "..."]
+) -> Float[Array, " batch"]:
+    r"""Minus the log-likelihood of counts, without its constant, averaged over the outputs.
+
+    $$\ell = \frac{1}{m} \sum_i e^{o_i} - t_i o_i$$
+
+    Arguments:
+        outputs: logarithms of the expected counts (batch, ...).
+        targets: counts of exactly the same shape.
+
+    Raises:
+        ValueError: shapes that differ.
+
+    Example:
+        >>> poisson(jnp.array([0.0]), jnp.array([3])).tolist()
+        [1.0]
+
+    Source: `torch.nn.PoissonNLLLoss`, `optax.losses.poisson_nll_loss`.
+    """
+    logs, counts = _pair(outputs, targets)
+    return _mean_over_outputs(jnp.exp(logs) - _times(counts, logs))
 
 
 def holds_labels(outputs: Float[Array, "..."], targets: Shaped[Array, "..."]) -> bool:
@@ -189,3 +314,16 @@ def _at_least_float32(x: Array) -> Array:
 
 def _mean_over_outputs(values: Array) -> Array:
     return jnp.mean(values, axis=tuple(range(1, values.ndim)))
+
+
+def _times(factor: ArrayLike, values: Array) -> Array:
+    """The product, in which a factor of 0 takes away an infinite value."""
+    infinite = jnp.isinf(values) & (jnp.asarray(factor) == 0)
+    return jnp.asarray(factor) * jnp.where(infinite, 0, values)
+
+
+def _weighted(values: Array, weights: Array) -> tuple[Array, Array]:
+    """Sums over the outputs of an example as their weighted mean, and the sum of the weights."""
+    axes = tuple(range(1, values.ndim))
+    total = weights.sum(axes)
+    return values.sum(axes) / jnp.where(total == 0, 1, total), total

@@ -20,7 +20,17 @@ HEAVY = (
 
 # Who may be imported by whom: only what stands before it. DESIGN has the floors.
 ROOMS = (
-    ("checks", "jaxprs", "host_loops", "compiling", "files", "calling", "extras", "intervals"),
+    (
+        "checks",
+        "jaxprs",
+        "host_loops",
+        "compiling",
+        "files",
+        "calling",
+        "extras",
+        "intervals",
+        "tails",
+    ),
     ("initializers", "activations", "losses", "metrics", "plotting"),
     ("layers", "optimizers", "data"),
     ("models",),

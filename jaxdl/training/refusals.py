@@ -11,7 +11,7 @@ from jaxdl.calling import require_mode
 from jaxdl.checks import is_traced, require_key
 from jaxdl.data.types import Dataset
 from jaxdl.training.state import TrainState
-from jaxdl.training.task import Batch, Task, as_batch, examples_in
+from jaxdl.training.task import Batch, PerExample, Task, as_batch, examples_in
 
 
 def checked_data(key: Any, data: Any, orders: Any, batch_size: int) -> tuple[Batch, dict[str, Any]]:
@@ -124,13 +124,14 @@ def check_targets(outputs: Any, targets: Any) -> None:
         )
 
 
-def check_labels(name: str, outputs: Any, targets: Any) -> None:
-    """Refuse labels outside the classes; traced ones pass.
+def check_labels(name: str, outputs: Any, targets: Any, loss: PerExample) -> None:
+    """Refuse labels outside the classes, unless the loss gives them no weight; traced ones pass.
 
     Arguments:
         name: the split's name.
         outputs: the shape of the outputs for a batch.
         targets: the split's targets, not their shapes alone.
+        loss: is asked what a label outside weighs.
 
     Raises:
         ValueError: a label below 0, or one for which the model has no output.
@@ -141,6 +142,9 @@ def check_labels(name: str, outputs: Any, targets: Any) -> None:
     if classes > 1 and np.issubdtype(targets.dtype, np.integer):
         labels = np.asarray(targets)
         outside = (labels < 0) | (labels >= classes)
+        for label in np.unique(labels[outside]):
+            if _weighs_nothing(loss, outputs, label):
+                outside &= labels != label
         if outside.any():
             place = int(np.argwhere(outside)[0][0])
             raise ValueError(
@@ -148,6 +152,15 @@ def check_labels(name: str, outputs: Any, targets: Any) -> None:
                 f"got {labels[outside].flat[0]} at example {place} of the {name} split; "
                 "give the model an output for each class"
             )
+
+
+def _weighs_nothing(loss: PerExample, outputs: Any, label: Any) -> bool:
+    """Whether the loss ignores an example that has this label alone."""
+    result = loss(
+        jnp.zeros((1, *outputs.shape[1:]), outputs.dtype),
+        jnp.full((1, *outputs.shape[1:-1]), label),
+    )
+    return isinstance(result, tuple) and bool((result[1] == 0).all())
 
 
 def _first(split: Batch, size: int) -> Any:

@@ -107,7 +107,7 @@ class Run:
         train, splits = checked_data(key, data, orders, self.batch_size)
         plan = self._planned(key, train, splits, start)
         for name, split in {"train": train, **splits}.items():
-            check_labels(name, plan.outputs, split["targets"])
+            check_labels(name, plan.outputs, split["targets"], self.task.loss)
         train, splits = jax.tree.map(jnp.asarray, (train, splits))
         arguments = (key, train, splits, jnp.asarray(orders), start)
         if plan.traced or any(map(is_traced, jax.tree.leaves(arguments))):

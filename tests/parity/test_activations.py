@@ -53,6 +53,12 @@ PAIRS = {
         lambda x: activations.soft_shrink(x, threshold=1.0),
         lambda x: F.softshrink(x, 1.0),
     ),
+    "tanh_shrink": (activations.tanh_shrink, F.tanhshrink),
+    "threshold": (activations.threshold, lambda x: F.threshold(x, 0.0, 0.0)),
+    "threshold(1, -2)": (
+        lambda x: activations.threshold(x, threshold=1.0, value=-2.0),
+        lambda x: F.threshold(x, 1.0, -2.0),
+    ),
 }
 KINKS = [0.0, 0.5, 1.0, 3.0, 6.0]
 X = np.unique(
@@ -69,7 +75,25 @@ ATOLS = {"gelu(tanh)": 13 * 2 * 4 * 2.0**-23, "mish": 20 * 2 * 4 * 2.0**-23}
 
 
 def test_every_activation_is_compared():
-    assert set(activations.by_name) - {"softmax"} <= set(PAIRS)
+    assert set(activations.by_name) - set(ALONG_AN_AXIS) <= set(PAIRS)
+
+
+ALONG_AN_AXIS = {
+    "softmax": F.softmax, "softmin": F.softmin, "log_softmax": F.log_softmax, "glu": F.glu,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALONG_AN_AXIS)
+@pytest.mark.parametrize("axis", [0, -1])
+def test_those_along_an_axis(name, axis):
+    x = np.random.default_rng(0).normal(0, 5, (6, 4)).astype(np.float32)
+    value, pull = jax.vjp(lambda x: getattr(activations, name)(x, axis=axis), jnp.asarray(x))
+    given = torch.tensor(x, requires_grad=True)
+    expected = ALONG_AN_AXIS[name](given, dim=axis)
+    weights = np.random.default_rng(1).normal(size=expected.shape).astype(np.float32)
+    expected.backward(torch.tensor(weights))
+    np.testing.assert_allclose(value, expected.detach().numpy(), RTOL, ATOL)
+    np.testing.assert_allclose(pull(jnp.asarray(weights))[0], given.grad.numpy(), RTOL, ATOL)
 
 
 @pytest.mark.parametrize("name", PAIRS)

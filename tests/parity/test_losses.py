@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdl import losses
+from jaxdl.training.task import mean_over_batch
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
@@ -87,3 +88,73 @@ def test_binary_cross_entropy(key, shape):
             logits,
             targets,
         )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("ignored", [None, -100, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(50,), (10, 5)])
+def test_the_mean_of_weighted_and_ignored_labels(smoothing, ignored, weighted, shape):
+    if ignored is None and not weighted:
+        pytest.skip("a plain mean")
+    draw = np.random.default_rng(0)
+    logits = draw.normal(0, 3, (*shape, 7)).astype(np.float32)
+    labels = draw.integers(0, 7, shape)
+    if ignored is not None:
+        labels[::3] = ignored
+    weights = draw.uniform(0.2, 3, 7).astype(np.float32) if weighted else None
+
+    def mean(outputs):
+        values, counts = losses.cross_entropy(
+            outputs, jnp.asarray(labels), label_smoothing=smoothing, ignored=ignored,
+            class_weights=None if weights is None else jnp.asarray(weights),
+        )  # fmt: skip
+        return mean_over_batch(values, counts)
+
+    value, gradient = jax.value_and_grad(mean)(jnp.asarray(logits))
+    x = torch.tensor(logits, requires_grad=True)
+    expected = F.cross_entropy(
+        x.movedim(-1, 1), torch.tensor(labels), label_smoothing=smoothing,
+        weight=None if weights is None else torch.tensor(weights),
+        ignore_index=-100 if ignored is None else ignored,
+    )  # fmt: skip
+    expected.backward()
+    np.testing.assert_allclose(value, expected.item(), RTOL)
+    np.testing.assert_allclose(gradient, x.grad.numpy(), RTOL, ATOL / 50)
+
+
+def test_class_weights_of_probabilities(key):
+    soft = np.asarray(jax.nn.softmax(jax.random.normal(jax.random.key(1), (50, 7))))
+    weights = np.linspace(0.5, 2, 7, dtype=np.float32)
+    compare(
+        lambda o, t: losses.cross_entropy(o, t, class_weights=jnp.asarray(weights)),
+        lambda o, t: F.cross_entropy(o, t, reduction="none", weight=torch.tensor(weights)),
+        6 * jax.random.normal(key, (50, 7)),
+        soft,
+    )
+
+
+def test_positive_weights(key):
+    weights = np.array([0.5, 3.0, 1.0], np.float32)
+    compare(
+        lambda o, t: losses.binary_cross_entropy(o, t, positive_weight=jnp.asarray(weights)),
+        lambda o, t: F.binary_cross_entropy_with_logits(
+            o, t, reduction="none", pos_weight=torch.tensor(weights)
+        ),
+        6 * jax.random.normal(key, (20, 3)),
+        np.linspace(0, 1, 60, dtype=np.float32).reshape(20, 3),
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "targets"),
+    [
+        (losses.poisson, lambda o, t: F.poisson_nll_loss(o, t, reduction="none"),
+         np.arange(60, dtype=np.float32).reshape(20, 3) % 5),
+        (losses.kl_divergence,
+         lambda o, t: 3 * F.kl_div(F.log_softmax(o, -1), t, reduction="none"),
+         np.asarray(jax.nn.softmax(jnp.linspace(0, 7, 60).reshape(20, 3)))),
+    ],
+)  # fmt: skip
+def test_poisson_and_divergence(key, ours, theirs, targets):
+    compare(ours, theirs, jax.random.normal(key, (20, 3)), targets)

@@ -349,3 +349,17 @@ def test_refuses_the_same_under_jit():
     wrong = functools.partial(call, given["task"], given["optimizer"], given["batch_size"])
     with pytest.raises(ValueError, match="orders must be integers"):
         jax.jit(wrong)(given["key"], given["data"], jnp.zeros((2, 5), jnp.int32))
+
+
+def test_labels_that_the_loss_ignores_are_taken():
+    loss = functools.partial(losses.cross_entropy, ignored=-100)
+    task = training.Task(MODELS["MLP"], loss)
+    given = dataset()
+    labels = np.where(np.arange(EXAMPLES) % 3 == 0, -100, given.train.targets)
+    train = data.Arrays(given.train.inputs, labels)
+    measured = training.make_run(task, SGD, batch_size=BATCH)(KEY, {"train": train}, ORDERS)[1]
+    assert np.isfinite(measured["train"]["loss"]).all()
+    for other in (-1, 2):
+        wrong = data.Arrays(given.train.inputs, np.where(labels == -100, other, labels))
+        with pytest.raises(ValueError, match="labels must be in 0"):
+            training.make_run(task, SGD, batch_size=BATCH)(KEY, {"train": wrong}, ORDERS)

@@ -118,5 +118,5 @@ def check_shapes(
             if split is not None:
                 check_targets(outputs, batch["targets"])
             if isinstance(split, Arrays):
-                check_labels(name, outputs, split.targets)
+                check_labels(name, outputs, split.targets, task.loss)
     return sample, looped

@@ -144,6 +144,8 @@ def require_module(model: Any) -> None:
 
 
 def _require(name: str, value: ArrayLike, rule: str, holds: Callable[[float], bool]) -> None:
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a number, got {value}; pass e.g. {float(value)}")
     try:
         number = float(value)  # type: ignore[arg-type]
     except jax.errors.ConcretizationTypeError:

@@ -15,18 +15,24 @@ class Fans(NamedTuple):
     fan_out: int
 
 
-def compute_fans(shape: Sequence[int]) -> Fans:
+def compute_fans(shape: Sequence[int], *, groups: int = 1, transposed: bool = False) -> Fans:
     r"""Fans of a dense kernel (fan_in, fan_out) or a convolution kernel (*window, in, out).
 
-    $$n_{in} = r \cdot c_{in}, \qquad n_{out} = r \cdot c_{out}, \qquad r = \prod window$$
+    $$n_{in} = r \cdot c_{in}, \qquad n_{out} = r \cdot c_{out} / groups, \qquad
+      r = \prod window$$
 
-    For a grouped convolution the kernel holds the input channels of one group, and so does fan_in.
+    The kernel of a grouped convolution holds the input channels of one group, and the output
+    channels of all: each input feeds those of its group.
 
     Arguments:
         shape: the kernel's shape, at least two axes, none of them empty.
+        groups: of the convolution; Flax's `feature_group_count`.
+        transposed: whether the last two axes are (out, in), as in Flax's
+            `ConvTranspose(transpose_kernel=True)`.
 
     Raises:
-        ValueError: a shape with fewer than two axes, which has no fans, or with an empty one.
+        ValueError: a shape with fewer than two axes, which has no fans, or with an empty one;
+            groups that do not divide the output channels.
 
     Example:
         >>> compute_fans((784, 128))
@@ -47,8 +53,13 @@ def compute_fans(shape: Sequence[int]) -> Fans:
             f"every axis of a kernel must hold at least one value, got shape {shape}; "
             "check the layer's width and window"
         )
+    read, fed = (shape[-1], shape[-2]) if transposed else (shape[-2], shape[-1])
+    if groups < 1 or fed % groups:
+        raise ValueError(
+            f"groups must divide the {fed} output channels, got {groups}; pass the layer's groups"
+        )
     receptive_field = math.prod(shape[:-2])
-    return Fans(receptive_field * shape[-2], receptive_field * shape[-1])
+    return Fans(receptive_field * read, receptive_field * fed // groups)
 
 
 def bind_fan_in(bias_init: Callable[..., Any], fan_in: int) -> Initializer:

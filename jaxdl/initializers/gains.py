@@ -21,6 +21,7 @@ TABLE: Mapping[str, float] = {
     "linear": 1.0,
     "identity": 1.0,
     "conv": 1.0,
+    **{f"conv{kind}{axes}d": 1.0 for kind in ("", "_transpose") for axes in (1, 2, 3)},
     "sigmoid": 1.0,
     "tanh": 5 / 3,
     "relu": math.sqrt(2),
@@ -35,7 +36,7 @@ _NODES = 16
 _USUAL_KINKS = (0.5, 1.0, 2.0, 3.0, 6.0)
 
 
-def gain(activation: str | Elementwise, **params: float) -> float:
+def gain(activation: str | Elementwise, **params: Any) -> float:
     r"""The gain of an activation: published for a name, computed for a function.
 
     Arguments:
@@ -56,6 +57,11 @@ def gain(activation: str | Elementwise, **params: float) -> float:
     Source: `torch.nn.init.calculate_gain`, for the table; selu's 3/4 is PyTorch's choice, and
     Klambauer et al. (2017) ask for 1.
     """
+    if isinstance(params.get("negative_slope"), bool) or isinstance(activation, bool):
+        raise TypeError(
+            f"gain takes a name or a function, and numbers as settings, got {activation!r} with "
+            f"{params}; pass e.g. negative_slope=0.2"
+        )
     if not isinstance(activation, str):
         return variance_preserving_gain(partial(activation, **params) if params else activation)
     if activation not in TABLE:

@@ -19,6 +19,9 @@ from jaxdl.checks import (
 from jaxdl.initializers.fans import compute_fans
 from jaxdl.initializers.protocol import Initializer, working_dtype
 
+_TAIL = 2.0
+"""Standard deviations beyond which both bounds are in a tail."""
+
 _MODES = ("fan_in", "fan_out", "fan_avg")
 _DISTRIBUTIONS = ("normal", "truncated_normal", "uniform")
 
@@ -50,7 +53,7 @@ def uniform(low: ArrayLike, high: ArrayLike) -> Initializer:
 
     $$W_{ij} \sim U[low, high)$$
 
-    Rounding to a half-precision dtype may reach `high` itself.
+    A draw that rounding would put on `high` is the number below it, in every dtype.
 
     Arguments:
         low: the smallest value, finite.
@@ -68,11 +71,19 @@ def uniform(low: ArrayLike, high: ArrayLike) -> Initializer:
     require_finite("high", high)
     require_order("uniform", "low", low, "high", high)
 
-    def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        bounds = jnp.asarray(low, dtype), jnp.asarray(high, dtype)
-        return jax.random.uniform(key, shape, dtype, *bounds)
+    def init(
+        key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+    ) -> Float[Array, "..."]:
+        wide = working_dtype(dtype)
+        bounds = jnp.asarray(low, wide), jnp.asarray(high, wide)
+        drawn = jax.random.uniform(key, tuple(shape), wide, *bounds).astype(dtype)
+        least, rounded = (bound.astype(dtype) for bound in bounds)
+        below = jnp.nextafter(rounded, jnp.asarray(-jnp.inf, dtype))
+        greatest = jnp.where(rounded.astype(wide) < bounds[1], rounded, below)
+        # Bounds that are one number in this dtype leave that number alone.
+        return jnp.maximum(jnp.minimum(drawn, greatest), least)
 
-    return _initializer(draw)
+    return init
 
 
 def truncated_normal(
@@ -86,7 +97,7 @@ def truncated_normal(
     $$W_{ij} = \mu + \sigma z, \qquad z \sim N(0, 1) \mid lower \le z \le upper$$
 
     `stddev` is that of the parent normal. With the default bounds, that of the weights is 0.88 of
-    it.
+    it. Bounds far out in a tail keep its distribution.
 
     Arguments:
         mean: mu, finite.
@@ -109,7 +120,16 @@ def truncated_normal(
 
     def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         bounds = jnp.asarray(lower, dtype), jnp.asarray(upper, dtype)
-        return jax.random.truncated_normal(key, *bounds, shape, dtype)
+        in_tail = (bounds[0] > _TAIL) | (bounds[1] < -_TAIL)
+
+        def central(key: PRNGKeyArray) -> Array:
+            return jax.random.truncated_normal(key, *bounds, shape, dtype)
+
+        def outer(key: PRNGKeyArray) -> Array:
+            return _tail_of_normal(jax.random.uniform(key, shape, dtype), *bounds)
+
+        drawn: Array = jax.lax.cond(in_tail, outer, central, key)
+        return drawn
 
     return _affine(draw, mean, stddev)
 
@@ -118,6 +138,9 @@ def variance_scaling(
     scale: ArrayLike,
     mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in",
     distribution: Literal["normal", "truncated_normal", "uniform"] = "normal",
+    *,
+    groups: int = 1,
+    transposed: bool = False,
 ) -> Initializer:
     r"""Zero-mean weights whose variance is exact for the fans, whatever the distribution.
 
@@ -131,6 +154,7 @@ def variance_scaling(
         scale: fan times variance, positive.
         mode: the fan n that divides it.
         distribution: "normal" is not truncated.
+        groups, transposed: of a convolution, as in `compute_fans`.
 
     Raises:
         ValueError: a scale that is not positive, an unknown mode or distribution; when called, a
@@ -148,7 +172,7 @@ def variance_scaling(
     def init(
         key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32
     ) -> Float[Array, "..."]:
-        fan_in, fan_out = compute_fans(shape)
+        fan_in, fan_out = compute_fans(shape, groups=groups, transposed=transposed)
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
         stddev = _sqrt(scale) / math.sqrt(fan)
         if distribution == "normal":
@@ -286,6 +310,28 @@ def _stddev_between(bound: float) -> float:
 
 
 _STDDEV_CUT_AT_TWO = _stddev_between(2.0)
+
+
+def _tail_of_normal(share: Array, lower: Array, upper: Array) -> Array:
+    r"""The normal quantiles of shares of the mass between two bounds of one sign.
+
+    In float32 the mass up to 6 is 1 - 1e-9, which is 1. So the mass beyond, Q, is taken, and its
+    logarithm: $\log Q(z) = \log Q(a) + \log(1 - s\,(1 - Q(b) / Q(a)))$ for a share s, is solved for
+    z by Newton's steps, which converge from below because log Q is concave.
+    """
+    near, far = (
+        jnp.minimum(jnp.abs(lower), jnp.abs(upper)),
+        jnp.maximum(jnp.abs(lower), jnp.abs(upper)),
+    )
+    at_near, at_far = (jax.scipy.special.log_ndtr(-bound) for bound in (near, far))
+    # How much less log Q is than at the nearer bound; 0 there.
+    lost = jnp.log1p(share * jnp.expm1(at_far - at_near))
+    z = jnp.sqrt(jnp.square(near) - 2 * lost)
+    for _ in range(6):
+        log_mass = jax.scipy.special.log_ndtr(-z)
+        hazard = jnp.exp(-jnp.square(z) / 2 - math.log(2 * math.pi) / 2 - log_mass)
+        z = z + (log_mass - at_near - lost) / hazard
+    return jnp.sign(lower) * jnp.clip(z, near, far)
 
 
 def _initializer(draw: Callable[[PRNGKeyArray, tuple[int, ...], DTypeLike], Array]) -> Initializer:

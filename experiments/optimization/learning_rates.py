@@ -53,27 +53,27 @@ OVERFLOWED = 1e6
 """The loss, in nats, that stands for one beyond float32."""
 
 
+def step_decay(rate: Any, steps: int) -> Any:
+    """A tenth after half of the steps, a hundredth after three quarters."""
+    boundaries = [steps // 2, 3 * steps // 4]
+    return schedules.multistep_decay(rate, boundaries=boundaries, factor=0.1)
+
+
 class Schedule(NamedTuple):
     """From the peak and the number of steps to what an optimizer takes as its rate; its line."""
 
     make: Callable[[Any, int], Any]
-    style: str
+    line: str
     marker: str
 
 
 SCHEDULES = {
-    "constant": Schedule(lambda rate, steps: rate, "k-", "o"),
-    "step": Schedule(
-        lambda rate, steps: schedules.multistep_decay(
-            rate, boundaries=[steps // 2, 3 * steps // 4], factor=0.1
-        ),
-        "C0--",
-        "v",
-    ),
+    "constant": Schedule(lambda rate, _: rate, "k-", "o"),
+    "step": Schedule(step_decay, "C0--", "v"),
     "cosine": Schedule(lambda rate, steps: schedules.cosine_decay(rate, steps=steps), "C2-.", "s"),
     "one-cycle": Schedule(lambda rate, steps: schedules.one_cycle(rate, steps=steps), "C3:", "^"),
     "plateau": Schedule(
-        lambda rate, steps: optimizers.plateau(rate, factor=0.3, patience=0), "C1--", "D"
+        lambda rate, _: optimizers.plateau(rate, factor=0.3, patience=0), "C1--", "D"
     ),
 }
 
@@ -137,21 +137,13 @@ def run(config: Config) -> xarray.Dataset:
         "suggested": ("seed", suggested),
         "change": (("seed", "ramp"), np.stack([test.curve.change for test in tests])),
     }
-    return xarray.merge(
-        [
-            xarray.concat(tuned, "schedule").rename(rate="multiple"),
-            grid.rename("grid"),
-            xarray.Dataset(ramps, {"seed": list(seeds), "ramp": tests[0].curve.rates}),
-        ]
-    )
+    ramp = xarray.Dataset(ramps, {"seed": list(seeds), "ramp": tests[0].curve.rates})
+    by_schedule = xarray.concat(tuned, "schedule").rename(rate="multiple")
+    return xarray.merge([by_schedule, grid.rename("grid"), ramp])
 
 
 def train(
-    dataset: data.Dataset,
-    over: dict[str, Schedule],
-    rates: np.ndarray,
-    seeds: range,
-    epochs: int,
+    dataset: data.Dataset, over: dict[str, Schedule], rates: np.ndarray, seeds: range, epochs: int
 ) -> xarray.Dataset:
     """By schedule, rate, seed and epoch: losses of each split, and the rate it begins with."""
     examples = len(dataset.train)
@@ -166,8 +158,7 @@ def train(
             state, measured = learn.epoch(state, dataset.train, order)
             loss = learn.evaluate(state, dataset.validation)["loss"]
             if schedule is SCHEDULES["plateau"]:
-                told = optimizers.report_metric(state.opt_state, loss)
-                state = replace(state, opt_state=told)
+                state = replace(state, opt_state=optimizers.report_metric(state.opt_state, loss))
             both = jnp.stack([measured["loss"].mean(), loss])
             return state, {"loss": both, "rate_of_epoch": begins}
 
@@ -191,21 +182,16 @@ def best_rates(results: xarray.Dataset) -> xarray.DataArray:
     return ends.fillna(np.inf).idxmin("rate")
 
 
-def last_losses(results: xarray.Dataset, split: str) -> xarray.DataArray:
-    """By schedule, multiple and seed: after the last epoch."""
-    return results["loss"].sel(split=split).isel(epoch=-1).astype(np.float64)
-
-
-def ratio_to_constant(results: xarray.Dataset, split: str) -> xarray.DataArray:
-    """By schedule, multiple and seed: the last loss over that of the constant rate."""
-    ends = last_losses(results, split)
+def ratio_to_constant(results: xarray.Dataset, split: str, multiple: Any) -> xarray.DataArray:
+    """By schedule and seed: the last loss over that of the constant rate."""
+    ends = results["loss"].isel(epoch=-1).sel(split=split, multiple=multiple)
     return ends / ends.sel(schedule="constant")
 
 
 def claims(results: xarray.Dataset) -> list[Claim]:
     """The three rates, the range test, and where schedules pay."""
     epochs, mean_of = results.sizes["epoch"], f"geometric mean of {results.sizes['seed']} seeds"
-    constant = last_losses(results, "train").sel(schedule="constant")
+    constant = results["loss"].isel(epoch=-1).sel(schedule="constant", split="train")
     small, suggested, large = (constant.sel(multiple=multiple) for multiple in ARMS)
     away = np.exp(abs(np.log(results["suggested"] / best_rates(results))))
     made = [
@@ -228,26 +214,21 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             high=NEAR,
         ),
     ]
-    hot = ratio_to_constant(results, "validation").sel(multiple=HOT)
-    cold = ratio_to_constant(results, "train").sel(multiple=COLD)
-    made += [
-        about_ratios(
+    hot = ratio_to_constant(results, "validation", HOT)
+    cold = ratio_to_constant(results, "train", COLD)
+    for name in list(SCHEDULES)[1:]:
+        text = (
             f"At a large rate a schedule pays: {name} from three times the suggestion, validation "
-            f"loss over the constant rate's, {mean_of}",
-            hot.sel(schedule=name),
-            high=1.0,
+            f"loss over the constant rate's, {mean_of}"
         )
-        for name in list(SCHEDULES)[1:]
-    ]
-    return made + [
-        about_ratios(
+        made.append(about_ratios(text, hot.sel(schedule=name), high=1.0))
+    for name in ("step", "cosine", "one-cycle"):
+        text = (
             f"At a small rate a schedule costs: {name} from a tenth of the suggestion, training "
-            f"loss over the constant rate's, {mean_of}",
-            cold.sel(schedule=name),
-            1.0,
+            f"loss over the constant rate's, {mean_of}"
         )
-        for name in ("step", "cosine", "one-cycle")
-    ]
+        made.append(about_ratios(text, cold.sel(schedule=name), 1.0))
+    return made
 
 
 def plot(results: xarray.Dataset) -> Any:
@@ -269,19 +250,16 @@ def plot(results: xarray.Dataset) -> Any:
     )  # fmt: skip
     arms.legend(loc="upper center", fontsize=9, frameon=False)
 
-    for index, test in results.groupby("seed"):
-        first = index == results["seed"][0]
-        ramp.plot(
-            results["ramp"], test["change"].squeeze(), "-", color="0.5", lw=0.9,
-            label="one ramp" if first else None,
-        )  # fmt: skip
-        ramp.axvline(
-            test["suggested"].item(), color="C2", ls="--", lw=1,
-            label="its suggestion" if first else None,
-        )  # fmt: skip
+    ramp.plot(
+        results["ramp"], results["change"].transpose("ramp", "seed"), "-", color="0.5", lw=0.9
+    )
+    ramp.vlines(
+        results["suggested"], 0, 1, "C2", "--", lw=1, transform=ramp.get_xaxis_transform(),
+        label="suggestions",
+    )  # fmt: skip
     ramp.set(
         xscale="log", xlabel="learning rate", ylabel="loss - loss at the start (nats)",
-        title="The range test: 100 steps, smoothed",
+        title=f"The range test: {seeds} ramps of 100 steps",
     )  # fmt: skip
     ramp.legend(loc="lower left", frameon=False)
 
@@ -299,23 +277,21 @@ def plot(results: xarray.Dataset) -> Any:
     )  # fmt: skip
     grid.legend(loc="upper left", frameon=False)
 
-    ratios = np.log(ratio_to_constant(results, "validation").sel(multiple=list(PEAKS)))
+    ratios = np.log(ratio_to_constant(results, "validation", list(PEAKS)))
     for place, (name, schedule) in enumerate(SCHEDULES.items()):
         rates = results["rate_of_epoch"].sel(schedule=name, multiple=HOT).isel(seed=0)
         line = {"marker": schedule.marker, "ms": 5}
-        shapes.plot(epochs - 1, rates, schedule.style, label=name, **line)
+        shapes.plot(epochs - 1, rates, schedule.line, label=name, **line)
         runs = results["loss"].sel(schedule=name, multiple=HOT, split="validation")
-        hot.plot(epochs, runs.mean("seed"), schedule.style, lw=1.6, **line)
+        hot.plot(epochs, runs.mean("seed"), schedule.line, lw=1.6, **line)
         if name != "constant":
             logs = interval(ratios.sel(schedule=name).transpose("seed", "multiple"))
             low, mean, high = np.exp([logs.low, logs.mean, logs.high])
             reached.errorbar(
                 np.array(PEAKS) * 1.07 ** (place - 2.5), mean, [mean - low, high - mean],
-                fmt=schedule.marker, color=schedule.style[:2], ms=6, capsize=3,
+                fmt=schedule.marker, color=schedule.line[:2], ms=6, capsize=3,
             )  # fmt: skip
-    shapes.set(
-        xlabel="epochs passed", ylabel="learning rate", title="Schedules (plateau: one seed)"
-    )
+    shapes.set(xlabel="epochs passed", ylabel="learning rate", title="Schedules of one seed")
     hot.set(
         ylim=(0, None), xlabel="epoch", ylabel="validation loss (nats)",
         title=f"Peak at three times the suggestion: {HOT * center:.2g}",

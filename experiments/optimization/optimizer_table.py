@@ -272,10 +272,11 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     return [*rates_of_their_own(results), *scale_claims(results), *saddle_claims(results)]
 
 
-def farthest(values: Any, expected: float) -> Any:
-    """The value that is farthest from the expected one."""
+def all_are(text: str, values: Any, expected: float, tolerance: float) -> Claim:
+    """No value is farther from the expected one; for numbers that are arithmetic, not drawn."""
     values = np.ravel(values)
-    return values[np.abs(values - expected).argmax()]
+    farthest = values[np.abs(values - expected).argmax()]
+    return Claim(text, farthest, expected - tolerance, expected + tolerance)
 
 
 def rates_of_their_own(results: xarray.Dataset) -> list[Claim]:
@@ -286,31 +287,25 @@ def rates_of_their_own(results: xarray.Dataset) -> list[Claim]:
     text = f"-du/dg, the parameters' {SHARES[-1]:.0%} quantile over the {SHARES[0]:.0%}"
     mean_of = f"geometric mean of {spread.sizes['seed']} seeds"
     return [
-        Claim(
+        all_are(
             f"SGD, momentum and Nesterov have one rate for all parameters: {text}; farthest from 1",
-            farthest(spread.sel(optimizer=PLAIN), 1),
-            1 - ROUNDING,
-            1 + ROUNDING,
+            spread.sel(optimizer=PLAIN), 1, ROUNDING,
         ),
         about_ratios(
             f"Adagrad, RMSprop, Adam and Adamax give each parameter a rate: {text}; the least, "
             f"{mean_of}",
-            own.sel(optimizer=BESIDE),
-            10,
+            own.sel(optimizer=BESIDE), 10,
         ),
         about_ratios(
-            "Adadelta hardly does, for its epsilon of 1e-6 exceeds the squared gradients (lecture: "
-            f"adaptive; refuted here): {text}, {mean_of}",
-            own.sel(optimizer="adadelta"),
-            1,
-            10,
+            "Adadelta hardly gives each parameter a rate, for its epsilon of 1e-6 exceeds the "
+            f"squared gradients (lecture: adaptive; refuted here): {text}, {mean_of}",
+            own.sel(optimizer="adadelta"), 1, 10,
         ),
         about_ratios(
-            f"Without that epsilon Adadelta does: {text}, {mean_of}",
-            none.sel(optimizer="adadelta"),
-            10,
+            f"Without that epsilon Adadelta gives each parameter a rate: {text}, {mean_of}",
+            none.sel(optimizer="adadelta"), 10,
         ),
-    ]
+    ]  # fmt: skip
 
 
 def scale_claims(results: xarray.Dataset) -> list[Claim]:
@@ -320,54 +315,48 @@ def scale_claims(results: xarray.Dataset) -> list[Claim]:
     """
     seeds, steps = results.sizes["seed"], results.attrs["path_steps"]
     own, none = results.sel(epsilon="own"), results.sel(epsilon="none")
-    exponent = np.log(none["step"].sel(change="units")) / np.log(PARAMETER_SCALE)
-    made = [
-        Claim(
+    power = np.log(none["step"].sel(change="units")) / np.log(PARAMETER_SCALE)
+    departure = f"departure after {steps} steps, relative"
+    units = "with parameters in units c times smaller the first step goes as c^p; p, farthest from"
+    return [
+        all_are(
             "SGD, momentum and Nesterov heed the loss's scale: first step when the loss is "
             f"{LOSS_SCALE:.0f} times as large, times; farthest of {seeds} seeds",
-            farthest(own["step"].sel(change="loss", optimizer=PLAIN), LOSS_SCALE),
-            LOSS_SCALE * (1 - ROUNDING),
-            LOSS_SCALE * (1 + ROUNDING),
+            own["step"].sel(change="loss", optimizer=PLAIN), LOSS_SCALE, LOSS_SCALE * ROUNDING,
         ),
         Claim(
-            "The five adaptive ones without epsilon do not (lecture: Adadelta's path does not "
-            f"change at all; nor do the others'): departure after {steps} steps, relative, "
-            f"the greatest of {seeds} seeds",
-            none["path"].sel(change="loss", optimizer=ADAPTIVE).max(),
-            0.0,
-            ROUNDING,
+            "Without epsilon the five adaptive optimizers do not heed the loss's scale (lecture: "
+            f"Adadelta's path does not change at all; nor do the others'): {departure}, the "
+            f"greatest of {seeds} seeds",
+            none["path"].sel(change="loss", optimizer=ADAPTIVE).max(), 0, ROUNDING,
         ),
         about_ratios(
-            "Adadelta with its epsilon of 1e-6 heeds it (lecture: not at all; refuted here): the "
-            f"same, geometric mean of {seeds} seeds",
-            own["path"].sel(change="loss", optimizer="adadelta"),
-            0.1,
+            "Adadelta with its epsilon of 1e-6 heeds the loss's scale (lecture: not at all; "
+            f"refuted here): {departure}, geometric mean of {seeds} seeds",
+            own["path"].sel(change="loss", optimizer="adadelta"), 0.1,
         ),
-    ]
-    for who, names, power in (
-        ("In other units SGD, momentum and Nesterov make other steps", PLAIN, -2),
-        ("So do Adagrad, RMSprop, Adam and Adamax, less so", BESIDE, -1),
-        ("So does Adadelta (lecture: consistent units, p = 0; refuted)", ["adadelta"], -1),
-    ):
-        made.append(
-            Claim(
-                f"{who}: with parameters in units c times smaller the first step goes as c^p; p, "
-                f"farthest from {power} of {seeds} seeds",
-                farthest(exponent.sel(optimizer=names), power),
-                power - ROUNDING,
-                power + ROUNDING,
-            )
-        )
-    made.append(
+        all_are(
+            f"In other units SGD, momentum and Nesterov make other steps: {units} -2 of {seeds} "
+            "seeds",
+            power.sel(optimizer=PLAIN), -2, ROUNDING,
+        ),
+        all_are(
+            "In other units Adagrad, RMSprop, Adam and Adamax make other steps too, less so: "
+            f"{units} -1 of {seeds} seeds",
+            power.sel(optimizer=BESIDE), -1, ROUNDING,
+        ),
+        all_are(
+            "In other units Adadelta makes other steps too (lecture: consistent units, p = 0; "
+            f"refuted): {units} -1 of {seeds} seeds",
+            power.sel(optimizer="adadelta"), -1, ROUNDING,
+        ),
         Claim(
             "Adadelta's units are consistent if its epsilon under RMS of the updates goes as c^2: "
-            f"departure after {steps} steps, relative; the greatest of {seeds} seeds",
+            f"{departure}; the greatest of {seeds} seeds",
             none["path"].sel(change="units of epsilon too", optimizer="adadelta").max(),
-            0.0,
-            ROUNDING,
-        )
-    )
-    return made
+            0, ROUNDING,
+        ),
+    ]  # fmt: skip
 
 
 def saddle_claims(results: xarray.Dataset) -> list[Claim]:
@@ -376,34 +365,27 @@ def saddle_claims(results: xarray.Dataset) -> list[Claim]:
     growth = np.log10(steps.isel(flatness=-1) / steps.isel(flatness=-2))
     flattest = steps.isel(flatness=-1).sel(epsilon="own")
     return [
-        Claim(
+        all_are(
             "A flatter saddle holds SGD, momentum and Nesterov as much longer: ten times flatter, "
             "steps to leave it go as h^-p; p, farthest from 1",
-            farthest(growth.sel(epsilon="own", optimizer=PLAIN), 1),
-            0.9,
-            1.1,
+            growth.sel(epsilon="own", optimizer=PLAIN), 1, 0.1,
         ),
         Claim(
-            "It does not hold the five adaptive ones without epsilon: p, the greatest",
-            abs(growth.sel(epsilon="none", optimizer=ADAPTIVE)).max(),
-            0.0,
-            0.01,
+            "A flatter saddle does not hold the five adaptive optimizers without epsilon: p, the "
+            "greatest",
+            abs(growth.sel(epsilon="none", optimizer=ADAPTIVE)).max(), 0, 0.01,
         ),
         Claim(
-            "It holds Adadelta with its epsilon of 1e-6 (lecture: eases out; no longer at "
-            f"h = {FLATNESS[-1]:g}): p",
-            growth.sel(epsilon="own", optimizer="adadelta"),
-            0.2,
-            np.inf,
+            "A flatter saddle holds Adadelta, with its epsilon of 1e-6, longer (lecture: eases "
+            f"out; no longer at h = {FLATNESS[-1]:g}): p",
+            growth.sel(epsilon="own", optimizer="adadelta"), 0.2, np.inf,
         ),
         Claim(
-            f"The adaptive ones still leave first: h = {FLATNESS[-1]:g}, steps of the slowest of "
-            "them over those of the fastest other",
-            flattest.sel(optimizer=ADAPTIVE).max() / flattest.sel(optimizer=PLAIN).min(),
-            0.0,
-            1.0,
+            f"The adaptive optimizers still leave first: h = {FLATNESS[-1]:g}, steps of the "
+            "slowest of them over those of the fastest other",
+            flattest.sel(optimizer=ADAPTIVE).max() / flattest.sel(optimizer=PLAIN).min(), 0, 1,
         ),
-    ]
+    ]  # fmt: skip
 
 
 def plot(results: xarray.Dataset) -> Any:
@@ -422,12 +404,10 @@ def plot(results: xarray.Dataset) -> Any:
         spread.hlines(rows + shift, values[1], values[-2], colour, lw=5)
     spread.plot(np.ones(len(rows)), rows, "k|", ms=18)
     spread.set(
-        xscale="log",
-        yticks=rows,
-        yticklabels=labels,
+        xscale="log", yticks=rows, yticklabels=labels,
         xlabel="-du/dg of a parameter / their median",
         title="A rate for each parameter? (5, 25, 75, 95 %)",
-    )
+    )  # fmt: skip
     spread.legend(fontsize=8, loc="upper right")
     spread.invert_yaxis()
 
@@ -448,18 +428,12 @@ def plot(results: xarray.Dataset) -> Any:
             shown + 0.16 * (place - 1.5), style, ms=6, mec="k", label=label, lw=0,
         )  # fmt: skip
     scales.set(
-        xscale="log",
-        xlim=(LEAST_SHOWN / 4, 4e3),
-        ylim=(len(rows) + 2.6, -0.6),
-        yticks=rows,
-        yticklabels=labels,
+        xscale="log", xlim=(LEAST_SHOWN / 4, 4e3), ylim=(len(rows) + 2.6, -0.6),
+        yticks=rows, yticklabels=labels, title="Does the path heed the scale?",
         xlabel=f"departure after {results.attrs['path_steps']} steps / length of the path",
-        title="Does the path heed the scale?",
-    )
-    scales.set_xticks(
-        [LEAST_SHOWN, 1e-6, 1e-3, 1, 1e3],
-        ["none", "$10^{-6}$", "$10^{-3}$", "1", "$\\geq 10^3$"],
-    )
+    )  # fmt: skip
+    ticks = {LEAST_SHOWN: "none", 1e-6: "$10^{-6}$", 1e-3: "$10^{-3}$", 1: "1", 1e3: "$\\geq 10^3$"}
+    scales.set_xticks(list(ticks), ticks.values())
     scales.grid(axis="x", lw=0.3)
     scales.legend(fontsize=8, loc="lower center")
 
@@ -467,13 +441,9 @@ def plot(results: xarray.Dataset) -> Any:
         steps = results["saddle"].sel(optimizer=name, epsilon="own")
         saddle.plot(FLATNESS, steps, arm.line, marker=arm.marker, ms=5, label=arm.label)
     saddle.set(
-        xscale="log",
-        yscale="log",
-        xlabel="curvature h (rate 0.01, Adadelta 1)",
-        ylabel="steps to leave",
-        title="Leaving the saddle $(x^2 - h y^2)/2$",
-        ylim=(None, 1e6),
-    )
+        xscale="log", yscale="log", xlabel="curvature h (rate 0.01, Adadelta 1)",
+        ylabel="steps to leave", ylim=(None, 1e6), title="Leaving the saddle $(x^2 - h y^2)/2$",
+    )  # fmt: skip
     saddle.invert_xaxis()
     saddle.legend(fontsize=7.5, ncols=3, loc="upper center")
     saddle.grid(lw=0.3)

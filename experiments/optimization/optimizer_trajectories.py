@@ -2,10 +2,10 @@
 
 The ravine is a quadratic of condition number 100; a second one is the same turned by 30 degrees,
 start and all. The figure shows one start; the claims are about random ones around it. An optimizer
-has settled when its height above the minimum has fallen to the
-function's share of the start's and stays there. Each one has, on each function, the constant rate
-of the grid with which its slowest start settles first (where none does, the one that ends lowest),
-among the rates that never lift it above where it started.
+has settled when its height above the minimum has fallen to the function's share of the start's and
+stays there. Each one has, on each function, the constant rate of the grid with which its slowest
+start settles first (where none does, the one that ends lowest), among the rates that never lift it
+above where it started.
 
 Source: the lecture on optimizers; Polyak (1964) for the ravine, Beale (1958).
 Run: python experiments/optimization/optimizer_trajectories.py
@@ -15,7 +15,7 @@ ln(0.1/offset)/ln(1 + 2 rate) of them; the steps of the adaptive optimizers hard
 gradient's size, and they leave first. What Adagrad wins in the ravine it owes to the axes: turned,
 it needs 25 times the steps, while SGD, momentum and Nesterov do not notice. Adadelta settles
 nowhere in the ravine: the length of its steps follows that of earlier steps, not the gradient.
-Time: 15 s on 2 CPU cores; all paths of all rates are one compiled call of 3 s.
+Time: 15 s on 2 CPU cores.
 """
 
 import functools
@@ -25,13 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray
 from jaxtyping import Array, Float
 
-from jaxdl import optimizers, plotting
+from jaxdl import optimizers, plotting, training
 from jaxdl.claims import Claim, about_mean, about_means, about_share, main
 from jaxdl.diagnostics.landscape import artificial_landscapes as landscapes
 from jaxdl.diagnostics.landscape.trajectories import descend
@@ -123,32 +122,6 @@ def starts_of(count: int, seed: int = 0) -> dict[str, Float[np.ndarray, "starts 
     return starts
 
 
-@functools.partial(jax.jit, static_argnames="steps")
-def all_paths(
-    starts: Float[Array, "functions starts 2"], rates: Float[Array, " rates"], *, steps: int
-) -> dict[str, tuple[Array, Array]]:
-    """By optimizer: points (rates, steps + 1, functions, starts, 2) and their heights.
-
-    The sum of the functions has each one's gradient, and all eight optimizers treat each number
-    by itself: a scan for each optimizer holds all functions, all starts and all rates.
-    """
-
-    def heights(points: Array) -> Array:
-        each = [place.function(points[..., i, :, :]) for i, place in enumerate(PLACES.values())]
-        return jnp.stack(each, axis=-2)
-
-    def paths(optimizer: Callable[..., Any]) -> tuple[Array, Array]:
-        def run_at(rate: Array) -> Array:
-            return jnp.asarray(
-                descend(lambda points: heights(points).sum(), optimizer(rate), starts, steps)
-            )
-
-        found = jax.vmap(run_at)(rates)
-        return found, heights(found)
-
-    return {name: paths(optimizer) for name, optimizer in OPTIMIZERS.items()}
-
-
 def run(config: Config) -> xarray.Dataset:
     """By optimizer and function, at the best rate: paths, and the step at which each start settles.
 
@@ -157,44 +130,59 @@ def run(config: Config) -> xarray.Dataset:
     decades = round(np.log10(HIGHEST_RATE / LOWEST_RATE))
     rates = np.geomspace(LOWEST_RATE, HIGHEST_RATE, decades * config.rates_per_decade + 1)
     starts = np.stack([*starts_of(config.starts, config.seed).values()])
-    found = all_paths(
-        jnp.asarray(starts, jnp.float32), jnp.asarray(rates, jnp.float32), steps=config.steps
+    found = all_paths(starts, rates, config.steps)
+    lowest, share = (
+        xarray.DataArray([getattr(place, name) for place in PLACES.values()], dims="function")
+        for name in ("lowest", "settled_share")
     )
-    found = jax.device_get(found)
-    shape = (len(OPTIMIZERS), len(PLACES))
-    best, settled = np.zeros(shape, int), np.zeros((*shape, config.starts), int)
-    paths = np.zeros((*shape, config.starts, config.steps + 1, 2), np.float32)
-    for i, name in enumerate(NAMES):  # a jitted dict comes back sorted by its keys
-        points, heights = found[name]
-        for j, place in enumerate(PLACES.values()):
-            above = heights[:, :, j].astype(np.float64) - place.lowest
-            steps = settling_step(above, place.settled_share)
-            ends = np.nan_to_num(above[:, -config.steps // 10 :].mean((1, 2)), nan=np.inf)
-            lifted = ~np.all(above <= (1 + ROUNDING) * above[:, :1], axis=(1, 2))
-            # Of the rates whose slowest start is the fastest, the one that ends lowest.
-            best[i, j] = np.lexsort((ends, steps.max(1), lifted))[0]
-            settled[i, j] = steps[best[i, j]]
-            paths[i, j] = np.moveaxis(points[best[i, j], :, j], 1, 0)
-    by = ("optimizer", "function")
-    results = xarray.Dataset(
-        {
-            "rate": (by, rates[best]),
-            "start_point": (("function", "start", "axis"), starts),
-            "settled": ((*by, "start"), settled),
-            "path": ((*by, "start", "step", "axis"), paths),
-        },
-        coords={"optimizer": NAMES, "function": list(PLACES), "axis": ["x", "y"]},
-    )
+    above = found["height"] - lowest
+    settled, first = settling_step(above, share), above.isel(step=0)
+    ends = above.isel(step=slice(-config.steps // 10, None)).mean(["step", "start"]).fillna(np.inf)
+    is_lifted = ~(above <= (1 + ROUNDING) * first).all(["step", "start"])
+    # Of the rates whose slowest start is the fastest, the one that ends lowest.
+    slowest = settled.max("start").where(~is_lifted, np.inf)
+    best = ends.where(slowest == slowest.min("rate"), np.inf).argmin("rate")
+    # What is picked by optimizer and function has the rate of each as a coordinate.
+    chosen = xarray.Dataset({"settled": settled, "path": found["path"]}).isel(rate=best)
+    results = chosen.transpose("optimizer", "function", "start", "step", "axis")
+    results["start_point"] = ("function", "start", "axis"), starts
     away = abs(results["path"].sel(function="saddle", axis="y", drop=True)) > RIDGE_LEFT
     left = away.argmax("step").where(away.any("step"), config.steps + 1)
-    return results.assign(left=left)
+    return results.assign(left=left.drop_vars("rate"))
 
 
-def settling_step(above: np.ndarray, share: float) -> np.ndarray:
-    """By rate and start: the first step from which on the height stays low; above is (r, t, s)."""
-    high = ~(above <= share * above[:, :1])  # NaN is high
-    last_high = above.shape[1] - 1 - np.argmax(high[:, ::-1], axis=1)
-    return np.where(high.any(1), last_high + 1, 0)
+def all_paths(starts: np.ndarray, rates: np.ndarray, steps: int) -> xarray.Dataset:
+    """By optimizer, rate, function and start: the points and their heights, step by step.
+
+    The sum of the functions has each one's gradient, and all eight optimizers treat each number
+    by itself: one path holds all functions and all starts.
+    """
+
+    def heights(points: Array) -> Array:
+        each = [place.function(points[..., i, :, :]) for i, place in enumerate(PLACES.values())]
+        return jnp.stack(each, axis=-2)
+
+    def member(_: Any, *, optimizer: Callable[..., Any], rate: Any) -> dict[str, Array]:
+        start = jnp.asarray(starts, jnp.float32)
+        path = descend(lambda points: heights(points).sum(), optimizer(rate), start, steps)
+        return {"path": jnp.asarray(path), "height": heights(path)}
+
+    by = ("step", "function", "start")
+    found = training.sweep(
+        member,
+        {"optimizer": OPTIMIZERS, "rate": rates},
+        seeds=1,
+        dims={"path": (*by, "axis"), "height": by},
+        chunk=len(rates) // 2 + 1,
+    )
+    return found.squeeze("seed", drop=True).assign_coords(function=list(PLACES), axis=["x", "y"])
+
+
+def settling_step(above: xarray.DataArray, share: Any) -> xarray.DataArray:
+    """The first step from which on the height stays low, or the one after the last."""
+    is_high = ~(above <= share * above.isel(step=0))  # NaN is high
+    from_the_end = is_high.isel(step=slice(None, None, -1)).argmax("step")
+    return (above.sizes["step"] - from_the_end).where(is_high.any("step"), 0)
 
 
 def claims(results: xarray.Dataset) -> list[Claim]:

@@ -94,8 +94,8 @@ def test_the_settling_step_is_the_last_time_the_height_is_low():
     above = np.array(
         [[8.0, 1, 8, 0.5, 0.1], [8, 9, 9, 9, 9], [8, 1, np.nan, 1, 1], [8, 1, 1, 1, 1]]
     )
-    steps = experiment.settling_step(above[:, :, None], 1 / 8)
-    assert steps[:, 0].tolist() == [3, 5, 3, 1]
+    steps = experiment.settling_step(xarray.DataArray(above, dims=("start", "step")), 1 / 8)
+    assert steps.values.tolist() == [3, 5, 3, 1]
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from jaxdl.plotting import band, new_figure
 TASK, BATCH_SIZE = training.Task(models.MLP([128, 10]), losses.cross_entropy), 20
 GRID = np.geomspace(1e-4, 10, 11)
 COLD, HOT = 0.1, 3.0
-PEAKS = (COLD, 1.0, HOT)
+PEAKS = np.array([COLD, 1.0, HOT])
 """Of the schedules, as multiples of the suggestion."""
 TOO_SMALL, TOO_LARGE = 1 / 30, 30.0
 ARMS = {
@@ -44,7 +44,7 @@ ARMS = {
     TOO_LARGE: ("too large", "C3-."),
 }
 """Constant rates, as multiples of the suggestion."""
-MULTIPLES = tuple(sorted({*PEAKS, *ARMS}))
+MULTIPLES = np.union1d(PEAKS, list(ARMS))
 NEAR = GRID[1] / GRID[0]
 """How far the suggestion may be from the grid's best rate: a step of the grid."""
 CHANCE = np.log(10)
@@ -122,28 +122,22 @@ def run(config: Config) -> xarray.Dataset:
     ]  # fmt: skip
     suggested = np.array([test.suggested for test in tests])
     center = np.exp(np.log(suggested).mean())
-    constant = {"constant": SCHEDULES["constant"]}
-    others = {name: each for name, each in SCHEDULES.items() if name != "constant"}
-    rates = np.array([*GRID, *(center * np.array(MULTIPLES))])
-    runs = train(dataset, constant, rates, seeds, config.epochs)
-    grid = runs["loss"].squeeze("schedule", drop=True).isel(rate=slice(len(GRID)))
-    tuned = [
-        runs.isel(rate=slice(len(GRID), None)).assign_coords(rate=list(MULTIPLES)),
-        train(dataset, others, center * np.array(PEAKS), seeds, config.epochs).assign_coords(
-            rate=list(PEAKS)
-        ),
-    ]
+    rates = np.array([*GRID, *(center * MULTIPLES)])
+    constant = train(dataset, ["constant"], rates, seeds, config.epochs)
+    others = train(dataset, list(SCHEDULES)[1:], center * PEAKS, seeds, config.epochs)
+    grid = constant["loss"].sel(schedule="constant", drop=True).isel(rate=slice(len(GRID)))
+    tuned = constant.isel(rate=slice(len(GRID), None)).assign_coords(rate=MULTIPLES)
+    tuned = xarray.concat([tuned, others.assign_coords(rate=PEAKS)], "schedule")
     ramps = {
         "suggested": ("seed", suggested),
         "change": (("seed", "ramp"), np.stack([test.curve.change for test in tests])),
     }
     ramp = xarray.Dataset(ramps, {"seed": list(seeds), "ramp": tests[0].curve.rates})
-    by_schedule = xarray.concat(tuned, "schedule").rename(rate="multiple")
-    return xarray.merge([by_schedule, grid.rename("grid"), ramp])
+    return xarray.merge([tuned.rename(rate="multiple"), grid.rename("grid"), ramp])
 
 
 def train(
-    dataset: data.Dataset, over: dict[str, Schedule], rates: np.ndarray, seeds: range, epochs: int
+    dataset: data.Dataset, names: list[str], rates: np.ndarray, seeds: range, epochs: int
 ) -> xarray.Dataset:
     """By schedule, rate, seed and epoch: losses of each split, and the rate it begins with."""
     examples = len(dataset.train)
@@ -166,7 +160,7 @@ def train(
 
     return training.sweep(
         member,
-        {"schedule": over, "rate": rates},
+        {"schedule": {name: SCHEDULES[name] for name in names}, "rate": rates},
         seeds=seeds,
         by_seed={
             "orders": lambda key: training.orders(key, epochs, examples),
@@ -198,22 +192,19 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         about_ratios(
             "With a rate too small, a thirtieth of the suggestion, learning is not done after "
             f"{epochs} epochs: training loss over that at the suggestion, {mean_of}",
-            small / suggested,
-            1.0,
+            small / suggested, 1.0,
         ),
         about_ratios(
             "With a rate too large, thirty times the suggestion, nothing is learnt: training loss, "
             f"nats, against ln 10 of guessing, {mean_of}",
-            large.fillna(OVERFLOWED).clip(max=OVERFLOWED),
-            CHANCE,
+            large.fillna(OVERFLOWED).clip(max=OVERFLOWED), CHANCE,
         ),
         about_ratios(
             f"The range test finds the rate that a grid finds in {epochs} epochs, within a step of "
             f"the grid: the factor between the suggestion and the grid's best, {mean_of}",
-            away,
-            high=NEAR,
+            away, high=NEAR,
         ),
-    ]
+    ]  # fmt: skip
     hot = ratio_to_constant(results, "validation", HOT)
     cold = ratio_to_constant(results, "train", COLD)
     for name in list(SCHEDULES)[1:]:
@@ -277,7 +268,7 @@ def plot(results: xarray.Dataset) -> Any:
     )  # fmt: skip
     grid.legend(loc="upper left", frameon=False)
 
-    ratios = np.log(ratio_to_constant(results, "validation", list(PEAKS)))
+    ratios = np.log(ratio_to_constant(results, "validation", PEAKS))
     for place, (name, schedule) in enumerate(SCHEDULES.items()):
         rates = results["rate_of_epoch"].sel(schedule=name, multiple=HOT).isel(seed=0)
         line = {"marker": schedule.marker, "ms": 5}
@@ -288,7 +279,7 @@ def plot(results: xarray.Dataset) -> Any:
             logs = interval(ratios.sel(schedule=name).transpose("seed", "multiple"))
             low, mean, high = np.exp([logs.low, logs.mean, logs.high])
             reached.errorbar(
-                np.array(PEAKS) * 1.07 ** (place - 2.5), mean, [mean - low, high - mean],
+                PEAKS * 1.07 ** (place - 2.5), mean, [mean - low, high - mean],
                 fmt=schedule.marker, color=schedule.line[:2], ms=6, capsize=3,
             )  # fmt: skip
     shapes.set(xlabel="epochs passed", ylabel="learning rate", title="Schedules of one seed")

@@ -199,11 +199,10 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         about_mean(
             f"{name} crosses a ravine sooner: steps that it saves, of the {sgd.mean():.0f} of SGD, "
             f"{mean_of}",
-            sgd - ravine.sel(optimizer=name),
-            1.0,
+            sgd - ravine.sel(optimizer=name), 1.0,
         )
         for name in ("momentum", "Nesterov")
-    ]
+    ]  # fmt: skip
     # The first of the three less each of the four: all differences are to be positive.
     left = random["left"]
     lead = left.sel(optimizer=PLAIN).min("optimizer") - left.sel(optimizer=ADAPTIVE_FOUR)
@@ -217,39 +216,31 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             "The adaptive optimizers leave a saddle's ridge first: steps by which Adagrad, "
             "Adadelta, RMSprop and Adam leave before the first of SGD, momentum and Nesterov, the "
             f"least of the four, {mean_of}",
-            lead.transpose("start", "optimizer"),
-            1.0,
+            lead.transpose("start", "optimizer"), 1.0,
         ),
         # A law between two whole steps; the fourth power slows the last one by half a percent.
         Claim(
             "SGD leaves the ridge when a formula says, for it gains a constant factor a step: its "
             "steps less ln(0.1/offset)/ln(1 + 2 rate), farthest from 0 of all "
             f"{offsets.size} starts (arithmetic: the next whole step)",
-            max(off.values, key=abs),
-            0.0,
-            1.1,
+            max(off.values, key=abs), 0.0, 1.1,
         ),
         Claim(
             "SGD, momentum and Nesterov do not notice a ravine's turning: by 30 degrees, steps "
             f"more or less, most of all {offsets.size} starts (arithmetic: rounding may move one)",
-            abs(moved.sel(optimizer=PLAIN)).max(),
-            0.0,
-            1.0,
+            abs(moved.sel(optimizer=PLAIN)).max(), 0.0, 1.0,
         ),
         about_mean(
             "What Adagrad wins in a ravine it owes to the axes: turned by 30 degrees, steps that "
             f"it needs more than the {adagrad.mean():.0f} along them, {mean_of}",
-            moved.sel(optimizer="Adagrad")[1:],
-            1.0,
+            moved.sel(optimizer="Adagrad")[1:], 1.0,
         ),
         about_share(
             f"Adadelta does not settle in the ravine at any constant rate: share of {starts} "
             f"starts from which it does within {steps} steps at its best one",
-            (ravine.sel(optimizer="Adadelta") <= steps).sum().item(),
-            starts,
-            high=0.25,
+            (ravine.sel(optimizer="Adadelta") <= steps).sum().item(), starts, high=0.25,
         ),
-    ]
+    ]  # fmt: skip
 
 
 def panels(results: xarray.Dataset) -> list[plotting.Landscape]:
@@ -265,10 +256,8 @@ def panels(results: xarray.Dataset) -> list[plotting.Landscape]:
         place = PLACES[name]
         x, y = (np.linspace(*ends, 121) for ends in (place.x, place.y))
         grid = jnp.asarray(np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1))
-        paths = {
-            optimizer: first["path"].sel(function=name, optimizer=optimizer).values
-            for optimizer in NAMES
-        }
+        by_name = first["path"].sel(function=name)
+        paths = {optimizer: by_name.sel(optimizer=optimizer).values for optimizer in NAMES}
         heights = np.asarray(place.function(grid))
         made.append(plotting.Landscape(x, y, heights, paths, place.minima, title))
     return made
@@ -293,12 +282,10 @@ def plot(results: xarray.Dataset) -> Any:
         )
     axes.axvline(results.sizes["step"] - 1, color="0.4", ls=":")
     axes.set(
-        xscale="log",
-        yticks=rows,
-        yticklabels=NAMES,
+        xscale="log", yticks=rows, yticklabels=NAMES,
         xlabel="steps to settle, or to leave the ridge (dotted: not within the run)",
         title=f"Median and range of {results.sizes['start']} starts, best rate each",
-    )
+    )  # fmt: skip
     axes.invert_yaxis()
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False)
     return figure

@@ -201,6 +201,11 @@ def law(sizes: np.ndarray, steps: np.ndarray) -> tuple[float, float]:
     return float(least), float(critical)
 
 
+def geometric_mean(values: xarray.DataArray) -> np.ndarray:
+    """Over the seeds."""
+    return np.asarray(np.exp(np.log(values.transpose("seed", ...).values).mean(0)))
+
+
 def claims(results: xarray.Dataset) -> list[Claim]:
     """Steps and examples; what a larger batch saves, and what it wastes."""
     steps, sizes = results["steps"].transpose("seed", "size"), results["size"]
@@ -248,7 +253,7 @@ def plot(results: xarray.Dataset) -> Any:
     """Steps with the law, examples, and seconds, by batch size."""
     figure = new_figure(12, 4.8)
     steps, sizes = results["steps"].transpose("seed", "size"), results["size"]
-    least, critical = law(sizes.values, np.exp(np.log(steps).mean("seed")).values)
+    least, critical = law(sizes.values, geometric_mean(steps))
     line = np.geomspace(sizes[0], sizes[-1], 100)
     expected = least * (1 + critical / line)
     panels = (
@@ -264,7 +269,7 @@ def plot(results: xarray.Dataset) -> Any:
         if what == "steps":
             perfect = float(steps.sel(size=SINGLE).mean()) / line
             axes.plot(line, perfect, "C3--", lw=1.2, label="perfect scaling")
-        each, marked = np.tile(sizes, len(values)), np.exp(np.log(values).mean("seed"))
+        each, marked = np.tile(sizes, len(values)), geometric_mean(values)
         axes.plot(each, values.values.ravel(), "o", color="0.6", ms=4, label="one seed")
         axes.plot(sizes, marked, "C0s", ms=6, label="geometric mean")
         axes.set(xscale="log", yscale="log", xlabel="batch size (examples)", ylabel=what)

@@ -140,7 +140,8 @@ def train(
     dataset: data.Dataset, names: list[str], rates: np.ndarray, seeds: range, epochs: int
 ) -> xarray.Dataset:
     """By schedule, rate, seed and epoch: losses of each split, and the rate it begins with."""
-    examples = len(dataset.train)
+    part, validation, examples = dataset.train, dataset.validation, len(dataset.train)
+    assert validation is not None
     steps = examples // BATCH_SIZE * epochs
 
     def member(key: Any, orders: Any, params: Any, *, schedule: Schedule, rate: Any) -> Any:
@@ -149,14 +150,14 @@ def train(
 
         def epoch(state: training.TrainState, order: Any) -> Any:
             begins = optimizers.current_learning_rate(state.opt_state)
-            state, measured = learn.epoch(state, dataset.train, order)
-            loss = learn.evaluate(state, dataset.validation)["loss"]
+            state, measured = learn.epoch(state, part, order)
+            loss = learn.evaluate(state, validation)["loss"]
             if schedule is SCHEDULES["plateau"]:
                 state = replace(state, opt_state=optimizers.report_metric(state.opt_state, loss))
             both = jnp.stack([measured["loss"].mean(), loss])
             return state, {"loss": both, "rate_of_epoch": begins}
 
-        return jax.lax.scan(epoch, learn.init(key, dataset.train, params), orders)[1]
+        return jax.lax.scan(epoch, learn.init(key, part, params), orders)[1]
 
     return training.sweep(
         member,
@@ -164,7 +165,7 @@ def train(
         seeds=seeds,
         by_seed={
             "orders": lambda key: training.orders(key, epochs, examples),
-            "params": training.first_weights(TASK, dataset.train),
+            "params": training.first_weights(TASK, part),
         },
         dims={"loss": ("epoch", "split"), "rate_of_epoch": ("epoch",)},
     ).assign_coords(epoch=np.arange(1, epochs + 1), split=["train", "validation"])
@@ -268,7 +269,7 @@ def plot(results: xarray.Dataset) -> Any:
     )  # fmt: skip
     grid.legend(loc="upper left", frameon=False)
 
-    ratios = np.log(ratio_to_constant(results, "validation", PEAKS))
+    ratios = xarray.DataArray(np.log(ratio_to_constant(results, "validation", PEAKS)))
     for place, (name, schedule) in enumerate(SCHEDULES.items()):
         rates = results["rate_of_epoch"].sel(schedule=name, multiple=HOT).isel(seed=0)
         line = {"marker": schedule.marker, "ms": 5}

@@ -117,16 +117,19 @@ def run(config: Config) -> xarray.Dataset:
 
 def tune(arm: Arm, splits: data.Dataset, by_seed: dict[str, Any], config: Config) -> xarray.Dataset:
     """Choose the rate of an optimizer; run it, and the rates beside it, from other seeds."""
+    train, validation, test = splits.train, splits.validation, splits.test
+    assert validation is not None
+    assert test is not None
 
     def member(key: Any, orders: Any, params: Any, *, place: Any) -> dict[str, Any]:
         rate = arm.least_rate * 10.0 ** (place / 2)
         learn = training.make_run(TASK, arm.make(rate), batch_size=BATCH_SIZE)
-        start = learn.init(key, splits.train, params)
-        state, measured = learn(key, {"train": splits.train}, orders, start)
+        start = learn.init(key, train, params)
+        state, measured = learn(key, {"train": train}, orders, start)
         loss = measured["train"]["loss"].ravel()
         return {
-            "validation": 100 * learn.evaluate(state, splits.validation)["accuracy"],
-            "test": 100 * learn.evaluate(state, splits.test)["accuracy"],
+            "validation": 100 * learn.evaluate(state, validation)["accuracy"],
+            "test": 100 * learn.evaluate(state, test)["accuracy"],
             "loss": loss[: len(loss) // WINDOW * WINDOW].reshape(-1, WINDOW).mean(1),
         }
 

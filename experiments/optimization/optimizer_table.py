@@ -50,9 +50,9 @@ LEAST_SHOWN = 1e-8
 class Change(NamedTuple):
     """What a path is walked with: s and c of s L(phi / c), and Adadelta's epsilon of updates."""
 
-    loss_scale: float = 1.0
-    parameter_scale: float = 1.0
-    of_updates: float = OF_UPDATES
+    loss_scale: Any = 1.0
+    parameter_scale: Any = 1.0
+    of_updates: Any = OF_UPDATES
 
 
 CHANGES = {
@@ -154,7 +154,7 @@ def paths(train: data.Arrays, config: Config) -> xarray.Dataset:
         logits, _ = TASK.outputs({"params": params}, TASK.preprocess(batch.inputs), train=True)
         return TASK.loss(logits, batch.targets).mean()
 
-    def picked(rows: Any) -> data.Arrays:
+    def picked(rows: Any) -> Any:
         return jax.tree.map(lambda array: array[rows], images)
 
     def member(key: Any, order: Any, params: Any, *, optimizer: Arm, epsilon: Any) -> Any:
@@ -362,7 +362,7 @@ def scale_claims(results: xarray.Dataset) -> list[Claim]:
 def saddle_claims(results: xarray.Dataset) -> list[Claim]:
     """Who leaves a flat saddle; nothing is drawn."""
     steps = results["saddle"]
-    growth = np.log10(steps.isel(flatness=-1) / steps.isel(flatness=-2))
+    growth = xarray.DataArray(np.log10(steps.isel(flatness=-1) / steps.isel(flatness=-2)))
     flattest = steps.isel(flatness=-1).sel(epsilon="own")
     return [
         all_are(
@@ -394,12 +394,12 @@ def plot(results: xarray.Dataset) -> Any:
     spread, scales, saddle = figure.subplots(1, 3)
     rows, labels = np.arange(len(ARMS)), [arm.label for arm in ARMS.values()]
 
-    rates = np.exp(np.log(results["rates"]).mean("seed")).transpose("share", ...)
+    logs = xarray.DataArray(np.log(results["rates"])).mean("seed").transpose("share", ...)
     for name, shift, colour, label in (
         ("own", -0.17, "k", "with its epsilon"),
         ("none", 0.17, "0.6", "next to no epsilon"),
     ):
-        values = (rates / rates.sel(share=0.5)).sel(epsilon=name).values
+        values = np.exp((logs - logs.sel(share=0.5)).sel(epsilon=name).values)
         spread.hlines(rows + shift, values[0], values[-1], colour, lw=1.5, label=label)
         spread.hlines(rows + shift, values[1], values[-2], colour, lw=5)
     spread.plot(np.ones(len(rows)), rows, "k|", ms=18)

@@ -182,7 +182,7 @@ def settling_step(above: xarray.DataArray, share: Any) -> xarray.DataArray:
     """The first step from which on the height stays low, or the one after the last."""
     is_high = ~(above <= share * above.isel(step=0))  # NaN is high
     from_the_end = is_high.isel(step=slice(None, None, -1)).argmax("step")
-    return (above.sizes["step"] - from_the_end).where(is_high.any("step"), 0)
+    return xarray.DataArray((above.sizes["step"] - from_the_end).where(is_high.any("step"), 0))
 
 
 def claims(results: xarray.Dataset) -> list[Claim]:

@@ -25,12 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray
 from jaxtyping import Array, Float
 
-from jaxdl import optimizers, plotting, training
+from jaxdl import optimizers, plotting
 from jaxdl.claims import Claim, about_mean, about_means, about_share, main
 from jaxdl.diagnostics.landscape import artificial_landscapes as landscapes
 from jaxdl.diagnostics.landscape.trajectories import descend
@@ -155,27 +156,29 @@ def all_paths(starts: np.ndarray, rates: np.ndarray, steps: int) -> xarray.Datas
     """By optimizer, rate, function and start: the points and their heights, step by step.
 
     The sum of the functions has each one's gradient, and all eight optimizers treat each number
-    by itself: one path holds all functions and all starts.
+    by itself: one path holds all functions and all starts. One program holds all paths.
     """
 
     def heights(points: Array) -> Array:
         each = [place.function(points[..., i, :, :]) for i, place in enumerate(PLACES.values())]
         return jnp.stack(each, axis=-2)
 
-    def member(_: Any, *, optimizer: Callable[..., Any], rate: Any) -> dict[str, Array]:
-        start = jnp.asarray(starts, jnp.float32)
-        path = descend(lambda points: heights(points).sum(), optimizer(rate), start, steps)
-        return {"path": jnp.asarray(path), "height": heights(path)}
+    def walk(optimizer: Callable[..., Any], starts: Array, rate: Array) -> tuple[Array, Array]:
+        path = descend(lambda points: heights(points).sum(), optimizer(rate), starts, steps)
+        return path, heights(path)
 
-    by = ("step", "function", "start")
-    found = training.sweep(
-        member,
-        {"optimizer": OPTIMIZERS, "rate": rates},
-        seeds=1,
-        dims={"path": (*by, "axis"), "height": by},
-        chunk=len(rates) // 2 + 1,
+    @jax.jit
+    def walk_all(starts: Array, rates: Array) -> list[tuple[Array, Array]]:
+        each = [functools.partial(walk, optimizer) for optimizer in OPTIMIZERS.values()]
+        return [jax.vmap(one, (None, 0))(starts, rates) for one in each]
+
+    walked = walk_all(jnp.asarray(starts, jnp.float32), jnp.asarray(rates, jnp.float32))
+    path, height = map(np.stack, zip(*jax.device_get(walked), strict=True))
+    by = ("optimizer", "rate", "step", "function", "start")
+    return xarray.Dataset(
+        {"path": ((*by, "axis"), path), "height": (by, height)},
+        coords={"optimizer": NAMES, "rate": rates, "function": list(PLACES), "axis": ["x", "y"]},
     )
-    return found.squeeze("seed", drop=True).assign_coords(function=list(PLACES), axis=["x", "y"])
 
 
 def settling_step(above: xarray.DataArray, share: Any) -> xarray.DataArray:

@@ -184,8 +184,8 @@ def paths(train: data.Arrays, config: Config) -> xarray.Dataset:
         rule = optimizer.make(optimizer.rate, epsilon, OF_UPDATES)
         return {
             "rates": effective_rates(rule, end.opt_state, now) / optimizer.rate,
-            "step": length(first[1:]) / length(first[0]),
-            "path": length(last[1:] - last[0]) / length(last[0]),
+            "step": lengths_over(first[0], first[1:]),
+            "path": lengths_over(last[0], last[1:] - last[0]),
         }
 
     def order(key: Any) -> np.ndarray:
@@ -238,9 +238,9 @@ def effective_rates(rule: Any, opt_state: Any, gradients: Any) -> Any:
     return jnp.nanquantile(jnp.where(gradients == 0, jnp.nan, jnp.abs(response)), jnp.array(SHARES))
 
 
-def length(vectors: Any) -> Any:
-    """The Euclidean length; inf where float32 overflowed."""
-    found = jnp.linalg.norm(vectors, axis=-1)
+def lengths_over(plain: Any, vectors: Any) -> Any:
+    """Euclidean lengths over that of the plain vector; inf where float32 overflowed."""
+    found = jnp.linalg.norm(vectors, axis=-1) / jnp.linalg.norm(plain)
     return jnp.where(jnp.isnan(found), jnp.inf, found)
 
 

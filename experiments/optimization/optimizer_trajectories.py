@@ -138,7 +138,8 @@ def run(config: Config) -> xarray.Dataset:
     )
     above = found["height"] - lowest
     settled, first = settling_step(above, share), above.isel(step=0)
-    ends = above.isel(step=slice(-config.steps // 10, None)).mean(["step", "start"]).fillna(np.inf)
+    tail = above.isel(step=slice(-config.steps // 10, None))
+    ends = tail.mean(["step", "start"], skipna=False).fillna(np.inf)
     is_lifted = ~(above <= (1 + ROUNDING) * first).all(["step", "start"])
     # Of the rates whose slowest start is the fastest, the one that ends lowest.
     slowest = settled.max("start").where(~is_lifted, np.inf)

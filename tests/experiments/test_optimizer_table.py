@@ -157,3 +157,10 @@ def test_the_effective_rate_of_momentum_is_its_rate_and_adagrads_the_root():
         else:
             # d/dg of g / sqrt(s + g^2) is s / (s + g^2)^1.5, here 1e-3 to a few parts in 1e6.
             np.testing.assert_allclose(rates, 0.5e-3, rtol=1e-5)
+
+
+def test_a_path_that_overflows_departs_infinitely_far():
+    vectors = jnp.array([[3.0, 4.0], [jnp.nan, 1.0], [jnp.inf, 1.0]])
+    found = optimizer_table.lengths_over(jnp.array([0.0, 2.0]), vectors)
+    assert found.tolist() == [2.5, np.inf, np.inf]
+    assert optimizer_table.lengths_over(vectors[2], vectors[2:]).tolist() == [np.inf]

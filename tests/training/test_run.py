@@ -203,7 +203,7 @@ def test_its_parts_make_the_run():
     for one, other in zip(*map(jax.tree.leaves, (state.params, whole.params)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
     # An epoch takes the arrays of the host as they are, also inside a program.
-    order = training.orders(key, 1, EXAMPLES)[0]
+    order = jnp.asarray(training.orders(key, 1, EXAMPLES)[0])
     epoch, _ = jax.jit(lambda state: run.epoch(state, given.train, order))(
         run.init(key, given.train)
     )

@@ -9,7 +9,7 @@ warmed up, without the evaluation; they are printed and drawn, and nothing is cl
 Source: the lecture on optimisation; McCandlish, Kaplan and Amodei (2018), equation 2.11: a batch B
 needs S = S_min (1 + B_c / B) steps, where B_c is the critical batch.
 Run: python experiments/optimization/batch_size.py
-Expected: about 2,200 steps of one example, 170 of 16, 70 of 64, 40 of all. Up to the critical
+Expected: about 2,200 steps of one example, 160 of 16, 80 of 64, 40 of all. Up to the critical
 batch, about 55, steps fall as the batch grows; beyond it they hardly do, and examples are wasted.
 On a CPU without other work a mini-batch of 16 is there in half the seconds of single examples,
 whose steps are spent on moving all the weights, and in a twentieth of those of the full batch.
@@ -26,24 +26,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray
 
 from jaxdl import data, losses, models, optimizers, training
-from jaxdl.claims import Claim, Results, about_ratios, main
-from jaxdl.compiling import init_options
+from jaxdl.claims import Claim, about_ratios, main
 from jaxdl.plotting import new_figure
-from jaxdl.training.steps import take
 
 SINGLE, MINI, LARGER = 1, 16, 64
 """Batch sizes that the claims speak of, beside the full batch."""
 LAW_TOLERANCE = 1.25
 """A factor: steps at rates a factor of two apart, of which one is chosen, differ by so much."""
-MODEL, TARGET = models.MLP([128, 10]), 0.3
+TASK, TARGET = training.Task(models.MLP([128, 10]), losses.cross_entropy), 0.3
 TRIED = np.array([0.5, 1.0, 2.0])
 """Rates, as multiples of `usual_rate`."""
 STEPS_BETWEEN = {1: 64, 4: 16, 16: 4, 64: 2}
 """Steps from one look at the training loss to the next, by batch size; else 1."""
 MOST_EXAMPLES, MOST_STEPS = 8_000, 120
 """A run is given up when it has had so many examples and so many steps."""
+TUNING_SEED = 1000
+"""The first seed of the tuning, less the first of the runs."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Config:
     seeds: int = 8
     """Runs of each batch size; at least 3."""
     seed: int = 0
-    """First seed: the rates are tuned from it, the runs follow from the next."""
+    """First seed; the others follow."""
     batch_sizes: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 3500)
     """Increasing; 1, 16 and 64 among them; the last is all training examples."""
     examples: int = 3500
@@ -78,126 +79,108 @@ def usual_rate(batch_size: int) -> float:
     return 0.5 / (1 + 16 / batch_size)
 
 
-class Arm:
-    """One batch size: its compiled runs to the target, and its compiled steps."""
-
-    def __init__(self, arrays: dict[str, jax.Array], batch_size: int):
-        examples = len(arrays["targets"])
-        self.arrays, self.batch_size, self.examples = arrays, batch_size, examples
-        self.between = STEPS_BETWEEN.get(batch_size, 1)
-        self.most = max(MOST_EXAMPLES // batch_size, MOST_STEPS) // self.between * self.between
-        evaluate = training.make_eval_step(MODEL, losses.cross_entropy)
-
-        # Random numbers are compiled apart, without optimisation: in the loops' program, a few
-        # numbers of each run would take most of its compilation.
-        @functools.partial(jax.jit, compiler_options=init_options())
-        def start(key: Any, rate: Any) -> training.TrainState:
-            optimizer = optimizers.sgd(rate)
-            return training.init_state(key, MODEL, optimizer, arrays["inputs"][:1])
-
-        def steps(state: Any, arrays: Any, rows: Any, rate: Any) -> Any:
-            step = training.make_train_step(MODEL, optimizers.sgd(rate), losses.cross_entropy)
-
-            def one(state: Any, row: Any) -> Any:
-                # All of the examples are no batch that is to be picked out.
-                batch = arrays if batch_size == examples else take(arrays, row)
-                return step(state, batch)[0], None
-
-            return jax.lax.scan(one, state, rows)[0]
-
-        # One run a call, so that the tuning and the runs share a program.
-        @jax.jit
-        def to_target(state: Any, rows: Any, rate: Any, arrays: Any) -> Any:
-            def is_on_its_way(carry: Any) -> Any:
-                turn, _, loss = carry
-                return (turn < len(rows)) & (loss > TARGET)
-
-            def turn(carry: Any) -> Any:
-                count, state, _ = carry
-                state = steps(state, arrays, rows[count], rate)
-                return count + 1, state, evaluate(state.variables, arrays)["loss"] / examples
-
-            first = (0, state, jnp.inf)
-            turns, _, loss = jax.lax.while_loop(is_on_its_way, turn, first)
-            return jnp.where(loss <= TARGET, turns * self.between, jnp.inf)
-
-        self._to_target, self._start, self._steps = to_target, start, jax.jit(steps)
-
-    def steps_to_target(self, keys: Any, rates: np.ndarray) -> np.ndarray:
-        """(seeds, rates): the steps until the training loss is at the target, or inf."""
-        taken = []
-        for key in keys:
-            order = self.rows(key, self.most)
-            rows = jnp.asarray(order.reshape(-1, self.between, order.shape[-1]))
-            for rate in rates.astype(np.float32):
-                taken.append(self._to_target(self._start(key, rate), rows, rate, self.arrays))
-        return np.asarray(taken, np.float64).reshape(len(keys), -1)
-
-    def rows(self, key: Any, count: int) -> np.ndarray:
-        """The examples of so many steps, epoch after epoch."""
-        if self.batch_size == self.examples:
-            return np.zeros((count, 1), np.int32)
-        per_epoch = self.examples // self.batch_size
-        orders = [
-            training.epoch_order(key, epoch, self.examples)[: per_epoch * self.batch_size]
-            for epoch in range(-(-count // per_epoch))
-        ]
-        return np.concatenate(orders).reshape(-1, self.batch_size)[:count]
-
-    def stopwatch(self, rate: float, count: int) -> Callable[[], float]:
-        """A function that makes `count` steps and returns the seconds of one; warmed up."""
-        key = jax.random.key(0)
-        arguments = self._start(key, rate), self.arrays, jnp.asarray(self.rows(key, count)), rate
-
-        def seconds() -> float:
-            started = time.perf_counter()
-            jax.block_until_ready(self._steps(*arguments))
-            return (time.perf_counter() - started) / count
-
-        seconds()
-        return seconds
-
-
-def run(config: Config) -> Results:
+def run(config: Config) -> xarray.Dataset:
     """By batch size: the rate chosen, seconds of a step; by seed, the steps to the target."""
     digits = data.split(data.load("mnist_5k"), key=jax.random.key(0)).train
-    arrays = {
-        "inputs": training.scale_images(jnp.asarray(digits.inputs[: config.examples])),
-        "targets": jnp.asarray(digits.targets[: config.examples]),
-    }
-    sizes, examples = np.array(config.batch_sizes), len(arrays["targets"])
-    if (
-        sizes[-1] != examples
-        or np.any(np.diff(sizes) <= 0)
-        or not {SINGLE, MINI, LARGER} <= set(config.batch_sizes)
-    ):
+    train = data.Arrays(
+        training.scale_images(jnp.asarray(digits.inputs[: config.examples])),
+        jnp.asarray(digits.targets[: config.examples]),
+    )
+    sizes, examples = config.batch_sizes, len(train.targets)
+    if sizes[-1] != examples or [*sizes] != sorted({*sizes, SINGLE, MINI, LARGER}):
         raise ValueError(
             f"batch_sizes must increase to all {examples} examples, with {SINGLE}, {MINI} and "
-            f"{LARGER} among them, got {config.batch_sizes}"
+            f"{LARGER} among them, got {sizes}"
         )
-    tuning = jax.random.split(jax.random.key(config.seed), config.tuning_seeds)
-    keys = jax.random.split(jax.random.key(config.seed + 1), config.seeds)
-    rates, steps, watches = [], [], []
-    for size in config.batch_sizes:
-        arm = Arm(arrays, size)
-        tried = usual_rate(size) * TRIED
-        rate = tried[np.median(arm.steps_to_target(tuning, tried), axis=0).argmin()]
-        rates.append(rate)
-        steps.append(arm.steps_to_target(keys, rate[None])[:, 0])
-        watches.append(arm.stopwatch(rate, int(np.clip(7000 // size, 10, 2000))))
-        print(f"batch {size}: rate {rate:.3g}, {np.median(steps[-1]):.0f} steps", flush=True)
+    runs = range(config.seed, config.seed + config.seeds)
+    first = config.seed + TUNING_SEED
+    tuning = range(first, first + config.tuning_seeds)
+    draw = training.first_weights(TASK, train)
+    tuned, watches = [], []
+    for size in sizes:
+        rates = usual_rate(size) * TRIED
+        tried = steps_to_target(train, size, rates, tuning, draw)
+        rate = rates[int(tried.median("seed").argmin("rate"))]
+        steps = steps_to_target(train, size, [rate], runs, draw).squeeze("rate", drop=True)
+        tuned.append(xarray.Dataset({"steps": steps, "rate": rate}))
+        watches.append(stopwatch(train, size, rate))
+        print(f"batch {size}: rate {rate:.3g}, {steps.median():.0f} steps", flush=True)
     # In turns, so that what else the machine does falls on all alike.
     seconds = np.median([[watch() for watch in watches] for _ in range(config.timings)], axis=0)
-    for size, each, count in zip(sizes, seconds, np.stack(steps, axis=1).T, strict=True):
-        taken = each * np.median(count)
+    results = xarray.concat(tuned, xarray.DataArray([*sizes], dims="size", name="size"))
+    results["seconds_of_a_step"] = "size", seconds
+    for size, each in zip(sizes, seconds, strict=True):
+        taken = each * results["steps"].sel(size=size).median()
         print(f"batch {size}: {1e6 * each:.0f} us a step, {taken:.2f} s to the target")
-    return {
-        "sizes": sizes,
-        "rates": np.array(rates),
-        "steps": np.stack(steps, axis=1),
-        "seconds_of_a_step": seconds,
-        "backend": np.array(jax.default_backend()),
-    }
+    return results.assign_attrs(backend=jax.default_backend())
+
+
+def steps_to_target(
+    train: data.Arrays, batch_size: int, rates: Any, seeds: range, draw: Callable[[Any], Any]
+) -> xarray.DataArray:
+    """By rate and seed: the steps until the training loss is at the target, or inf."""
+    examples, between = len(train.targets), STEPS_BETWEEN.get(batch_size, 1)
+    turns = max(MOST_EXAMPLES // batch_size, MOST_STEPS) // between
+    per_epoch = examples // batch_size * batch_size
+    epochs = -(-turns * between * batch_size // per_epoch)
+
+    def order(key: Any) -> np.ndarray:
+        """The examples of every step, a row from one look at the loss to the next."""
+        rows = training.orders(key, epochs, examples)[:, :per_epoch].ravel()
+        return rows[: turns * between * batch_size].reshape(turns, -1)
+
+    def member(key: Any, order: Any, params: Any, *, rate: Any) -> dict[str, Any]:
+        learn = training.make_run(TASK, optimizers.sgd(rate), batch_size=batch_size)
+
+        def is_on_its_way(carry: Any) -> Any:
+            turn, _, loss = carry
+            return (turn < turns) & (loss > TARGET)
+
+        def go_on(carry: Any) -> Any:
+            turn, state, _ = carry
+            state = advance(learn, state, train, order[turn])
+            return turn + 1, state, learn.evaluate(state, train)["loss"]
+
+        start = (0, learn.init(key, train, params), jnp.inf)
+        turn, _, loss = jax.lax.while_loop(is_on_its_way, go_on, start)
+        return {"steps": jnp.where(loss <= TARGET, turn * between, jnp.inf)}
+
+    # One member a call: it stops when it is there, and the tuning and the runs share a program.
+    return training.sweep(
+        member,
+        {"rate": rates},
+        seeds=seeds,
+        by_seed={"order": order, "params": draw},
+        chunk=1,
+    )["steps"].astype(np.float64)
+
+
+def advance(learn: training.Run, state: Any, train: data.Arrays, order: Any) -> Any:
+    """The state after the steps of an order."""
+    if learn.batch_size < len(train.targets):
+        return learn.epoch(state, train, order)[0]
+    # All of the examples are no batch that is to be picked out.
+    turns = len(order) // learn.batch_size
+    return jax.lax.scan(lambda state, _: (learn.step(state, train)[0], None), state, length=turns)[
+        0
+    ]
+
+
+def stopwatch(train: data.Arrays, batch_size: int, rate: float) -> Callable[[], float]:
+    """A function that makes some steps and returns the seconds of one; warmed up."""
+    learn = training.make_run(TASK, optimizers.sgd(rate), batch_size=batch_size)
+    count = int(np.clip(7000 // batch_size, 10, 2000))
+    order = jnp.asarray(np.resize(np.arange(len(train.targets)), count * batch_size))
+    steps = jax.jit(functools.partial(advance, learn))
+    arguments = learn.init(jax.random.key(0), train), train, order
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        jax.block_until_ready(steps(*arguments))
+        return (time.perf_counter() - started) / count
+
+    seconds()
+    return seconds
 
 
 def law(sizes: np.ndarray, steps: np.ndarray) -> tuple[float, float]:
@@ -218,29 +201,28 @@ def law(sizes: np.ndarray, steps: np.ndarray) -> tuple[float, float]:
     return float(least), float(critical)
 
 
-def claims(results: Results) -> list[Claim]:
+def geometric_mean(values: xarray.DataArray) -> np.ndarray:
+    """Over the seeds."""
+    return np.asarray(np.exp(np.log(values.transpose("seed", ...).values).mean(0)))
+
+
+def claims(results: xarray.Dataset) -> list[Claim]:
     """Steps and examples; what a larger batch saves, and what it wastes."""
-    sizes, steps = results["sizes"], results["steps"]
-    full, mean_of = int(sizes[-1]), f"geometric mean of {len(steps)} seeds"
-
-    def ratio(values: np.ndarray, above: int, below: int) -> np.ndarray:
-        """By seed."""
-        with np.errstate(invalid="ignore"):
-            return np.asarray((values[:, sizes == above] / values[:, sizes == below])[:, 0])
-
-    laws = np.array([law(sizes, of_seed) for of_seed in steps])
-    off = steps / (laws[:, :1] * (1 + laws[:, 1:] / sizes))
+    steps, sizes = results["steps"].transpose("seed", "size"), results["size"]
+    full, mean_of = int(sizes[-1]), f"geometric mean of {steps.sizes['seed']} seeds"
+    laws = np.array([law(sizes.values, of_seed) for of_seed in steps.values])
+    off = steps.values / (laws[:, :1] * (1 + laws[:, 1:] / sizes.values))
     return [
         about_ratios(
             f"Up to the critical batch a larger batch saves steps: those of 1 example over those "
             f"of {MINI} ({MINI} if perfect; more than half of that), {mean_of}",
-            ratio(steps, SINGLE, MINI),
+            steps.sel(size=SINGLE) / steps.sel(size=MINI),
             MINI / 2,
         ),
         about_ratios(
             f"Beyond it a larger batch hardly saves steps: those of {LARGER} over those of all "
             f"{full} ({full / LARGER:.0f} if perfect; less than a tenth of that), {mean_of}",
-            ratio(steps, LARGER, full),
+            steps.sel(size=LARGER) / steps.sel(size=full),
             1.0,
             full / LARGER / 10,
         ),
@@ -261,42 +243,40 @@ def claims(results: Results) -> list[Claim]:
         about_ratios(
             f"The full batch wastes examples: those it sees over those that single ones see, "
             f"{mean_of}",
-            ratio(steps * sizes, full, SINGLE),
+            full * steps.sel(size=full) / steps.sel(size=SINGLE),
             10.0,
         ),
     ]
 
 
-def plot(results: Results) -> Any:
+def plot(results: xarray.Dataset) -> Any:
     """Steps with the law, examples, and seconds, by batch size."""
     figure = new_figure(12, 4.8)
-    sizes, steps = results["sizes"], results["steps"]
-    least, critical = law(sizes, np.exp(np.log(steps).mean(0)))
+    steps, sizes = results["steps"].transpose("seed", "size"), results["size"]
+    least, critical = law(sizes.values, geometric_mean(steps))
     line = np.geomspace(sizes[0], sizes[-1], 100)
     expected = least * (1 + critical / line)
-    seconds = steps * results["seconds_of_a_step"]
     panels = (
-        ("steps", steps, expected, "Steps"),
+        ("steps", steps, expected, f"Steps to a loss of {TARGET} nats"),
         ("examples", steps * sizes, expected * line, "Examples"),
-        ("seconds", seconds, None, f"Seconds ({results['backend']}, evaluation left out)"),
-    )
+        ("seconds", steps * results["seconds_of_a_step"], None,
+         f"Seconds ({results.attrs['backend']}, evaluation left out)"),
+    )  # fmt: skip
     for axes, (what, values, curve, title) in zip(figure.subplots(1, 3), panels, strict=True):
         if curve is not None:
             axes.plot(line, curve, "k-", lw=1, label="$S_{min}(1 + B_c/B)$")
             axes.axvline(critical, color="0.4", ls=":", label=f"$B_c$ = {critical:.0f}")
         if what == "steps":
-            axes.plot(line, steps[:, 0].mean() / line, "C3--", lw=1.2, label="perfect scaling")
-        axes.plot(
-            np.tile(sizes, len(steps)), values.ravel(), "o", color="0.6", ms=4, label="one seed"
-        )
-        axes.plot(sizes, np.exp(np.log(values).mean(0)), "C0s", ms=6, label="geometric mean")
-        axes.set(
-            xscale="log", yscale="log", xlabel="batch size (examples)", ylabel=what,
-            title=f"{title} to a loss of {TARGET} nats" if what == "steps" else title,
-        )  # fmt: skip
+            perfect = float(steps.sel(size=SINGLE).mean()) / line
+            axes.plot(line, perfect, "C3--", lw=1.2, label="perfect scaling")
+        each, marked = np.tile(sizes, len(values)), geometric_mean(values)
+        axes.plot(each, values.values.ravel(), "o", color="0.6", ms=4, label="one seed")
+        axes.plot(sizes, marked, "C0s", ms=6, label="geometric mean")
+        axes.set(xscale="log", yscale="log", xlabel="batch size (examples)", ylabel=what)
+        axes.set_title(title)
         # Whole decades: their ticks alone are labelled.
-        low, high = np.nanmin(values), np.nanmax(values)
-        axes.set_ylim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
+        ends = np.log10([values.min(), values.max()])
+        axes.set_ylim(10 ** np.floor(ends[0]), 10 ** np.ceil(ends[1]))
         if what == "steps":
             figure.legend(
                 *axes.get_legend_handles_labels(), loc="outside lower center", ncols=5,

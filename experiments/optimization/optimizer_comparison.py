@@ -9,75 +9,62 @@ optimizer_table.
 Source: the lecture on optimisation; Choi et al. (2019) for the tuning.
 Run: python experiments/optimization/optimizer_comparison.py
 Expected: tuned alike, the eight optimizers' mean test accuracies lie within two points of each
-other (84.0 to 85.9 % after 3 epochs), about as far apart as the seeds of one. A rate ten times too
-small costs 1 to 3 points, one ten times too large from 3 points to everything. Whether the first is
-more than the choice of the optimizer, eight seeds may leave undecided.
-Time: 6 min on 2 CPU cores, each a device of its own.
+other (84.0 to 85.8 % after 3 epochs), about as far apart as the seeds of one. A rate ten times too
+small costs up to 3 points (momentum nothing: its chosen rate is at the edge of divergence), 1.4 in
+the mean, one ten times too large from 3 points to everything. Whether the first is more than the
+choice of the optimizer, eight seeds may leave undecided.
+Time: 6 min on 2 CPU cores.
 """
 
-import functools
 import itertools
-import math
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
+import xarray
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
-from jaxdl.claims import Claim, Results, about_mean, about_means, interval, main
-from jaxdl.compiling import init_options
-from jaxdl.plotting import new_figure
+from jaxdl.claims import Claim, about_mean, about_means, interval, main
+from jaxdl.plotting import band, new_figure
 
-FEATURES, BATCH_SIZE = (128, 10), 100
-OF_UPDATES = 1e-6
-"""Adadelta's epsilon under the RMS of its updates, which sets the scale of its steps."""
+BATCH_SIZE = 100
+MODEL = models.MLP((128, 10), kernel_init=initializers.he_normal())
+TASK = training.Task(MODEL, losses.cross_entropy, [metrics.accuracy])
 TUNING_SEEDS = (1000, 1001)
 """Those of the tuning, less the first seed; the mean of their accuracies decides."""
+A_TENTH = 2
+"""How many half decades a tenth of a rate is below it in the grid."""
 NOTICEABLE = 0.1
 """Points of accuracy by which the chosen rate must beat the grid's ends."""
-MARKERS = "osD^v<>P"
+WINDOW = 10
+"""Steps whose mean loss is kept."""
+CHUNK = 8
+"""Members in a call; as many in the tuning as in the runs, which then share a compiled program."""
 
 
 class Arm(NamedTuple):
-    """An optimizer: label, factory of (rate, epsilon, of_updates), epsilon, least rate tried."""
+    """An optimizer: label, function of the rate, least rate tried, line, marker."""
 
     label: str
-    make: Callable[..., optax.GradientTransformation]
-    epsilon: float
+    make: Callable[[Any], optax.GradientTransformation]
     least_rate: float
-    style: str
-
-
-def adadelta(rate: Any, epsilon: Any, of_updates: Any = OF_UPDATES) -> Any:
-    """Adadelta with an epsilon under each of its two roots."""
-    return optimizers.adadelta(rate, epsilon=of_updates, gradient_epsilon=epsilon)
-
-
-def with_epsilon(factory: Any) -> Any:
-    """An optimizer of one epsilon."""
-    return lambda rate, epsilon, *_: factory(rate, epsilon=epsilon)
-
-
-def without_epsilon(factory: Any) -> Any:
-    """An optimizer that has none."""
-    return lambda rate, *_: factory(rate)
+    line: str
+    marker: str
 
 
 ARMS = {
-    "sgd": Arm("SGD", without_epsilon(optimizers.sgd), 0.0, 1e-2, "k-"),
-    "momentum": Arm("momentum", without_epsilon(optimizers.momentum), 0.0, 1e-3, "k--"),
-    "nesterov": Arm("Nesterov", without_epsilon(optimizers.nesterov), 0.0, 1e-3, "C7:"),
-    "adagrad": Arm("Adagrad", with_epsilon(optimizers.adagrad), 1e-8, 1e-3, "C0-"),
-    "adadelta": Arm("Adadelta", adadelta, 1e-6, 1e-1, "C1-"),
-    "rmsprop": Arm("RMSprop", with_epsilon(optimizers.rmsprop), 1e-8, 1e-4, "C2--"),
-    "adam": Arm("Adam", with_epsilon(optimizers.adam), 1e-8, 1e-4, "C3-."),
-    "adamax": Arm("Adamax", with_epsilon(optimizers.adamax), 1e-8, 1e-4, "C4:"),
+    "sgd": Arm("SGD", optimizers.sgd, 1e-2, "k-", "o"),
+    "momentum": Arm("momentum", optimizers.momentum, 1e-3, "k--", "s"),
+    "nesterov": Arm("Nesterov", optimizers.nesterov, 1e-3, "C7:", "D"),
+    "adagrad": Arm("Adagrad", optimizers.adagrad, 1e-3, "C0-", "^"),
+    "adadelta": Arm("Adadelta", optimizers.adadelta, 1e-1, "C1-", "v"),
+    "rmsprop": Arm("RMSprop", optimizers.rmsprop, 1e-4, "C2--", "<"),
+    "adam": Arm("Adam", optimizers.adam, 1e-4, "C3-.", ">"),
+    "adamax": Arm("Adamax", optimizers.adamax, 1e-4, "C4:", "P"),
 }
 """Eight half decades from the least rate reach past the largest that works, for each of them."""
 
@@ -109,237 +96,151 @@ PRESETS = {
 }
 
 
-def shared_out(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(common, run)` for each of `runs`, shared out over the devices, compiled once."""
+def run(config: Config) -> xarray.Dataset:
+    """By optimizer: the tuning's accuracies by place; the runs' by rate and seed, and their losses.
 
-    @jax.jit
-    def mapped(common: Any, runs: Any) -> Any:
-        count = len(jax.tree.leaves(runs)[0])
-        devices = jax.devices()[: math.gcd(count, jax.device_count())]
-        of_runs = jax.sharding.PartitionSpec("runs")
-        return jax.shard_map(
-            lambda common, runs: jax.lax.map(functools.partial(function, common), runs),
-            mesh=jax.sharding.Mesh(np.array(devices), ("runs",)),
-            in_specs=(jax.sharding.PartitionSpec(), of_runs),
-            out_specs=of_runs,
-            check_vma=False,
-        )(common, runs)
-
-    return mapped
-
-
-def state_at(start: Any, optimizer: Any) -> training.TrainState:
-    """The state before the first step of an optimizer, from (parameters, the run's key)."""
-    params, key = start
-    step = jnp.zeros((), jnp.int32)
-    return training.TrainState(
-        step=step, params=params, batch_stats={}, opt_state=optimizer.init(params), key=key
+    Accuracies are in percent. The rates are the chosen one, a tenth of it, and the grid's ends.
+    """
+    dataset = data.load_or_small(
+        "fashion_mnist", config.dataset, data_dir=config.data_dir, raw_dir=config.raw_dir
     )
-
-
-def trainer(arm: Arm) -> Callable[..., Any]:
-    """(arrays, (rates, starts, orders)) -> the last parameters and the losses, by run."""
-
-    def train(arrays: Any, run: Any) -> Any:
-        rate, start, order = run
-        optimizer = arm.make(rate, arm.epsilon)
-        state = state_at(start, optimizer)
-        step = training.make_train_step(models.MLP(FEATURES), optimizer, losses.cross_entropy)
-        state, measured = training.make_train_epoch(step)(state, arrays, order)
-        return state.params, measured["loss"]
-
-    return shared_out(train)
-
-
-def run(config: Config) -> Results:
-    """By optimizer and rate or seed: accuracies in percent; by seed and step, the losses."""
-    dataset = load(config.dataset, config.data_dir, config.raw_dir)
-    assert dataset.validation is not None
-    assert dataset.test is not None
-    arrays, validation, test = (
-        {"inputs": jnp.asarray(part.inputs), "targets": jnp.asarray(part.targets)}
-        for part in (dataset.train, dataset.validation, dataset.test)
-    )
-    seeds = config.seed + np.r_[TUNING_SEEDS, np.arange(config.seeds)]
-    keys = jax.vmap(jax.random.key)(seeds)
-    orders = np.stack([batches(key, config.epochs, len(dataset.train)) for key in keys])
-    model = models.MLP(FEATURES, kernel_init=initializers.he_normal())
-    sample = jnp.zeros((1, *dataset.train.inputs.shape[1:]))
-
-    def first(key: Any) -> Any:
-        state = training.init_state(key, model, optimizers.sgd(0.1), sample)
-        return state.params, state.key
-
-    starts = jax.jit(jax.vmap(first), compiler_options=init_options())(keys)
-    eval_step = training.make_eval_step(model, losses.cross_entropy, [metrics.accuracy])
-    evaluate = jax.jit(jax.vmap(eval_step, (0, None)))
-
-    def percent(params: Any, part: Any) -> Any:
-        sums = evaluate({"params": params}, part)
-        return 100 * np.asarray(sums["accuracy"]) / len(part["targets"])
-
-    found: dict[str, list[Any]] = {}
-
-    def keep(**values: Any) -> None:
-        for key, value in values.items():
-            found.setdefault(key, []).append(np.asarray(value))
-
-    for arm in ARMS.values():
-        train = trainer(arm)
-        rates = arm.least_rate * 10.0 ** (np.arange(config.rates) / 2)
-
-        def at(rates: Any, seeds: Any, train: Any = train) -> Any:
-            # In parts of as many runs as the tuning has rates: one program does for all of them.
-            rates, seeds = np.broadcast_arrays(rates, seeds)
-            parts = [
-                train(arrays, runs(rates[part], starts, orders, seeds[part]))
-                for part in np.split(
-                    np.arange(len(rates)), np.arange(config.rates, len(rates), config.rates)
-                )
-            ]
-            return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-        tuned = range(len(TUNING_SEEDS))
-        accuracy = np.mean([percent(at(rates, seed)[0], validation) for seed in tuned], axis=0)
-        best, each = rates[accuracy.argmax()], len(tuned) + np.arange(config.seeds)
-        # Beside the chosen rate, a tenth of it and the ends of the grid.
-        beside = np.repeat([best, best / 10, *rates[[0, -1]]], config.seeds)
-        params, loss = at(beside, np.tile(each, 4))
-        by_rate = percent(params, validation).reshape(4, config.seeds)
-        chosen = jax.tree.map(lambda leaf: leaf[: config.seeds], params)
-        keep(
-            rates=rates,
-            validation=accuracy,
-            best_rate=best,
-            chosen_validation=by_rate[0],
-            tenth_validation=by_rate[1],
-            ends_validation=by_rate[2:],
-            test=percent(chosen, test),
-            loss=loss[: config.seeds],
-        )
-        mean, half_width = interval(found["test"][-1])
-        print(f"{arm.label:9} rate {best:.2g}: test {mean:.2f} +- {half_width:.2f} %", flush=True)
-    return {
-        "names": np.array(list(ARMS)),
-        "dataset": np.array(dataset.name),
-        "epochs": np.array(config.epochs),
-        **{key: np.stack(values) for key, values in found.items()},
+    splits = data.split(dataset, key=jax.random.key(0))
+    examples = len(splits.train)
+    by_seed = {
+        "orders": lambda key: training.orders(key, config.epochs, examples),
+        "params": training.first_weights(TASK, splits.train),
     }
+    tuned = [tune(arm, splits, by_seed, config) for arm in ARMS.values()]
+    results = xarray.concat(tuned, xarray.DataArray(list(ARMS), dims="optimizer", name="optimizer"))
+    return results.assign_attrs(dataset=splits.name, epochs=config.epochs)
 
 
-def load(name: str | None, data_dir: str | None, raw_dir: str | None) -> data.Dataset:
-    """The named set; without a name fashion_mnist where it is on this machine, else mnist_5k."""
-    dataset = data.load_or_small("fashion_mnist", name, data_dir=data_dir, raw_dir=raw_dir)
-    dataset = data.split(dataset, key=jax.random.key(0))
-    print(dataset)
-    return dataset
+def tune(arm: Arm, splits: data.Dataset, by_seed: dict[str, Any], config: Config) -> xarray.Dataset:
+    """Choose the rate of an optimizer; run it, and the rates beside it, from other seeds."""
+    train, validation, test = splits.train, splits.validation, splits.test
+    assert validation is not None
+    assert test is not None
+
+    def member(key: Any, orders: Any, params: Any, *, place: Any) -> dict[str, Any]:
+        rate = arm.least_rate * 10.0 ** (place / 2)
+        learn = training.make_run(TASK, arm.make(rate), batch_size=BATCH_SIZE)
+        start = learn.init(key, train, params)
+        state, measured = learn(key, {"train": train}, orders, start)
+        loss = measured["train"]["loss"].ravel()
+        return {
+            "validation": 100 * learn.evaluate(state, validation)["accuracy"],
+            "test": 100 * learn.evaluate(state, test)["accuracy"],
+            "loss": loss[: len(loss) // WINDOW * WINDOW].reshape(-1, WINDOW).mean(1),
+        }
+
+    def sweep(places: Any, seeds: Any) -> xarray.Dataset:
+        return training.sweep(
+            member,
+            {"place": places},
+            seeds=[config.seed + seed for seed in seeds],
+            by_seed=by_seed,
+            dims={"loss": ("step",)},
+            chunk=CHUNK,
+        )
+
+    tuning = sweep(range(config.rates), TUNING_SEEDS)["validation"].mean("seed")
+    best = int(tuning.argmax("place"))
+    places = {"chosen": best, "tenth": best - A_TENTH, "least": 0, "greatest": config.rates - 1}
+    runs = sweep(sorted({*places.values()}), range(config.seeds)).sel(place=[*places.values()])
+    runs = runs.rename(place="rate").assign_coords(
+        rate=list(places), step=WINDOW * (1 + np.arange(runs.sizes["step"]))
+    )
+    return runs.assign(tuning=tuning, best=best)
 
 
-def batches(key: Any, epochs: int, examples: int) -> np.ndarray:
-    """The examples of every step of a run, (steps, batch); an epoch's incomplete batch is left."""
-    full = examples // BATCH_SIZE * BATCH_SIZE
-    orders = [training.epoch_order(key, epoch, examples)[:full] for epoch in range(epochs)]
-    return np.concatenate(orders).reshape(-1, BATCH_SIZE)
-
-
-def runs(rates: np.ndarray, starts: Any, orders: np.ndarray, seeds: np.ndarray) -> Any:
-    """The rate, the start and the order of each run."""
-    start = jax.tree.map(lambda leaf: leaf[seeds], starts)
-    return jnp.asarray(rates, jnp.float32), start, jnp.asarray(orders[seeds])
-
-
-def claims(results: Results) -> list[Claim]:
+def claims(results: xarray.Dataset) -> list[Claim]:
     """The tuning was fair; what it gains, beside the choice of the optimizer."""
-    chosen, test = results["chosen_validation"], results["test"]
-    rows, seeds = test.shape
-    # By seed, for each optimizer and end.
-    lead = (chosen[:, None] - results["ends_validation"]).reshape(2 * rows, seeds).T
-    cost = (chosen - results["tenth_validation"]).mean(0)
-    means = test.mean(1)
-    pairs = np.array(list(itertools.permutations(range(rows), 2))).T
+    test, loses = results["test"].sel(rate="chosen", drop=True), costs(results)
+    ends = loses.sel(rate=["least", "greatest"]).stack(end=("optimizer", "rate"))
+    tenth = loses.sel(rate="tenth").mean("optimizer")
+    means, mean_of = test.mean("seed"), f"mean of {results.sizes['seed']} seeds"
+    one, other = np.array(list(itertools.permutations(range(len(means)), 2))).T
+    apart = test.isel(optimizer=one).values - test.isel(optimizer=other).values
     return [
         about_means(
             "Every grid of rates is long enough: the rate chosen beats both of its ends, points of "
-            f"validation accuracy, the least lead of {lead.shape[1]}, mean of {seeds} seeds",
-            lead,
+            f"validation accuracy, the least lead of {ends.sizes['end']}, {mean_of}",
+            ends.transpose("seed", "end"),
             NOTICEABLE,
         ),
         about_mean(
-            "A rate that is not tuned costs: one ten times too small, points of validation "
-            f"accuracy, mean of the {rows} optimizers and {seeds} seeds",
-            cost,
+            "A rate that is not tuned costs accuracy: one ten times too small, points of "
+            f"validation accuracy, mean of the {len(means)} optimizers, {mean_of}",
+            tenth,
             0.0,
         ),
         about_means(
-            f"It costs more than the choice of the optimizer, once tuned ({means.min():.2f} to "
-            f"{means.max():.2f} %): these points less the difference of any two test accuracies, "
-            f"the least of {pairs.shape[1]}, mean of {seeds} seeds",
-            (cost - (test[pairs[0]] - test[pairs[1]])).T,
+            "A rate ten times too small costs more than the choice of the optimizer, once tuned "
+            f"({means.min():.2f} to {means.max():.2f} %): these points less the difference of any "
+            f"two test accuracies, the least of {len(apart)}, {mean_of}",
+            (tenth.values - apart).T,
             0.0,
         ),
     ]
 
 
-def plot(results: Results) -> Any:
+def costs(results: xarray.Dataset) -> xarray.DataArray:
+    """By optimizer, rate and seed: how far below the chosen rate's its validation accuracy is."""
+    validation = results["validation"]
+    return validation.sel(rate="chosen", drop=True) - validation
+
+
+def plot(results: xarray.Dataset) -> Any:
     """The tuning, the training, the test."""
     figure = new_figure(12, 4.8)
     tuning, curves, test = figure.subplots(1, 3)
-    arms = [ARMS[name] for name in results["names"].tolist()]
-    labels = [arm.label for arm in arms]
-    rows = np.arange(len(arms))
-    seeds = results["test"].shape[1]
-
-    window = 50 if results["loss"].shape[-1] >= 500 else 10
-    for row, arm in enumerate(arms):
-        rates = results["rates"][row] / results["best_rate"][row]
+    window = max(1, results.sizes["step"] // 30)
+    chosen = results.sel(rate="chosen")
+    smooth = chosen["loss"].rolling(step=window).mean().isel(step=slice(window - 1, None))
+    for row, (name, arm) in enumerate(ARMS.items()):
+        best = int(results["best"].sel(optimizer=name))
         tuning.plot(
-            rates, results["validation"][row], arm.style, marker=MARKERS[row], ms=4, lw=1.3,
-            label=f"{arm.label}, {results['best_rate'][row]:.2g}",
+            10.0 ** ((results["place"] - best) / 2), results["tuning"].sel(optimizer=name),
+            arm.line, marker=arm.marker, ms=4, lw=1.3,
+            label=f"{arm.label}, {arm.least_rate * 10 ** (best / 2):.2g}",
         )  # fmt: skip
-        loss = results["loss"][row].mean(0)
-        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
-        every = max(len(smooth) // 8, 1)
-        curves.plot(
-            np.arange(len(smooth)) + window, smooth, arm.style, marker=MARKERS[row], ms=4, lw=1.3,
+        loss, every = smooth.sel(optimizer=name), max(smooth.sizes["step"] // 8, 1)
+        band(
+            curves, loss["step"], loss, arm.line, alpha=0.1, marker=arm.marker, ms=4, lw=1.3,
             markevery=(row * every // 8, every),
         )  # fmt: skip
+    seeds, epochs = results.sizes["seed"], results.attrs["epochs"]
     tuning.set(
         xscale="log",
         xlabel="rate / chosen rate",
         ylabel="validation accuracy (%)",
-        title="Tuning; the chosen rate in the legend",
+        title=f"Tuning on {results.attrs['dataset']}",
         xlim=(1e-8, 1e3),
     )
-    tuning.legend(fontsize=7.5, loc="center left")
+    tuning.legend(fontsize=7.5, loc="center left", title="chosen rate", title_fontsize=8)
     tuning.grid(lw=0.3)
-    smallest = results["loss"][..., -window:].mean()
     curves.set(
-        ylim=(0, 3 * smallest),
+        ylim=(0, 3 * smooth.isel(step=-1).mean()),
         xlabel="step",
-        ylabel=f"training loss (nats), mean of {window} steps",
-        title=f"At the chosen rate, mean of {seeds} seeds",
+        ylabel=f"training loss (nats), mean of {window * WINDOW} steps",
+        title="Chosen rates: mean, 95 % interval",
     )
     curves.grid(lw=0.3)
 
-    mean, half_width = interval(results["test"], axis=1)
-    test.plot(results["test"], rows[:, None], ".", color="0.65", ms=5)
+    rows, accuracy = np.arange(len(ARMS)), chosen["test"].transpose("optimizer", "seed")
+    mean, half_width = interval(accuracy, axis=1)
+    test.plot(accuracy, rows[:, None], ".", color="0.65", ms=5)
     test.errorbar(mean, rows, xerr=half_width, fmt="ko", ms=5, capsize=3)
     test.set(
         yticks=rows,
-        yticklabels=labels,
+        yticklabels=[arm.label for arm in ARMS.values()],
         xlabel="test accuracy (%)",
-        title=f"After {results['epochs']} epochs: mean, 95 % interval",
+        title=f"After {epochs} epochs: the same, {seeds} seeds",
     )
     test.grid(axis="x", lw=0.3)
     test.invert_yaxis()
     return figure
 
 
-def use_every_core() -> None:
-    """Make each core of a CPU a device of its own; to be called before anything is computed."""
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-
-
 if __name__ == "__main__":
-    use_every_core()
     sys.exit(main(sys.modules[__name__]))

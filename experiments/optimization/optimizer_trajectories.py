@@ -2,25 +2,24 @@
 
 The ravine is a quadratic of condition number 100; a second one is the same turned by 30 degrees,
 start and all. The figure shows one start; the claims are about random ones around it. An optimizer
-has settled when its height above the minimum has fallen to the
-function's share of the start's and stays there. Each one has, on each function, the constant rate
-of the grid with which its slowest start settles first (where none does, the one that ends lowest),
-among the rates that never lift it above where it started.
+has settled when its height above the minimum has fallen to the function's share of the start's and
+stays there. Each one has, on each function, the constant rate of the grid with which its slowest
+start settles first (where none does, the one that ends lowest), among the rates that never lift it
+above where it started.
 
 Source: the lecture on optimizers; Polyak (1964) for the ravine, Beale (1958).
 Run: python experiments/optimization/optimizer_trajectories.py
-Expected: in the ravine momentum settles in two fifths of the steps of SGD, Nesterov in a fifth.
+Expected: in the ravine momentum settles in two fifths of the steps of SGD, Nesterov in a quarter.
 Started a millionth beside the saddle's ridge, SGD gains a constant factor a step and needs
 ln(0.1/offset)/ln(1 + 2 rate) of them; the steps of the adaptive optimizers hardly depend on the
 gradient's size, and they leave first. What Adagrad wins in the ravine it owes to the axes: turned,
-it needs 30 times the steps, while SGD, momentum and Nesterov do not notice. Adadelta settles
+it needs 25 times the steps, while SGD, momentum and Nesterov do not notice. Adadelta settles
 nowhere in the ravine: the length of its steps follows that of earlier steps, not the gradient.
-Time: 15 s on 2 CPU cores; all paths of all rates are one compiled call of 3 s.
+Time: 15 s on 2 CPU cores.
 """
 
 import functools
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +28,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray
 from jaxtyping import Array, Float
 
 from jaxdl import optimizers, plotting
-from jaxdl.claims import Claim, Results, about_mean, about_means, about_share, main
+from jaxdl.claims import Claim, about_mean, about_means, about_share, main
 from jaxdl.diagnostics.landscape import artificial_landscapes as landscapes
 from jaxdl.diagnostics.landscape.trajectories import descend
 
@@ -47,8 +47,8 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "Adamax": optimizers.adamax,
 }
 NAMES = list(OPTIMIZERS)
-WITHOUT_STEP_SIZES = ("SGD", "momentum", "Nesterov")
-ADAPTIVE_FOUR = ("Adagrad", "Adadelta", "RMSprop", "Adam")
+PLAIN = ["SGD", "momentum", "Nesterov"]
+ADAPTIVE_FOUR = ["Adagrad", "Adadelta", "RMSprop", "Adam"]
 ANGLE = np.pi / 6
 LOWEST_RATE, HIGHEST_RATE = 1e-3, 10.0
 ROUNDING = 1e-5
@@ -84,7 +84,6 @@ PLACES = {
         (-1.2, 1.2), (-2.0, 2.0),
     ),
 }  # fmt: skip
-RAVINE, TURNED, BEALE, SADDLE = range(4)
 
 
 @dataclass(frozen=True)
@@ -108,225 +107,195 @@ PRESETS = {
 }
 
 
-def starts_of(count: int, seed: int = 0) -> Float[np.ndarray, "functions starts 2"]:
+def starts_of(count: int, seed: int = 0) -> dict[str, Float[np.ndarray, "starts 2"]]:
     """The start of each function and others around it; the turned ravine's are turned with it.
 
     Beside the ridge of the saddle the others' offsets lie between a hundredth and a hundred times
     the first one's.
     """
     draws = np.random.default_rng(seed)
-    starts = np.array([[place.start] * count for place in PLACES.values()])
-    starts[:, 1:] += 0.1 * draws.normal(size=starts[:, 1:].shape)
-    starts[SADDLE, 1:, 1] = PLACES["saddle"].start[1] * 10 ** draws.uniform(-2, 2, count - 1)
+    starts = {name: np.array([place.start] * count) for name, place in PLACES.items()}
+    for around in starts.values():
+        around[1:] += 0.1 * draws.normal(size=(count - 1, 2))
+    starts["saddle"][1:, 1] = PLACES["saddle"].start[1] * 10 ** draws.uniform(-2, 2, count - 1)
     cosine, sine = np.cos(ANGLE), np.sin(ANGLE)
-    starts[TURNED] = starts[RAVINE] @ np.array([[cosine, sine], [-sine, cosine]])
+    starts["turned"] = starts["ravine"] @ np.array([[cosine, sine], [-sine, cosine]])
     return starts
 
 
-@functools.partial(jax.jit, static_argnames="steps")
-def all_paths(
-    starts: Float[Array, "functions starts 2"], rates: Float[Array, " rates"], *, steps: int
-) -> dict[str, tuple[Array, Array]]:
-    """By optimizer: points (rates, steps + 1, functions, starts, 2) and their heights.
-
-    The sum of the functions has each one's gradient, and all eight optimizers treat each number
-    by itself: a scan for each optimizer holds all functions, all starts and all rates.
-    """
-
-    def heights(points: Array) -> Array:
-        each = [place.function(points[..., i, :, :]) for i, place in enumerate(PLACES.values())]
-        return jnp.stack(each, axis=-2)
-
-    def paths(optimizer: Callable[..., Any]) -> tuple[Array, Array]:
-        def run_at(rate: Array) -> Array:
-            return jnp.asarray(
-                descend(lambda points: heights(points).sum(), optimizer(rate), starts, steps)
-            )
-
-        found = jax.vmap(run_at)(rates)
-        return found, heights(found)
-
-    return {name: paths(optimizer) for name, optimizer in OPTIMIZERS.items()}
-
-
-def run(config: Config) -> Results:
+def run(config: Config) -> xarray.Dataset:
     """By optimizer and function, at the best rate: paths, and the step at which each start settles.
 
     A start that never settles, or never leaves the ridge, has the step after the last.
     """
     decades = round(np.log10(HIGHEST_RATE / LOWEST_RATE))
     rates = np.geomspace(LOWEST_RATE, HIGHEST_RATE, decades * config.rates_per_decade + 1)
-    starts = starts_of(config.starts, config.seed)
-    began = time.perf_counter()
-    found = all_paths(
-        jnp.asarray(starts, jnp.float32), jnp.asarray(rates, jnp.float32), steps=config.steps
+    starts = np.stack([*starts_of(config.starts, config.seed).values()])
+    found = all_paths(starts, rates, config.steps)
+    lowest, share = (
+        xarray.DataArray([getattr(place, name) for place in PLACES.values()], dims="function")
+        for name in ("lowest", "settled_share")
     )
-    found = jax.device_get(found)
-    seconds = time.perf_counter() - began
-    print(
-        f"{len(OPTIMIZERS)} optimizers x {len(PLACES)} functions x {len(rates)} rates x "
-        f"{config.starts} starts x {config.steps} steps in one call, compiled: {seconds:.1f} s"
+    above = found["height"] - lowest
+    settled, first = settling_step(above, share), above.isel(step=0)
+    tail = above.isel(step=slice(-config.steps // 10, None))
+    ends = tail.mean(["step", "start"], skipna=False).fillna(np.inf)
+    is_lifted = ~(above <= (1 + ROUNDING) * first).all(["step", "start"])
+    # Of the rates whose slowest start is the fastest, the one that ends lowest.
+    slowest = settled.max("start").where(~is_lifted, np.inf)
+    best = ends.where(slowest == slowest.min("rate"), np.inf).argmin("rate")
+    # What is picked by optimizer and function has the rate of each as a coordinate.
+    chosen = xarray.Dataset({"settled": settled, "path": found["path"]}).isel(rate=best)
+    results = chosen.transpose("optimizer", "function", "start", "step", "axis")
+    results["start_point"] = ("function", "start", "axis"), starts
+    away = abs(results["path"].sel(function="saddle", axis="y", drop=True)) > RIDGE_LEFT
+    left = away.argmax("step").where(away.any("step"), config.steps + 1)
+    return results.assign(left=left.drop_vars("rate"))
+
+
+def all_paths(starts: np.ndarray, rates: np.ndarray, steps: int) -> xarray.Dataset:
+    """By optimizer, rate, function and start: the points and their heights, step by step.
+
+    The sum of the functions has each one's gradient, and all eight optimizers treat each number
+    by itself: one path holds all functions and all starts. One program holds all paths.
+    """
+
+    def heights(points: Array) -> Array:
+        each = [place.function(points[..., i, :, :]) for i, place in enumerate(PLACES.values())]
+        return jnp.stack(each, axis=-2)
+
+    def walk(optimizer: Callable[..., Any], starts: Array, rate: Array) -> tuple[Array, Array]:
+        path = descend(lambda points: heights(points).sum(), optimizer(rate), starts, steps)
+        return path, heights(path)
+
+    @jax.jit
+    def walk_all(starts: Array, rates: Array) -> list[tuple[Array, Array]]:
+        each = [functools.partial(walk, optimizer) for optimizer in OPTIMIZERS.values()]
+        return [jax.vmap(one, (None, 0))(starts, rates) for one in each]
+
+    walked = walk_all(jnp.asarray(starts, jnp.float32), jnp.asarray(rates, jnp.float32))
+    path, height = map(np.stack, zip(*jax.device_get(walked), strict=True))
+    by = ("optimizer", "rate", "step", "function", "start")
+    return xarray.Dataset(
+        {"path": ((*by, "axis"), path), "height": (by, height)},
+        coords={"optimizer": NAMES, "rate": rates, "function": list(PLACES), "axis": ["x", "y"]},
     )
-    shape = (len(OPTIMIZERS), len(PLACES))
-    best = np.zeros(shape, int)
-    settled, left = np.zeros((*shape, config.starts), int), np.zeros((len(NAMES), config.starts))
-    paths = np.zeros((*shape, config.starts, config.steps + 1, 2), np.float32)
-    for i, name in enumerate(NAMES):  # a jitted dict comes back sorted by its keys
-        points, heights = found[name]
-        for j, place in enumerate(PLACES.values()):
-            above = heights[:, :, j].astype(np.float64) - place.lowest
-            steps = settling_step(above, place.settled_share)
-            ends = np.nan_to_num(above[:, -config.steps // 10 :].mean((1, 2)), nan=np.inf)
-            lifted = ~np.all(above <= (1 + ROUNDING) * above[:, :1], axis=(1, 2))
-            # Of the rates whose slowest start is the fastest, the one that ends lowest.
-            best[i, j] = np.lexsort((ends, steps.max(1), lifted))[0]
-            settled[i, j] = steps[best[i, j]]
-            paths[i, j] = np.moveaxis(points[best[i, j], :, j], 1, 0)
-        away = np.abs(paths[i, SADDLE, :, :, 1]) > RIDGE_LEFT
-        left[i] = np.where(away.any(1), away.argmax(1), config.steps + 1)
-    return {
-        "names": np.array(NAMES),
-        "rates": rates[best],
-        "starts": starts,
-        "settled": settled,
-        "left": left,
-        "paths": paths,
-    }
 
 
-def settling_step(above: np.ndarray, share: float) -> np.ndarray:
-    """By rate and start: the first step from which on the height stays low; above is (r, t, s)."""
-    high = ~(above <= share * above[:, :1])  # NaN is high
-    last_high = above.shape[1] - 1 - np.argmax(high[:, ::-1], axis=1)
-    return np.where(high.any(1), last_high + 1, 0)
+def settling_step(above: xarray.DataArray, share: Any) -> xarray.DataArray:
+    """The first step from which on the height stays low, or the one after the last."""
+    is_high = ~(above <= share * above.isel(step=0))  # NaN is high
+    from_the_end = is_high.isel(step=slice(None, None, -1)).argmax("step")
+    return xarray.DataArray((above.sizes["step"] - from_the_end).where(is_high.any("step"), 0))
 
 
-def claims(results: Results) -> list[Claim]:
+def claims(results: xarray.Dataset) -> list[Claim]:
     """Fewer steps in the ravine; who leaves the ridge first, and SGD's law; what turning does.
 
     The start that the figure shows is chosen; the statistics are of the random ones around it.
     """
-    settled, left = results["settled"][..., 1:], results["left"][:, 1:]
-    starts, steps = settled.shape[-1], results["paths"].shape[-2] - 1
-    at = {name: i for i, name in enumerate(NAMES)}
-    plain = [at[name] for name in WITHOUT_STEP_SIZES]
+    random = results.isel(start=slice(1, None))
+    ravine = random["settled"].sel(function="ravine")
+    starts, steps = random.sizes["start"], results.sizes["step"] - 1
     mean_of = f"mean of {starts} starts"
-    sgd = settled[at["SGD"], RAVINE]
+    sgd, adagrad = ravine.sel(optimizer="SGD"), ravine.sel(optimizer="Adagrad")
     made = [
         about_mean(
             f"{name} crosses a ravine sooner: steps that it saves, of the {sgd.mean():.0f} of SGD, "
             f"{mean_of}",
-            sgd - settled[at[name], RAVINE],
-            1.0,
+            sgd - ravine.sel(optimizer=name), 1.0,
         )
         for name in ("momentum", "Nesterov")
-    ]
+    ]  # fmt: skip
     # The first of the three less each of the four: all differences are to be positive.
-    lead = left[plain].min(0) - left[[at[name] for name in ADAPTIVE_FOUR]]
-    offsets = results["starts"][SADDLE, :, 1]
-    growth = 1 + 2 * results["rates"][at["SGD"], SADDLE]
-    law = np.log(RIDGE_LEFT / offsets) / np.log(growth)
-    moved = results["settled"][:, TURNED] - results["settled"][:, RAVINE]
-    made += [
+    left = random["left"]
+    lead = left.sel(optimizer=PLAIN).min("optimizer") - left.sel(optimizer=ADAPTIVE_FOUR)
+    offsets = results["start_point"].sel(function="saddle", axis="y")
+    growth = 1 + 2 * results["rate"].sel(optimizer="SGD", function="saddle")
+    off = results["left"].sel(optimizer="SGD") - np.log(RIDGE_LEFT / offsets) / np.log(growth)
+    moved = results["settled"].sel(function="turned") - results["settled"].sel(function="ravine")
+    return [
+        *made,
         about_means(
             "The adaptive optimizers leave a saddle's ridge first: steps by which Adagrad, "
             "Adadelta, RMSprop and Adam leave before the first of SGD, momentum and Nesterov, the "
             f"least of the four, {mean_of}",
-            lead.T,
-            1.0,
+            lead.transpose("start", "optimizer"), 1.0,
         ),
         # A law between two whole steps; the fourth power slows the last one by half a percent.
         Claim(
-            "SGD leaves the ridge by a law: its steps less ln(0.1/offset)/ln(1 + 2 rate), farthest "
-            f"from 0 of all {offsets.size} starts (arithmetic: the next whole step)",
-            max(results["left"][at["SGD"]] - law, key=abs),
-            0.0,
-            1.1,
+            "SGD leaves the ridge when a formula says, for it gains a constant factor a step: its "
+            "steps less ln(0.1/offset)/ln(1 + 2 rate), farthest from 0 of all "
+            f"{offsets.size} starts (arithmetic: the next whole step)",
+            max(off.values, key=abs), 0.0, 1.1,
         ),
         Claim(
             "SGD, momentum and Nesterov do not notice a ravine's turning: by 30 degrees, steps "
             f"more or less, most of all {offsets.size} starts (arithmetic: rounding may move one)",
-            np.abs(moved[plain]).max(),
-            0.0,
-            1.0,
+            abs(moved.sel(optimizer=PLAIN)).max(), 0.0, 1.0,
         ),
         about_mean(
             "What Adagrad wins in a ravine it owes to the axes: turned by 30 degrees, steps that "
-            f"it needs more than the {settled[at['Adagrad'], RAVINE].mean():.0f} along them, "
-            f"{mean_of}",
-            moved[at["Adagrad"], 1:],
-            1.0,
+            f"it needs more than the {adagrad.mean():.0f} along them, {mean_of}",
+            moved.sel(optimizer="Adagrad")[1:], 1.0,
         ),
         about_share(
             f"Adadelta does not settle in the ravine at any constant rate: share of {starts} "
             f"starts from which it does within {steps} steps at its best one",
-            (settled[at["Adadelta"], RAVINE] <= steps).sum(),
-            starts,
-            high=0.25,
+            (ravine.sel(optimizer="Adadelta") <= steps).sum().item(), starts, high=0.25,
         ),
-    ]
-    return made
+    ]  # fmt: skip
 
 
-def panels(results: Results) -> list[plotting.Landscape]:
+def panels(results: xarray.Dataset) -> list[plotting.Landscape]:
     """The three functions with the paths of the first start."""
+    first = results.isel(start=0)
+    offset = first["start_point"].sel(function="saddle", axis="y").item()
     made = []
-    titles = {
-        "ravine": "Ravine, condition number 100",
-        "beale": "Beale's function",
-        "saddle": f"Saddle, {results['starts'][SADDLE, 0, 1]:.0e} beside the ridge",
-    }
-    for name, title in titles.items():
-        place, j = PLACES[name], list(PLACES).index(name)
+    for name, title in (
+        ("ravine", "Ravine, condition number 100"),
+        ("beale", "Beale's function"),
+        ("saddle", f"Saddle, {offset:.0e} beside the ridge"),
+    ):
+        place = PLACES[name]
         x, y = (np.linspace(*ends, 121) for ends in (place.x, place.y))
-        grid = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
-        paths = {
-            f"{optimizer}": path[0]
-            for optimizer, path in zip(NAMES, results["paths"][:, j], strict=True)
-        }
-        made.append(
-            plotting.Landscape(
-                x, y, np.asarray(place.function(jnp.asarray(grid))), paths, place.minima, title
-            )
-        )
+        grid = jnp.asarray(np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1))
+        by_name = first["path"].sel(function=name)
+        paths = {optimizer: by_name.sel(optimizer=optimizer).values for optimizer in NAMES}
+        heights = np.asarray(place.function(grid))
+        made.append(plotting.Landscape(x, y, heights, paths, place.minima, title))
     return made
 
 
-def plot(results: Results) -> Any:
+def plot(results: xarray.Dataset) -> Any:
     """The paths; and the steps that each optimizer needs."""
     figure = plotting.contours(*panels(results), columns=2, size=(12.0, 7.5))
     grid: Any = figure.axes[0].get_gridspec()
     axes = figure.add_subplot(grid[3])
-    steps = results["paths"].shape[-2] - 1
-    rows = np.arange(len(NAMES))
-    series = {
-        "ravine": (results["settled"][:, RAVINE], "ko"),
-        "the same, turned by 30 degrees": (results["settled"][:, TURNED], "wD"),
-        "Beale": (results["settled"][:, BEALE], "ks"),
-        "saddle: ridge left": (results["left"], "w^"),
-    }
-    for shift, (label, (values, style)) in zip(
-        np.linspace(-0.3, 0.3, 4), series.items(), strict=True
+    rows, settled = np.arange(len(NAMES)), results["settled"]
+    for shift, values, style, label in (
+        (-0.3, settled.sel(function="ravine"), "ko", "ravine"),
+        (-0.1, settled.sel(function="turned"), "wD", "the same, turned by 30 degrees"),
+        (0.1, settled.sel(function="beale"), "ks", "Beale"),
+        (0.3, results["left"], "w^", "saddle: ridge left"),
     ):
-        middle = np.median(values, axis=1)
-        reach = [middle - values.min(1), values.max(1) - middle]
+        middle = values.median("start")
+        reach = [middle - values.min("start"), values.max("start") - middle]
         axes.errorbar(
             middle, rows + shift, xerr=reach, fmt=style, mec="k", ecolor="0.4", ms=5, label=label
         )
-    axes.axvline(steps, color="0.4", ls=":")
+    axes.axvline(results.sizes["step"] - 1, color="0.4", ls=":")
     axes.set(
-        xscale="log",
-        yticks=rows,
-        yticklabels=NAMES,
+        xscale="log", yticks=rows, yticklabels=NAMES,
         xlabel="steps to settle, or to leave the ridge (dotted: not within the run)",
-        title=f"Median and range of {results['settled'].shape[-1]} starts, best rate each",
-    )
+        title=f"Median and range of {results.sizes['start']} starts, best rate each",
+    )  # fmt: skip
     axes.invert_yaxis()
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False)
     return figure
 
 
-def animate(results: Results, folder: Path) -> list[Path]:
+def animate(results: xarray.Dataset, folder: Path) -> list[Path]:
     """The first 100 steps as a GIF; as an MP4 too where there is ffmpeg."""
     suffixes = ["gif", "mp4"] if plotting.has_ffmpeg() else ["gif"]
     return [

@@ -83,6 +83,7 @@ class Run:
     ) -> tuple[TrainState, dict[str, Array]]:
         """The steps of one epoch: full batches in a scan, then the smaller last one."""
         full, rest = divmod(order.shape[0], self.batch_size)
+        train = jax.tree.map(jnp.asarray, as_batch(train))
         rows = order[: full * self.batch_size].reshape(full, self.batch_size)
         state, measured = make_train_epoch(self.step)(state, train, rows)
         if rest and not self.drop_last:

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import xarray
 
-from jaxdl import losses, optimizers, training
+from jaxdl import data, losses, optimizers, training
 
 SIZES = np.array([1, 16, 64, 256, 3500])
 
@@ -16,13 +17,15 @@ def batch_size_results(spread=0.02):
     """Steps by the law, with this standard deviation of their logarithms."""
     draw = np.random.default_rng(0)
     steps = 40 * (1 + 55 / SIZES) * np.exp(spread * draw.normal(size=(6, len(SIZES))))
-    return {
-        "sizes": SIZES,
-        "rates": np.ones(len(SIZES)),
-        "steps": steps,
-        "seconds_of_a_step": np.array([23e-6, 130e-6, 340e-6, 1.2e-3, 12e-3]),
-        "backend": np.array("cpu"),
-    }
+    return xarray.Dataset(
+        {
+            "rate": ("size", np.ones(len(SIZES))),
+            "steps": (("seed", "size"), steps),
+            "seconds_of_a_step": ("size", [23e-6, 130e-6, 340e-6, 1.2e-3, 12e-3]),
+        },
+        coords={"size": SIZES, "seed": range(6)},
+        attrs={"backend": "cpu"},
+    )
 
 
 def refuted(results):
@@ -59,7 +62,7 @@ def test_seeds_that_scatter_decide_nothing():
 
 def test_runs_that_do_not_arrive_refute():
     results = batch_size_results()
-    results["steps"][2, 1] = np.inf
+    results["steps"].loc[2, 16] = np.inf
     assert refuted(results) == [0, 2, 3]
 
 
@@ -68,42 +71,37 @@ def test_the_law_is_recovered():
     np.testing.assert_allclose([least, critical], [40, 55], rtol=1e-4)
 
 
-def arrays():
-    draw = np.random.default_rng(0)
-    return {
-        "inputs": jnp.asarray(draw.normal(size=(48, 12)), jnp.float32),
-        "targets": jnp.asarray(draw.integers(0, 10, 48), jnp.int32),
-    }
-
-
 @pytest.mark.parametrize("size", [16, 48])
 def test_the_steps_to_the_target_are_those_of_a_plain_loop(size, monkeypatch):
     monkeypatch.setattr(batch_size, "TARGET", 1.0)
     monkeypatch.setattr(batch_size, "STEPS_BETWEEN", {16: 3})
-    whole, key, rate = arrays(), jax.random.key(5), 0.4
-    arm = batch_size.Arm(whole, size)
-    reached, never = arm.steps_to_target(key[None], np.array([rate, 1e-4]))[0]
+    draw = np.random.default_rng(0)
+    train = data.Arrays(
+        jnp.asarray(draw.normal(size=(48, 12)), jnp.float32),
+        jnp.asarray(draw.integers(0, 10, 48), jnp.int32),
+    )
+    rate, first = 0.4, training.first_weights(batch_size.TASK, train)
+    found = batch_size.steps_to_target(train, size, [rate, 1e-4], range(5, 7), first)
+    assert dict(found.sizes) == {"rate": 2, "seed": 2}
+    reached, never = found.sel(seed=5).values
     assert never == np.inf
 
-    model, optimizer = batch_size.MODEL, optimizers.sgd(rate)
-    params = training.init_state(key, model, optimizer, whole["inputs"][:1]).params
+    key, between = jax.random.key(5), {16: 3}.get(size, 1)
+    model, optimizer = batch_size.TASK.model, optimizers.sgd(rate)
+    params = training.init_state(key, model, optimizer, train.inputs[:1]).params
 
-    def loss(params, batch):
-        outputs = model.apply({"params": params}, batch["inputs"], train=True)
-        return losses.cross_entropy(outputs, batch["targets"]).mean()
+    def loss(params, inputs, targets):
+        outputs = model.apply({"params": params}, inputs, train=True)
+        return losses.cross_entropy(outputs, targets).mean()
 
     gradient, evaluate = jax.jit(jax.grad(loss)), jax.jit(loss)
-    orders = [training.epoch_order(key, epoch, 48) for epoch in range(arm.most)]
-    rows = np.concatenate(orders).reshape(-1, size)
-    for step, row in enumerate(rows, 1):
-        batch = whole if size == 48 else {name: values[row] for name, values in whole.items()}
-        params = optax.apply_updates(
-            params, jax.tree.map(lambda g: -rate * g, gradient(params, batch))
-        )
-        if step % arm.between == 0 and evaluate(params, whole) <= 1.0:
+    for step, row in enumerate(training.orders(key, 500, 48).reshape(-1, size), 1):
+        slopes = gradient(params, train.inputs[row], train.targets[row])
+        params = optax.apply_updates(params, jax.tree.map(lambda g: -rate * g, slopes))
+        if step % between == 0 and evaluate(params, train.inputs, train.targets) <= 1.0:
             break
     # float32 in another order of summation may put the crossing a look apart.
-    assert abs(reached - step) <= arm.between
+    assert abs(reached - step) <= between
     assert reached > 3
 
 

@@ -202,6 +202,13 @@ def test_its_parts_make_the_run():
     whole, _ = run(key, given, training.orders(key, 1, EXAMPLES))
     for one, other in zip(*map(jax.tree.leaves, (state.params, whole.params)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+    # An epoch takes the arrays of the host as they are, also inside a program.
+    order = jnp.asarray(training.orders(key, 1, EXAMPLES)[0])
+    epoch, _ = jax.jit(lambda state: run.epoch(state, given.train, order))(
+        run.init(key, given.train)
+    )
+    for one, other in zip(*map(jax.tree.leaves, (epoch.params, whole.params)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_equal_runs_are_compiled_once():

@@ -30,7 +30,9 @@ def epoch_order(key: Key[Array, ""], epoch: int, examples: int) -> Int[np.ndarra
         >>> sorted(epoch_order(jax.random.key(0), 3, 5).tolist())
         [0, 1, 2, 3, 4]
     """
-    return _orders(np.asarray(jax.random.key_data(key)).tolist(), np.array([epoch]), examples)[0]
+    words: list[int] = np.asarray(jax.random.key_data(key)).tolist()
+    (order,) = _orders(words, np.array([epoch]), examples)
+    return np.asarray(order)
 
 
 def orders(
@@ -89,15 +91,15 @@ def _orders(words_of_key: list[int], epochs: np.ndarray, examples: int) -> np.nd
 def _philox_keys(words: list[int], epochs: np.ndarray) -> np.ndarray:
     """`SeedSequence([*words, epoch]).generate_state(2, uint64)` of each epoch, (epochs, 2).
 
-    NumPy's own arithmetic, on all epochs at once.
+    NumPy's own arithmetic, on all epochs at once (on a little-endian machine).
     """
     entropy = [np.full(len(epochs), word, np.uint32) for word in words]
     entropy.append(epochs.astype(np.uint32))
     entropy += [np.zeros_like(entropy[0])] * (4 - len(entropy))
     hashed = _hasher(0x43B0D7E5, 0x931E8875)
-    pool = [hashed(word) for word in entropy[:4]]
+    pool: list[Any] = [hashed(word) for word in entropy[:4]]
 
-    def mix(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def mix(x: Any, y: Any) -> Any:
         mixed = x * np.uint32(0xCA01F9DD) - y * np.uint32(0x4973F715)
         return mixed ^ (mixed >> np.uint32(16))
 
@@ -108,14 +110,15 @@ def _philox_keys(words: list[int], epochs: np.ndarray) -> np.ndarray:
     for word in entropy[4:]:
         pool = [mix(each, hashed(word)) for each in pool]
     output = _hasher(0x8B51F9DD, 0x58F38DED)
-    return np.stack([output(each) for each in pool], axis=1).view("<u8").astype(np.uint64)
+    state: np.ndarray = np.stack([output(each) for each in pool], axis=1)
+    return state.view(np.uint64)
 
 
-def _hasher(start: int, factor: int) -> Callable[[np.ndarray], np.ndarray]:
+def _hasher(start: int, factor: int) -> Callable[[Any], Any]:
     """The hash of `SeedSequence`, whose constant moves on with each call."""
     constant = start
 
-    def hashed(values: np.ndarray) -> np.ndarray:
+    def hashed(values: Any) -> Any:
         nonlocal constant
         before, constant = constant, constant * factor % 2**32
         values = (values ^ np.uint32(before)) * np.uint32(constant)

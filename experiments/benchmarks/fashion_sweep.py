@@ -90,7 +90,7 @@ def sweep_of(program: Program, members: int, chunk: int | None) -> Callable[[], 
     execute = prepare(program, members, chunk)
     seeds = np.arange(members, dtype=np.uint32)
     (losses_of_steps,) = program.outputs.values()
-    orders = shared_orders(*losses_of_steps.shape, seeds)
+    orders = shared_orders(losses_of_steps.shape[0], seeds)
 
     def call() -> np.ndarray:
         rows = np.empty((members, *losses_of_steps.shape), np.float32)

@@ -47,7 +47,7 @@ GRID = 40
 """Points a side of the plane that the figure shows."""
 STYLES = {"torch": "C0-", "glorot_normal": "C1--"}
 
-INITIALIZERS = {
+INITIALIZERS: dict[str, tuple[Any, Any]] = {
     "torch": (initializers.torch_kernel(), initializers.torch_bias),
     "glorot_normal": (initializers.glorot_normal(), initializers.zeros()),
 }

@@ -194,9 +194,9 @@ def plot(results: xarray.Dataset) -> Any:
                     label=f"{LABELS[norm]}, {INPUTS[inputs]}",
                 )  # fmt: skip
     if len(epochs) == TORCH_EPOCHS:
-        for offset, (norm, values) in zip((0.12, 0.22), TORCH.items(), strict=True):
-            places = np.full(len(values), epochs[-1] + offset)
-            accuracy.plot(places, values, "x", color=styles[norm][0], ms=6)
+        for offset, (norm, torch) in zip((0.12, 0.22), TORCH.items(), strict=True):
+            places = np.full(len(torch), epochs[-1] + offset)
+            accuracy.plot(places, torch, "x", color=styles[norm][0], ms=6)
         accuracy.plot([], [], "kx", label="PyTorch, centred, each seed")
     seeds = results.sizes["seed"]
     accuracy.set(ylabel="test accuracy (%)", title=f"Mean and s.d. of {seeds} seeds", xticks=epochs)

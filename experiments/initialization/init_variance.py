@@ -49,7 +49,7 @@ class Config:
     """The knobs."""
 
     seed: int = 0
-    """All networks follow from it."""
+    """The first seed; the others follow it."""
     seeds: int = 100
     """Networks of each variance; at least 3."""
 

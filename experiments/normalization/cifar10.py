@@ -11,7 +11,7 @@ Expected: test accuracy 47.8, 48.2, 48.5 % with BatchNorm and 48.3, 49.1, 49.2 %
 size and rate BatchNorm does not help. It does where the pixels are not centred, by four points: it
 centres each unit's input itself. In training it then sees the same network, and the two loss curves
 are one; in the test, running averages of a mean that is not near zero lag behind.
-Time: 130 s on 2 CPU cores.
+Time: 100 s on 2 CPU cores.
 """
 
 import sys

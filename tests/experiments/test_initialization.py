@@ -15,7 +15,7 @@ import vanishing_gradients
 import xarray
 import zero_initialization
 
-from jaxdl import activations, diagnostics, initializers, losses, models
+from jaxdl import activations, data, diagnostics, initializers, losses, models
 
 
 def those(verdict, experiment, results):
@@ -493,10 +493,72 @@ def test_the_mean_cosine_is_that_of_all_pairs():
     )
 
 
-def test_the_swept_results_have_their_axes():
-    starts = {"start": 3, "seed": 4}
-    results = zero_initialization.run(zero_initialization.Config(seeds=4, epochs=1))
-    assert results["accuracy"].sizes == starts | {"epoch": 1}
-    assert results["singular_value"].sizes == starts | {"index": 256}
+def few_digits(name, **where):
+    """120 examples of noise, 84 of them to train on."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (120, 28, 28, 1)).astype(np.uint8)
+    return data.Dataset("noise", data.Arrays(images, np.arange(120) % 10), None, None)
+
+
+def test_zeros_results_have_their_axes_and_its_keys_change_nothing(monkeypatch):
+    monkeypatch.setattr(zero_initialization.data, "load", few_digits)
+    results = zero_initialization.run(zero_initialization.Config(seeds=4, epochs=2))
+    assert results["accuracy"].sizes == {"start": 3, "seed": 4, "epoch": 2}
+    assert results["singular_value"].sizes == {"start": 3, "seed": 4, "index": 256}
     assert results["difference"].sizes == {"seed": 4, "trained": 3}
-    assert set(those("holds", zero_initialization, results)) >= {0, 1}
+    assert those("holds", zero_initialization, results) >= {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "sizes"),
+    [
+        (
+            identical_features,
+            {"accuracy": {"arm": 3, "epoch": 2}, "cosine": {"arm": 3, "after": 3}},
+        ),
+        (
+            initializer_comparison,
+            {
+                "accuracy": {"initializer": 9},
+                "kernel": {"initializer": 9, "when": 2, "unit": 200, "class": 10},
+            },
+        ),
+        (
+            lsuv,
+            {"variance": {"start": 2, "layer": 5}, "accuracy": {"start": 2, "epoch": 2}},
+        ),
+    ],
+)
+def test_what_is_trained_has_its_axes(monkeypatch, experiment, sizes):
+    monkeypatch.setattr(experiment.data, "load", few_digits)
+    names = ("zeros", "normal(0, 1)", "orthogonal", "torch_kernel")
+    names += ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform")
+    few = {name: initializer_comparison.KERNELS[name] for name in names}
+    monkeypatch.setattr(initializer_comparison, "KERNELS", few)
+    monkeypatch.setattr(initializer_comparison, "NAMES", (*few, initializer_comparison.LSUV))
+    results = experiment.run(experiment.Config(seeds=3, epochs=2))
+    for name, expected in sizes.items():
+        assert results[name].sizes == expected | {"seed": 3}
+        assert np.isfinite(results[name]).all()
+    assert experiment.claims(results)
+
+
+def test_what_is_measured_at_the_start_has_its_axes(monkeypatch):
+    for experiment in (gains, vanishing_gradients):
+        monkeypatch.setattr(experiment, "DEPTH", 5)
+        monkeypatch.setattr(experiment, "WIDTH", 10)
+    of_gains = gains.run(gains.Config(seeds=3))
+    assert of_gains["measured"].sizes == {"seed": 3, "activation": 5, "layer": 5, "kind": 2}
+    of_gradients = vanishing_gradients.run(vanishing_gradients.Config(seeds=3))
+    assert of_gradients["growth"].sizes == {
+        "seed": 3, "activation": 8, "layer": 4, "initializer": 4
+    }  # fmt: skip
+    small = glorot_histograms.Config(width=20, seeds=3, examples=20)
+    of_layers = glorot_histograms.run(small)
+    assert of_layers["signal"].sizes == {"initializer": 2, "seed": 3, "layer": 5}
+    assert of_layers["signal_density"].sizes == {"initializer": 2, "layer": 5, "bin": 200}
+    for experiment, results in (
+        (gains, of_gains), (vanishing_gradients, of_gradients), (glorot_histograms, of_layers)
+    ):  # fmt: skip
+        assert experiment.claims(results)
+        assert experiment.plot(results).axes

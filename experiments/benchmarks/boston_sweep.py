@@ -15,18 +15,16 @@ sweep that is shared by the members of a call, and what is left is arithmetic th
 slowly: 3.1 us a member and step for 14,000 floating-point operations, in passes over the
 activations of 128 examples that are 4, 3 and 1 wide. (The same written by hand with the members in
 the last axis, along the vectors, takes 2.1 us.) So it is the cores: 64 members a call, and a call
-on each core, from as many threads. One order serves all members: orders of their own would take
-five times as long as the training.
+on each core, from as many threads. One order serves all members: orders of their own
+would take as long again as the training.
 
 Run: python experiments/benchmarks/boston_sweep.py     (needs the extra `parity`)
 """
 
 import argparse
 import functools
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -35,101 +33,113 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "first_network"))
-
-import boston_housing as experiment
-
-from jaxdl import models, training
-from jaxdl.compiling import compiler_options
+from jaxdl import data, initializers, losses, models, optimizers, training
+from jaxdl.training.sweep.by_seed import checked_by_seed
 from jaxdl.training.sweep.program import prepare, trace_member
 
+COLUMNS, EXAMPLES = (5, 12), 404
+WIDTHS, RATE, BATCH_SIZE, EPOCHS = (4, 3, 1), 0.01, 128, 500
 MEMBERS = 256
 TARGETS = {"alone / member": 3.0, "torch / member": 200.0, "dataloader / member": 200.0}
 COMPARED = 20
 """Epochs over which the arms must agree: later, roundings of 2000 steps have grown."""
-INITIALIZER: tuple[Any, Any] = experiment.INITIALIZERS["torch"]
+TASK = training.Task(
+    models.MLP(WIDTHS, kernel_init=initializers.torch_kernel(), bias_init=initializers.torch_bias),
+    losses.mean_squared_error,
+)
+RUN = training.make_run(
+    TASK, optimizers.adam(RATE, epsilon_position="outside"), batch_size=BATCH_SIZE
+)
 
 
-def sweep_of(dataset: Any, epochs: int) -> Callable[[], dict[str, np.ndarray]]:
+def housing() -> data.Arrays:
+    """The two features of so many dwellings, standardised, and their prices."""
+    whole = data.load("boston_housing").train
+    cut = data.Arrays(whole.inputs[:EXAMPLES, COLUMNS], whole.targets[:EXAMPLES])
+    return data.standardize(data.Dataset("boston_housing", cut, None, None))[0].train
+
+
+def losses_of(train: data.Arrays, key: Any, orders: Any) -> Any:
+    """The pure function of a sweep: the loss of every step, (epochs, 4)."""
+    return RUN(key, {"train": train}, orders)[1]["train"]["loss"]
+
+
+def orders_of(seed: int, epochs: int) -> np.ndarray:
+    """One row an epoch."""
+    return training.orders(jax.random.key(seed), epochs, EXAMPLES)
+
+
+def sweep_of(train: data.Arrays, epochs: int) -> Callable[[], np.ndarray]:
     """All members, compiled when this returns."""
-    run = functools.partial(experiment.make_run(dataset, epochs), initializer=INITIALIZER)
-    program = trace_member(run, {}, takes_order=True, shared=True)
-    execute = prepare(program, MEMBERS, None)
     seeds = np.arange(MEMBERS, dtype=np.uint32)
+    shared = checked_by_seed({"orders": lambda _: orders_of(0, epochs)}, "shared", (), seeds)
+    run = functools.partial(losses_of, train)
+    program = trace_member(run, {}, takes_order=False, shared=True, by_seed=shared)
+    execute = prepare(program, MEMBERS, None)
 
-    def call() -> dict[str, np.ndarray]:
-        columns = {
-            name: np.empty((MEMBERS, *out.shape), out.dtype)
-            for name, out in program.outputs.items()
-        }
+    def call() -> np.ndarray:
+        (shape,) = program.outputs.values()
+        rows = np.empty((MEMBERS, *shape.shape), shape.dtype)
 
         def finished(members: np.ndarray, metrics: list[np.ndarray]) -> None:
-            for column, values in zip(columns.values(), metrics, strict=True):
-                column[members] = values
+            rows[members] = metrics[0]
 
-        execute((seeds, np.asarray(seeds[0])), np.arange(MEMBERS), finished)
-        return columns
+        execute((seeds, seeds[0], *shared), np.arange(MEMBERS), finished)
+        return rows
 
     return call
 
 
-def alone(dataset: Any, epochs: int) -> Callable[[int], dict[str, np.ndarray]]:
-    """The run of a seed."""
-    run = functools.partial(experiment.make_run(dataset, epochs), initializer=INITIALIZER)
-    jitted = jax.jit(
-        lambda key, order: run(key, order_key=order), compiler_options=compiler_options()
-    )
-    return lambda seed: jax.device_get(jitted(jax.random.key(seed), training.order_key(0)))
+def alone(train: data.Arrays, epochs: int) -> Callable[[int], np.ndarray]:
+    """The run of a seed, in the order of seed 0."""
+    orders = orders_of(0, epochs)
+    return lambda seed: np.asarray(losses_of(train, jax.random.key(seed), orders))
 
 
 def torch_network(seed: int) -> Any:
     """The network of a seed in PyTorch, and its Adam."""
     import torch
 
-    model = models.MLP(experiment.WIDTHS, kernel_init=INITIALIZER[0], bias_init=INITIALIZER[1])
-    sample = jnp.zeros((1, len(experiment.FEATURES)))
-    optimizer = experiment.optimizers.adam(experiment.RATE)
-    state = training.init_state(jax.random.key(seed), model, optimizer, sample)
+    sample = {"inputs": jnp.zeros((1, len(COLUMNS))), "targets": jnp.zeros((1, 1))}
+    params = jax.device_get(training.first_weights(TASK, sample)(jax.random.key(seed)))
     parts: list[Any] = []
-    for layer in range(len(experiment.WIDTHS)):
-        values = jax.device_get(state.params[f"dense_{layer}"])
+    for layer in range(len(WIDTHS)):
+        values = params[f"dense_{layer}"]
         linear = torch.nn.Linear(*values["kernel"].shape)
         linear.weight.data = torch.tensor(values["kernel"].T.copy())
         linear.bias.data = torch.tensor(values["bias"])
         parts += [linear, torch.nn.ReLU()]
     network = torch.nn.Sequential(*parts[:-1])
-    return network, torch.optim.Adam(network.parameters(), experiment.RATE)
+    return network, torch.optim.Adam(network.parameters(), RATE)
 
 
-def torch_run(dataset: Any, epochs: int, orders: Any = None) -> np.ndarray:
-    """Preloaded tensors; the mean loss of each epoch."""
+def torch_run(train: data.Arrays, epochs: int, orders: Any = None) -> np.ndarray:
+    """Preloaded tensors; the loss of each step, (epochs, 4)."""
     import torch
 
     network, adam = torch_network(0)
-    inputs, targets = (torch.tensor(part) for part in (dataset.train.inputs, dataset.train.targets))
-    means = []
+    inputs, targets = (torch.tensor(part) for part in (train.inputs, train.targets))
+    measured = []
     for epoch in range(epochs):
         order = torch.randperm(len(inputs)) if orders is None else torch.tensor(orders[epoch])
-        total = torch.zeros(())
-        for rows in order.split(experiment.BATCH_SIZE):
+        for rows in order.split(BATCH_SIZE):
             adam.zero_grad()
             loss = torch.nn.functional.mse_loss(network(inputs[rows]), targets[rows])
             loss.backward()
             adam.step()
-            total += len(rows) * loss.detach()
-        means.append(total / len(inputs))
-    return torch.stack(means).numpy()
+            measured.append(loss.detach())
+    return torch.stack(measured).numpy().reshape(epochs, -1)
 
 
-def dataloader_run(dataset: Any, epochs: int) -> None:
+def dataloader_run(train: data.Arrays, epochs: int) -> None:
     """A DataLoader, one example at a time collated to a batch."""
     import torch
 
     network, adam = torch_network(0)
     examples = torch.utils.data.TensorDataset(
-        *(torch.tensor(part) for part in (dataset.train.inputs, dataset.train.targets))
+        *(torch.tensor(part) for part in (train.inputs, train.targets))
     )
-    loader = torch.utils.data.DataLoader(examples, experiment.BATCH_SIZE, shuffle=True)
+    loader = torch.utils.data.DataLoader(examples, BATCH_SIZE, shuffle=True)
     for _ in range(epochs):
         for inputs, targets in loader:
             adam.zero_grad()
@@ -138,17 +148,12 @@ def dataloader_run(dataset: Any, epochs: int) -> None:
             adam.step()
 
 
-def check_agreement(dataset: Any) -> None:
+def check_agreement(train: data.Arrays) -> None:
     """Exit unless the arms train the same networks, over the first epochs."""
-    swept = sweep_of(dataset, COMPARED)()["train_mse"]
-    one = alone(dataset, COMPARED)
-    worst = max(np.abs(swept[seed] / one(seed)["train_mse"] - 1).max() for seed in (0, 100, 255))
-    key = training.order_key(0)
-    orders = [
-        np.array(jax.random.permutation(jax.random.fold_in(key, epoch), len(dataset.train)))
-        for epoch in range(COMPARED)
-    ]
-    torch_worst = np.abs(torch_run(dataset, COMPARED, orders) / swept[0] - 1).max()
+    swept, one = sweep_of(train, COMPARED)(), alone(train, COMPARED)
+    worst = max(np.abs(swept[seed] / one(seed) - 1).max() for seed in (0, 100, 255))
+    by_torch = torch_run(train, COMPARED, orders_of(0, COMPARED))
+    torch_worst = np.abs(by_torch / swept[0] - 1).max()
     print(
         f"the losses of {COMPARED} epochs agree: members with their solo runs to {worst:.1e}, "
         f"with PyTorch to {torch_worst:.1e}"
@@ -170,23 +175,22 @@ def compare(rounds: int) -> dict[str, np.ndarray]:
     import torch
 
     torch.set_num_threads(1)  # on tensors this small a second thread only waits, busily
-    dataset, _ = experiment.housing()
-    check_agreement(dataset)
-    epochs = experiment.EPOCHS
+    train = housing()
+    check_agreement(train)
     started = time.perf_counter()
-    sweep = sweep_of(dataset, epochs)
+    sweep = sweep_of(train, EPOCHS)
     compiling = time.perf_counter() - started
-    one = alone(dataset, epochs)
-    solo, swept = one(7)["test_mse"], sweep()["test_mse"]
-    print(f"test error of seed 7 after {epochs} epochs: alone {solo:.4f}, swept {swept[7]:.4f}")
+    one = alone(train, EPOCHS)
+    solo, swept = one(7)[-1].mean(), sweep()[7, -1].mean()
+    print(f"training error of seed 7 in epoch {EPOCHS}: alone {solo:.4f}, swept {swept:.4f}")
     arms: dict[str, tuple[int, Callable[[], Any]]] = {
         "alone": (1, lambda: one(7)),
         "member": (MEMBERS, sweep),
-        "torch": (1, lambda: torch_run(dataset, epochs)),
-        "dataloader": (1, functools.partial(dataloader_run, dataset, epochs)),
+        "torch": (1, lambda: torch_run(train, EPOCHS)),
+        "dataloader": (1, functools.partial(dataloader_run, train, EPOCHS)),
     }
-    torch_run(dataset, 5)
-    dataloader_run(dataset, 5)
+    torch_run(train, 5)
+    dataloader_run(train, 5)
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds):
         for name, (runs, call) in arms.items():

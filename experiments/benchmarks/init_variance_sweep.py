@@ -1,6 +1,6 @@
 """Signal and gradient of 50 ReLU layers, 5 variances x 100 seeds: one compiled call, and PyTorch.
 
-    jax      `init_variance.measure_seeds`: all variances and seeds in one call, compilation apart
+    jax      all variances and seeds in one call, compilation apart
     torch    a loop over variances and seeds: `torch.nn.Sequential`, a forward hook on every ReLU
              that keeps its output, and a tensor hook on it that keeps its gradient
 
@@ -13,6 +13,9 @@ Run: python experiments/benchmarks/init_variance_sweep.py     (needs the extra `
 """
 
 import argparse
+import functools
+import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -28,6 +31,28 @@ import init_variance as experiment
 
 TARGET_RATIO, TARGET_SECONDS = 10.0, 10.0
 STDDEVS = np.sqrt(experiment.VARIANCES)
+
+
+@jax.jit
+def measure_seeds(keys: Any, stddevs: Any) -> Any:
+    """`init_variance.measure` for each key, with a leading axis of seeds.
+
+    The seeds are shared out over the devices. A device takes one seed after another: the layers of
+    one fit a core's cache.
+    """
+    devices = jax.devices()[: math.gcd(len(keys), jax.device_count())]
+    seeds = jax.sharding.PartitionSpec("seeds")
+    share_out = functools.partial(
+        jax.shard_map,
+        mesh=jax.sharding.Mesh(np.array(devices), ("seeds",)),
+        in_specs=seeds,
+        out_specs=seeds,
+    )
+    return share_out(
+        lambda keys: jax.lax.map(
+            lambda key: experiment.measure(experiment.draw(key), stddevs), keys
+        )
+    )(keys)
 
 
 def torch_moments(weights: Any, output_weights: Any, inputs: Any) -> np.ndarray:
@@ -113,18 +138,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--torch-seeds", type=int, default=20, help="timed, and scaled to all")
     arguments = parser.parse_args()
-    experiment.use_every_core()
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     check_agreement()
     keys = jax.random.split(jax.random.key(0), arguments.seeds)
     stddevs = jnp.asarray(STDDEVS, jnp.float32)
     started = time.perf_counter()
-    jax.block_until_ready(experiment.measure_seeds(keys, stddevs))
+    jax.block_until_ready(measure_seeds(keys, stddevs))
     first = time.perf_counter() - started
     torch_all(2)
     seconds: dict[str, list[float]] = {"jax": [], "torch": []}
     for _ in range(arguments.rounds):
         started = time.perf_counter()
-        jax.block_until_ready(experiment.measure_seeds(keys, stddevs))
+        jax.block_until_ready(measure_seeds(keys, stddevs))
         seconds["jax"].append(time.perf_counter() - started)
         started = time.perf_counter()
         torch_all(arguments.torch_seeds)

@@ -14,25 +14,22 @@ Expected: 0.02 = 2/100 (He) keeps both; any other multiplies both by variance/0.
 over 49 layers 0.001 loses 64 decades, 0.01 loses 15, 0.1 gains 34 and 1.0 gains 83. One network
 strays from its law by a share of sqrt(5 l / width) after l layers. float32 holds the activations
 at 0.001 and drops their gradient to 0 by about layer 43; at 1.0 it overflows at about layer 45.
-Time: 6 s on 2 CPU cores, each a device of its own.
+Time: 8 s on 2 CPU cores.
 """
 
-import functools
-import math
-import os
 import sys
-import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jaxdl import activations, diagnostics, initializers
-from jaxdl.claims import Claim, Results, about_mean, about_means, about_quantile, about_share, main
-from jaxdl.plotting import new_figure
+from jaxdl import activations, diagnostics, initializers, training
+from jaxdl.claims import Claim, about_mean, about_means, about_quantile, about_share, main
+from jaxdl.plotting import band, new_figure
 
 DEPTH, WIDTH, EXAMPLES = 50, 100, 100
 VARIANCES = np.array([0.001, 0.01, 0.02, 0.1, 1.0])
@@ -40,6 +37,9 @@ HE = 2 / WIDTH
 LAYERS = np.arange(1, DEPTH + 1)
 STYLES = ("C0:", "C1--", "C2-", "C4-.", "C3-")
 MARKERS = "ovs^D"
+WAYS = ("activation", "gradient")
+HALVINGS = np.round(np.log2(np.sqrt(VARIANCES / HE)))
+"""By these powers of two a variance's weights are nearest to He's."""
 NEAR = 0.015
 """So far, as a share, a growth a layer may be from its law."""
 
@@ -49,7 +49,7 @@ class Config:
     """The knobs."""
 
     seed: int = 0
-    """All networks follow from it."""
+    """The first seed; the others follow it."""
     seeds: int = 100
     """Networks of each variance; at least 3."""
 
@@ -117,90 +117,79 @@ def measure(draws: Draws, stddevs: Float[Array, " arms"]) -> tuple[Moments, Mome
     return of_activations, of_gradients
 
 
-@jax.jit
-def measure_seeds(keys: PRNGKeyArray, stddevs: Float[Array, " arms"]) -> tuple[Moments, Moments]:
-    """`measure` for each key, with a leading axis of seeds, shared out over the devices.
+def run(config: Config) -> xarray.Dataset:
+    """By variance, seed and layer: mean square and variance in float64; what float32 holds.
 
-    A device takes one seed after another: the layers of one fit a core's cache.
-    """
-    devices = jax.devices()[: math.gcd(len(keys), jax.device_count())]
-    seeds = jax.sharding.PartitionSpec("seeds")
-    share_out = functools.partial(
-        jax.shard_map,
-        mesh=jax.sharding.Mesh(np.array(devices), ("seeds",)),
-        in_specs=seeds,
-        out_specs=seeds,
-    )
-    measured: tuple[Moments, Moments] = share_out(
-        lambda keys: jax.lax.map(lambda key: measure(draw(key), stddevs), keys)
-    )(keys)
-    return measured
-
-
-def use_every_core() -> None:
-    """Make each core of a CPU a device of its own; to be called before anything is computed."""
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-
-
-def run(config: Config) -> Results:
-    """By seed, layer and variance: mean square and variance in float64; what float32 holds.
-
-    Each variance has two arms. One is float32 as a training run has it. In the other the weights
-    are divided by a power of two, and the moments multiplied by its powers afterwards: both are
-    exact, and for a homogeneous network the result is float32 with exponents without bounds.
+    Each variance has two arms: float32 as a training run has it, and with exponents unbounded.
     """
     stddevs = np.sqrt(VARIANCES)
-    halvings = np.round(np.log2(np.sqrt(VARIANCES / HE)))
-    arms = jnp.asarray(np.concatenate([stddevs, stddevs * 2.0**-halvings]), jnp.float32)
-    started = time.perf_counter()
-    measured = jax.block_until_ready(
-        measure_seeds(jax.random.split(jax.random.key(config.seed), config.seeds), arms)
+    arms = jnp.asarray([stddevs, stddevs * 2.0**-HALVINGS], jnp.float32)
+
+    def member(key: Any) -> Any:
+        measured = dict(zip(WAYS, measure(draw(key), arms.ravel()), strict=True))
+        return jax.tree.map(lambda values: values.reshape(DEPTH, *arms.shape), measured)
+
+    names = [f"{way}/{part}" for way in WAYS for part in Moments._fields]
+    swept = training.sweep(
+        member,
+        seeds=range(config.seed, config.seed + config.seeds),
+        dims=dict.fromkeys(names, ("layer", "exponents", "variance")),
     )
-    seconds = time.perf_counter() - started
-    print(f"{len(VARIANCES)} variances x {config.seeds} seeds in one call: {seconds:.1f} s")
+    coords = {"layer": LAYERS, "exponents": ["float32", "unbounded"], "variance": VARIANCES}
+    return beyond_float32(swept.assign_coords(coords))
+
+
+def beyond_float32(swept: xarray.Dataset) -> xarray.Dataset:
+    """The moments as if float32 had exponents without bounds; what it holds as it is.
+
+    In the arm "unbounded" the weights were divided by a power of two, and here the moments are
+    multiplied by its powers: both are exact, for the network is homogeneous.
+    """
+    halvings = xarray.DataArray(HALVINGS, {"variance": VARIANCES}, "variance")
     # dL/da_l = 2 y dy/da_l passes DEPTH + 1 scaled layers to y and DEPTH + 1 - l back.
-    layers_passed = {"activation": LAYERS, "gradient": 2 * (DEPTH + 1) - LAYERS}
-    results: dict[str, Any] = {"variances": VARIANCES, "seconds": np.array(seconds)}
-    for (name, passed), moments in zip(layers_passed.items(), measured, strict=True):
-        mean, mean_square, held = (np.asarray(part, np.float64) for part in moments)
-        unscale = 4.0 ** np.outer(passed, halvings)
-        unbounded = slice(len(VARIANCES), None)
-        square = mean_square[..., unbounded]
+    layers_passed = {"activation": swept["layer"], "gradient": 2 * (DEPTH + 1) - swept["layer"]}
+    unbounded = swept.sel(exponents="unbounded", drop=True).astype(np.float64)
+    results: dict[str, xarray.DataArray] = {}
+    for way, passed in layers_passed.items():
+        unscale = 4.0 ** (passed * halvings)
+        square = unbounded[f"{way}/mean_square"]
+        held = swept[f"{way}/held"].sel(exponents="float32", drop=True)
         results |= {
-            f"{name}_mean_square": square * unscale,
-            f"{name}_variance": (square - mean[..., unbounded] ** 2) * unscale,
-            f"{name}_held_by_float32": held[..., : len(VARIANCES)],
+            f"{way}_mean_square": square * unscale,
+            f"{way}_variance": (square - unbounded[f"{way}/mean"] ** 2) * unscale,
+            f"{way}_held_by_float32": held,
         }
-    return results
+    return xarray.Dataset(results).transpose("seed", "layer", "variance")
 
 
-def growth(mean_square: np.ndarray) -> np.ndarray:
+def growth(mean_square: xarray.DataArray) -> xarray.DataArray:
     """By seed: the mean over the layers of a mean square over that of the layer before."""
-    return np.asarray(np.mean(mean_square[:, 1:] / mean_square[:, :-1], axis=1))
+    ratio = (mean_square / mean_square.shift(layer=1)).isel(layer=slice(1, None))
+    return ratio.mean("layer", skipna=False)
 
 
-def claims(results: Results) -> list[Claim]:
+def claims(results: xarray.Dataset) -> list[Claim]:
     """The law, for all arms; how flat He is; where float32 ends."""
-    forward = results["activation_mean_square"]
-    seeds = len(forward)
+    forward, backward = (results[f"{way}_mean_square"] for way in WAYS)
+    seeds = results.sizes["seed"]
     # E[|relu(W a)|^2 | a] = (variance width / 2) |a|^2 exactly, at any width and batch.
     ways = {
         "Forward, each layer multiplies the mean square of the activations": growth(forward),
         "Backward, it multiplies that of the gradient": growth(
-            results["gradient_mean_square"][:, ::-1]
+            backward.isel(layer=slice(None, None, -1))
         ),
     }
     made = [
         about_means(
             f"{what} by variance/{HE:g}: measured over this law, the farthest of "
             f"{len(VARIANCES)} variances; mean of {seeds} seeds",
-            rates / (VARIANCES / HE),
+            (rates / (rates["variance"] / HE)).transpose("seed", "variance"),
             1 - NEAR,
             1 + NEAR,
         )
         for what, rates in ways.items()
     ]
-    he = forward[..., VARIANCES == HE][..., 0]
+    he = forward.sel(variance=HE)
     # The log of the squared norm of one example is a sum over the layers of independent terms of
     # mean -5 / (2 width); unlike examples average the drift away. The band leaves room beyond the
     # drift, for terms of the order 1 / width^2 and for the error of this many seeds.
@@ -210,52 +199,44 @@ def claims(results: Results) -> list[Claim]:
             f"He ({HE:g}) keeps the signal of a typical network through {DEPTH} layers: how often "
             f"it is halved between layer 1 and layer {DEPTH} (theory: 0 to {drift:.1f}, by finite "
             f"width); mean of {seeds} seeds",
-            np.log2(he[:, 0] / he[:, -1]),
+            np.log2(he.sel(layer=1) / he.sel(layer=DEPTH)),
             0.0,
             1.45 * drift,
         )
     )
-    held = results["activation_held_by_float32"]
+    held, held_back = (results[f"{way}_held_by_float32"] for way in WAYS)
+    least, most = (held.sel(variance=VARIANCES[end]) for end in (0, -1))
     made.append(
         about_share(
             f"At variance {VARIANCES[0]:g} float32 still holds the activations: share of the seeds "
             f"whose layer {DEPTH} is not all 0; {seeds} seeds",
-            np.sum(held[:, -1, 0] > 0),
+            (least.sel(layer=DEPTH) > 0).sum(),
             seeds,
             low=0.95,
         )
     )
     single = np.finfo(np.float32)
-    law = theory(VARIANCES[0])["gradient"]
-    ends = LAYERS[law < float(single.tiny) ** 2].max()
-    gone = np.sum(results["gradient_held_by_float32"][..., 0] == 0, axis=1)
+    below = LAYERS[theory(VARIANCES[0])["gradient"] < float(single.tiny) ** 2].max()
+    above = LAYERS[theory(VARIANCES[-1])["activation"] > float(single.max) ** 2].min()
     # The largest of the entries is up to 5 standard deviations, one layer's factor; one network
     # strays from the law by up to another.
-    made.append(
-        about_quantile(
+    for text, measured, law in (
+        (
             f"At variance {VARIANCES[0]:g} float32 loses the gradient: the last layer where it has "
             f"underflowed to exactly 0 (law: standard deviation below {single.tiny:.1e} up to "
-            f"layer {ends}); median of {seeds} seeds",
-            gone,
-            0.5,
-            ends - 2,
-            ends + 2,
-        )
-    )
-    law = theory(VARIANCES[-1])["activation"]
-    ends = LAYERS[law > float(single.max) ** 2].min()
-    intact = np.sum(np.cumprod(held[..., -1] > 0.25, axis=1), axis=1)
-    made.append(
-        about_quantile(
+            f"layer {below})",
+            (held_back.sel(variance=VARIANCES[0]) == 0).sum("layer"),
+            below,
+        ),
+        (
             f"At variance {VARIANCES[-1]:g} the activations outgrow float32: the first layer that "
-            f"overflows (law: standard deviation above {single.max:.1e} from layer {ends}); median "
-            f"of {seeds} seeds",
-            intact + 1,
-            0.5,
-            ends - 2,
-            ends + 2,
-        )
-    )
+            f"overflows (law: standard deviation above {single.max:.1e} from layer {above})",
+            (most > 0.25).cumprod("layer").sum("layer") + 1,
+            above,
+        ),
+    ):
+        median = f"{text}; median of {seeds} seeds"
+        made.append(about_quantile(median, measured, 0.5, law - 2, law + 2))
     return made
 
 
@@ -272,35 +253,23 @@ def theory(variance: float) -> dict[str, np.ndarray]:
     }
 
 
-def plot(results: Results) -> Any:
+def plot(results: xarray.Dataset) -> Any:
     """Variances by layer for the five arms, theory as thin lines; below, He's spread alone."""
     figure = new_figure(12, 7.5)
     top, bottom = figure.subplots(2, 2, sharex=True, height_ratios=[2.2, 1])
-    single = np.finfo(np.float32)
-    seeds = len(results["activation_variance"])
-    for axes, close, name, title in zip(
-        top,
-        bottom,
-        ("activation", "gradient"),
-        ("Forward: activations", "Backward: gradient"),
-        strict=True,
-    ):
-        values = results[f"{name}_variance"]
-        low, middle, high = np.quantile(values, (0.1, 0.5, 0.9), axis=0)
-        for arm, variance in enumerate(VARIANCES):
-            style, law = STYLES[arm], theory(variance)[name]
+    single, seeds = np.finfo(np.float32), results.sizes["seed"]
+    titles = ("Forward: activations", "Backward: gradient")
+    for axes, close, way, title in zip(top, bottom, WAYS, titles, strict=True):
+        for variance, style, marker in zip(VARIANCES, STYLES, MARKERS, strict=True):
+            values = results[f"{way}_variance"].sel(variance=variance)
+            law, is_last = theory(variance)[way], variance == VARIANCES[-1]
             label = f"{variance:g}" + (" (He)" if variance == HE else "")
-            axes.fill_between(LAYERS, low[:, arm], high[:, arm], color=style[:2], alpha=0.3, lw=0)
-            axes.plot(
-                LAYERS, middle[:, arm], style, marker=MARKERS[arm], ms=4, markevery=7, label=label
-            )
-            axes.plot(LAYERS, law, "k-", lw=0.7, label="theory" if arm == 4 else None)
+            drawn: dict[str, Any] = {"style": style, "spread": (0.1, 0.9), "alpha": 0.3}
+            band(axes, LAYERS, values, marker=marker, ms=4, markevery=7, label=label, **drawn)
+            axes.plot(LAYERS, law, "k-", lw=0.7, label="theory" if is_last else None)
             if variance == HE:
-                close.fill_between(
-                    LAYERS, low[:, arm], high[:, arm], color=style[:2], alpha=0.3, lw=0
-                )
-                close.plot(LAYERS, values[:5, :, arm].T, "-", color="0.45", lw=0.6)
-                close.plot(LAYERS, middle[:, arm], style, lw=2)
+                close.plot(LAYERS, values[:5].T, "-", color="0.45", lw=0.6)
+                band(close, LAYERS, values, lw=2, **drawn)
                 close.plot(LAYERS, law, "k-", lw=0.7)
         axes.set(yscale="log", title=f"{title}, by weight variance")
         bottom_of, top_of = axes.get_ylim()
@@ -319,8 +288,8 @@ def plot(results: Results) -> Any:
         )
     top[0].set_ylabel("variance of the activations")
     top[1].set_ylabel("variance of dL/da")
-    bottom[0].set_ylabel("variance")
-    bottom[1].set_ylabel("variance")
+    for axes in bottom:
+        axes.set_ylabel("variance")
     figure.legend(
         *top[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False
     )
@@ -328,5 +297,4 @@ def plot(results: Results) -> Any:
 
 
 if __name__ == "__main__":
-    use_every_core()
     sys.exit(main(sys.modules[__name__]))

@@ -14,24 +14,25 @@ Time: 25 s on 2 CPU cores.
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray
 from jaxtyping import Array, Float
 
 from jaxdl import data, diagnostics, initializers, losses, metrics, optimizers, training
-from jaxdl.claims import Claim, Results, about_mean, main
-from jaxdl.compiling import init_options
+from jaxdl.claims import Claim, about_mean, main
 from jaxdl.layers import Maxout
-from jaxdl.plotting import new_figure
+from jaxdl.plotting import band, new_figure
 
 TOLERANCE, MAX_RESCALINGS = 0.05, 10
 KERNEL = initializers.torch_kernel()
 STARTS = {"default": "PyTorch's default", "lsuv": "after LSUV"}
+LAYERS = ("conv_sine", "conv_residual", "maxout", "dense_square", "outputs")
 STYLES = {"default": "C3s--", "lsuv": "C0o-"}
 
 
@@ -67,47 +68,45 @@ class Config:
 PRESETS = {"default": Config(), "smoke": Config(seeds=3, epochs=1), "full": Config(seeds=20)}
 
 
-def run(config: Config) -> Results:
-    """By seed: variances of the layers before and after, rescalings, validation accuracy."""
+def run(config: Config) -> xarray.Dataset:
+    """By start and seed: the layers' variances, rescalings, validation accuracy in percent."""
     digits = data.split(data.load("mnist_5k"), key=jax.random.key(0))
-    model, optimizer = Odd(), optimizers.adam(1e-3)
-    batch = {"inputs": digits.train.inputs[:500], "targets": digits.train.targets[:500]}
-    inputs = training.scale_images(jnp.asarray(batch["inputs"]))
-    # Random numbers take long to compile: in one program, without optimisation.
-    initial = jax.jit(
-        lambda key: training.init_state(key, model, optimizer, inputs[:1]),
-        compiler_options=init_options(),
-    )
-    gathered: dict[str, list[Any]] = {"rescalings": []}
-    for name in STARTS:
-        gathered |= {f"{name}_variance": [], f"{name}_accuracy": []}
-    names: tuple[str, ...] = ()
-    for seed in range(config.seed, config.seed + config.seeds):
-        key = jax.random.key(seed)
-        start = initial(key)
-        scaled, rescalings = fewest_rescalings(model, start.variables, inputs)
-        gathered["rescalings"].append(rescalings)
-        for name, params in (("default", start.params), ("lsuv", scaled["params"])):
-            state = replace(start, params=params, opt_state=optimizer.init(params))
-            measured = diagnostics.propagation(
-                model, state.variables, batch, loss=losses.cross_entropy
-            )
-            rows = np.array(measured.has_weights)
-            names = tuple(np.array(measured.names)[rows].tolist())
-            gathered[f"{name}_variance"].append(measured.variance[rows])
-            result = training.fit(
-                model,
-                digits,
-                optimizer,
-                loss=losses.cross_entropy,
-                metrics=[metrics.accuracy],
-                epochs=config.epochs,
-                batch_size=50,
-                key=key,
-                state=state,
-            )
-            gathered[f"{name}_accuracy"].append(100 * result.history.validation["accuracy"])
-    return {"names": np.array(names), **{k: np.stack(v) for k, v in gathered.items()}}
+    train, splits = digits.train, {"train": digits.train, "validation": digits.validation}
+    task = training.Task(Odd(), losses.cross_entropy, [metrics.accuracy])
+    learn = training.make_run(task, optimizers.adam(1e-3), batch_size=50)
+    images = training.scale_images(jnp.asarray(train.inputs[:500]))
+    batch = {"inputs": images, "targets": jnp.asarray(train.targets[:500])}
+    draw = training.first_weights(task, train)
+
+    def make_starts(key: Any) -> dict[str, Any]:
+        first = draw(key)
+        scaled, rescalings = fewest_rescalings(task.model, {"params": first}, images)
+        params = jax.tree.map(lambda *leaves: np.stack(leaves), first, scaled["params"])
+        return {"params": params, "rescalings": np.array([0, rescalings])}
+
+    def member(key: Any, orders: Any, starts: Any, *, start: Any) -> dict[str, Any]:
+        chosen = jax.tree.map(lambda each: each[start], starts)
+        state = learn.init(key, train, chosen["params"])
+        signal = diagnostics.propagation(
+            task.model, state.variables, batch, loss=losses.cross_entropy
+        )
+        _, measured = learn(key, splits, orders, state)
+        return {
+            "variance": signal.variance[np.array(signal.has_weights)],
+            "rescalings": chosen["rescalings"],
+            "accuracy": 100 * measured["validation"]["accuracy"],
+        }
+
+    return training.sweep(
+        member,
+        {"start": range(2)},
+        seeds=range(config.seed, config.seed + config.seeds),
+        by_seed={
+            "orders": lambda key: training.orders(key, config.epochs, len(train)),
+            "starts": make_starts,
+        },
+        dims={"variance": ("layer",), "accuracy": ("epoch",)},
+    ).assign_coords(start=[*STARTS], layer=[*LAYERS], epoch=np.arange(1, config.epochs + 1))
 
 
 def fewest_rescalings(
@@ -125,54 +124,50 @@ def fewest_rescalings(
     raise reason
 
 
-def claims(results: Results) -> list[Claim]:
+def claims(results: xarray.Dataset) -> list[Claim]:
     """Unit variance in every layer, in few passes, and what it is good for."""
-    seeds = len(results["rescalings"])
-    before, after = results["default_variance"], results["lsuv_variance"]
+    seeds = results.sizes["seed"]
+    before, after = (results["variance"].sel(start=start) for start in STARTS)
+    default, lsuv = (results["accuracy"].sel(start=start, epoch=1) for start in STARTS)
     return [
         about_mean(
             "Before, the layers' variances differ by more than a factor of ten: powers of ten "
             f"between the largest and the least of a network; mean of {seeds} seeds",
-            np.log10(before.max(1) / before.min(1)),
+            np.log10(before.max("layer") / before.min("layer")),
             low=1.0,
         ),
         Claim(
             "LSUV brings every layer to variance 1: the farthest that one is from it, of "
-            f"{seeds} seeds and {after.shape[1]} layers",
-            np.abs(after - 1).max(),
+            f"{seeds} seeds and {len(LAYERS)} layers",
+            abs(after - 1).max(),
             0.0,
             TOLERANCE * (1 + 1e-3),
         ),
         Claim(
             f"Few passes do: rescalings that a layer needs at most; most of {seeds} seeds",
-            results["rescalings"].max(),
+            results["rescalings"].sel(start="lsuv").max(),
             1,
             3,
         ),
         about_mean(
             "From LSUV's start the network learns faster: points of validation accuracy that it is "
             f"ahead after one epoch; mean of {seeds} seeds",
-            results["lsuv_accuracy"][:, 0] - results["default_accuracy"][:, 0],
+            lsuv - default,
             low=0.0,
         ),
     ]
 
 
-def plot(results: Results) -> Any:
+def plot(results: xarray.Dataset) -> Any:
     """The variance of each layer before and after; accuracy by epoch from either start."""
     figure = new_figure(11, 4.5)
     variance, accuracy = figure.subplots(1, 2, width_ratios=[1.3, 1])
-    layers = np.arange(len(results["names"]))
-    for name, style in STYLES.items():
-        values = results[f"{name}_variance"]
-        variance.plot(layers, values.T, style[:2] + style[2], alpha=0.4, ms=4)
-        variance.plot(layers, np.median(values, 0), style, label=STARTS[name])
-        values = results[f"{name}_accuracy"]
-        epochs = np.arange(1, values.shape[1] + 1)
-        accuracy.plot(epochs, values.mean(0), style, label=STARTS[name])
-        accuracy.fill_between(
-            epochs, values.min(0), values.max(0), color=style[:2], alpha=0.25, lw=0
-        )
+    layers, epochs = np.arange(len(LAYERS)), results["epoch"].values
+    for start, style in STYLES.items():
+        of = results.sel(start=start).transpose("seed", ...)
+        variance.plot(layers, of["variance"].T, style[:2] + style[2], alpha=0.4, ms=4)
+        variance.plot(layers, of["variance"].median("seed"), style, label=STARTS[start])
+        band(accuracy, epochs, of["accuracy"], style, spread="range", label=STARTS[start])
     variance.axhspan(1 - TOLERANCE, 1 + TOLERANCE, color="0.85", label="within 5 % of 1")
     variance.set(
         yscale="log",
@@ -180,13 +175,13 @@ def plot(results: Results) -> Any:
         ylabel="variance of the layer's output",
         title="At initialisation: seeds, and their median",
     )
-    variance.set_xticklabels(results["names"], rotation=20)
+    variance.set_xticklabels(LAYERS, rotation=20)
     variance.legend()
     accuracy.set(
         xlabel="epoch",
         xticks=epochs,
         ylabel="validation accuracy (%)",
-        title=f"Training: mean and range of {len(values)} seeds",
+        title=f"Training: mean and range of {results.sizes['seed']} seeds",
     )
     accuracy.legend()
     return figure

@@ -4,6 +4,7 @@ import fashion_mnist
 import numpy as np
 import pytest
 import quickstart
+import xarray
 
 
 def verdicts(experiment, results):
@@ -17,74 +18,94 @@ def only(refuted, of, verdict="refuted"):
 def fashion_mnist_results():
     seeds, long = 5, 20
     draw = np.random.default_rng(0)
-    return {
-        "slow_train": fashion_mnist.LECTURE_TRAIN_ACCURACY + 0.1 * draw.normal(size=(seeds, 4)),
-        "slow_test": 82.8 + 0.05 * draw.normal(size=(seeds, 4)),
-        "fast_train": np.linspace(85, 95, long) + 0.1 * draw.normal(size=(seeds, long)),
-        "fast_test": np.linspace(86.0, 88, long) + 0.1 * draw.normal(size=(seeds, long)),
-    }
+    accuracy = np.full((2, seeds, long, 2), np.nan)
+    accuracy[0, :, :4, 0] = fashion_mnist.LECTURE_TRAIN_ACCURACY + 0.1 * draw.normal(
+        size=(seeds, 4)
+    )
+    accuracy[0, :, :4, 1] = 82.8 + 0.05 * draw.normal(size=(seeds, 4))
+    accuracy[1, ..., 0] = np.linspace(85, 95, long) + 0.1 * draw.normal(size=(seeds, long))
+    accuracy[1, ..., 1] = np.linspace(86.0, 88, long) + 0.1 * draw.normal(size=(seeds, long))
+    return xarray.Dataset(
+        {"accuracy": (("rate", "seed", "epoch", "split"), accuracy)},
+        coords={
+            "rate": [fashion_mnist.SLOW, fashion_mnist.FAST],
+            "epoch": np.arange(1, long + 1),
+            "split": ["train", "test"],
+        },
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "epoch", "change", "claim"),
+    ("rate", "split", "epoch", "change", "claim"),
     [
-        ("slow_train", 0, -3.0, 0),
-        ("slow_train", 1, 3.0, 1),
-        ("slow_train", 2, 3.0, 2),
-        ("slow_train", 3, -3.0, 3),
-        ("slow_test", 3, -2.0, 4),
-        ("fast_test", 3, -3.0, 5),
-        ("fast_train", 19, -14.0, 6),
+        (1e-4, "train", 1, -3.0, 0),
+        (1e-4, "train", 2, 3.0, 1),
+        (1e-4, "train", 3, 3.0, 2),
+        (1e-4, "train", 4, -3.0, 3),
+        (1e-4, "test", 4, -2.0, 4),
+        (1e-3, "test", 4, -3.0, 5),
+        (1e-3, "train", 20, -14.0, 6),
     ],
 )
-def test_fashion_mnists_claims_hold_and_can_be_refuted(name, epoch, change, claim):
+def test_fashion_mnists_claims_hold_and_can_be_refuted(rate, split, epoch, change, claim):
     results = fashion_mnist_results()
     assert verdicts(fashion_mnist, results) == only(None, 7)
-    results[name][:, epoch] += change
+    results["accuracy"].loc[{"rate": rate, "split": split, "epoch": epoch}] += change
     assert verdicts(fashion_mnist, results) == only(claim, 7)
 
 
 def test_a_mean_at_the_bands_end_is_undecided():
     results = fashion_mnist_results()
-    results["slow_train"][:, 0] += fashion_mnist.LECTURE_BAND[0]
+    first = {"rate": fashion_mnist.SLOW, "split": "train", "epoch": 1}
+    results["accuracy"].loc[first] += fashion_mnist.LECTURE_BAND[0]
     assert verdicts(fashion_mnist, results) == only(0, 7, "undecided")
 
 
 def quickstart_results():
-    by_seed = np.arange(5)[:, None]
-    return {
-        "plain_signal": 0.05 * 0.5 ** np.arange(5) * np.ones((40, 1)),
-        "batch_norm_signal": np.full((40, 5), 0.5),
-        "plain_validation": 83.0 + by_seed * np.ones((5, 10)),
-        "batch_norm_validation": 88.0 + 1.1 * by_seed * np.ones((5, 10)),
-        "plain_test": np.full(5, 93.4),
-        "batch_norm_test": np.full(5, 93.4),
-    }
+    signal = np.stack([0.05 * 0.5 ** np.arange(5), np.full(5, 0.5)])[:, None] * np.ones((40, 1))
+    by_seed = np.arange(5)[:, None] * np.ones((5, 10))
+    return xarray.Dataset(
+        {
+            "signal": (("network", "start", "layer"), signal),
+            "validation": (
+                ("network", "seed", "epoch"),
+                np.stack([83.0 + by_seed, 88.0 + 1.1 * by_seed]),
+            ),
+            "test": (("network", "seed"), np.full((2, 5), 93.4)),
+        },
+        coords={
+            "network": ["plain", "batch_norm"],
+            "layer": np.arange(1, 6),
+            "epoch": np.arange(1, 11),
+        },
+    )
 
 
 @pytest.mark.parametrize(
-    ("changed", "claim"),
+    ("name", "network", "values", "claim"),
     [
-        ({}, None),
-        ({"plain_signal": np.ones((40, 5))}, 0),
-        ({"batch_norm_signal": 0.9 ** np.arange(5) * np.ones((40, 1))}, 1),
-        ({"batch_norm_validation": np.full((5, 10), 60.0)}, 2),
-        ({"plain_test": np.full(5, 90.0)}, 3),
-        ({"batch_norm_test": np.full(5, 90.0)}, 4),
+        (None, None, None, None),
+        ("signal", "plain", np.ones((40, 5)), 0),
+        ("signal", "batch_norm", 0.9 ** np.arange(5) * np.ones((40, 1)), 1),
+        ("validation", "batch_norm", np.full((5, 10), 60.0), 2),
+        ("test", "plain", np.full(5, 90.0), 3),
+        ("test", "batch_norm", np.full(5, 90.0), 4),
     ],
 )
-def test_quickstarts_claims_hold_and_can_be_refuted(changed, claim):
-    assert verdicts(quickstart, quickstart_results() | changed) == only(claim, 5)
+def test_quickstarts_claims_hold_and_can_be_refuted(name, network, values, claim):
+    results = quickstart_results()
+    if name:
+        results[name].loc[{"network": network}] = values
+    assert verdicts(quickstart, results) == only(claim, 5)
 
 
 def test_quickstart_cannot_tell_a_small_lead():
-    same = quickstart_results()["plain_validation"] + np.array([-2, -1, 0, 1, 3])[:, None]
-    results = quickstart_results() | {"batch_norm_validation": same}
+    results = quickstart_results()
+    same = results["validation"].sel(network="plain").values + np.array([-2, -1, 0, 1, 3])[:, None]
+    results["validation"].loc[{"network": "batch_norm"}] = same
     assert verdicts(quickstart, results) == only(2, 5, "undecided")
 
 
 def test_a_shorter_run_of_quickstart_is_not_compared_with_earlier_ones():
-    results = quickstart_results()
-    for name in ("plain", "batch_norm"):
-        results[f"{name}_validation"] = results[f"{name}_validation"][:, :2]
+    results = quickstart_results().isel(epoch=slice(2))
     assert verdicts(quickstart, results) == only(None, 3)

@@ -2,6 +2,7 @@
 
 import gains
 import glorot_histograms
+import identical_features
 import init_scale
 import init_variance
 import initializer_comparison
@@ -14,7 +15,7 @@ import vanishing_gradients
 import xarray
 import zero_initialization
 
-from jaxdl import activations, diagnostics, initializers, losses, models
+from jaxdl import activations, data, diagnostics, initializers, losses, models
 
 
 def those(verdict, experiment, results):
@@ -25,7 +26,7 @@ def those(verdict, experiment, results):
 def check(experiment, results, name, change, refuted):
     """All claims hold; after the change these are refuted, and nothing else."""
     assert not those("refuted", experiment, results) | those("undecided", experiment, results)
-    changed = {**results, name: change(np.array(results[name]))}
+    changed = results.assign({name: change(results[name])})
     assert those("refuted", experiment, changed) == refuted
 
 
@@ -61,8 +62,8 @@ def test_the_scanned_network_is_that_of_an_mlp():
 def test_the_gradients_growth_is_that_of_jax_grad(monkeypatch):
     monkeypatch.setattr(vanishing_gradients, "DEPTH", 3)
     key, one = jax.random.key(0), jnp.ones(1)
-    draws = vanishing_gradients.draw.__wrapped__(key)
-    ratios = vanishing_gradients.growth.__wrapped__(activations.tanh, draws, one, 0 * one)
+    draws = vanishing_gradients.draw(key)
+    ratios = vanishing_gradients.growth(activations.tanh, draws, one, 0 * one)
     weights_key, _, inputs_key, gradient_key = jax.random.split(key, 4)
     normal, width = initializers.normal(), vanishing_gradients.WIDTH
     weights = normal(weights_key, (3, width, width)) / np.sqrt(width)
@@ -92,13 +93,16 @@ def init_variance_results(seeds=100):
     overflowed, underflowed = np.ones((2, seeds, init_variance.DEPTH, len(law)))
     overflowed[:, 45:, -1] = 0
     underflowed[:, :44, 0] = 0
-    return {
-        "variances": init_variance.VARIANCES,
-        "activation_mean_square": law**steps * noise,
-        "gradient_mean_square": law ** steps[::-1] * noise[:, ::-1],
-        "activation_held_by_float32": overflowed,
-        "gradient_held_by_float32": underflowed,
-    }
+    axes = ("seed", "layer", "variance")
+    return xarray.Dataset(
+        {
+            "activation_mean_square": (axes, law**steps * noise),
+            "gradient_mean_square": (axes, law ** steps[::-1] * noise[:, ::-1]),
+            "activation_held_by_float32": (axes, overflowed),
+            "gradient_held_by_float32": (axes, underflowed),
+        },
+        coords={"layer": init_variance.LAYERS, "variance": init_variance.VARIANCES},
+    )
 
 
 LAYERS = np.arange(50)[:, None]
@@ -109,8 +113,8 @@ LAYERS = np.arange(50)[:, None]
     [
         ("activation_mean_square", lambda v: v * 1.2**LAYERS, {0, 2}),
         ("gradient_mean_square", lambda v: v * 1.2 ** LAYERS[::-1], {1}),
-        ("activation_held_by_float32", np.zeros_like, {3, 5}),
-        ("gradient_held_by_float32", np.ones_like, {4}),
+        ("activation_held_by_float32", xarray.zeros_like, {3, 5}),
+        ("gradient_held_by_float32", xarray.ones_like, {4}),
     ],
 )
 def test_init_variances_claims(name, change, refuted):
@@ -118,33 +122,52 @@ def test_init_variances_claims(name, change, refuted):
 
 
 def test_three_networks_cannot_tell_a_law():
-    few = {
-        name: values[:3] if values.ndim > 1 else values
-        for name, values in init_variance_results().items()
-    }
+    few = init_variance_results().isel(seed=slice(3))
     few["activation_mean_square"] *= 1 + 0.1 * np.arange(3)[:, None, None] * LAYERS
     assert {0, 3} <= those("undecided", init_variance, few)
 
 
+def test_what_float32_cannot_hold_is_measured_all_the_same():
+    results = init_variance.run(init_variance.Config(seeds=2))
+    assert results["activation_variance"].sizes == {"seed": 2, "layer": 50, "variance": 5}
+    forward, held = (
+        results[f"activation_{part}"].sel(variance=1.0, layer=50)
+        for part in ("mean_square", "held_by_float32")
+    )
+    assert (held == 0).all()
+    # The law, and a network's strayings from it by a factor of e^{2.5 s.d.}.
+    np.testing.assert_allclose(np.log10(forward), 83.3, atol=2.0)
+    back = results["gradient_mean_square"].sel(variance=0.001)
+    assert (back > 0).all()
+    assert (back.sel(layer=1) < np.finfo(np.float32).tiny).all()
+
+
 def gains_results(seeds=40):
+    labels = [entry.label for entry in gains.ENTRIES]
     gain = np.array([(entry.table, entry.table) for entry in gains.ENTRIES])
-    tanh = [entry.label for entry in gains.ENTRIES].index("tanh")
-    gain[tanh, 1] = 1.5925
-    theory = np.ones((len(gain), gains.DEPTH, 2))
-    noise = np.random.default_rng(0).normal(size=(len(gain), seeds, 1, 2))
-    return {
-        "labels": np.array([entry.label for entry in gains.ENTRIES]),
-        "gains": gain,
-        "theory": theory,
-        "measured": theory[:, None] * (1 + 0.01 * noise),
-    }
+    gain[labels.index("tanh"), 1] = 1.5925
+    theory = np.ones((len(gain), 2, gains.DEPTH))
+    noise = np.random.default_rng(0).normal(size=(seeds, len(gain), 2, 1))
+    axes = ("activation", "kind", "layer")
+    return xarray.Dataset(
+        {
+            "gain": (axes[:2], gain),
+            "theory": (axes, theory),
+            "measured": (("seed", *axes), theory * (1 + 0.01 * noise)),
+        },
+        coords={
+            "activation": labels,
+            "kind": [*gains.KINDS],
+            "layer": np.arange(1, gains.DEPTH + 1),
+        },
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "change", "refuted"),
     [
-        ("gains", lambda v: v + np.array([0, 1e-3]), {0, 1}),
-        ("gains", lambda v: v[:, 1:] + np.zeros(2), {2}),
+        ("gain", lambda v: v + np.array([0, 1e-3]), {0, 1}),
+        ("gain", lambda v: v.sel(kind="quadrature", drop=True) + 0 * v, {2}),
         ("measured", lambda v: v * 3, set(range(3, 13))),
         ("measured", lambda v: v / 3, set(range(3, 13))),
     ],
@@ -155,22 +178,28 @@ def test_gains_claims(name, change, refuted):
 
 def test_networks_far_apart_leave_the_gains_undecided():
     results = gains_results(seeds=4)
-    results["measured"] = results["measured"] * np.array([0.5, 0.8, 1.2, 2.0])[:, None, None]
+    results["measured"] *= xarray.DataArray([0.5, 0.8, 1.2, 2.0], dims="seed")
     assert those("undecided", gains, results) == set(range(3, 13))
 
 
 def vanishing_gradients_results(seeds=20):
-    shape = (len(vanishing_gradients.ACTIVATIONS), vanishing_gradients.DEPTH - 1, 4)
-    theory = np.full(shape, 0.9)
-    noise = np.random.default_rng(0).normal(size=(shape[0], seeds, 1, 4))
-    growth = theory[:, None] * (1 + 0.002 * noise)
-    row = list(vanishing_gradients.ACTIVATIONS).index("GELU")
-    growth[row, ..., vanishing_gradients.INITIALIZERS.index("He")] *= 1.2
-    return {
-        "growth": growth,
-        "theory": theory,
-        "sigmoid_chain": np.full(5, 0.25**10),
+    axes = {
+        "activation": [*vanishing_gradients.ACTIVATIONS],
+        "initializer": [*vanishing_gradients.INITIALIZERS],
+        "layer": np.arange(1, vanishing_gradients.DEPTH),
     }
+    theory = np.full([len(values) for values in axes.values()], 0.9)
+    noise = np.random.default_rng(0).normal(size=(seeds, *theory.shape[:2], 1))
+    results = xarray.Dataset(
+        {
+            "growth": (("seed", *axes), theory * (1 + 0.002 * noise)),
+            "theory": ((*axes,), theory),
+            "sigmoid_chain": ("input", np.full(5, 0.25**10)),
+        },
+        coords=axes,
+    )
+    results["growth"].loc[{"activation": "GELU", "initializer": "He"}] *= 1.2
+    return results
 
 
 @pytest.mark.parametrize(
@@ -180,7 +209,7 @@ def vanishing_gradients_results(seeds=20):
         ("growth", lambda v: v * 1.5, {1, *range(3, 9)}),
         ("growth", lambda v: v / 1.5, {1, *range(2, 9)}),
         # One pair of the 31 is enough.
-        ("growth", lambda v: v * np.where(np.arange(8) == 7, 1.1, 1)[:, None, None, None], {1}),
+        ("growth", lambda v: v.where(v["activation"] != "SiLU", 1.1 * v), {1}),
     ],
 )
 def test_vanishing_gradients_claims(name, change, refuted):
@@ -189,7 +218,7 @@ def test_vanishing_gradients_claims(name, change, refuted):
 
 def test_networks_far_apart_leave_the_gradient_undecided():
     results = vanishing_gradients_results(seeds=4)
-    results["growth"] = results["growth"] * np.array([0.9, 0.97, 1.03, 1.1])[:, None, None]
+    results["growth"] *= xarray.DataArray([0.9, 0.97, 1.03, 1.1], dims="seed")
     assert those("undecided", vanishing_gradients, results) == {1, *range(3, 9)}
 
 
@@ -235,25 +264,34 @@ def test_the_same_loss_is_undecided():
 
 
 def lsuv_results(seeds=5):
-    variance = np.array([[0.03, 0.01, 0.2, 0.1, 0.003]]) * np.ones((seeds, 1))
+    before = np.array([0.03, 0.01, 0.2, 0.1, 0.003])
     by_seed = np.arange(seeds)[:, None] * np.ones((seeds, 3))
-    return {
-        "names": np.array(list("abcde")),
-        "rescalings": np.ones(seeds, int),
-        "default_variance": variance,
-        "lsuv_variance": np.full_like(variance, 1.01),
-        "default_accuracy": 60.0 + by_seed,
-        "lsuv_accuracy": 80.0 + 1.1 * by_seed,
-    }
+    runs = ("start", "seed")
+    return xarray.Dataset(
+        {
+            "variance": (
+                (*runs, "layer"),
+                np.stack([np.tile(each, (seeds, 1)) for each in (before, 0 * before + 1.01)]),
+            ),
+            "rescalings": (runs, np.array([[0], [1]]) * np.ones(seeds, int)),
+            "accuracy": ((*runs, "epoch"), np.stack([60.0 + by_seed, 80.0 + 1.1 * by_seed])),
+        },
+        coords={"start": ["default", "lsuv"], "layer": [*lsuv.LAYERS], "epoch": [1, 2, 3]},
+    )
+
+
+def of_lsuv(change):
+    """The change, of the values after LSUV."""
+    return lambda values: values.where(values["start"] == "default", change(values))
 
 
 @pytest.mark.parametrize(
     ("name", "change", "refuted"),
     [
-        ("default_variance", np.ones_like, {0}),
-        ("lsuv_variance", lambda v: v + 0.1, {1}),
-        ("rescalings", lambda v: v + np.arange(len(v)), {2}),
-        ("lsuv_accuracy", lambda v: v - 60, {3}),
+        ("variance", lambda v: v.where(v["start"] == "lsuv", 1.0), {0}),
+        ("variance", of_lsuv(lambda v: v + 0.1), {1}),
+        ("rescalings", of_lsuv(lambda v: v + 3), {2}),
+        ("accuracy", of_lsuv(lambda v: v - 60), {3}),
     ],
 )
 def test_lsuvs_claims(name, change, refuted):
@@ -262,7 +300,8 @@ def test_lsuvs_claims(name, change, refuted):
 
 def test_a_lead_within_the_noise_is_undecided():
     results = lsuv_results()
-    results["lsuv_accuracy"] = results["default_accuracy"][::-1]
+    accuracy = results["accuracy"]
+    accuracy.loc[{"start": "lsuv"}] = accuracy.sel(start="default").values[::-1]
     assert those("undecided", lsuv, results) == {3}
 
 
@@ -278,33 +317,36 @@ def test_the_network_that_no_formula_covers_gets_unit_variance():
 def glorot_histograms_results(seeds=20):
     draw = np.random.default_rng(0)
     layers = np.arange(glorot_histograms.HIDDEN_LAYERS)
-    results = {"width": np.array(1000)}
-    for kind, ratio in (("standard", 0.57), ("normalized", 0.93)):
-        for what in ("signal", "gradient"):
-            theory = ratio ** (layers if what == "signal" else layers[::-1])
-            name = f"{kind}_{what}"
-            results[f"{name}_theory"] = theory
-            results[name] = theory * np.exp(0.01 * draw.normal(size=(seeds, len(layers))))
+    ratios = np.array([[0.57], [0.93]])
+    results = xarray.Dataset(coords={"initializer": ["standard", "normalized"]})
+    for what, powers in (("signal", layers), ("gradient", layers[::-1])):
+        theory = ratios**powers
+        noise = np.exp(0.01 * draw.normal(size=(seeds, *theory.shape)))
+        results[f"{what}_theory"] = (("initializer", "layer"), theory)
+        results[what] = (("seed", "initializer", "layer"), theory * noise)
     return results
 
 
 @pytest.mark.parametrize(
-    ("name", "claim"),
+    ("initializer", "what", "claim"),
     [
-        ("standard_signal", 0),
-        ("standard_gradient", 1),
-        ("normalized_signal", 2),
-        ("normalized_gradient", 3),
+        ("standard", "signal", 0),
+        ("standard", "gradient", 1),
+        ("normalized", "signal", 2),
+        ("normalized", "gradient", 3),
     ],
 )
-def test_glorots_claims(name, claim):
-    steeper = 0.9 ** np.arange(5)
-    check(glorot_histograms, glorot_histograms_results(), name, lambda v: v * steeper, {claim})
+def test_glorots_claims(initializer, what, claim):
+    def steepen(values):
+        return values.where(values["initializer"] != initializer, values * 0.9 ** np.arange(5))
+
+    check(glorot_histograms, glorot_histograms_results(), what, steepen, {claim})
 
 
 def test_three_networks_cannot_tell_a_ratio():
     results = glorot_histograms_results(seeds=3)
-    results["standard_signal"][:, -1] *= np.array([0.8, 1.0, 1.2])
+    last = {"initializer": "standard", "layer": 4}
+    results["signal"].loc[last] *= np.array([0.8, 1.0, 1.2])
     assert 0 in those("undecided", glorot_histograms, results)
 
 
@@ -312,24 +354,18 @@ def initializer_comparison_results(seeds=5):
     names = initializer_comparison.NAMES
     expected = [[initializer_comparison.EXPECTED.get(name, (9.0,))[0]] for name in names]
     noise = 0.1 * np.random.default_rng(0).normal(size=(len(names), seeds))
-    return {
-        "names": np.array(names),
-        "accuracy": expected + noise,
-        "layer_1_largest": np.zeros((len(names), seeds)),
-        "layer_2_after": np.zeros((len(names), seeds, 200, 10)),
-        "dataset": np.array("mnist_5k"),
-        "epochs": np.array(10),
-    }
+    return xarray.Dataset(
+        {
+            "accuracy": (("initializer", "seed"), expected + noise),
+            "moved": (("initializer", "seed"), np.zeros((len(names), seeds))),
+        },
+        coords={"initializer": [*names]},
+        attrs={"dataset": "mnist_5k", "epochs": 10},
+    )
 
 
 def changed_for(name, change):
-    row = initializer_comparison.NAMES.index(name)
-
-    def apply(values):
-        values[row] = change(values[row])
-        return values
-
-    return apply
+    return lambda values: values.where(values["initializer"] != name, change(values))
 
 
 @pytest.mark.parametrize(
@@ -340,8 +376,7 @@ def changed_for(name, change):
         ("accuracy", "he_uniform", lambda v: v - 90, {0, 1, 5 + 15}),
         ("accuracy", "glorot_uniform", lambda v: v - 90, {2, 3, 5 + 12}),
         ("accuracy", "identity", lambda v: v - 10, {5}),
-        ("layer_1_largest", "zeros", lambda v: v + 1e-9, {4}),
-        ("layer_2_after", "zeros", lambda v: v - 1e-9, {4}),
+        ("moved", "zeros", lambda v: v + 1e-9, {4}),
     ],
 )
 def test_the_comparisons_claims(what, name, change, refuted):
@@ -357,42 +392,53 @@ def test_a_small_change_of_accuracy_is_undecided():
 
 
 def test_other_data_or_epochs_have_no_earlier_numbers():
-    for other in ({"epochs": np.array(2)}, {"dataset": np.array("mnist")}):
-        results = initializer_comparison_results() | other
+    for other in ({"epochs": 2}, {"dataset": "mnist"}):
+        results = initializer_comparison_results().assign_attrs(other)
         assert len(initializer_comparison.claims(results)) == 5
 
 
 def zero_initialization_results(seeds=5):
-    epochs = 10
-    spectrum = np.ones((seeds, 256))
-    noise = 0.1 * np.arange(seeds)[:, None]
-    tests = {f"{name}_test": np.full((seeds, epochs), 93.0) for name in zero_initialization.ARMS}
-    return tests | {
-        "he_test": tests["he_test"] + noise,
-        "identity_test": tests["identity_test"] - 2,
-        "identical_dropout_test": tests["identical_dropout_test"] - 2,
-        "lit_pixels": np.array(175),
-        "zero_start_difference": np.zeros(seeds - 1),
-        "zero_one_order_difference": np.zeros(seeds - 1),
-        "zero_own_order_difference": np.full(seeds - 1, 0.2),
-        "identity_singular_values": np.where(np.arange(256) < 150, spectrum, 1e-9),
-        "zero_singular_values": spectrum,
-        "identical_similarity": np.ones((seeds, 2)),
-    }
+    accuracy = 93.0 - np.array([0, 0, 2])[:, None, None] * np.ones((3, seeds, 10))
+    accuracy[0] += 0.1 * np.arange(seeds)[:, None]
+    spectrum = np.ones((3, seeds, 256))
+    spectrum[2, :, 150:] = 1e-9
+    difference = np.array([0, 0.2, 0])[:, None] * (np.arange(seeds) > 0)
+    return xarray.Dataset(
+        {
+            "accuracy": (("start", "seed", "epoch"), accuracy),
+            "singular_value": (("start", "seed", "index"), spectrum),
+            "difference": (("trained", "seed"), difference),
+            "lit_pixels": 175,
+        },
+        coords={
+            "start": ["he", "zero", "identity"],
+            "trained": ["not", "own order", "one order"],
+            "index": np.arange(1, 257),
+        },
+    )
+
+
+def where(change, **labels):
+    """The change, of the values at these labels alone."""
+
+    def apply(values):
+        changed = values.copy()
+        changed.loc[labels] = change(values).sel(labels)
+        return changed
+
+    return apply
 
 
 @pytest.mark.parametrize(
     ("name", "change", "refuted"),
     [
-        ("zero_start_difference", lambda v: v + 1e-9, {0}),
-        ("zero_one_order_difference", lambda v: v + 1e-9, {1}),
-        ("zero_own_order_difference", np.zeros_like, {2}),
-        ("identity_singular_values", np.ones_like, {3}),
-        ("zero_singular_values", lambda v: v * (np.arange(256) < 150), {4}),
-        ("identical_similarity", lambda v: v - 1e-3, {5}),
-        ("identity_test", lambda v: v + 4, {6}),
-        ("zero_test", lambda v: v - 3, {7}),
-        ("identical_dropout_test", lambda v: v - 6, {8}),
+        ("difference", where(lambda v: v + 1e-9, trained="not"), {0}),
+        ("difference", where(lambda v: v + 1e-9, trained="one order"), {1}),
+        ("difference", where(xarray.zeros_like, trained="own order"), {2}),
+        ("singular_value", where(xarray.ones_like, start="identity"), {3}),
+        ("singular_value", where(lambda v: v * (v["index"] <= 150), start="zero"), {4}),
+        ("accuracy", where(lambda v: v + 4, start="identity"), {5}),
+        ("accuracy", where(lambda v: v - 3, start="zero"), {6}),
     ],
 )
 def test_zero_initializations_claims(name, change, refuted):
@@ -401,8 +447,118 @@ def test_zero_initializations_claims(name, change, refuted):
 
 def test_what_five_seeds_cannot_tell_of_zero_initialization():
     results = zero_initialization_results()
-    results["identity_test"] = results["he_test"][::-1]
-    assert those("undecided", zero_initialization, results) == {6}
-    results["identity_test"] = results["identity_test"][:, :3]
-    results = {name: v[:, :3] if name.endswith("_test") else v for name, v in results.items()}
-    assert len(zero_initialization.claims(results)) == 6  # the leads are those of ten epochs
+    accuracy = results["accuracy"]
+    accuracy.loc[{"start": "identity"}] = accuracy.sel(start="he").values[::-1]
+    assert those("undecided", zero_initialization, results) == {5}
+    # The leads are those of ten epochs.
+    assert len(zero_initialization.claims(results.isel(epoch=slice(3)))) == 5
+
+
+def identical_features_results(seeds=5):
+    accuracy = 93.0 - np.array([0, 2, 6])[:, None, None] * np.ones((3, seeds, 10))
+    accuracy[0] += 0.1 * np.arange(seeds)[:, None]
+    cosine = np.ones((3, seeds, 11))
+    cosine[1, :, 1:] = 0.99 + 0.001 * np.arange(seeds)[:, None]
+    return xarray.Dataset(
+        {
+            "accuracy": (("arm", "seed", "epoch"), accuracy),
+            "cosine": (("arm", "seed", "after"), cosine),
+        },
+        coords={
+            "arm": [*identical_features.ARMS],
+            "seed": range(seeds),
+            "after": np.arange(11),
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "refuted"),
+    [
+        ("cosine", where(lambda v: v - 1e-3, arm="identical", after=0), {0}),
+        ("cosine", where(lambda v: v - 0.5 - v["seed"] / 100, arm="identical", after=1), {1}),
+        ("accuracy", where(lambda v: v - 6, arm="dropout"), {2}),
+    ],
+)
+def test_identical_features_claims(name, change, refuted):
+    check(identical_features, identical_features_results(), name, change, refuted)
+
+
+def test_the_mean_cosine_is_that_of_all_pairs():
+    kernel = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    columns = kernel / np.linalg.norm(kernel, axis=0)
+    pairs = (columns.T @ columns)[np.triu_indices(4, 1)]
+    np.testing.assert_allclose(
+        identical_features.mean_cosine(jnp.asarray(kernel)), pairs.mean(), atol=1e-6
+    )
+
+
+def few_digits(name, **where):
+    """120 examples of noise, 84 of them to train on."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (120, 28, 28, 1)).astype(np.uint8)
+    return data.Dataset("noise", data.Arrays(images, np.arange(120) % 10), None, None)
+
+
+def test_zeros_results_have_their_axes_and_its_keys_change_nothing(monkeypatch):
+    monkeypatch.setattr(zero_initialization.data, "load", few_digits)
+    results = zero_initialization.run(zero_initialization.Config(seeds=4, epochs=2))
+    assert results["accuracy"].sizes == {"start": 3, "seed": 4, "epoch": 2}
+    assert results["singular_value"].sizes == {"start": 3, "seed": 4, "index": 256}
+    assert results["difference"].sizes == {"seed": 4, "trained": 3}
+    assert those("holds", zero_initialization, results) >= {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "sizes"),
+    [
+        (
+            identical_features,
+            {"accuracy": {"arm": 3, "epoch": 2}, "cosine": {"arm": 3, "after": 3}},
+        ),
+        (
+            initializer_comparison,
+            {
+                "accuracy": {"initializer": 9},
+                "kernel": {"initializer": 9, "when": 2, "unit": 200, "class": 10},
+            },
+        ),
+        (
+            lsuv,
+            {"variance": {"start": 2, "layer": 5}, "accuracy": {"start": 2, "epoch": 2}},
+        ),
+    ],
+)
+def test_what_is_trained_has_its_axes(monkeypatch, experiment, sizes):
+    monkeypatch.setattr(experiment.data, "load", few_digits)
+    names = ("zeros", "normal(0, 1)", "orthogonal", "torch_kernel")
+    names += ("he_normal", "he_uniform", "glorot_normal", "glorot_uniform")
+    few = {name: initializer_comparison.KERNELS[name] for name in names}
+    monkeypatch.setattr(initializer_comparison, "KERNELS", few)
+    monkeypatch.setattr(initializer_comparison, "NAMES", (*few, initializer_comparison.LSUV))
+    results = experiment.run(experiment.Config(seeds=3, epochs=2))
+    for name, expected in sizes.items():
+        assert results[name].sizes == expected | {"seed": 3}
+        assert np.isfinite(results[name]).all()
+    assert experiment.claims(results)
+
+
+def test_what_is_measured_at_the_start_has_its_axes(monkeypatch):
+    for experiment in (gains, vanishing_gradients):
+        monkeypatch.setattr(experiment, "DEPTH", 5)
+        monkeypatch.setattr(experiment, "WIDTH", 10)
+    of_gains = gains.run(gains.Config(seeds=3))
+    assert of_gains["measured"].sizes == {"seed": 3, "activation": 5, "layer": 5, "kind": 2}
+    of_gradients = vanishing_gradients.run(vanishing_gradients.Config(seeds=3))
+    assert of_gradients["growth"].sizes == {
+        "seed": 3, "activation": 8, "layer": 4, "initializer": 4
+    }  # fmt: skip
+    small = glorot_histograms.Config(width=20, seeds=3, examples=20)
+    of_layers = glorot_histograms.run(small)
+    assert of_layers["signal"].sizes == {"initializer": 2, "seed": 3, "layer": 5}
+    assert of_layers["signal_density"].sizes == {"initializer": 2, "layer": 5, "bin": 200}
+    for experiment, results in (
+        (gains, of_gains), (vanishing_gradients, of_gradients), (glorot_histograms, of_layers)
+    ):  # fmt: skip
+        assert experiment.claims(results)
+        assert experiment.plot(results).axes

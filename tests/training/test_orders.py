@@ -2,9 +2,11 @@
 
 import jax
 import numpy as np
+import pytest
 from scipy import stats
 
-from jaxdl.training import epoch_order
+from jaxdl.training import epoch_order, orders
+from jaxdl.training.state import ORDER_STREAM
 
 
 def test_is_a_permutation(key):
@@ -26,3 +28,14 @@ def test_every_permutation_is_equally_likely(key):
     _, counts = np.unique(seen, axis=0, return_counts=True)
     assert len(counts) == 24
     assert stats.chisquare(counts).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_all_epochs_at_once_are_numpys_own_one_by_one(impl):
+    key = jax.random.key(2**31 + 7, impl=impl)
+    words = np.asarray(jax.random.key_data(jax.random.split(key)[1])).tolist()
+    for epoch, order in enumerate(orders(key, 4, 30, first=250), start=250):
+        seed = np.random.SeedSequence([*words, ORDER_STREAM, epoch])
+        bits = np.random.Philox(seed).random_raw(30)
+        np.testing.assert_array_equal(order, np.argsort(bits))
+        np.testing.assert_array_equal(order, epoch_order(jax.random.split(key)[1], epoch, 30))

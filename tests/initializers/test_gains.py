@@ -117,7 +117,7 @@ def test_settings_reach_a_function():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: gains.gain("swish"), "one of linear, identity, conv, sigmoid, tanh, relu"),
+        (lambda: gains.gain("swish"), "one of linear, identity, conv, conv1d"),
         (lambda: gains.gain("relu", negative_slope=0.1), "relu takes no settings"),
         (lambda: gains.gain("leaky_relu", slope=0.1), "takes negative_slope, got slope"),
         (

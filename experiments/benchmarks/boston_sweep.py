@@ -74,7 +74,7 @@ def sweep_of(train: data.Arrays, epochs: int) -> Callable[[], np.ndarray]:
     seeds = np.arange(MEMBERS, dtype=np.uint32)
     shared = checked_by_seed({"orders": lambda _: orders_of(0, epochs)}, "shared", (), seeds)
     run = functools.partial(losses_of, train)
-    program = trace_member(run, {}, takes_order=False, shared=True, by_seed=shared)
+    program = trace_member(run, {}, by_seed=shared)
     execute = prepare(program, MEMBERS, None)
 
     def call() -> np.ndarray:

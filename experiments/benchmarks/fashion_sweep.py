@@ -77,7 +77,7 @@ def solo_of(run: Member, steps: int) -> Callable[[int], np.ndarray]:
 def trace(run: Member, steps: int) -> Program:
     """The member, traced, with one order for all."""
     orders = shared_orders(steps, np.zeros(1, np.uint32))
-    return trace_member(run, {}, takes_order=False, shared=True, by_seed=orders)
+    return trace_member(run, {}, by_seed=orders)
 
 
 def shared_orders(steps: int, seeds: np.ndarray) -> list[BySeed]:

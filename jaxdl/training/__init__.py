@@ -18,7 +18,7 @@ from jaxdl.training.fit import (
     fit,
     initialize,
 )
-from jaxdl.training.orders import epoch_order, order_key, orders
+from jaxdl.training.orders import epoch_order, orders
 from jaxdl.training.run import Run, first_weights, make_run
 from jaxdl.training.state import TrainState, init_state
 from jaxdl.training.statistics import fold, recalibrate
@@ -50,7 +50,6 @@ __all__ = [
     "make_run",
     "make_train_epoch",
     "make_train_step",
-    "order_key",
     "orders",
     "recalibrate",
     "scale_images",

@@ -67,11 +67,6 @@ def orders(
     return _orders(words, first + np.arange(epochs), examples)
 
 
-def order_key(seed: Any) -> Key[Array, ""]:
-    """The key for the order of the data, of the run with this seed."""
-    return jax.random.fold_in(jax.random.key(seed), ORDER_STREAM)
-
-
 def _orders(words_of_key: list[int], epochs: np.ndarray, examples: int) -> np.ndarray:
     """One order an epoch: `argsort` of the bits of `Philox(SeedSequence([*key, stream, epoch]))`.
 

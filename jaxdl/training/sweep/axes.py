@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-GIVEN_BY_SWEEP = ("key", "order_key", "seed")
+GIVEN_BY_SWEEP = ("key", "seed")
 
 
 class Axis(NamedTuple):
@@ -67,15 +67,13 @@ def seed_numbers(seeds: int | Iterable[int]) -> np.ndarray:
     return np.asarray(values, np.uint32)
 
 
-def member_arguments(
-    moving: Sequence[Axis], seeds: np.ndarray, shared_batches: bool
-) -> tuple[np.ndarray, ...]:
-    """The arrays (seed, order's seed, each setting), one entry per member in the grid's order."""
+def member_arguments(moving: Sequence[Axis], seeds: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The arrays (seed, each setting), one entry per member in the grid's order."""
     sizes = [len(axis.values) for axis in moving]
     positions = np.indices((*sizes, len(seeds))).reshape(len(sizes) + 1, -1)
     by_member = seeds[positions[-1]]
     settings = [np.asarray(a.values)[p] for a, p in zip(moving, positions, strict=False)]
-    return (by_member, np.asarray(seeds[0]) if shared_batches else by_member, *settings)
+    return (by_member, *settings)
 
 
 def _is_number(value: Any) -> bool:

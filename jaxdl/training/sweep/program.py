@@ -25,7 +25,6 @@ from jaxtyping import Array
 from jaxdl.compiling import compiler_options, loops_well
 from jaxdl.host_loops import with_loops_on_host
 from jaxdl.jaxprs import atom_bytes, equations
-from jaxdl.training.orders import order_key
 from jaxdl.training.sweep.by_seed import BySeed
 
 # On a CPU, what a step reads and writes for all members of a call should stay near the size of a
@@ -50,18 +49,16 @@ class Program:
     """A run, traced for one member and not yet compiled.
 
     Attributes:
-        jaxpr: (seed, order's seed, setting, ...) -> metrics, flat; the arrays that the run closes
-            over are its constants.
+        jaxpr: (seed, setting, ...) -> metrics, flat; the arrays that the run closes over are its
+            constants.
         settings: the settings' names, in the order of the arguments.
         outputs: names, shapes and dtypes of the metrics, in order.
-        shared: whether all members share one order's seed.
         given: for each array made by seed, whether all members share it.
     """
 
     jaxpr: core.ClosedJaxpr
     settings: tuple[str, ...]
     outputs: Mapping[str, jax.ShapeDtypeStruct]
-    shared: bool
     given: tuple[bool, ...] = ()
 
     def digest(self) -> str:
@@ -85,7 +82,7 @@ class Program:
         """One entry per argument: `shared` for an argument without an axis of members."""
         own = (member for _ in self.settings)
         made = (shared if is_shared else member for is_shared in self.given)
-        return (member, shared if self.shared else member, *own, *made)
+        return (member, *own, *made)
 
     def arguments(self, members: int) -> tuple[jax.ShapeDtypeStruct, ...]:
         """The shapes and dtypes of a call's arguments."""
@@ -175,8 +172,6 @@ def trace_member(
     run: Callable[..., Any],
     settings: Mapping[str, np.dtype],
     *,
-    takes_order: bool,
-    shared: bool,
     by_seed: Sequence[BySeed] = (),
 ) -> Program:
     """Trace `run(key, **settings)` once, for one member. What is made by seed is an argument too.
@@ -193,12 +188,11 @@ def trace_member(
         for _ in jax.tree.leaves(tree)
     ]
 
-    def solo(seed: Array, order_seed: Array, *values: Array) -> list[Array]:
-        order = {"order_key": order_key(order_seed)} if takes_order else {}
+    def solo(seed: Array, *values: Array) -> list[Array]:
         moving = dict(zip(settings, values[: len(settings)], strict=True))
         trees = jax.tree.unflatten(structure, values[len(settings) :])
         made = {each.name: tree for each, tree in zip(by_seed, trees, strict=True)}
-        metrics = run(jax.random.key(seed), **moving, **made, **order)
+        metrics = run(jax.random.key(seed), **moving, **made)
         paths = jax.tree_util.tree_flatten_with_path(metrics, is_leaf=lambda leaf: leaf is None)[0]
         names[:] = [
             jax.tree_util.keystr(path, simple=True, separator="/") or "result" for path, _ in paths
@@ -214,7 +208,7 @@ def trace_member(
         for leaf in leaves
     ]
     try:
-        jaxpr, shapes = jax.make_jaxpr(solo, return_shape=True)(word, word, *values)
+        jaxpr, shapes = jax.make_jaxpr(solo, return_shape=True)(word, *values)
     except Exception as error:
         error.add_note(
             f"sweep traced run with {', '.join(settings) or 'nothing'} as arrays; an argument that "
@@ -228,7 +222,7 @@ def trace_member(
     if len(set(names)) < len(names):
         raise ValueError(f"metrics must have different names, got {names}; rename one")
     outputs = dict(zip(names, shapes, strict=True))
-    return Program(jaxpr, tuple(settings), outputs, shared, tuple(flags))
+    return Program(jaxpr, tuple(settings), outputs, tuple(flags))
 
 
 def _check_metric(name: str, leaf: Any) -> None:

@@ -40,7 +40,6 @@ def sweep(
     seeds: int | Iterable[int] = 8,
     by_seed: Mapping[str, Any] | None = None,
     orders: str = "own",
-    shared_batches: bool = True,
     static: Sequence[str] = (),
     dims: Mapping[str, Sequence[str]] | None = None,
     chunk: int | None = None,
@@ -73,12 +72,10 @@ def sweep(
             keys of its seeds.
         by_seed: further arguments of `run` by name, each a function of a seed's key that is called
             on the host: {"orders": lambda key: training.orders(key, epochs, examples)}. They are
-            made when a call needs them; the last 64 seeds' are kept.
+            made when a call needs them; the first 64 MB are kept.
         orders: "own" gives each seed its own `orders` (or `order`); "shared" gives all members
             those of the first seed. Each batch is then gathered once for all, and the first layer
             is one matrix product. Only the first seed's member is then the run that `fit` makes.
-        shared_batches: for a run with the argument `order_key`: whether all members get
-            `training.order_key` of the first seed, or each that of its own.
         static: settings that decide a shape or a branch, such as a width. Each value compiles a
             program.
         dims: the names of a metric's own axes, e.g. {"loss": ("epoch",)}; "loss_dim_0" by default.
@@ -118,7 +115,7 @@ def sweep(
     made = checked_by_seed(
         by_seed or {}, orders, [*(axis.name for axis in axes), *GIVEN_BY_SWEEP], seed_values
     )
-    takes_order = _check_run(run, axes, [each.name for each in made], static, shared_batches)
+    _check_run(run, axes, [each.name for each in made], static)
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1 member, got {chunk}; leave it out")
 
@@ -129,8 +126,6 @@ def sweep(
         trace_member(
             functools.partial(run, **dict(zip((a.name for a in fixed), values, strict=True))),
             {axis.name: np.asarray(axis.values).dtype for axis in moving},
-            takes_order=takes_order,
-            shared=shared_batches,
             by_seed=made,
         )
         for values in combinations
@@ -139,12 +134,12 @@ def sweep(
     own_dims = _own_dims(programs[0], axes, dims or {})
     kept = None
     if folder is not None:
-        identity = _identity(programs, axes, seed_values, shared_batches)
+        identity = _identity(programs, axes, seed_values)
         if made:
             identity["by seed"] = {each.name: _digest_of_first(each) for each in made}
         kept = open_folder(Path(folder), identity)
 
-    numbers = member_arguments(moving, seed_values, shared_batches)
+    numbers = member_arguments(moving, seed_values)
     members = numbers[0]
     arguments: list[np.ndarray | BySeed] = [*numbers]
     arguments += [replace(each, seeds=members) for each in made]
@@ -202,9 +197,8 @@ def _check_run(
     axes: Sequence[Axis],
     made: Sequence[str],
     static: Sequence[str],
-    shared_batches: bool,
-) -> bool:
-    """Refuse settings that `run` does not take; return whether it takes `order_key`."""
+) -> None:
+    """Refuse settings that `run` does not take."""
     if isinstance(static, str):
         raise TypeError(f"static must be a tuple of names, got {static!r}; pass ({static!r},)")
     given = [axis.name for axis in axes]
@@ -226,19 +220,13 @@ def _check_run(
     missing = [
         name
         for name, parameter in named.items()
-        if parameter.default is parameter.empty and name not in (*given, *made, "order_key")
+        if parameter.default is parameter.empty and name not in (*given, *made)
     ]
     if missing:
         raise ValueError(
             f"over must name every argument of run that has no default, got none for {missing}; "
             f"add it to over, e.g. {{{missing[0]!r}: [...]}}, or to by_seed, as a function of a key"
         )
-    if not shared_batches and "order_key" not in named:
-        raise ValueError(
-            "shared_batches=False gives every seed an order_key, got a run without that argument; "
-            "add it, or let run take its orders from its key"
-        )
-    return "order_key" in named
 
 
 def _member(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -312,7 +300,7 @@ def _own_dims(
 
 
 def _identity(
-    programs: Sequence[Program], axes: Sequence[Axis], seeds: np.ndarray, shared_batches: bool
+    programs: Sequence[Program], axes: Sequence[Axis], seeds: np.ndarray
 ) -> dict[str, Any]:
     """What decides the results, as JSON values."""
     outputs = programs[0].outputs.items()
@@ -320,7 +308,6 @@ def _identity(
         "over": {axis.name: axis.labels.tolist() for axis in axes},
         "static": [axis.name for axis in axes if axis.static],
         "seeds": seeds.tolist(),
-        "shared_batches": shared_batches,
         "metrics": {name: f"{out.dtype}{list(out.shape)}" for name, out in outputs},
         "digest of run": [program.digest() for program in programs],
         "version": versions(*_PACKAGES),

@@ -14,9 +14,10 @@ import pytest
 from processes import with_devices
 
 from jaxdl import losses, models, optimizers, training
-from jaxdl.training import order_key, sweep
+from jaxdl.training import sweep
 from jaxdl.training.sweep import folder as sweep_folder
 from jaxdl.training.sweep import program as sweep_program
+from jaxdl.training.sweep.by_seed import BySeed
 
 xarray = pytest.importorskip("xarray")
 
@@ -28,7 +29,7 @@ INPUTS = DRAW.normal(size=(EXAMPLES, FEATURES)).astype(np.float32)
 TARGETS = np.sin(INPUTS.sum(1, keepdims=True))
 
 
-def train(key, *, learning_rate, width=4, order_key, targets=TARGETS):
+def train(key, orders, *, learning_rate, width=4, targets=TARGETS):
     """Two epochs of a small network: the loss of each step."""
     model = models.MLP([width, 1])
     optimizer = optimizers.adam(learning_rate)
@@ -37,15 +38,18 @@ def train(key, *, learning_rate, width=4, order_key, targets=TARGETS):
         training.make_train_step(model, optimizer, losses.mean_squared_error)
     )
     state = training.init_state(key, model, optimizer, arrays["inputs"])
-    order = jax.vmap(lambda k: jax.random.permutation(k, EXAMPLES))(jax.random.split(order_key))
-    _, measured = epoch(state, arrays, order.reshape(-1, BATCH))
+    _, measured = epoch(state, arrays, orders.reshape(-1, BATCH))
     return {"loss": measured["loss"], "last": measured["loss"][-1]}
 
 
-def walk(key, *, learning_rate, width=3, order_key, start=1.0):
+def two_epochs(key):
+    return training.orders(key, 2, EXAMPLES)
+
+
+def walk(key, *, learning_rate, width=3, start=1.0):
     """As `train` has it, but quick to compile: a few steps of a random matrix's iteration."""
     matrix = jax.random.normal(key, (width, width)) / width
-    noise = start + jax.random.normal(order_key, (width,))
+    noise = start + jax.random.normal(jax.random.fold_in(key, 1), (width,))
     steps = jax.lax.scan(lambda x, _: (x - learning_rate * matrix @ x,) * 2, noise, None, 4)[1]
     return {"loss": jnp.sum(steps**2, axis=1)}
 
@@ -65,11 +69,15 @@ ROUNDING = 2e-5
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_member_equals_its_solo_run(shared):
     rates, seeds = [0.003, 0.03], [7, 1, 4]
-    result = sweep(train, {"learning_rate": rates}, seeds=seeds, shared_batches=shared)
-    solo = jax.jit(lambda key, rate, order: train(key, learning_rate=rate, order_key=order))
+    result = sweep(
+        train, {"learning_rate": rates}, seeds=seeds, by_seed={"orders": two_epochs},
+        orders="shared" if shared else "own",
+    )  # fmt: skip
+    solo = jax.jit(lambda key, rate, orders: train(key, orders, learning_rate=rate))
     for rate in rates:
         for seed in seeds:
-            expected = solo(jax.random.key(seed), rate, order_key(seeds[0] if shared else seed))
+            whose = jax.random.key(seeds[0] if shared else seed)
+            expected = solo(jax.random.key(seed), rate, two_epochs(whose))
             member = result.sel(learning_rate=rate, seed=seed)
             np.testing.assert_allclose(member.loss, expected["loss"], rtol=ROUNDING)
             np.testing.assert_allclose(member["last"], expected["loss"][-1], rtol=ROUNDING)
@@ -104,18 +112,6 @@ def test_runs_keys_are_those_of_the_seeds(seeds, numbers):
     np.testing.assert_array_equal(result.seed, numbers)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_whose_order_key_a_member_gets(shared):
-    def run(key, order_key):
-        return {"order": jax.random.key_data(order_key), "key": jax.random.key_data(key)}
-
-    result = sweep(run, seeds=[3, 8, 9], shared_batches=shared)
-    whose = [3, 3, 3] if shared else [3, 8, 9]
-    expected = np.stack([jax.random.key_data(order_key(seed)) for seed in whose])
-    np.testing.assert_array_equal(result.order, expected)
-    assert not (result.order.values == result["key"].values).all(1).any()
-
-
 def equations(jaxpr, name):
     found = [equation for equation in jaxpr.eqns if equation.primitive.name == name]
     for equation in jaxpr.eqns:
@@ -128,7 +124,8 @@ def equations(jaxpr, name):
 @pytest.mark.parametrize("shared", [True, False])
 def test_shared_batches_are_gathered_once_and_multiplied_at_once(shared):
     settings = {"learning_rate": np.dtype(np.float32)}
-    program = sweep_program.trace_member(train, settings, takes_order=True, shared=shared)
+    made = BySeed("orders", two_epochs, shared, np.arange(6))
+    program = sweep_program.trace_member(train, settings, by_seed=[made])
     members = 6
     jaxpr = jax.make_jaxpr(program.batched)(program.jaxpr.consts, *program.arguments(members)).jaxpr
     gathered = [e.outvars[0].aval.shape for e in equations(jaxpr, "gather")]
@@ -215,7 +212,7 @@ def test_calls_run_side_by_side(monkeypatch):
     if jax.default_backend() != "cpu":
         pytest.skip("an accelerator is given one call at a time")
     cores(monkeypatch, 2)
-    program = sweep_program.trace_member(draw, {}, takes_order=False, shared=True)
+    program = sweep_program.trace_member(draw, {})
     meeting = threading.Barrier(2)
 
     def finished(members, metrics):
@@ -223,14 +220,14 @@ def test_calls_run_side_by_side(monkeypatch):
 
     seeds = np.arange(8, dtype=np.uint32)
     execute = sweep_program.prepare(program, 8, 2)
-    execute((seeds, np.asarray(seeds[0])), np.arange(8), finished)
+    execute((seeds,), np.arange(8), finished)
 
 
 @pytest.mark.parametrize(("members", "count"), [(1, 2), (3, 2), (256, 2), (100, 4), (65, 1)])
 def test_the_cores_get_calls_of_equal_size(monkeypatch, members, count):
     cores(monkeypatch, count)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices("cpu")[:1])
-    program = sweep_program.trace_member(draw, {}, takes_order=False, shared=True)
+    program = sweep_program.trace_member(draw, {})
     plan = sweep_program.plan_calls(program, members, None)
     calls = -(-members // plan.members)
     assert plan.threads == min(count, calls)
@@ -249,15 +246,13 @@ def test_what_a_member_holds_bounds_a_call_and_the_data_do_not():
         final, _ = jax.lax.scan(lambda w, row: (w + row.sum(), None), carry, data)
         return {"sum": final.sum()}
 
-    program = sweep_program.trace_member(
-        run, {"scale": np.dtype("float32")}, takes_order=False, shared=True
-    )
+    program = sweep_program.trace_member(run, {"scale": np.dtype("float32")})
     # The loop reads its state and writes it; nothing else is as large.
     assert program.bytes_per_member() == pytest.approx(2 * 4 * floats, rel=0.01)
 
 
 def test_a_failing_call_is_reported_and_ends_the_sweep(tmp_path, monkeypatch):
-    program = sweep_program.trace_member(draw, {}, takes_order=False, shared=True)
+    program = sweep_program.trace_member(draw, {})
 
     def finished(members, metrics):
         raise OSError("disk full")
@@ -265,7 +260,7 @@ def test_a_failing_call_is_reported_and_ends_the_sweep(tmp_path, monkeypatch):
     seeds = np.arange(64, dtype=np.uint32)
     execute = sweep_program.prepare(program, 64, 1)
     with pytest.raises(OSError, match="disk full"):
-        execute((seeds, np.asarray(seeds[0])), np.arange(64), finished)
+        execute((seeds,), np.arange(64), finished)
 
 
 @pytest.fixture(scope="module")
@@ -351,8 +346,8 @@ def test_a_damaged_file_is_named_and_computed_again(finished_sweep, monkeypatch,
     xarray.testing.assert_allclose(again, result, rtol=ROUNDING)
 
 
-def other_data(key, *, learning_rate, width, order_key):
-    return walk(key, start=1.001, learning_rate=learning_rate, width=width, order_key=order_key)
+def other_data(key, *, learning_rate, width):
+    return walk(key, start=1.001, learning_rate=learning_rate, width=width)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +356,6 @@ def other_data(key, *, learning_rate, width, order_key):
         ({"seeds": 5}, "seeds is"),
         ({"over": {"learning_rate": [0.003, 0.04], "width": [3, 4]}}, "over learning_rate is"),
         ({"run": other_data}, "digest of run"),
-        ({"shared_batches": False}, "shared_batches is True there and False here"),
     ],
 )
 def test_another_sweep_in_the_folder_is_refused(finished_sweep, changed, named):
@@ -399,7 +393,7 @@ def test_three_devices_in_another_process_go_on_with_the_same_sweep(finished_swe
         "import jax, test_sweep as t\n"
         "assert jax.local_device_count() == 3\n"
         f"t.sweep(t.walk, t.OVER, static=['width'], seeds=4, folder={str(folder)!r})\n"
-        f"whole = t.sweep(t.walk, t.OVER, static=['width'], seeds=4, shared_batches=False)\n"
+        f"whole = t.sweep(t.walk, t.OVER, static=['width'], seeds=4)\n"
         f"whole.loss.values.tofile({str(folder / 'loss')!r})\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=with_devices(3))
@@ -407,7 +401,7 @@ def test_three_devices_in_another_process_go_on_with_the_same_sweep(finished_swe
     again = sweep(walk, OVER, static=["width"], seeds=4, folder=folder)
     assert seen == []
     xarray.testing.assert_allclose(again, result, rtol=ROUNDING)
-    here = sweep(walk, OVER, static=["width"], seeds=4, shared_batches=False)
+    here = sweep(walk, OVER, static=["width"], seeds=4)
     there = np.fromfile(folder / "loss", np.float32).reshape(here.loss.shape)
     np.testing.assert_allclose(there, here.loss, rtol=ROUNDING)
 
@@ -433,7 +427,6 @@ def test_three_devices_in_another_process_go_on_with_the_same_sweep(finished_swe
         ({"chunk": 0}, ValueError, "chunk must be at least 1"),
         ({"static": ["width"]}, ValueError, "static must name settings"),
         ({"static": "scale"}, TypeError, "tuple of names"),
-        ({"shared_batches": False}, ValueError, "order_key"),
         ({"dims": {"loss": ("epoch",)}}, ValueError, r"dims must name metrics, \['value'\]"),
         ({"dims": {"value": ("a", "b")}}, ValueError, "1 different names"),
         ({"dims": {"value": ("seed",)}}, ValueError, "'seed' must have one length"),

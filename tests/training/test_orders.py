@@ -2,9 +2,10 @@
 
 import jax
 import numpy as np
+import pytest
 from scipy import stats
 
-from jaxdl.training import epoch_order
+from jaxdl.training import epoch_order, orders, step_orders
 
 
 def test_is_a_permutation(key):
@@ -26,3 +27,17 @@ def test_every_permutation_is_equally_likely(key):
     _, counts = np.unique(seen, axis=0, return_counts=True)
     assert len(counts) == 24
     assert stats.chisquare(counts).pvalue > 1e-6
+
+
+def test_the_steps_are_the_full_batches_of_the_orders(key):
+    epochs, rows = orders(key, 3, 14), step_orders(key, 7, 14, batch_size=4)
+    assert rows.shape == (7, 4)
+    for epoch, order in enumerate(epochs):
+        expected = order[:12].reshape(3, 4)[: 7 - 3 * epoch]
+        np.testing.assert_array_equal(rows[3 * epoch : 3 * epoch + 3], expected)
+
+
+@pytest.mark.parametrize(("steps", "batch_size"), [(0, 4), (7, 0), (7, 15)])
+def test_steps_that_there_are_not_are_refused(key, steps, batch_size):
+    with pytest.raises(ValueError, match=r"(steps|batch_size) must be"):
+        step_orders(key, steps, 14, batch_size=batch_size)

@@ -37,7 +37,8 @@ from jaxdl.optimizers import momentum
 from jaxdl.plotting import new_figure
 
 NEEDS = "cifar10"
-BATCH_SIZE = 64
+BATCH_SIZE, RATE = 64, 0.05
+"""The rate is that at the start; it falls to zero in a straight line."""
 
 
 def largest_of_pairs(x: Any) -> Any:
@@ -97,6 +98,7 @@ TABLES = {
 """CaffeNet's, best first: labels and top-1 accuracies in percent. The first two have dropout 0.5,
 where the rows here have none."""
 PLACES, ACTIVATIONS, DROPOUT = TABLES
+ORDERED = {"agrees": "as in CaffeNet", "disagrees": "the reverse", "undecided": "undecided"}
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,6 @@ class Config:
     """Of the convolutions, 3 x 3 and pooled each."""
     hidden: tuple[int, ...] = (64, 64)
     """Units of the dense layers before the outputs; CaffeNet has two."""
-    rate: float = 0.05
-    """Learning rate at the start; it falls to zero in a straight line."""
     arms: tuple[str, ...] = tuple(ARMS)
     """The rows to be measured."""
     data_dir: str | None = None
@@ -163,7 +163,7 @@ def run(config: Config) -> xarray.Dataset:
 
     train, test = prepared(dataset.train, config.images), prepared(dataset.test, None)
     steps = config.epochs * (len(train) // BATCH_SIZE)
-    optimizer = momentum(lambda step: config.rate * (1 - step / steps), decay=0.9)
+    optimizer = momentum(lambda step: RATE * (1 - step / steps), decay=0.9)
     percent = {"accuracy": lambda logits, labels: 100 * metrics.accuracy(logits, labels)}
     networks = {arm: network(ARMS[arm], config.channels, config.hidden) for arm in config.arms}
     tasks = {a: training.Task(net, losses.cross_entropy, percent) for a, net in networks.items()}
@@ -186,9 +186,6 @@ def run(config: Config) -> xarray.Dataset:
     ).assign_attrs(images=config.images)
 
 
-Names = tuple[str, ...]
-
-
 def decided(results: xarray.Dataset, table: str) -> list[Pair]:
     """All pairs of a table's measured rows, CaffeNet's better row first; accuracies in percent.
 
@@ -199,12 +196,12 @@ def decided(results: xarray.Dataset, table: str) -> list[Pair]:
     return ordered_pairs(test, itertools.combinations(rows, 2))
 
 
-def label(table: str, names: Names) -> str:
+def label(table: str, names: Sequence[str]) -> str:
     """Of some rows of a table."""
     return " and ".join(TABLES[table][name][0] for name in names)
 
 
-def by_seed(results: xarray.Dataset, names: Names) -> xarray.DataArray:
+def by_seed(results: xarray.Dataset, names: Sequence[str]) -> xarray.DataArray:
     """Test accuracy, percent, mean of some rows."""
     return results["test"].sel(arm=list(names)).mean("arm", skipna=False)
 
@@ -230,7 +227,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     from scipy.stats import kendalltau
 
     arms, small = set(results["arm"].values), results.attrs["images"] <= Config.images
-    mean_of = f"mean of {results.sizes['seed']} seeds"
+    points = f"points of test accuracy, mean of {results.sizes['seed']} seeds"
     made = []
     for (table, better, worse), agrees in FOUND.items():
         if {*better, *worse} <= arms:
@@ -241,28 +238,22 @@ def claims(results: xarray.Dataset) -> list[Claim]:
                 np.mean([TABLES[table][name][1] for name in side]) for side in (better, worse)
             ]
             lead = theirs[0] - theirs[1]
-            made.append(
-                about_mean(
-                    f"{first[0].upper()}{first[1:]} {verb} ahead of {label(table, behind)}, "
-                    f"{'the reverse of' if reverse else 'as in'} CaffeNet (where the lead of "
-                    f"{label(table, better)} is {lead:.1f}): points of test accuracy, {mean_of}",
-                    by_seed(results, ahead) - by_seed(results, behind),
-                    0.0,
-                )
+            order = "the reverse of" if reverse else "as in"
+            text = (
+                f"{first[0].upper()}{first[1:]} {verb} ahead of {label(table, behind)}, {order} "
+                f"CaffeNet (where the lead of {label(table, better)} is {lead:.1f}): {points}"
             )
+            made.append(about_mean(text, by_seed(results, ahead) - by_seed(results, behind), 0.0))
     rows = TABLES[ACTIVATIONS]
     if small and set(rows) <= arms:
         order = [value for _, value in rows.values()]
         test = results["test"].sel(arm=list(rows)).transpose("seed", "arm").values
-        made.append(
-            about_mean(
-                "A small network does not tell the order of the eight activations in CaffeNet: "
-                "Kendall's rank correlation of the two orders (3 % of all orders lie above 0.5), "
-                f"{mean_of}",
-                [kendalltau(row, order).statistic for row in test],
-                high=0.5,
-            )
+        text = (
+            "A small network does not tell the order of the eight activations in CaffeNet: "
+            "Kendall's rank correlation of the two orders (3 % of all orders lie above 0.5), mean "
+            f"of {len(test)} seeds"
         )
+        made.append(about_mean(text, [kendalltau(row, order).statistic for row in test], high=0.5))
     return made
 
 
@@ -276,11 +267,11 @@ def plot(results: xarray.Dataset) -> Any:
     heights = [len(rows) + 1 for rows in tables.values()]
     panels = left.subplots(len(tables), 2, sharex="col", height_ratios=heights, squeeze=False)
     for (here, there), (table, rows) in zip(panels, tables.items(), strict=True):
-        values = results["test"].sel(arm=rows).transpose("arm", "seed")
-        labels, theirs = zip(*(TABLES[table][name] for name in rows), strict=True)
+        values = results["test"].sel(arm=rows).transpose("seed", "arm")
         places = np.arange(len(rows))
-        mean, half_width = interval(values, axis=1)
-        here.plot(values, places[:, None], ".", color="0.65", ms=5)
+        labels, theirs = zip(*(TABLES[table][name] for name in rows), strict=True)
+        mean, half_width = interval(values)
+        here.plot(values.T, places[:, None], ".", color="0.65", ms=5)
         here.errorbar(mean, places, xerr=half_width, fmt="ko", ms=5, capsize=3)
         there.plot(theirs, places, "ks", ms=5)
         here.set_yticks(places, labels, fontsize=9)
@@ -303,12 +294,11 @@ def plot(results: xarray.Dataset) -> Any:
         for text, x, y in zip(labels, theirs, mean, strict=True):
             axes.annotate(text, (x, y), (5, 5), textcoords="offset points", fontsize=9)
         verdicts = [pair.verdict for pair in decided(results, ACTIVATIONS)]
-        counts = (
-            f"{verdicts.count('agrees')} are ordered as in CaffeNet, {verdicts.count('disagrees')} "
-            f"the other way, {verdicts.count('undecided')} undecided"
-        )
+        counts = ", ".join(f"{verdicts.count(each)} {words}" for each, words in ORDERED.items())
+        title = f"{ACTIVATIONS}\n{len(verdicts)} pairs: {counts}"
         axes.set(xlabel="CaffeNet's top-1 (%)", ylabel="test accuracy here (%)")
-        axes.set_title(f"Norm after an activation: of {len(verdicts)} pairs\n{counts}", fontsize=10)
+        axes.set_title(title, fontsize=10)
+        axes.margins(x=0.15)
         axes.grid(lw=0.3)
     return figure
 

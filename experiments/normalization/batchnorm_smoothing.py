@@ -85,11 +85,12 @@ PRESETS = {
 
 def task_of(norm: str, channels: tuple[int, ...]) -> training.Task:
     """VGG-11 with this norm, on pixels in [-1, 1]."""
-    return training.Task(
-        models.VGG(11, channels=channels, norm=NORMS[norm]),
-        losses.cross_entropy,
-        preprocess=lambda pixels: 2 * training.scale_images(pixels) - 1,
-    )
+    model = models.VGG(11, channels=channels, norm=NORMS[norm])
+
+    def centre(pixels: Any) -> Any:
+        return 2 * training.scale_images(pixels) - 1
+
+    return training.Task(model, losses.cross_entropy, preprocess=centre)
 
 
 def run(config: Config) -> xarray.Dataset:
@@ -110,8 +111,8 @@ def run(config: Config) -> xarray.Dataset:
 
         def piece(state: Any, rows: Any) -> Any:
             after, gradient, measured = explore(learn, train, state, rows, rate * STEP_LENGTHS)
-            batch = take(train, rows[0])
-            shift = relative_shift(learn.task, batch, state, moved(state, gradient, rate))
+            then = moved(state, gradient, rate)
+            shift = relative_shift(learn.task, take(train, rows[0]), state, then)
             return after, measured | {"shift": shift}
 
         pieces = batches.reshape(probes, -1, config.batch_size)
@@ -263,15 +264,12 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     text = "Noisy BatchNorm moves inputs even farther than no norm: their shift over that without a"
     made.append(times(f"{text} norm", shift, "noisy", "plain"))
     for rate in (small, large):
-        share = kept.sel(rate=rate).mean()
-        made.append(
-            mean(
-                f"Noisy BatchNorm trains faster than no norm all the same (after {steps} steps it "
-                f"keeps {share:.2f} of BatchNorm's gain; paper: nearly all, after many epochs): "
-                f"rate {rate:g}, training loss of no norm minus its own, nats",
-                of_noisy.sel(rate=rate),
-            )
+        text = (
+            f"Noisy BatchNorm trains faster than no norm all the same (after {steps} steps it "
+            f"keeps {kept.sel(rate=rate).mean():.2f} of BatchNorm's gain; paper: nearly all, after "
+            f"many epochs): rate {rate:g}, training loss of no norm minus its own, nats"
         )
+        made.append(mean(text, of_noisy.sel(rate=rate)))
     text = f"BatchNorm bears a large rate: rate {large:g}, {less}"
     made.append(mean(text, of_norm.sel(rate=large)))
     text = "Noise leaves BatchNorm most of its gain, so that still inputs are not what helps: rate "
@@ -286,9 +284,8 @@ def plot(results: xarray.Dataset) -> Any:
     """Training at both rates; how far inputs move; the loss, the gradient, the smoothness."""
     figure = new_figure(12, 7.5)
     (*training_panels, inputs), (span, change, beta) = figure.subplots(2, 3)
-    seeds, steps = results.sizes["seed"], results.sizes["step"]
+    steps, loss = results.sizes["step"], bounded(results["loss"])
     window = max(steps // 15, 1)
-    loss = bounded(results["loss"])
     smooth = loss.rolling(step=window).mean().isel(step=slice(window - 1, None))
     for axes, rate in zip(training_panels, results["rate"].values, strict=True):
         for norm, style in STYLES.items():
@@ -298,13 +295,11 @@ def plot(results: xarray.Dataset) -> Any:
             )  # fmt: skip
         axes.axhline(np.log(10), color="0.5", lw=0.8)
         axes.text(steps, np.log(10), "chance", fontsize=8, color="0.4", va="bottom", ha="right")
-        axes.set(
-            xlabel="step",
-            ylabel=f"training loss (nats), mean of {window} steps",
-            title=f"Rate {rate:g}: mean and range of {seeds} seeds",
-            # The first few losses, up to 4.5, would flatten the rest.
-            ylim=(at_the_end(loss).min() - 0.1, 3.0),
-        )
+        title = f"Rate {rate:g}: mean and range of {results.sizes['seed']} seeds"
+        ylabel = f"training loss (nats), mean of {window} steps"
+        # The first few losses, up to 4.5, would flatten the rest.
+        ylim = (at_the_end(loss).min() - 0.1, 3.0)
+        axes.set(xlabel="step", ylabel=ylabel, title=title, ylim=ylim)
         axes.legend(fontsize=8)
 
     small, found, at = results.isel(rate=0), landscape(results), results["probe"].values
@@ -327,8 +322,7 @@ def plot(results: xarray.Dataset) -> Any:
         (change, "Gradient along the same steps", CHANGE),
         (beta, r"Effective $\beta$-smoothness", "greatest change / distance"),
     ):
-        xlabel = f"step, at rate {small['rate'].item():g}"
-        axes.set(title=title, xlabel=xlabel, ylabel=measured)
+        axes.set(title=title, xlabel=f"step, at rate {small['rate'].item():g}", ylabel=measured)
         if axes is not span:
             axes.set_yscale("log")
         if axes in (change, beta):

@@ -61,12 +61,8 @@ PAPER = xarray.DataArray(
 """Table 2: validation error of ResNet-50 in percent by batch per device."""
 PART = 4_000
 """Images of a batch in which the training set is recalibrated."""
-STYLES = {
-    "batch": ("BatchNorm", "k-o"),
-    "group": ("GroupNorm", "C0--s"),
-    "layer": ("LayerNorm", "C1-.^"),
-    "instance": ("InstanceNorm", ""),
-}
+LABELS = {name: f"{name.capitalize()}Norm" for name in NORMS}
+STYLES = {"batch": "k-o", "group": "C0--s", "layer": "C1-.^"}
 
 
 @dataclass(frozen=True)
@@ -230,25 +226,13 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     def mean(text: str, values: Any, low: float = 0.0, high: float = np.inf) -> Claim:
         return about_mean(f"{text}, mean of {seeds} seeds", values, low, high)
 
-    made = [
-        mean(
-            f"BatchNorm bears no small batch: points of test error that {cost} (ResNet-50: "
-            f"{rise(PAPER, 'batch'):.1f})",
-            of_batch,
-        )
-    ]
+    text = f"BatchNorm bears no small batch: points of test error that {cost} (ResNet-50: "
+    made = [mean(f"{text}{rise(PAPER, 'batch'):.1f})", of_batch)]
     for name in [name for name in results["norm"].values if name != "batch"]:
         own = rise(error, name)
         beside = f" (ResNet-50: {rise(PAPER, name):.1f})" if name in PAPER["norm"] else ""
-        made.append(
-            mean(
-                f"{STYLES[name][0]} bears a small batch: points that {cost}, {shown(own)}{beside}, "
-                f"less {MARGIN} of BatchNorm's",
-                own - MARGIN * of_batch,
-                -np.inf,
-                0.0,
-            )
-        )
+        text = f"{LABELS[name]} bears a small batch: points that {cost}, {shown(own)}{beside}, less"
+        made.append(mean(f"{text} {MARGIN} of BatchNorm's", own - MARGIN * of_batch, -np.inf, 0.0))
     made += [
         mean(
             f"At a small batch GroupNorm is ahead of BatchNorm: points of test error at batch "
@@ -269,14 +253,12 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     ]
     sizes = results["batch_size"].values
     if "ghost_error" in results and SMALL in results["ghost_size"] and GHOST_STEP in sizes:
-        ghosts = results["ghost_error"].sel(ghost_size=SMALL)
-        made.append(
-            mean(
-                f"It is the statistics' batch that counts, not the gradient's: all in steps of "
-                f"{GHOST_STEP}, points that statistics over {SMALL} cost against {GHOST_STEP}",
-                ghosts - error.sel(norm="batch", batch_size=GHOST_STEP),
-            )
+        text = (
+            f"It is the statistics' batch that counts, not the gradient's: all in steps of "
+            f"{GHOST_STEP}, points that statistics over {SMALL} cost against {GHOST_STEP}"
         )
+        whole = error.sel(norm="batch", batch_size=GHOST_STEP)
+        made.append(mean(text, results["ghost_error"].sel(ghost_size=SMALL) - whole))
     return made
 
 
@@ -291,16 +273,15 @@ def plot(results: xarray.Dataset) -> Any:
         axes.errorbar(x, mean, half_width, fmt=style, ms=6, capsize=3, label=label)
 
     for row, name in enumerate(results["norm"].values):
-        error, (label, style) = results["error"].sel(norm=name), STYLES[name]
-        if name == "instance":
-            mean = error.mean("seed").values
-            label = f"{label}: {mean.min():.0f} to {mean.max():.0f} %, off scale"
-            ours.plot([], [], label=label, color="none")
+        error = results["error"].sel(norm=name)
+        if name in STYLES:
+            draw(ours, sizes * (0.97 + 0.03 * row), error, LABELS[name], STYLES[name])
         else:
-            draw(ours, sizes * (0.97 + 0.03 * row), error, label, style)
+            ends = [round(end(error.mean("seed")).item()) for end in (np.min, np.max)]
+            label = f"{LABELS[name]}: {ends[0]} to {ends[1]} %, off scale"
+            ours.plot([], [], label=label, color="none")
     for name in PAPER["norm"].values:
-        label, style = STYLES[name]
-        published.plot(theirs, PAPER.sel(norm=name), style, ms=6, label=label)
+        published.plot(theirs, PAPER.sel(norm=name), STYLES[name], ms=6, label=LABELS[name])
     batch = results.sel(norm="batch")
     draw(parts, sizes, batch["error"], "steps of N; evaluated with running averages", "k-o")
     text = "steps of N; evaluated with statistics\nof the training set"

@@ -1,5 +1,7 @@
 """Smoothing's experiment: its claims hold for the expected numbers, and each can be refuted."""
 
+from dataclasses import replace
+
 import batchnorm_smoothing as experiment
 import chex
 import jax
@@ -159,6 +161,18 @@ def test_looking_leaves_the_steps_as_they_are_and_has_their_noise():
     chex.assert_trees_all_close(
         experiment.moved(state, gradient, 0.5).params, first.params, rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("norm", ["norm", "noisy"])
+def test_the_noise_of_the_next_step_moves_inputs_that_the_weights_leave_still(norm):
+    images = jax.random.randint(jax.random.key(1), (8, 32, 32, 3), 0, 256).astype(jnp.uint8)
+    batch = data.Arrays(images, jnp.zeros(8, jnp.int32))
+    task = experiment.task_of(norm, (2, 2, 2, 2, 2))
+    learn = training.make_run(task, experiment.recording_sgd(0.1), batch_size=8)
+    state = learn.init(jax.random.key(0), batch)
+    shift = experiment.relative_shift(task, batch, state, replace(state, step=state.step + 1))
+    # BatchNorm's means are beta, 0, up to float32; the noise's are uniform in +- 0.5.
+    assert shift > 0.01 if norm == "noisy" else shift < 1e-6
 
 
 @pytest.mark.parametrize("name", ["threefry2x32", "rbg"])

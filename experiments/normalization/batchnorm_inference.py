@@ -104,7 +104,8 @@ def run(config: Config) -> xarray.Dataset:
             return state, averaged(averages, state, config.momenta)
 
         def piece(carry: Any, ends: Any) -> Any:
-            state, averages = jax.lax.fori_loop(*ends, step, carry)
+            first, stop = ends
+            state, averages = jax.lax.fori_loop(first, stop, step, carry)
             exact = training.recalibrate(MODEL, state.variables, parts)["batch_stats"]
             all_kinds = jax.tree.map(lambda many, one: jnp.vstack([many, one]), averages, exact)
             measured = jax.vmap(

@@ -154,7 +154,7 @@ def sigmoid_inputs(model: models.MLP, variables: Any, images: Any) -> Any:
 def steps_to(results: xarray.Dataset) -> xarray.DataArray:
     """By norm, rate and seed: steps until the test accuracy is TARGET; infinite if it never is."""
     reached = results["test"] >= TARGET[results["dataset"].item()]
-    return xarray.where(reached, results["step"], np.inf).min("step")
+    return results["step"].where(reached, np.inf).min("step")
 
 
 def speed(results: xarray.Dataset) -> xarray.DataArray:
@@ -256,8 +256,8 @@ def plot(results: xarray.Dataset) -> Any:
             )  # fmt: skip
         for axes, values in ((counts, taken), (moves, of_units.mean("unit"))):
             points = values.sel(norm=name).transpose("rate", "seed")
-            mean = np.exp(np.log(points).mean("seed"))
-            axes.plot(rates, mean, style, marker=marker, label=LABELS[name])
+            logs: Any = np.log(points)
+            axes.plot(rates, np.exp(logs.mean("seed")), style, marker=marker, label=LABELS[name])
             axes.plot(rates, points, style[:2], marker=marker, ls="", ms=3, alpha=0.5)
     close = results["test"].sel(norm="norm").isel(step=-1).mean().item()
     slow.set(title="The smallest rate", ylim=(0, 100))

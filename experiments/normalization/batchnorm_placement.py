@@ -246,14 +246,14 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             made.append(about_mean(text, by_seed(results, ahead) - by_seed(results, behind), 0.0))
     rows = TABLES[ACTIVATIONS]
     if small and set(rows) <= arms:
-        order = [value for _, value in rows.values()]
+        ranks = [value for _, value in rows.values()]
         test = results["test"].sel(arm=list(rows)).transpose("seed", "arm").values
         text = (
             "A small network does not tell the order of the eight activations in CaffeNet: "
             "Kendall's rank correlation of the two orders (3 % of all orders lie above 0.5), mean "
             f"of {len(test)} seeds"
         )
-        made.append(about_mean(text, [kendalltau(row, order).statistic for row in test], high=0.5))
+        made.append(about_mean(text, [kendalltau(row, ranks).statistic for row in test], high=0.5))
     return made
 
 

@@ -250,7 +250,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
     def times(text: str, values: xarray.DataArray, one: str, other: str) -> Claim:
         """The ratio is above 1; by seed, its geometric mean over the probes of the second half."""
-        logs = np.log(values.sel(norm=one) / values.sel(norm=other))
+        logs: Any = np.log(values.sel(norm=one) / values.sel(norm=other))
         later = logs.isel(probe=slice(logs.sizes["probe"] // 2, None)).mean("probe", skipna=False)
         text = f"{text}, second half of the steps, geometric {mean_of}"
         return about_ratios(text, np.exp(later), 1.0)

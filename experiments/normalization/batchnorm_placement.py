@@ -24,19 +24,21 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
+import jax.numpy as jnp
 import numpy as np
+import xarray
 
 from jaxdl import activations, data, initializers, layers, losses, metrics, models, training
-from jaxdl.claims import Claim, Pair, Results, about_mean, interval, main, ordered_pairs
+from jaxdl.claims import Claim, Pair, about_mean, interval, main, ordered_pairs
 from jaxdl.optimizers import momentum
 from jaxdl.plotting import new_figure
 
 NEEDS = "cifar10"
-BATCH_SIZE = 64
+BATCH_SIZE, RATE = 64, 0.05
+"""The rate is that at the start; it falls to zero in a straight line."""
 
 
 def largest_of_pairs(x: Any) -> Any:
@@ -96,6 +98,7 @@ TABLES = {
 """CaffeNet's, best first: labels and top-1 accuracies in percent. The first two have dropout 0.5,
 where the rows here have none."""
 PLACES, ACTIVATIONS, DROPOUT = TABLES
+ORDERED = {"agrees": "as in CaffeNet", "disagrees": "the reverse", "undecided": "undecided"}
 
 
 @dataclass(frozen=True)
@@ -110,14 +113,12 @@ class Config:
     """Passes over the training images."""
     images: int = 10_000
     """Training images, the first of the split."""
-    side: int = 16
-    """Pixels, a divisor of 32; the images are averaged down to it."""
+    pooling: int = 2
+    """Pixels of the 32 x 32 images that are averaged, in height and in width."""
     channels: tuple[int, ...] = (8, 16, 32)
     """Of the convolutions, 3 x 3 and pooled each."""
     hidden: tuple[int, ...] = (64, 64)
     """Units of the dense layers before the outputs; CaffeNet has two."""
-    rate: float = 0.05
-    """Learning rate at the start; it falls to zero in a straight line."""
     arms: tuple[str, ...] = tuple(ARMS)
     """The rows to be measured."""
     data_dir: str | None = None
@@ -130,20 +131,9 @@ PRESETS = {
     "default": Config(),
     "smoke": Config(seeds=3, epochs=2, images=3000, arms=("none", "before")),
     "full": Config(
-        seeds=10, epochs=30, images=50_000, side=32, channels=(64, 128, 256), hidden=(512, 512)
+        seeds=10, epochs=30, images=50_000, pooling=1, channels=(64, 128, 256), hidden=(512, 512)
     ),
 }
-
-
-def shrink(arrays: data.Arrays, side: int) -> data.Arrays:
-    """Images averaged down to `side` pixels, as floats in [-1, 1]."""
-    count, height, _, channels = arrays.inputs.shape
-    if side < 1 or height % side:
-        raise ValueError(f"side must divide the images' {height} pixels, got {side}; pass 16")
-    window = height // side
-    blocks = arrays.inputs.reshape(count, side, window, side, window, channels)
-    means = blocks.mean(axis=(2, 4), dtype=np.float32)
-    return data.Arrays(means / np.float32(127.5) - 1, arrays.targets)
 
 
 def network(arm: Arm, channels: Sequence[int], hidden: Sequence[int]) -> models.ConvNet:
@@ -154,104 +144,66 @@ def network(arm: Arm, channels: Sequence[int], hidden: Sequence[int]) -> models.
         )
     norm = functools.partial(layers.BatchNorm, use_scale=arm.affine, use_bias=arm.affine)
     return models.ConvNet(
-        channels,
-        [*hidden, 10],
-        activation=arm.activation,
-        norm=None if arm.position is None else norm,
-        norm_position=arm.position or "before",
-        dropout_rate=arm.dropout_rate,
-        kernel_init=initializers.he_normal(),
-    )
+        channels, [*hidden, 10], activation=arm.activation,
+        norm=None if arm.position is None else norm, norm_position=arm.position or "before",
+        dropout_rate=arm.dropout_rate, kernel_init=initializers.he_normal(),
+    )  # fmt: skip
 
 
-def run(config: Config) -> Results:
+def run(config: Config) -> xarray.Dataset:
     """By row and seed: test accuracy in percent."""
     if unknown := set(config.arms) - set(ARMS):
         raise ValueError(f"arms must be of {list(ARMS)}, got {sorted(unknown)}; drop these")
     dataset = data.load(NEEDS, data_dir=config.data_dir, raw_dir=config.raw_dir)
-    assert isinstance(dataset.train, data.Arrays)
     assert dataset.test is not None
-    first = data.Arrays(
-        dataset.train.inputs[: config.images], dataset.train.targets[: config.images]
-    )
-    dataset = replace(
-        dataset, train=shrink(first, config.side), test=shrink(dataset.test, config.side)
-    )
-    steps = config.epochs * (config.images // BATCH_SIZE)
-    optimizer = momentum(lambda step: config.rate * (1 - step / steps), decay=0.9)
-    test = []
-    for name in config.arms:
-        # One model a row, so that its seeds share what is compiled.
-        model = network(ARMS[name], config.channels, config.hidden)
-        results = [
-            training.fit(
-                model,
-                dataset,
-                optimizer,
-                loss=losses.cross_entropy,
-                metrics=[metrics.accuracy],
-                epochs=config.epochs,
-                batch_size=BATCH_SIZE,
-                drop_last=True,
-                key=jax.random.key(seed),
-            )
-            for seed in range(config.seed, config.seed + config.seeds)
-        ]
-        test.append([100 * result.evaluate("test")["accuracy"] for result in results])
-        mean, half_width = interval(np.array(test[-1]))
-        print(f"{name:14} test {mean:.2f} +- {half_width:.2f} %", flush=True)
-    measured = {
-        "arms": np.array(config.arms),
-        "images": np.array(config.images),
-        "test": np.array(test),
-    }
-    for table, pair in compared(measured):
-        better, worse = (pair.better,), (pair.worse,)
-        lead = published(table, better) - published(table, worse)
-        print(
-            f"{label(table, better)} over {label(table, worse)}: CaffeNet {lead:+.1f} points, "
-            f"here {pair.lead:+.2f} +- {pair.half_width:.2f}: {pair.verdict}"
-        )
-    return measured
+
+    def prepared(part: data.Arrays, count: int | None) -> data.Arrays:
+        pixels = data.shrink_images(part.inputs[:count], config.pooling)
+        return data.Arrays(jnp.asarray(pixels / np.float32(127.5) - 1), part.targets[:count])
+
+    train, test = prepared(dataset.train, config.images), prepared(dataset.test, None)
+    steps = config.epochs * (len(train) // BATCH_SIZE)
+    optimizer = momentum(lambda step: RATE * (1 - step / steps), decay=0.9)
+    percent = {"accuracy": lambda logits, labels: 100 * metrics.accuracy(logits, labels)}
+    networks = {arm: network(ARMS[arm], config.channels, config.hidden) for arm in config.arms}
+    tasks = {a: training.Task(net, losses.cross_entropy, percent) for a, net in networks.items()}
+    draws = {name: training.first_weights(task, train) for name, task in tasks.items()}
+
+    def member(key: Any, orders: Any, params: Any, *, arm: Any) -> Any:
+        learn = training.make_run(tasks[arm], optimizer, batch_size=BATCH_SIZE, drop_last=True)
+        start = learn.init(key, train, params[arm])
+        state, _ = learn(key, {"train": train}, orders, start)
+        return {"test": learn.evaluate(state, test)["accuracy"]}
+
+    return training.sweep(
+        member,
+        {"arm": config.arms},
+        seeds=range(config.seed, config.seed + config.seeds),
+        by_seed={
+            "orders": lambda key: training.orders(key, config.epochs, len(train)),
+            "params": lambda key: {name: draw(key) for name, draw in draws.items()},
+        },
+    ).assign_attrs(images=config.images)
 
 
-Names = tuple[str, ...]
+def decided(results: xarray.Dataset, table: str) -> list[Pair]:
+    """All pairs of a table's measured rows, CaffeNet's better row first; accuracies in percent.
 
-
-def compared(results: Results) -> list[tuple[str, Pair]]:
-    """All pairs of rows of one table that were measured, with their table; accuracies in percent.
-
-    CaffeNet's better row stands first. The intervals hold together in 95 of 100 repetitions.
+    The intervals of the pairs hold together in 95 of 100 repetitions.
     """
-    test = by_name(results)
-    pairs = [
-        (table, pair)
-        for table, rows in TABLES.items()
-        for pair in itertools.combinations([name for name in rows if name in test], 2)
-    ]
-    found = ordered_pairs(test, [pair for _, pair in pairs])
-    return [(table, pair) for (table, _), pair in zip(pairs, found, strict=True)]
+    rows = [name for name in TABLES[table] if name in results["arm"].values]
+    test = {name: results["test"].sel(arm=name) for name in rows}
+    return ordered_pairs(test, itertools.combinations(rows, 2))
 
 
-def label(table: str, names: Names) -> str:
+def label(table: str, names: Sequence[str]) -> str:
     """Of some rows of a table."""
     return " and ".join(TABLES[table][name][0] for name in names)
 
 
-def published(table: str, names: Names) -> float:
-    """CaffeNet's accuracy, percent, mean of some rows."""
-    return float(np.mean([TABLES[table][name][1] for name in names]))
-
-
-def by_seed(results: Results, names: Names) -> np.ndarray:
+def by_seed(results: xarray.Dataset, names: Sequence[str]) -> xarray.DataArray:
     """Test accuracy, percent, mean of some rows."""
-    test = by_name(results)
-    return np.asarray(np.mean([test[name] for name in names], axis=0))
-
-
-def by_name(results: Results) -> dict[str, np.ndarray]:
-    """Test accuracies by row."""
-    return dict(zip(results["arms"].tolist(), results["test"], strict=True))
+    return results["test"].sel(arm=list(names)).mean("arm", skipna=False)
 
 
 FOUND = {
@@ -267,66 +219,59 @@ FOUND = {
 whether the order there is the same."""
 
 
-def claims(results: Results) -> list[Claim]:
+def claims(results: xarray.Dataset) -> list[Claim]:
     """Where the order is CaffeNet's, where it is the reverse, and how the activations correlate.
 
     With more images than the default's, CaffeNet's order is the claim everywhere.
     """
     from scipy.stats import kendalltau
 
-    test, small = by_name(results), results["images"] <= Config.images
-    mean_of = f"mean of {results['test'].shape[1]} seeds"
+    arms, small = set(results["arm"].values), results.attrs["images"] <= Config.images
+    points = f"points of test accuracy, mean of {results.sizes['seed']} seeds"
     made = []
     for (table, better, worse), agrees in FOUND.items():
-        if {*better, *worse} <= set(test):
-            sides = {names: label(table, names) for names in (better, worse)}
-            reverse = bool(small and not agrees)
+        if {*better, *worse} <= arms:
+            reverse = small and not agrees
             ahead, behind = (worse, better) if reverse else (better, worse)
-            lead = published(table, better) - published(table, worse)
-            verb = "are" if len(ahead) > 1 else "is"
-            made.append(
-                about_mean(
-                    f"{sides[ahead][0].upper()}{sides[ahead][1:]} {verb} ahead of "
-                    f"{sides[behind]}, {'the reverse of' if reverse else 'as in'} CaffeNet (where "
-                    f"the lead of {sides[better]} is {lead:.1f}): points of test accuracy, "
-                    f"{mean_of}",
-                    by_seed(results, ahead) - by_seed(results, behind),
-                    0.0,
-                )
+            first, verb = label(table, ahead), "are" if len(ahead) > 1 else "is"
+            theirs = [
+                np.mean([TABLES[table][name][1] for name in side]) for side in (better, worse)
+            ]
+            lead = theirs[0] - theirs[1]
+            order = "the reverse of" if reverse else "as in"
+            text = (
+                f"{first[0].upper()}{first[1:]} {verb} ahead of {label(table, behind)}, {order} "
+                f"CaffeNet (where the lead of {label(table, better)} is {lead:.1f}): {points}"
             )
-    if small and set(TABLES[ACTIVATIONS]) <= set(test):
-        rows = np.stack([test[name] for name in TABLES[ACTIVATIONS]], axis=1)
-        order = [value for _, value in TABLES[ACTIVATIONS].values()]
-        made.append(
-            about_mean(
-                "A small network does not tell the order of the eight activations in CaffeNet: "
-                "Kendall's rank correlation of the two orders (3 % of all orders lie above 0.5), "
-                f"{mean_of}",
-                [kendalltau(row, order).statistic for row in rows],
-                high=0.5,
-            )
+            made.append(about_mean(text, by_seed(results, ahead) - by_seed(results, behind), 0.0))
+    rows = TABLES[ACTIVATIONS]
+    if small and set(rows) <= arms:
+        ranks = [value for _, value in rows.values()]
+        test = results["test"].sel(arm=list(rows)).transpose("seed", "arm").values
+        text = (
+            "A small network does not tell the order of the eight activations in CaffeNet: "
+            "Kendall's rank correlation of the two orders (3 % of all orders lie above 0.5), mean "
+            f"of {len(test)} seeds"
         )
+        made.append(about_mean(text, [kendalltau(row, ranks).statistic for row in test], high=0.5))
     return made
 
 
-def plot(results: Results) -> Any:
+def plot(results: xarray.Dataset) -> Any:
     """The rows beside CaffeNet's, and the verdict on every pair of activations."""
     figure = new_figure(12, 7.5)
     left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1])
-    test = by_name(results)
-    tables = {
-        table: [name for name in rows if name in test]
-        for table, rows in TABLES.items()
-        if any(name in test for name in rows)
-    }
-    heights = [len(names) + 1 for names in tables.values()]
+    arms = results["arm"].values
+    found = {table: [name for name in rows if name in arms] for table, rows in TABLES.items()}
+    tables = {table: rows for table, rows in found.items() if rows}
+    heights = [len(rows) + 1 for rows in tables.values()]
     panels = left.subplots(len(tables), 2, sharex="col", height_ratios=heights, squeeze=False)
     for (here, there), (table, rows) in zip(panels, tables.items(), strict=True):
-        values = np.stack([test[name] for name in rows])
-        labels, theirs = zip(*(TABLES[table][name] for name in rows), strict=True)
+        values = results["test"].sel(arm=rows).transpose("seed", "arm")
         places = np.arange(len(rows))
-        mean, half_width = interval(values, axis=1)
-        here.plot(values, places[:, None], ".", color="0.65", ms=5)
+        labels, theirs = zip(*(TABLES[table][name] for name in rows), strict=True)
+        mean, half_width = interval(values)
+        here.plot(values.T, places[:, None], ".", color="0.65", ms=5)
         here.errorbar(mean, places, xerr=half_width, fmt="ko", ms=5, capsize=3)
         there.plot(theirs, places, "ks", ms=5)
         here.set_yticks(places, labels, fontsize=9)
@@ -335,48 +280,27 @@ def plot(results: Results) -> Any:
         for axes in (here, there):
             axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.grid(axis="x", lw=0.3)
-    seeds = results["test"].shape[1]
-    panels[-1, 0].set_xlabel(f"test accuracy here (%),\nmean of {seeds} seeds, 95 % interval")
+    text = f"mean of {results.sizes['seed']} seeds, 95 % interval"
+    panels[-1, 0].set_xlabel(f"test accuracy here (%),\n{text}")
     panels[-1, 1].set(xlim=(37, 54), xlabel="CaffeNet's top-1 (%),\none run, ImageNet")
     left.suptitle("Rows in CaffeNet's order, best first", fontsize=11)
 
-    if len(tables.get(ACTIVATIONS, ())) > 1:
-        draw_verdicts(right, results, tables[ACTIVATIONS])
+    rows = found[ACTIVATIONS]
+    if len(rows) > 1:
+        axes = right.subplots()
+        mean, half_width = interval(results["test"].sel(arm=rows).transpose("seed", "arm"))
+        labels, theirs = zip(*(TABLES[ACTIVATIONS][name] for name in rows), strict=True)
+        axes.errorbar(theirs, mean, half_width, fmt="ko", ms=5, capsize=3)
+        for text, x, y in zip(labels, theirs, mean, strict=True):
+            axes.annotate(text, (x, y), (5, 5), textcoords="offset points", fontsize=9)
+        verdicts = [pair.verdict for pair in decided(results, ACTIVATIONS)]
+        counts = ", ".join(f"{verdicts.count(each)} {words}" for each, words in ORDERED.items())
+        title = f"{ACTIVATIONS}\n{len(verdicts)} pairs: {counts}"
+        axes.set(xlabel="CaffeNet's top-1 (%)", ylabel="test accuracy here (%)")
+        axes.set_title(title, fontsize=10)
+        axes.margins(x=0.15)
+        axes.grid(lw=0.3)
     return figure
-
-
-def draw_verdicts(figure: Any, results: Results, order: Sequence[str]) -> None:
-    """Of every two activations: the difference, and whether its sign is CaffeNet's."""
-    axes = figure.subplots()
-    names = [TABLES[ACTIVATIONS][name][0] for name in order]
-    styles = {"agrees": ("0.85", "k"), "undecided": ("1", "0.45"), "disagrees": ("0.25", "w")}
-    verdicts = []
-    for table, pair in compared(results):
-        if table == ACTIVATIONS:
-            column, row = order.index(pair.better), order.index(pair.worse)
-            face, ink = styles[pair.verdict]
-            verdicts.append(pair.verdict)
-            beyond = pair.half_width  # the same for all: every row has as many seeds
-            sides = [column - 0.48, column + 0.48]
-            axes.fill_between(sides, row - 0.48, row + 0.48, color=face, lw=0)
-            axes.text(
-                column, row, f"{pair.lead:+.1f}", ha="center", va="center", color=ink, fontsize=9
-            )
-    axes.set_xticks(range(len(order) - 1), names[:-1], rotation=30, ha="right", fontsize=9)
-    axes.set_yticks(range(1, len(order)), names[1:], fontsize=9)
-    axes.set(
-        xlim=(-0.6, len(order) - 1.4),
-        ylim=(len(order) - 0.4, 0.4),
-        xlabel="the activation that is better in CaffeNet ...",
-        ylabel="... than this",
-        title=f"Column minus row here, points; decided beyond {beyond:.1f}",
-    )
-    axes.title.set_fontsize(10)
-    axes.spines[:].set_visible(False)
-    for verdict, (face, _) in styles.items():
-        counted = f"{verdict}: {verdicts.count(verdict)}"
-        axes.fill_between([], [], color=face, edgecolor="0.5", label=counted)
-    axes.legend(loc="upper right", fontsize=9, title="with CaffeNet's order")
 
 
 if __name__ == "__main__":

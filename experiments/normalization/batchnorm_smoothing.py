@@ -9,20 +9,18 @@ the effective beta-smoothness, max ||g(x) - g(x - eta g)|| / (eta ||g||).
 Source: Santurkar, Tsipras, Ilyas and Madry (2018), figures 1, 2 and 4; the rates are theirs. Tried
 with one seed, the network without a norm trains at 0.03 and 0.1 and stays at chance at 0.5.
 Run: python experiments/normalization/batchnorm_smoothing.py
-Expected: at rate 0.5 no norm stays at chance, or just leaves it, while BatchNorm and noisy
-BatchNorm train (44 and 36 % right after 300 steps), though the noise moves inputs 300 times farther
-than BatchNorm does, and 1.6 times farther than they move without a norm. That noisy BatchNorm
+Expected: at rate 0.5 no norm stays at chance, while BatchNorm and noisy BatchNorm train (to 1.5 and
+1.7 nats after 300 steps), though the noise moves inputs 300 times farther than BatchNorm does, and
+1.6 times farther than they move without a norm. That noisy BatchNorm
 trains nearly as well as BatchNorm, 300 steps do not show: of what BatchNorm takes off the loss it
-takes 0.78, at rate 0.1 0.56. In the second half of the run the three measures are 1.5 to 2.3 times
+takes 0.81, at rate 0.1 0.57. In the second half of the run the three measures are 1.7 to 3.3 times
 smaller with BatchNorm, and no larger with the noise. At the first step they are not: beta is 21
 without a norm and 25 with BatchNorm. The ratios of range and change vary twofold between seeds;
 with 4 of them a third of the runs would leave one undecided, hence 8.
 Time: 5 to 6 min on 2 CPU cores; the paper's width and length, `--preset full`, are for a GPU.
 """
 
-import functools
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,18 +28,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import xarray
 
-from jaxdl import data, layers, losses, metrics, models, training
-from jaxdl.claims import Claim, Results, about_mean, about_ratios, interval, main, mean_of_last
-from jaxdl.compiling import init_options
-from jaxdl.plotting import new_figure
+from jaxdl import data, layers, losses, models, training
+from jaxdl.claims import Claim, about_mean, about_ratios, main
+from jaxdl.plotting import band, new_figure
+from jaxdl.training.steps import take
 
 NEEDS = "cifar10"
 LABELS = {"plain": "no norm", "norm": "BatchNorm", "noisy": "noisy BatchNorm"}
 WATCHED = 4
 """The layer whose ReLU's inputs are watched: the fifth of VGG-11's eight convolutions."""
 CHANGE, SMOOTHNESS = "greatest change of the gradient", "effective beta-smoothness"
-STYLES = {"plain": ("k", "-", "o"), "norm": ("C0", "--", "s"), "noisy": ("C1", ":", "^")}
+STYLES = {"plain": "k-o", "norm": "C0--s", "noisy": "C1:^"}
+NORMS = {"plain": None, "norm": layers.BatchNorm, "noisy": layers.NoisyBatchNorm}
 LONG = 200
 """Steps from which a run is held to what the paper says of training."""
 STEP_LENGTHS = np.array([0.5, 1.0, 2.0, 3.0, 4.0])
@@ -65,9 +65,9 @@ class Config:
     channels: tuple[int, int, int, int, int] = (8, 16, 32, 32, 32)
     """Of VGG-11's five stages."""
     probes: int = 10
-    """Points of every run at the small rate from which the loss is explored."""
+    """Points of every run from which the loss is explored; a divisor of the steps."""
     generator: str = "threefry2x32"
-    """Of random numbers, as `jax.random.key` names it; "rbg" compiles in half the time."""
+    """Of the noise, as `jax.random.key` names it; "rbg" compiles in half the time."""
     data_dir: str | None = None
     """Where prepared data are kept; by default where `jaxdl data` keeps them."""
     raw_dir: str | None = None
@@ -79,335 +79,258 @@ PRESETS = {
     "smoke": Config(
         seeds=4, steps=30, probes=2, batch_size=32, channels=(8, 8, 16, 16, 16), generator="rbg"
     ),
-    "full": Config(
-        seeds=8, steps=15_000, batch_size=128, channels=(64, 128, 256, 512, 512), probes=50
-    ),
+    "full": Config(steps=15_000, batch_size=128, channels=(64, 128, 256, 512, 512), probes=50),
 }
 
 
-NORMS: Mapping[str, Any] = {"plain": None, "norm": layers.BatchNorm, "noisy": layers.NoisyBatchNorm}
+def task_of(norm: str, channels: tuple[int, ...]) -> training.Task:
+    """VGG-11 with this norm, on pixels in [-1, 1]."""
+    model = models.VGG(11, channels=channels, norm=NORMS[norm])
+
+    def centre(pixels: Any) -> Any:
+        return 2 * training.scale_images(pixels) - 1
+
+    return training.Task(model, losses.cross_entropy, preprocess=centre)
 
 
-def centre(pixels: Any) -> Any:
-    """From uint8 to [-1, 1]."""
-    return 2 * training.scale_images(pixels) - 1
-
-
-def recording_sgd() -> optax.GradientTransformation:
-    """SGD that keeps in its state the rate, to be set there, and the last gradient, to be read."""
-
-    def init(params: Any) -> dict[str, Any]:
-        return {"rate": jnp.zeros(()), "gradient": jax.tree.map(jnp.zeros_like, params)}
-
-    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        changes = jax.tree.map(lambda g: -state["rate"] * g, gradient)
-        return changes, {**state, "gradient": gradient}
-
-    return optax.GradientTransformation(init, update)
-
-
-def run(config: Config) -> Results:
-    """By kind, rate, seed and step the losses; by kind, seed and probe what lies along the step."""
-    if config.seeds < 3 or config.probes < 2 or config.steps < config.probes:
+def run(config: Config) -> xarray.Dataset:
+    """By norm, rate and seed: what each step shows, and each probe."""
+    steps, probes = config.steps, config.probes
+    if config.seeds < 3 or probes < 2 or steps % probes:
         raise ValueError(
-            "seeds must be at least 3, probes at least 2 and steps at least probes, "
-            f"got {config.seeds}, {config.probes} and {config.steps}"
+            "seeds must be at least 3, probes at least 2 and steps a multiple of probes, "
+            f"got {config.seeds}, {probes} and {steps}"
         )
     dataset = data.load(NEEDS, data_dir=config.data_dir, raw_dir=config.raw_dir)
-    probe_steps = np.linspace(0, config.steps - 1, config.probes).round().astype(int)
-    runs = []
-    for kind, norm in NORMS.items():
-        train = trainer(models.VGG(11, channels=config.channels, norm=norm), dataset, config)
-        for rate, places in zip(config.rates, (probe_steps, []), strict=True):
-            for seed in range(config.seed, config.seed + config.seeds):
-                key = jax.random.key(seed, impl=config.generator)
-                runs.append(train(key, rate, places))
-                right = last_mean(runs[-1], "accuracy")
-                print(f"{LABELS[kind]}, rate {rate:g}, seed {seed}: {right:.1f} % at the end")
-    shape = len(NORMS), 2, config.seeds
-    stacked = {
-        name: np.stack([each[name] for each in runs]).reshape(*shape, *runs[0][name].shape)
-        for name in ("loss", "accuracy")
-    }
-    probed = [each for each in runs if "shift" in each]
-    return {
-        **stacked,
-        **{
-            name: np.stack([each[name] for each in probed]).reshape(
-                len(NORMS), config.seeds, *probed[0][name].shape
-            )
-            for name in ("along_loss", "along_change", "gradient_norm", "shift")
+    train = jax.tree.map(jnp.asarray, dataset.train)
+    tasks = {norm: task_of(norm, config.channels) for norm in NORMS}
+    draws = {norm: training.first_weights(task, train) for norm, task in tasks.items()}
+
+    def member(key: Any, batches: Any, params: Any, *, norm: Any, rate: Any) -> Any:
+        learn = training.make_run(tasks[norm], recording_sgd(rate), batch_size=config.batch_size)
+
+        def piece(state: Any, rows: Any) -> Any:
+            after, gradient, measured = explore(learn, train, state, rows, rate * STEP_LENGTHS)
+            then = replace(moved(state, gradient, rate), step=state.step + 1)
+            shift = relative_shift(learn.task, take(train, rows[0]), state, then)
+            return after, measured | {"shift": shift}
+
+        pieces = batches.reshape(probes, -1, config.batch_size)
+        start = learn.init(as_generator(key, config.generator), train, params[norm])
+        measured = jax.lax.scan(piece, start, pieces)[1]
+        return measured | {"loss": measured["loss"].ravel()}
+
+    return training.sweep(
+        member,
+        {"norm": list(NORMS), "rate": config.rates},
+        seeds=range(config.seed, config.seed + config.seeds),
+        by_seed={
+            "batches": lambda key: training.step_orders(
+                key, steps, len(train), batch_size=config.batch_size
+            ),
+            "params": lambda key: {norm: draw(key) for norm, draw in draws.items()},
         },
-        "rates": np.array(config.rates),
-        "step_lengths": config.rates[0] * STEP_LENGTHS,
-        "probe_steps": probe_steps,
-    }
-
-
-def trainer(model: models.VGG, dataset: data.Dataset, config: Config) -> Any:
-    """(key, rate, steps at which to probe) -> what one run shows, by name."""
-    arrays, optimizer = dataset.train, recording_sgd()
-    # Compiled, it computes no outputs, only what they would be computed from.
-    initial = jax.jit(
-        lambda key: training.init_state(key, model, optimizer, jnp.zeros((1, 32, 32, 3))),
-        compiler_options=init_options(),
-    )
-    # One program for all seeds, rates and probes: the rate is part of the state.
-    step = jax.jit(
-        training.make_train_step(
-            model, optimizer, losses.cross_entropy, [metrics.accuracy], preprocess=centre
-        ),
-        compiler_options=training.compiler_options(convolutional=True),
+        dims={"loss": ("step",)}
+        | {name: ("probe",) for name in ("shift", "gradient_norm")}
+        | {name: ("probe", "length") for name in ("along_loss", "along_change")},
+    ).assign_coords(
+        step=np.arange(steps), probe=np.arange(0, steps, steps // probes), length=STEP_LENGTHS
     )
 
-    def train(key: Any, rate: float, probe_steps: Any) -> dict[str, np.ndarray]:
-        state = initial(key)
-        state = replace(state, opt_state={**state.opt_state, "rate": jnp.float32(rate)})
-        curves, probes = [], []
-        for index, examples in enumerate(batches(key, config, len(arrays))):
-            batch = {"inputs": arrays.inputs[examples], "targets": arrays.targets[examples]}
-            after, measured = step(state, batch)
-            if index in probe_steps:
-                probes.append(probe(step, state, after, batch, config.rates[0] * STEP_LENGTHS))
-                moments = [watched_moments(model, each, batch) for each in (state, after)]
-                probes[-1]["shift"] = relative_shift(*moments)
-            curves.append(measured)
-            state = after
-        return {
-            "loss": np.array([each["loss"] for each in curves]),
-            "accuracy": 100 * np.array([each["accuracy"] for each in curves]),
-            **{name: np.array([each[name] for each in probes]) for name in (probes or [{}])[0]},
-        }
 
-    return train
+def recording_sgd(rate: Any) -> optax.GradientTransformation:
+    """SGD whose state is the last gradient."""
+
+    def update(gradient: Any, _: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda slope: -rate * slope, gradient), gradient
+
+    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
 
 
-def batches(key: Any, config: Config, examples: int) -> np.ndarray:
-    """The examples of every step, (steps, batch); an epoch's incomplete batch is left out."""
-    full = examples // config.batch_size * config.batch_size
-    epochs = -(-config.steps * config.batch_size // full)
-    orders = [training.epoch_order(key, epoch, examples)[:full] for epoch in range(epochs)]
-    return np.concatenate(orders).reshape(-1, config.batch_size)[: config.steps]
+def explore(learn: training.Run, train: Any, state: Any, rows: Any, lengths: Any) -> Any:
+    """Look along the gradient of the first batch, then take the steps: state, gradient, measured.
 
-
-def probe(step: Any, state: Any, after: Any, batch: Any, lengths: Any) -> dict[str, Any]:
-    """The loss, and how far the gradient has changed, along it; and the gradient's norm.
-
-    The noise is that of the step itself: it is a function of the run's key and the step's number.
+    All in one loop, so that a step is compiled once: the first visit finds the gradient g; those at
+    x - length g measure the loss and how far the gradient has changed, with the noise of the step
+    itself, which the run's key and the step's number decide; the others are the steps.
     """
-    gradient = after.opt_state["gradient"]
-    along_loss, change = [], []
-    for length in lengths:
-        there = replace(state, params=moved(state.params, gradient, jnp.float32(length)))
-        there, measured = step(there, batch)
-        along_loss.append(measured["loss"])
-        change.append(distance(there.opt_state["gradient"], gradient))
-    return {
-        "along_loss": np.array(along_loss),
-        "along_change": np.array(change),
-        "gradient_norm": np.asarray(jax.jit(optax.tree.norm)(gradient)),
-    }
+    looks = 1 + len(lengths)
+    rows = jnp.concatenate([jnp.repeat(rows[:1], looks, axis=0), rows])
+    lengths = jnp.zeros(len(rows)).at[1:looks].set(lengths)
+
+    def chosen(where: Any, one: Any, other: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(where, a, b), one, other)
+
+    def visit(carry: Any, now: Any) -> Any:
+        state, gradient = carry
+        number, length, row = now
+        after, measured = learn.step(moved(state, gradient, length), take(train, row))
+        slope = after.opt_state
+        gradient = chosen(number == 0, slope, gradient)
+        change = optax.tree.norm(jax.tree.map(jnp.subtract, slope, gradient))
+        return (chosen(number >= looks, after, state), gradient), (measured["loss"], change)
+
+    start = state, jax.tree.map(jnp.zeros_like, state.params)
+    visits = jnp.arange(len(rows)), lengths, rows
+    (state, gradient), (loss, change) = jax.lax.scan(visit, start, visits)
+    found = {"loss": loss[looks:], "along_loss": loss[1:looks], "along_change": change[1:looks]}
+    return state, gradient, found | {"gradient_norm": optax.tree.norm(gradient)}
 
 
-@jax.jit
-def moved(params: Any, gradient: Any, length: Any) -> Any:
-    """The parameters after a step of this rate."""
-    return jax.tree.map(lambda value, slope: value - length * slope, params, gradient)
+def moved(state: Any, gradient: Any, length: Any) -> Any:
+    """The state with its parameters a step down the gradient."""
+    params = jax.tree.map(lambda value, slope: value - length * slope, state.params, gradient)
+    return replace(state, params=params)
 
 
-@jax.jit
-def distance(one: Any, other: Any) -> Any:
-    """Between two trees, Euclidean."""
-    return optax.tree.norm(jax.tree.map(jnp.subtract, one, other))
+def relative_shift(task: Any, batch: Any, before: Any, after: Any) -> Any:
+    """How far the means of a ReLU's inputs move between two states, in standard deviations.
+
+    Both are means over channels. Each state has the noise of its own step.
+    """
+    name = f"conv_{WATCHED}" if task.model.norm is None else f"norm_{WATCHED}"
+
+    def moments(now: Any) -> Any:
+        state = replace(before, params=now[0], step=now[1])
+        _, kept = task.model.apply(
+            state.variables, task.preprocess(batch.inputs), train=True,
+            mutable=["batch_stats", "intermediates"], rngs={"dropout": state.dropout_key()},
+            capture_intermediates=lambda module, _: module.name == name,
+        )  # fmt: skip
+        (watched,) = kept["intermediates"][name]["__call__"]
+        return watched.mean((0, 1, 2)), watched.std((0, 1, 2))
+
+    # A loop, so that the network is compiled once.
+    states = ((state.params, state.step) for state in (before, after))
+    means, stddevs = jax.lax.map(moments, jax.tree.map(lambda *both: jnp.stack(both), *states))
+    return jnp.abs(means[1] - means[0]).mean() / stddevs[0].mean()
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def watched_moments(model: Any, state: Any, batch: Any) -> Any:
-    """The mean and the standard deviation of every channel that goes into one ReLU."""
-    name = f"conv_{WATCHED}" if model.norm is None else f"norm_{WATCHED}"
-    _, kept = model.apply(
-        state.variables,
-        centre(batch["inputs"]),
-        train=True,
-        mutable=["batch_stats", "intermediates"],
-        rngs={"dropout": state.dropout_key()},
-        capture_intermediates=lambda module, _: module.name == name,
-    )
-    (inputs,) = kept["intermediates"][name]["__call__"]
-    return inputs.mean((0, 1, 2)), inputs.std((0, 1, 2))
+def as_generator(key: Any, name: str) -> Any:
+    """Of the key of a seed, `jax.random.key(seed, impl=name)`."""
+    words = jax.random.key_data(key)
+    needed = jax.random.key_data(jax.random.key(0, impl=name)).size
+    return jax.random.wrap_key_data(jnp.tile(words, needed // words.size), impl=name)
 
 
-def relative_shift(before: Any, after: Any) -> np.ndarray:
-    """How far the channels' means moved, in standard deviations; the mean over channels."""
-    (mean, stddev), (mean_after, _) = before, after
-    return np.asarray(jnp.abs(mean_after - mean).mean() / stddev.mean())
-
-
-def last_mean(results: Results, name: str) -> Any:
-    """By kind, rate and seed: the mean over the last sixth of the steps."""
-    values = results[name] if name != "loss" else bounded(results["loss"])
-    return mean_of_last(values, one_in=6)
-
-
-def bounded(loss: np.ndarray) -> np.ndarray:
+def bounded(loss: xarray.DataArray) -> xarray.DataArray:
     """The loss, but that of chance where it is no number: a run that diverged does no better."""
-    return np.where(np.isfinite(loss), loss, np.log(10))
+    return loss.where(np.isfinite(loss), np.log(10))
 
 
-def landscape(results: Results) -> dict[str, np.ndarray]:
-    """By kind, seed and probe: what figure 4 of the paper shows, and it in the gradient's units."""
-    change, norm = results["along_change"], results["gradient_norm"]
+def at_the_end(values: xarray.DataArray) -> xarray.DataArray:
+    """By norm, rate and seed: the mean over the last sixth of the steps."""
+    return values.isel(step=slice(-max(values.sizes["step"] // 6, 1), None)).mean("step")
+
+
+def landscape(results: xarray.Dataset) -> dict[str, xarray.DataArray]:
+    """At the small rate, by norm, seed and probe: figure 4 of the paper, and in units of ||g||."""
+    small = results.isel(rate=0)
+    along, change, norm = (small[name] for name in ("along_loss", "along_change", "gradient_norm"))
+    greatest, lengths = change.max("length", skipna=False), small["rate"] * small["length"]
     return {
-        "range of the loss": np.ptp(results["along_loss"], axis=-1),
-        CHANGE: change.max(-1),
-        SMOOTHNESS: (change / (results["step_lengths"] * norm[..., None])).max(-1),
-        f"{CHANGE} over its norm": change.max(-1) / norm,
+        "range of the loss": along.max("length", skipna=False) - along.min("length", skipna=False),
+        CHANGE: greatest,
+        SMOOTHNESS: (change / (lengths * norm)).max("length", skipna=False),
+        f"{CHANGE} over its norm": greatest / norm,
     }
 
 
-def claims(results: Results) -> list[Claim]:
+def claims(results: xarray.Dataset) -> list[Claim]:
     """How noisy BatchNorm trains, how far inputs move, and how smooth the loss is."""
-    plain, norm, noisy = range(3)
-    seeds, steps = results["loss"].shape[2:]
-    small, large = (f"rate {rate:g}" for rate in results["rates"])
-    loss, shift = last_mean(results, "loss"), results["shift"]
-    mean_of, later = f"mean of {seeds} seeds", "second half of the steps"
+    steps, (small, large) = results.sizes["step"], results["rate"].values
+    loss, shift = at_the_end(bounded(results["loss"])), results["shift"].sel(rate=small)
+    gain = loss.sel(norm="plain", drop=True) - loss
+    of_norm, of_noisy = (gain.sel(norm=norm, drop=True) for norm in ("norm", "noisy"))
+    kept = of_noisy / of_norm
+    mean_of = f"mean of {results.sizes['seed']} seeds"
 
-    def times(text: str, one: np.ndarray, other: np.ndarray) -> Claim:
+    def mean(text: str, values: xarray.DataArray, low: float = 0.0) -> Claim:
+        return about_mean(f"{text}, {mean_of}", values, low)
+
+    def times(text: str, values: xarray.DataArray, one: str, other: str) -> Claim:
         """The ratio is above 1; by seed, its geometric mean over the probes of the second half."""
-        logs = np.log(one / other)[:, one.shape[1] // 2 :].mean(1)
-        return about_ratios(f"{text}, {later}, geometric {mean_of}", np.exp(logs), 1.0)
+        logs: Any = np.log(values.sel(norm=one) / values.sel(norm=other))
+        later = logs.isel(probe=slice(logs.sizes["probe"] // 2, None)).mean("probe", skipna=False)
+        text = f"{text}, second half of the steps, geometric {mean_of}"
+        return about_ratios(text, np.exp(later), 1.0)
 
-    made = [
-        about_mean(
-            f"BatchNorm trains faster at a small rate: {small}, training loss of no norm minus "
-            f"that of BatchNorm, nats, {mean_of}",
-            loss[plain, 0] - loss[norm, 0],
-            0.0,
-        ),
-        times(
-            "Noisy BatchNorm does not hold a layer's inputs still: their shift in a step over "
-            "BatchNorm's",
-            shift[noisy],
-            shift[norm],
-        ),
-    ]
+    less = "training loss of no norm minus that of BatchNorm, nats"
+    text = f"BatchNorm trains faster at a small rate: rate {small:g}, {less}"
+    made = [mean(text, of_norm.sel(rate=small))]
+    text = "Noisy BatchNorm does not hold a layer's inputs still: their shift in a step over "
+    made.append(times(f"{text}BatchNorm's", shift, "noisy", "norm"))
     if steps < LONG:
         return made
-    made.append(
-        times(
-            "Noisy BatchNorm moves inputs even farther than no norm: their shift over that "
-            "without a norm",
-            shift[noisy],
-            shift[plain],
+    text = "Noisy BatchNorm moves inputs even farther than no norm: their shift over that without a"
+    made.append(times(f"{text} norm", shift, "noisy", "plain"))
+    for rate in (small, large):
+        text = (
+            f"Noisy BatchNorm trains faster than no norm all the same (after {steps} steps it "
+            f"keeps {kept.sel(rate=rate).mean():.2f} of BatchNorm's gain; paper: nearly all, after "
+            f"many epochs): rate {rate:g}, training loss of no norm minus its own, nats"
         )
-    )
-    gain = loss[plain] - loss[1:]
-    kept = gain[1] / gain[0]
-    for place, (name, share) in enumerate(zip((small, large), kept, strict=True)):
-        made.append(
-            about_mean(
-                f"Noisy BatchNorm trains faster than no norm all the same: {name}, training loss "
-                f"of no norm minus its own, nats, {mean_of} (it keeps {share.mean():.2f} of "
-                f"BatchNorm's gain after {steps} steps; paper: nearly all, after many epochs)",
-                gain[1, place],
-                0.0,
-            )
-        )
-    made += [
-        about_mean(
-            f"BatchNorm bears a large rate: {large}, training loss of no norm minus that "
-            f"of BatchNorm, nats, {mean_of}",
-            gain[0, 1],
-            0.0,
-        ),
-        about_mean(
-            "Noise leaves BatchNorm most of its gain, so that still inputs are not what helps: "
-            f"{large}, share of that gain that noisy BatchNorm keeps, {mean_of}",
-            kept[1],
-            0.5,
-        ),
-    ]
-    return made + [
-        times(
-            f"BatchNorm makes the loss smoother: {text} along the step, no norm's over BatchNorm's",
-            each[plain],
-            each[norm],
-        )
-        for text, each in landscape(results).items()
-    ]
+        made.append(mean(text, of_noisy.sel(rate=rate)))
+    text = f"BatchNorm bears a large rate: rate {large:g}, {less}"
+    made.append(mean(text, of_norm.sel(rate=large)))
+    text = "Noise leaves BatchNorm most of its gain, so that still inputs are not what helps: rate "
+    text += f"{large:g}, share of that gain that noisy BatchNorm keeps"
+    made.append(mean(text, kept.sel(rate=large), 0.5))
+    text = "BatchNorm makes the loss smoother: {} along the step, no norm's over BatchNorm's"
+    found = landscape(results).items()
+    return made + [times(text.format(name), each, "plain", "norm") for name, each in found]
 
 
-def plot(results: Results) -> Any:
+def plot(results: xarray.Dataset) -> Any:
     """Training at both rates; how far inputs move; the loss, the gradient, the smoothness."""
     figure = new_figure(12, 7.5)
-    (small, large, inputs), (band, change, smoothness) = figure.subplots(2, 3)
-    seeds, steps = results["loss"].shape[2:]
+    (*training_panels, inputs), (span, change, beta) = figure.subplots(2, 3)
+    steps, loss = results.sizes["step"], bounded(results["loss"])
     window = max(steps // 15, 1)
-    for axes, place in ((small, 0), (large, 1)):
-        for row, (kind, (colour, line, marker)) in enumerate(STYLES.items()):
-            loss = bounded(results["loss"][row, place])
-            loss = np.lib.stride_tricks.sliding_window_view(loss, window, 1)
-            smooth = loss.mean(-1)
-            at = np.arange(smooth.shape[1]) + window
-            right, half_width = interval(last_mean(results, "accuracy")[row, place])
-            axes.plot(
-                at, smooth.mean(0), color=colour, ls=line, marker=marker, ms=5,
-                markevery=(len(at) // 12 * (row + 1) // 3, max(len(at) // 6, 1)),
-                label=f"{LABELS[kind]}: {right:.0f} $\\pm$ {half_width:.0f} % right at the end",
+    smooth = loss.rolling(step=window).mean().isel(step=slice(window - 1, None))
+    for axes, rate in zip(training_panels, results["rate"].values, strict=True):
+        for norm, style in STYLES.items():
+            band(
+                axes, smooth["step"] + 1, smooth.sel(norm=norm, rate=rate), style, spread="range",
+                ms=5, markevery=max(steps // 6, 1), label=LABELS[norm],
             )  # fmt: skip
-            axes.fill_between(at, smooth.min(0), smooth.max(0), color=colour, alpha=0.2, lw=0)
         axes.axhline(np.log(10), color="0.5", lw=0.8)
         axes.text(steps, np.log(10), "chance", fontsize=8, color="0.4", va="bottom", ha="right")
-        axes.set(
-            xlabel="step",
-            ylabel=f"training loss (nats), mean of {window} steps",
-            title=f"Rate {results['rates'][place]:g}: mean and range of {seeds} seeds",
-            # The first few losses, up to 4.5, would flatten the rest.
-            ylim=(last_mean(results, "loss").min() - 0.1, 3.0),
-        )
+        title = f"Rate {rate:g}: mean and range of {results.sizes['seed']} seeds"
+        ylabel = f"training loss (nats), mean of {window} steps"
+        # The first few losses, up to 4.5, would flatten the rest.
+        ylim = (at_the_end(loss).min() - 0.1, 3.0)
+        axes.set(xlabel="step", ylabel=ylabel, title=title, ylim=ylim)
         axes.legend(fontsize=8)
 
-    found = landscape(results)
-    at = results["probe_steps"]
-    for row, (kind, (colour, line, marker)) in enumerate(STYLES.items()):
-        style = {"color": colour, "ls": line, "marker": marker, "ms": 5, "label": LABELS[kind]}
-        along = results["along_loss"][row]
-        least, most = along.min(-1).mean(0), along.max(-1).mean(0)
-        if kind != "noisy":
-            band.fill_between(
-                at, least, most, color=colour, alpha=0.25, lw=0,
-                hatch="" if kind == "plain" else "//",
-            )  # fmt: skip
-            band.plot(at, most, **style)
-            band.plot(at, least, **{**style, "label": None})
-        for axes, values in (
-            (inputs, results["shift"]),
-            (change, found[CHANGE]),
-            (smoothness, found[SMOOTHNESS]),
-        ):
-            logs = np.log(values[row])
-            axes.plot(at, np.exp(logs.mean(0)), **style)
-            axes.fill_between(
-                at, np.exp(logs.min(0)), np.exp(logs.max(0)), color=colour, alpha=0.15, lw=0
-            )
-    lengths = f"{results['step_lengths'][0]:g} to {results['step_lengths'][-1]:g}"
-    inputs.set(
-        ylabel="shift of a channel's mean in one step (s.d.)",
-        title=f"Inputs of the ReLU of layer {WATCHED + 1}",
-    )
-    band.set(ylabel="loss (nats): least and greatest", title=f"Loss along {lengths} gradients")
-    change.set(ylabel="greatest change of the gradient", title="Gradient along the same steps")
-    smoothness.set(ylabel="greatest change / distance", title=r"Effective $\beta$-smoothness")
-    inputs.set_yscale("log")
-    for axes in (change, smoothness):
-        axes.set_yscale("log")
-        axes.set_yticks([5, 10, 20, 50], ["5", "10", "20", "50"])
-        axes.minorticks_off()
-    for axes in (inputs, band, change, smoothness):
-        axes.set(xlabel=f"step, at rate {results['rates'][0]:g}")
+    small, found, at = results.isel(rate=0), landscape(results), results["probe"].values
+    for norm, style in STYLES.items():
+        panels = ((inputs, small["shift"]), (change, found[CHANGE]), (beta, found[SMOOTHNESS]))
+        for axes, values in panels:
+            runs, name = values.sel(norm=norm), LABELS[norm]
+            band(axes, at, runs, style, spread=(0.0, 1.0), alpha=0.15, ms=5, label=name)
+        if norm != "noisy":
+            along = small["along_loss"].sel(norm=norm)
+            least, most = along.min("length").mean("seed"), along.max("length").mean("seed")
+            hatch, colour = ("", "k") if norm == "plain" else ("//", "C0")
+            span.fill_between(at, least, most, color=colour, alpha=0.25, lw=0, hatch=hatch)
+            span.plot(at, most, style, ms=5, label=LABELS[norm])
+            span.plot(at, least, style, ms=5)
+    first, last = small["rate"].item() * STEP_LENGTHS[[0, -1]]
+    for axes, title, measured in (
+        (inputs, f"Inputs of the ReLU of layer {WATCHED + 1}", "shift of a mean in a step (s.d.)"),
+        (span, f"Loss along {first:g} to {last:g} gradients", "loss (nats): least and greatest"),
+        (change, "Gradient along the same steps", CHANGE),
+        (beta, r"Effective $\beta$-smoothness", "greatest change / distance"),
+    ):
+        axes.set(title=title, xlabel=f"step, at rate {small['rate'].item():g}", ylabel=measured)
+        if axes is not span:
+            axes.set_yscale("log")
+        if axes in (change, beta):
+            axes.set_yticks([5, 10, 20, 50], ["5", "10", "20", "50"])
+            axes.minorticks_off()
         axes.grid(lw=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, title="mean" if axes is span else "median and range")
     return figure
 
 

@@ -22,18 +22,17 @@ Time: 3.5 min on 2 CPU cores.
 
 import functools
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray
 from jaxtyping import Array, Float
 
-from jaxdl import data, initializers, layers, losses, metrics, models, optimizers, training
-from jaxdl.claims import Claim, Results, about_mean, interval, main
-from jaxdl.compiling import init_options
+from jaxdl import data, initializers, layers, losses, metrics, optimizers, training
+from jaxdl.claims import Claim, about_mean, interval, main
 from jaxdl.layers.norm import apply_norm
 from jaxdl.plotting import new_figure
 
@@ -55,18 +54,15 @@ RATE, MOMENTUM = 0.1, 0.9
 MARGIN = 0.25
 """A norm whose error rises by less than this share of BatchNorm's is said not to rise. The
 paper's GroupNorm moves by 0.2 points where BatchNorm rises by 11.1; six seeds resolve a quarter."""
-PAPER_SIZES = np.array([2, 4, 8, 16, 32])
-PAPER = {
-    "batch": np.array([34.7, 27.3, 24.8, 23.7, 23.6]),
-    "group": np.array([24.1, 24.2, 24.0, 24.2, 24.1]),
-}
-"""Table 2: validation error in percent by batch per device."""
-STYLES = {
-    "batch": ("BatchNorm", "k", "-", "o"),
-    "group": ("GroupNorm", "C0", "--", "s"),
-    "layer": ("LayerNorm", "C1", "-.", "^"),
-    "instance": ("InstanceNorm", "", "", ""),
-}
+PAPER = xarray.DataArray(
+    [[34.7, 27.3, 24.8, 23.7, 23.6], [24.1, 24.2, 24.0, 24.2, 24.1]],
+    {"norm": ["batch", "group"], "batch_size": [2, 4, 8, 16, 32]},
+)
+"""Table 2: validation error of ResNet-50 in percent by batch per device."""
+PART = 4_000
+"""Images of a batch in which the training set is recalibrated."""
+LABELS = {name: f"{name.capitalize()}Norm" for name in NORMS}
+STYLES = {"batch": "k-o", "group": "C0--s", "layer": "C1-.^"}
 
 
 @dataclass(frozen=True)
@@ -100,26 +96,19 @@ class Config:
 PRESETS = {
     "default": Config(),
     "smoke": Config(
-        seeds=4,
-        examples=1_000,
-        epochs=8,
-        batch_sizes=(2, 32),
-        norms=("batch", "group"),
+        seeds=4, examples=1_000, epochs=8, batch_sizes=(2, 32), norms=("batch", "group"),
         ghost_sizes=(),
     ),
     "full": Config(seeds=10, examples=50_000, epochs=60, channels=(64, 128, 256, 512), pooling=1),
-}
+}  # fmt: skip
 
 
 class PatchNet(nn.Module):
     """Convolutions of 2 x 2 at stride 2, a norm and a ReLU each; the mean; 10 logits.
 
     The windows do not overlap, so that a convolution is a dense layer on patches: matrix products,
-    which a loop on a CPU compiles well, where a convolution in it is 25 times slower.
-
-    Attributes:
-        channels: of each convolution.
-        norm: a factory of norm modules.
+    which a loop on a CPU compiles well, where a convolution in it is 25 times slower. They have no
+    bias, as in the paper's network, so that all norms have the same parameters.
     """
 
     channels: tuple[int, ...]
@@ -134,63 +123,64 @@ class PatchNet(nn.Module):
             batch, height, width, features = x.shape
             x = x.reshape(batch, height // 2, 2, width // 2, 2, features).swapaxes(2, 3)
             x = x.reshape(batch, height // 2, width // 2, 4 * features)
-            norm = self.norm(name=f"norm_{layer}")
-            x = nn.Dense(
-                channels,
-                use_bias=models.block.needs_bias(norm, "before"),
-                kernel_init=initializers.he_normal(),
-                name=f"conv_{layer}",
-            )(x)
-            x = nn.relu(apply_norm(norm, x, train=train))
+            he = initializers.he_normal()
+            x = nn.Dense(channels, use_bias=False, kernel_init=he, name=f"conv_{layer}")(x)
+            x = nn.relu(apply_norm(self.norm(name=f"norm_{layer}"), x, train=train))
         return nn.Dense(10, name="dense")(x.mean((1, 2)))
 
 
-def run(config: Config) -> Results:
-    """Test errors in percent, by norm, batch size and seed; the last epoch's training losses."""
+def task_of(norm: Any, channels: tuple[int, ...]) -> training.Task:
+    """The network with these norms, and its error in percent."""
+    error = {"error": lambda logits, labels: 100 * (1 - metrics.accuracy(logits, labels))}
+    return training.Task(PatchNet(channels, norm), losses.cross_entropy, error)
+
+
+def run(config: Config) -> xarray.Dataset:
+    """By norm, batch size and seed: test errors in percent, the last epoch's training loss."""
     train, test = load(config)
-    keys = jax.vmap(jax.random.key)(config.seed + np.arange(config.seeds))
-    orders = np.stack(
-        [
-            [training.epoch_order(key, epoch, config.examples) for epoch in range(config.epochs)]
-            for key in keys
-        ]
+    parts = jnp.array_split(train.inputs, -(-len(train) // PART))
+
+    def member(key: Any, orders: Any, params: Any, *, norm: Any, batch_size: Any) -> Any:
+        steps = config.epochs * (config.examples // batch_size)
+        rate = optimizers.schedules.cosine_decay(RATE * batch_size / USUAL, steps=steps)
+        optimizer = optimizers.momentum(rate, decay=MOMENTUM)
+        task = task_of(norm, config.channels)
+        learn = training.make_run(task, optimizer, batch_size=batch_size, drop_last=True)
+        start = learn.init(key, train, params)
+        state, measured = learn(key, {"train": train}, orders, start)
+        recalibrated = error = learn.evaluate(state, test)["error"]
+        if norm is NORMS["batch"]:
+            found = training.recalibrate(task.model, state.variables, parts)
+            exact = replace(state, batch_stats=found["batch_stats"])
+            recalibrated = learn.evaluate(exact, test)["error"]
+        last = measured["train"]["loss"][-1].mean()
+        return {"error": error, "recalibrated": recalibrated, "loss": last}
+
+    def ghost(key: Any, orders: Any, params: Any, *, ghost_size: Any) -> Any:
+        norm = functools.partial(layers.BatchNorm, virtual_batch_size=ghost_size)
+        found = member(key, orders, params, norm=norm, batch_size=GHOST_STEP)
+        return {"ghost_error": found["error"]}
+
+    swept = functools.partial(
+        training.sweep,
+        seeds=range(config.seed, config.seed + config.seeds),
+        by_seed={
+            "orders": lambda key: training.orders(key, config.epochs, len(train)),
+            "params": training.first_weights(task_of(NORMS["batch"], config.channels), train),
+        },
+        # A step of few examples is mostly overhead, which the members of a call share.
+        chunk=-(-config.seeds // 2),
     )
-    found: dict[str, list[Any]] = {"error": [], "loss": [], "recalibrated": [], "ghost_error": []}
-    for name in config.norms:
-        model = PatchNet(config.channels, NORMS[name])
-        starts = make_starts(model)(keys, train["inputs"][:1])
-        evaluate = make_evaluation(model)
-        for size in config.batch_sizes:
-            fit = make_training(model, config, size)
-            variables, loss = fit(starts, keys, train, batches(orders, size))
-            found["error"].append(evaluate(variables, test))
-            found["loss"].append(loss)
-            if name == "batch":
-                exact = recalibrated(config, variables, train)
-                found["recalibrated"].append(evaluate(exact, test))
-            print(f"{name} norm, batch {size}: {found['error'][-1].mean():.1f} %", flush=True)
-        if name == "batch":
-            for size in config.ghost_sizes:
-                norm = functools.partial(layers.BatchNorm, virtual_batch_size=size)
-                fit = make_training(PatchNet(config.channels, norm), config, GHOST_STEP)
-                variables, _ = fit(starts, keys, train, batches(orders, GHOST_STEP))
-                found["ghost_error"].append(evaluate(variables, test))
-    shape = (len(config.norms), len(config.batch_sizes), config.seeds)
-    arrays = {name: np.array(values) for name, values in found.items()}
-    return {
-        "names": np.array(config.norms),
-        "batch_sizes": np.array(config.batch_sizes),
-        "ghost_sizes": np.array(config.ghost_sizes, int),
-        "examples": np.array(config.examples),
-        "epochs": np.array(config.epochs),
-        "error": arrays["error"].reshape(shape),
-        "loss": arrays["loss"].reshape(shape),
-        "recalibrated": arrays["recalibrated"],
-        "ghost_error": arrays["ghost_error"].reshape(-1, config.seeds),
-    }
+    norms = {name: NORMS[name] for name in config.norms}
+    over = {"norm": norms, "batch_size": config.batch_sizes}
+    results = swept(member, over, static=("batch_size",))
+    if config.ghost_sizes:
+        ghosts = swept(ghost, {"ghost_size": config.ghost_sizes}, static=("ghost_size",))
+        results = results.merge(ghosts)
+    return results.assign_attrs(examples=config.examples, epochs=config.epochs)
 
 
-def load(config: Config) -> tuple[dict[str, Array], dict[str, Array]]:
+def load(config: Config) -> tuple[data.Arrays, data.Arrays]:
     """The training images asked for and the test split, pooled and standardised by channel."""
     dataset = data.load(NEEDS, data_dir=config.data_dir, raw_dir=config.raw_dir)
     assert dataset.test is not None
@@ -199,233 +189,119 @@ def load(config: Config) -> tuple[dict[str, Array], dict[str, Array]]:
             f"examples must be at most the {len(dataset.train)} training images, "
             f"got {config.examples}"
         )
-    parts = [
-        (pooled(part.inputs[:count], config.pooling), part.targets[:count])
+    images, of_test = (
+        data.shrink_images(part.inputs[:count], config.pooling) / 255
         for part, count in ((dataset.train, config.examples), (dataset.test, None))
-    ]
-    normalize = data.normalize_images(*data.image_statistics(parts[0][0]))
-    train, test = (
-        {"inputs": normalize(jnp.asarray(images)), "targets": jnp.asarray(targets)}
-        for images, targets in parts
     )
-    return train, test
+    normalize = data.normalize_images(*data.image_statistics(images))
+    labels = jnp.asarray(dataset.train.targets[: config.examples])
+    train = data.Arrays(normalize(jnp.asarray(images)), labels)
+    return train, data.Arrays(normalize(jnp.asarray(of_test)), jnp.asarray(dataset.test.targets))
 
 
-def pooled(images: np.ndarray, size: int) -> np.ndarray:
-    """Means over squares of `size` pixels, in [0, 1]."""
-    count, height, width, channels = images.shape
-    squares = images.reshape(count, height // size, size, width // size, size, channels)
-    return np.asarray(squares.mean((2, 4), dtype=np.float32) / np.float32(255))
+def rise(errors: xarray.DataArray, norm: str) -> xarray.DataArray:
+    """What batches of 2 cost against batches of 32."""
+    of_norm = errors.sel(norm=norm, drop=True)
+    return of_norm.sel(batch_size=SMALL) - of_norm.sel(batch_size=USUAL)
 
 
-def batches(orders: np.ndarray, batch_size: int) -> np.ndarray:
-    """(seeds, steps, batch) from (seeds, epochs, examples); an incomplete batch is left."""
-    seeds, _, examples = orders.shape
-    return orders[:, :, : examples // batch_size * batch_size].reshape(seeds, -1, batch_size)
+def lead(errors: xarray.DataArray, batch_size: int) -> xarray.DataArray:
+    """How far GroupNorm is ahead of BatchNorm."""
+    at_size = errors.sel(batch_size=batch_size)
+    return at_size.sel(norm="batch") - at_size.sel(norm="group")
 
 
-def make_starts(model: PatchNet) -> Any:
-    """(keys, sample) -> the initial variables, by seed."""
-    start = jax.vmap(lambda key, x: model.init(key, x, train=False), (0, None))
-    return jax.jit(start, compiler_options=init_options())
-
-
-def make_training(model: PatchNet, config: Config, batch_size: int) -> Any:
-    """(starts, keys, arrays, orders) -> variables and last losses: seeds in one vmapped scan."""
-    steps_per_epoch = config.examples // batch_size
-    rate = optimizers.schedules.cosine_decay(
-        RATE * batch_size / USUAL, steps=config.epochs * steps_per_epoch
-    )
-    optimizer = optimizers.momentum(rate, decay=MOMENTUM)
-    train_epoch = training.make_train_epoch(
-        training.make_train_step(model, optimizer, losses.cross_entropy)
-    )
-
-    def fit(start: Any, key: Any, arrays: Any, order: Any) -> Any:
-        params = start["params"]
-        state = training.TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=start.get("batch_stats", {}),
-            opt_state=optimizer.init(params),
-            key=key,
-        )
-        state, measured = train_epoch(state, arrays, order)
-        return state.variables, measured["loss"][-steps_per_epoch:].mean()
-
-    return jax.jit(jax.vmap(fit, (0, 0, None, 0)))
-
-
-def make_evaluation(model: PatchNet) -> Any:
-    """(variables, arrays) -> errors in percent, by seed."""
-    eval_step = training.make_eval_step(model, losses.cross_entropy, [metrics.accuracy])
-
-    @jax.jit
-    def evaluate(variables: Any, arrays: Any) -> Any:
-        # One seed at a time: its activations on the whole split are array enough.
-        sums = jax.lax.map(lambda each: eval_step(each, arrays), variables)
-        return 100 * (1 - sums["accuracy"] / len(arrays["targets"]))
-
-    return evaluate
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def recalibrated(config: Config, variables: Any, arrays: Any) -> Any:
-    """The variables with the statistics of all `arrays` instead of the running averages.
-
-    `training.recalibrate` for all seeds in one call: with momentum 0 the running statistics
-    after a pass of everything are those of everything.
-    """
-    model = PatchNet(config.channels, functools.partial(layers.BatchNorm, momentum=0.0))
-
-    def of_one(each: Any) -> Any:
-        _, updates = model.apply(each, arrays["inputs"], train=True, mutable=["batch_stats"])
-        return {**each, **updates}
-
-    return jax.lax.map(of_one, variables)
-
-
-def at(results: Results, name: str, batch_size: int, quantity: str = "error") -> np.ndarray:
-    """By seed, the test error of a norm at a batch size, or its last training loss."""
-    row = results["names"].tolist().index(name)
-    return np.asarray(results[quantity][row, results["batch_sizes"].tolist().index(batch_size)])
-
-
-def rise(results: Results, name: str, quantity: str = "error") -> np.ndarray:
-    """By seed, what batches of 2 cost against batches of 32."""
-    return np.asarray(at(results, name, SMALL, quantity) - at(results, name, USUAL, quantity))
-
-
-def paper(name: str, batch_size: int) -> float:
-    """The error of ResNet-50 in percent."""
-    return float(PAPER[name][PAPER_SIZES.tolist().index(batch_size)])
-
-
-def shown(values: np.ndarray) -> str:
+def shown(values: xarray.DataArray) -> str:
     """Mean and 95 % interval, in words."""
     mean, half_width = interval(values)
     return f"{mean:.2f} +- {half_width:.2f}"
 
 
-def claims(results: Results) -> list[Claim]:
+def claims(results: xarray.Dataset) -> list[Claim]:
     """BatchNorm alone needs the batch; and what it needs it for."""
-    cost, mean_of = f"batch {SMALL} costs against {USUAL}", f"mean of {results['error'].shape[-1]}"
-    of_batch = rise(results, "batch")
-    papers = {name: f"{paper(name, SMALL) - paper(name, USUAL):.1f}" for name in PAPER}
-    made = [
-        about_mean(
-            f"BatchNorm bears no small batch: points of test error that {cost} (ResNet-50: "
-            f"{papers['batch']}), {mean_of} seeds",
-            of_batch,
-            0.0,
-        )
-    ]
-    for name in [name for name in results["names"].tolist() if name != "batch"]:
-        own = rise(results, name)
-        beside = f" (ResNet-50: {papers[name]})" if name in papers else ""
-        made.append(
-            about_mean(
-                f"{STYLES[name][0]} bears a small batch: points that {cost}, {shown(own)}{beside}, "
-                f"less {MARGIN} of BatchNorm's, {mean_of} seeds",
-                own - MARGIN * of_batch,
-                high=0.0,
-            )
-        )
-    leads = {n: at(results, "batch", n) - at(results, "group", n) for n in (SMALL, USUAL)}
-    papers = {f"{n}": f"{paper('batch', n) - paper('group', n):.1f}" for n in leads}
-    exact = dict(zip(results["batch_sizes"].tolist(), results["recalibrated"], strict=True))
-    won_back = at(results, "batch", SMALL) - exact[SMALL]
+    error, exact, loss = results["error"], results["recalibrated"], results["loss"]
+    cost, seeds = f"batch {SMALL} costs against {USUAL}", results.sizes["seed"]
+    of_batch, won_back = rise(error, "batch"), (error - exact).sel(norm="batch", batch_size=SMALL)
+
+    def mean(text: str, values: Any, low: float = 0.0, high: float = np.inf) -> Claim:
+        return about_mean(f"{text}, mean of {seeds} seeds", values, low, high)
+
+    text = f"BatchNorm bears no small batch: points of test error that {cost} (ResNet-50: "
+    made = [mean(f"{text}{rise(PAPER, 'batch'):.1f})", of_batch)]
+    for name in [name for name in results["norm"].values if name != "batch"]:
+        own = rise(error, name)
+        beside = f" (ResNet-50: {rise(PAPER, name):.1f})" if name in PAPER["norm"] else ""
+        text = f"{LABELS[name]} bears a small batch: points that {cost}, {shown(own)}{beside}, less"
+        made.append(mean(f"{text} {MARGIN} of BatchNorm's", own - MARGIN * of_batch, -np.inf, 0.0))
     made += [
-        about_mean(
+        mean(
             f"At a small batch GroupNorm is ahead of BatchNorm: points of test error at batch "
-            f"{SMALL} (ResNet-50: {papers[str(SMALL)]}; at {USUAL} {shown(leads[USUAL])}, "
-            f"ResNet-50: {papers[str(USUAL)]}), {mean_of} seeds",
-            leads[SMALL],
-            0.0,
+            f"{SMALL} (ResNet-50: {lead(PAPER, SMALL):.1f}; at {USUAL} "
+            f"{shown(lead(error, USUAL))}, ResNet-50: {lead(PAPER, USUAL):.1f})",
+            lead(error, SMALL),
         ),
-        about_mean(
+        mean(
             f"A small batch disturbs BatchNorm in training already: nats of training loss, in the "
-            f"last epoch, that {cost} (GroupNorm: {shown(rise(results, 'group', 'loss'))}), "
-            f"{mean_of} seeds",
-            rise(results, "batch", "loss"),
-            0.0,
+            f"last epoch, that {cost} (GroupNorm: {shown(rise(loss, 'group'))})",
+            rise(loss, "batch"),
         ),
-        about_mean(
+        mean(
             f"Better statistics in evaluation do not make up for it: with those of the training "
-            f"set, which win back {shown(won_back)} points at batch {SMALL}, points that {cost}, "
-            f"{mean_of} seeds",
-            exact[SMALL] - exact[USUAL],
-            0.0,
+            f"set, which win back {shown(won_back)} points at batch {SMALL}, points that {cost}",
+            rise(exact, "batch"),
         ),
     ]
-    ghosts = dict(zip(results["ghost_sizes"].tolist(), results["ghost_error"], strict=True))
-    if SMALL in ghosts and GHOST_STEP in results["batch_sizes"]:
-        made.append(
-            about_mean(
-                f"It is the statistics' batch that counts, not the gradient's: all in steps of "
-                f"{GHOST_STEP}, points that statistics over {SMALL} cost against {GHOST_STEP}, "
-                f"{mean_of} seeds",
-                ghosts[SMALL] - at(results, "batch", GHOST_STEP),
-                0.0,
-            )
+    sizes = results["batch_size"].values
+    if "ghost_error" in results and SMALL in results["ghost_size"] and GHOST_STEP in sizes:
+        text = (
+            f"It is the statistics' batch that counts, not the gradient's: all in steps of "
+            f"{GHOST_STEP}, points that statistics over {SMALL} cost against {GHOST_STEP}"
         )
+        whole = error.sel(norm="batch", batch_size=GHOST_STEP)
+        made.append(mean(text, results["ghost_error"].sel(ghost_size=SMALL) - whole))
     return made
 
 
-def plot(results: Results) -> Any:
+def plot(results: xarray.Dataset) -> Any:
     """Ours, the paper's, and what BatchNorm needs the batch for."""
     figure = new_figure(12, 5)
     ours, published, parts = figure.subplots(1, 3, width_ratios=[1.15, 0.8, 1.05])
-    sizes, seeds = results["batch_sizes"], results["error"].shape[-1]
+    sizes, theirs = results["batch_size"].values, PAPER["batch_size"].values
 
-    def draw(axes: Any, x: np.ndarray, values: np.ndarray, style: Any) -> None:
-        label, colour, line, marker = style
-        mean, half_width = interval(values, axis=1)
-        axes.errorbar(
-            x, mean, half_width, color=colour, ls=line, marker=marker, ms=6, capsize=3, label=label
-        )
+    def draw(axes: Any, x: Any, values: xarray.DataArray, label: str, style: str) -> None:
+        mean, half_width = interval(values.transpose("seed", ...))
+        axes.errorbar(x, mean, half_width, fmt=style, ms=6, capsize=3, label=label)
 
-    for row, name in enumerate(results["names"].tolist()):
-        if name == "instance":
-            error = results["error"][row].mean(1)
-            ours.plot(
-                [], [], label=f"InstanceNorm: {error.min():.0f} to {error.max():.0f} %, off scale",
-                color="none",
-            )  # fmt: skip
+    for row, name in enumerate(results["norm"].values):
+        error = results["error"].sel(norm=name)
+        if name in STYLES:
+            draw(ours, sizes * (0.97 + 0.03 * row), error, LABELS[name], STYLES[name])
         else:
-            draw(ours, sizes * (0.97 + 0.03 * row), results["error"][row], STYLES[name])
-    for name, values in PAPER.items():
-        label, colour, line, marker = STYLES[name]
-        published.plot(PAPER_SIZES, values, color=colour, ls=line, marker=marker, ms=6, label=label)
-    row = results["names"].tolist().index("batch")
-    draw(
-        parts,
-        sizes,
-        results["error"][row],
-        ("steps of N; evaluated with running averages", "k", "-", "o"),
-    )
-    draw(
-        parts, sizes * 1.04, results["recalibrated"],
-        ("steps of N; evaluated with statistics\nof the training set", "C3", ":", "v"),
-    )  # fmt: skip
-    if len(results["ghost_sizes"]):
-        draw(
-            parts, results["ghost_sizes"] * 0.96, results["ghost_error"],
-            (f"steps of {GHOST_STEP}, statistics over N\n(ghost batches)", "C4", "--", "P"),
-        )  # fmt: skip
-    for axes, title, whose in (
-        (ours, f"{results['examples']:,} CIFAR-10 images, {results['epochs']} epochs", ""),
-        (published, "ResNet-50, ImageNet (Wu and He)", ", per device of 8"),
-        (parts, "BatchNorm: whose batch matters?", ""),
+            ends = [round(end(error.mean("seed")).item()) for end in (np.min, np.max)]
+            label = f"{LABELS[name]}: {ends[0]} to {ends[1]} %, off scale"
+            ours.plot([], [], label=label, color="none")
+    for name in PAPER["norm"].values:
+        published.plot(theirs, PAPER.sel(norm=name), STYLES[name], ms=6, label=LABELS[name])
+    batch = results.sel(norm="batch")
+    draw(parts, sizes, batch["error"], "steps of N; evaluated with running averages", "k-o")
+    text = "steps of N; evaluated with statistics\nof the training set"
+    draw(parts, sizes * 1.04, batch["recalibrated"], text, "C3:v")
+    if "ghost_error" in results:
+        text = f"steps of {GHOST_STEP}, statistics over N\n(ghost batches)"
+        draw(parts, results["ghost_size"] * 0.96, results["ghost_error"], text, "C4--P")
+    trained = f"{results.attrs['examples']:,} CIFAR-10 images, {results.attrs['epochs']} epochs"
+    for axes, ticks, title, whose in (
+        (ours, sizes, trained, ""),
+        (published, theirs, "ResNet-50, ImageNet (Wu and He)", ", per device of 8"),
+        (parts, sizes, "BatchNorm: whose batch matters?", ""),
     ):
-        ticks = PAPER_SIZES if axes is published else sizes
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, ticks)
         axes.minorticks_off()
         axes.set(xlabel=f"batch size N (images){whose}", title=title)
         axes.grid(lw=0.3)
         axes.legend(fontsize=8, loc="upper right")
-    ours.set_ylabel(f"test error (%), mean and 95 % interval of {seeds} seeds")
+    ours.set_ylabel(f"test error (%), mean and 95 % interval of {results.sizes['seed']} seeds")
     published.set_ylabel("validation error (%)")
     parts.set_ylabel("test error (%)")
     parts.margins(y=0.12)

@@ -2,7 +2,13 @@
 
 from jaxdl.data import augmentation
 from jaxdl.data.label_noise import mislabel
-from jaxdl.data.preprocessing import Scaler, image_statistics, normalize_images, standardize
+from jaxdl.data.preprocessing import (
+    Scaler,
+    image_statistics,
+    normalize_images,
+    shrink_images,
+    standardize,
+)
 from jaxdl.data.sources import Available, available, load, load_or_small, prepare
 from jaxdl.data.splits import split
 from jaxdl.data.streaming import decode_tfds, stream
@@ -23,6 +29,7 @@ __all__ = [
     "mislabel",
     "normalize_images",
     "prepare",
+    "shrink_images",
     "split",
     "standardize",
     "stream",

@@ -193,6 +193,38 @@ def normalize_images(
     return normalize
 
 
+def shrink_images(
+    images: np.ndarray, window: int
+) -> Float[np.ndarray, "batch height width channels"]:
+    """Images averaged over squares of `window` pixels, so many times smaller in each direction.
+
+    Arguments:
+        images: (batch, height, width, channels).
+        window: pixels, a divisor of height and width.
+
+    Returns:
+        float32, in the images' units: uint8 images give 0 to 255.
+
+    Raises:
+        ValueError: other axes, or a window that does not divide them.
+
+    Example:
+        >>> import numpy as np
+        >>> pixels = np.array([[0, 100], [50, 250]], np.uint8).reshape(1, 2, 2, 1)
+        >>> shrink_images(pixels, 2).tolist()
+        [[[[100.0]]]]
+    """
+    if images.ndim != 4 or window < 1 or images.shape[1] % window or images.shape[2] % window:
+        raise ValueError(
+            "window must divide the height and width of images (batch, height, width, channels), "
+            f"got {window} and {images.shape}; pass a divisor"
+        )
+    count, height, width, channels = images.shape
+    squares = images.reshape(count, height // window, window, width // window, window, channels)
+    means: np.ndarray = squares.mean((2, 4), dtype=np.float32)
+    return means
+
+
 def _histogram_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     channels = images.shape[-1]
     counts = np.zeros((channels, _LEVELS), np.int64)

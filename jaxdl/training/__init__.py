@@ -18,7 +18,7 @@ from jaxdl.training.fit import (
     fit,
     initialize,
 )
-from jaxdl.training.orders import epoch_order, orders
+from jaxdl.training.orders import epoch_order, orders, step_orders
 from jaxdl.training.run import Run, first_weights, make_run
 from jaxdl.training.state import TrainState, init_state
 from jaxdl.training.statistics import fold, recalibrate
@@ -53,5 +53,6 @@ __all__ = [
     "orders",
     "recalibrate",
     "scale_images",
+    "step_orders",
     "sweep",
 ]

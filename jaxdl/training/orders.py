@@ -67,6 +67,38 @@ def orders(
     return _orders(words, first + np.arange(epochs), examples)
 
 
+def step_orders(
+    key: Key[Array, "..."], steps: int, examples: int, *, batch_size: int
+) -> Int[np.ndarray, "steps batch"]:
+    """The examples of every step, one row a step: `orders` cut into batches.
+
+    The incomplete batch of an epoch is left out: a run with `drop_last=True` takes these steps. Cut
+    the rows anywhere, to measure more often than once an epoch.
+
+    Arguments:
+        key: the key of the run, as for `orders`.
+        batch_size: examples in a step, at most `examples`.
+
+    Raises:
+        TypeError: as for `orders`.
+        ValueError: fewer than 1 step or example, or a batch of more examples than there are.
+
+    Example:
+        >>> import jax
+        >>> step_orders(jax.random.key(0), steps=5, examples=7, batch_size=3).shape
+        (5, 3)
+    """
+    require_at_least(1, steps=steps, examples=examples, batch_size=batch_size)
+    in_epoch = examples // batch_size
+    if not in_epoch:
+        raise ValueError(
+            f"batch_size must be at most the {examples} examples, got {batch_size}; pass a smaller "
+            "one"
+        )
+    rows = orders(key, -(-steps // in_epoch), examples)[:, : in_epoch * batch_size]
+    return rows.reshape(-1, batch_size)[:steps]
+
+
 def _orders(words_of_key: list[int], epochs: np.ndarray, examples: int) -> np.ndarray:
     """One order an epoch: `argsort` of the bits of `Philox(SeedSequence([*key, stream, epoch]))`.
 

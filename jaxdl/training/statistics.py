@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxdl.calling import call_model
+from jaxdl.checks import is_traced
 from jaxdl.compiling import once_for_equal
 from jaxdl.layers import BatchNorm
 from jaxdl.training.task import scale_images
@@ -44,7 +45,8 @@ def recalibrate(
     examples in one batch. The mean of the batches' variances would miss the spread between batches.
 
     In this pass every norm normalises with its batch's own statistics, as in training. With large
-    batches this changes little. Dropout is off, as in evaluation.
+    batches this changes little. Dropout is off, as in evaluation. Inside `jit` or `vmap`, as in a
+    sweep's member, the batches are combined in float32.
 
     Arguments:
         model: a Linen module with `jaxdl.layers.BatchNorm` or `flax.linen.BatchNorm` in it.
@@ -72,9 +74,7 @@ def recalibrate(
     total: dict[Path, Moments] = {}
     for batch in batches:
         inputs = jnp.asarray(batch["inputs"] if isinstance(batch, Mapping) else batch)
-        found = jax.tree.map(
-            lambda leaf: np.asarray(leaf, np.float64), moments_of(variables, inputs)
-        )
+        found = jax.tree.map(_float64, moments_of(variables, inputs))
         total = {
             path: combined(total[path], new) if path in total else new
             for path, new in found.items()
@@ -93,6 +93,10 @@ def recalibrate(
         for name, value in (("mean", mean), ("var", variance)):
             node[name] = jnp.asarray(value, node[name].dtype)
     return {**variables, "batch_stats": statistics}
+
+
+def _float64(leaf: Any) -> Any:
+    return leaf if is_traced(leaf) else np.asarray(leaf, np.float64)
 
 
 @once_for_equal

@@ -12,6 +12,7 @@ from jaxdl.data import (
     image_statistics,
     load,
     normalize_images,
+    shrink_images,
     split,
     standardize,
 )
@@ -169,3 +170,19 @@ def test_statistics_of_other_channels_are_refused():
     # Broadcasting would turn a grey image into three channels.
     with pytest.raises(ValueError, match=r"\(batch, height, width, 3\)"):
         normalize_images([0.5] * 3, [0.5] * 3)(jnp.zeros((1, 2, 2, 1)))
+
+
+def test_shrinking_averages_squares_of_pixels():
+    pixels = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
+    shrunk = shrink_images(pixels, 2)
+    assert shrunk.shape == (2, 2, 3, 3)
+    assert shrunk.dtype == np.float32
+    # Means of four whole numbers are exact.
+    assert shrunk[1, 1, 0, 2] == pixels[1, 2:, :2, 2].mean()
+    np.testing.assert_array_equal(shrink_images(pixels, 1), pixels)
+
+
+@pytest.mark.parametrize("window", [0, 3, 4, 8])
+def test_a_window_that_does_not_divide_the_images_is_refused(window):
+    with pytest.raises(ValueError, match=f"window must divide .* got {window}"):
+        shrink_images(np.zeros((1, 4, 6, 3), np.uint8), window)

@@ -1,6 +1,7 @@
 """Recalibration against the whole set as one batch, folding, and the check of statistics."""
 
 import functools
+import operator
 
 import chex
 import flax.linen as nn
@@ -87,6 +88,24 @@ def test_the_same_model_compiles_once():
         variables = init(jax.random.key(seed), IMAGES)
         recalibrate(mlp(), variables, [IMAGES], preprocess=preprocess)
     assert traced == [IMAGES.shape]
+
+
+def test_many_models_are_recalibrated_in_one_compiled_call():
+    model = mlp()
+    init = functools.partial(model.init, x=IMAGES[:1], train=False)
+    many = jax.vmap(init)(jax.random.split(jax.random.key(0), 2))
+
+    @jax.jit
+    @jax.vmap
+    def recalibrated(variables):
+        return recalibrate(model, variables, [IMAGES[:40], IMAGES[40:]])
+
+    together = recalibrated(many)
+    for place in range(2):
+        one, found = (jax.tree.map(operator.itemgetter(place), tree) for tree in (many, together))
+        alone = recalibrate(model, one, [IMAGES[:40], IMAGES[40:]])
+        # Moments of two batches, combined in float32 instead of float64.
+        chex.assert_trees_all_close(found, alone, rtol=1e-5, atol=1e-6)
 
 
 class Unhashable(nn.Module):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray
 
 from jaxdl import layers, losses, optimizers, training
 
@@ -28,43 +29,52 @@ def small():
 
 def test_the_averages_are_those_of_runs_with_these_momenta(small):
     arrays, rows = small
-    optimizer = optimizers.sgd(experiment.RATE)
 
-    def start(model):
-        return training.init_state(jax.random.key(0), model, optimizer, jnp.zeros((1, 8, 8, 1)))
+    def after_every_step(model):
+        task = training.Task(model, losses.cross_entropy)
+        run = training.make_run(task, optimizers.sgd(experiment.RATE), batch_size=16)
+        state, step = run.init(jax.random.key(0), arrays), jax.jit(run.step)
+        for batch in rows:
+            yield state
+            state, _ = step(state, {name: array[batch] for name, array in arrays.items()})
+        yield state
 
-    state = start(experiment.network())
-    averages = experiment.repeated(state.batch_stats, len(MOMENTA) + 1)
-    advance = experiment.make_step(MOMENTA)
-    for indices in rows:
-        state, averages = advance(arrays, state, averages, indices)
+    first, *states = after_every_step(experiment.MODEL)
+    averages = experiment.repeated(first.batch_stats, len(MOMENTA) + 1)
+    for state in states:
+        averages = experiment.averaged(averages, state, MOMENTA)
     settings: list[dict[str, Any]] = [{"momentum": momentum} for momentum in MOMENTA] + [
         {"cumulative": True}
     ]
     for k, setting in enumerate(settings):
-        model = experiment.network(functools.partial(layers.BatchNorm, **setting))
-        step = jax.jit(training.make_train_step(model, optimizer, losses.cross_entropy))
-        solo = start(model)
-        for batch in rows:
-            solo, _ = step(solo, {name: array[batch] for name, array in arrays.items()})
-        for norm, kept in solo.batch_stats.items():
-            for name in ("mean", "var"):
+        norm = functools.partial(layers.BatchNorm, **setting)
+        *_, solo = after_every_step(experiment.MODEL.clone(norm=norm))
+        for name, kept in solo.batch_stats.items():
+            for moment in ("mean", "var"):
                 # Seven updates of the weights in another order of summation, float32.
                 np.testing.assert_allclose(
-                    averages[norm][name][k], kept[name], rtol=1e-4, atol=1e-5
+                    averages[name][moment][k], kept[moment], rtol=1e-4, atol=1e-5
                 )
 
 
+AXES = ("batch_size", "seed", "length", "statistics")
+
+
 def batchnorm_inference_results(dataset="fashion_mnist"):
-    """Accuracies and losses by batch size, length, seed and statistics, as they are expected."""
-    lengths, momenta, sizes = np.array([10, 100, 2000]), np.array([0.5, 0.9, 0.999]), [64, 8]
+    """Accuracies and losses by batch size, seed, length and statistics, as they are expected."""
     behind = np.array([[1, 5, 35, 2, 0], [0.5, 0.5, 20, 3, 0], [0.1, 0.2, 1, 2, 0]])
-    noise = np.array([-0.1, 0.0, 0.0, 0.1])[None, None, :, None] * np.array([1.2, 1.1, 1, 0.9, 0])
-    accuracy = 85 - (behind[None, :, None] + noise).repeat(2, 0)
-    return {
-        "dataset": np.array(dataset), "lengths": lengths, "momenta": momenta,
-        "batch_sizes": np.array(sizes), "accuracy": accuracy, "loss": (100 - accuracy) / 50,
-    }  # fmt: skip
+    noise = np.array([-0.1, 0.0, 0.0, 0.1])[:, None, None] * np.array([1.2, 1.1, 1, 0.9, 0])
+    accuracy = 85 - np.stack([behind + noise] * 2)
+    return xarray.Dataset(
+        {"accuracy": (AXES, accuracy), "loss": (AXES, (100 - accuracy) / 50)},
+        coords={
+            "batch_size": [64, 8],
+            "seed": range(4),
+            "length": [10, 100, 2000],
+            "statistics": ["0.5", "0.9", "0.999", experiment.CUMULATIVE, experiment.EXACT],
+            "dataset": dataset,
+        },
+    )
 
 
 def verdicts(results):
@@ -75,27 +85,38 @@ def test_the_expected_numbers_hold():
     results = batchnorm_inference_results()
     assert verdicts(results) == ["holds"] * 6
     assert len(experiment.plot(results).axes) == 3
-    for name in ("lengths", "accuracy", "loss"):
-        results[name] = results[name][:2] if name == "lengths" else results[name][:, :2]
-    assert verdicts(results) == ["holds"] * 2  # nothing is said of long training
+    # Of long training nothing is said.
+    assert verdicts(results.isel(length=slice(2))) == ["holds"] * 2
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "change", "index"),
+    ("name", "where", "change", "index"),
     [
-        ("accuracy", np.s_[0, 1, :, 2], 25.0, 0),
-        ("accuracy", np.s_[0, 2, :, 1], -5.0, 1),
-        ("accuracy", np.s_[0, 2, :, 1], 5.0, 1),
-        ("loss", np.s_[1, 2, :, 3], -0.2, 5),
+        ("accuracy", {"batch_size": 64, "length": 100, "statistics": "0.999"}, 25.0, 0),
+        ("accuracy", {"batch_size": 64, "length": 2000, "statistics": "0.9"}, -5.0, 1),
+        ("accuracy", {"batch_size": 64, "length": 2000, "statistics": "0.9"}, 5.0, 1),
+        ("loss", {"batch_size": 8, "length": 2000, "statistics": "cumulative"}, -0.2, 5),
+        ("loss", {"batch_size": 8, "length": 2000, "statistics": "cumulative"}, np.nan, 5),
     ],
 )
-def test_each_claim_can_be_refuted(name, place, change, index):
+def test_each_claim_can_be_refuted(name, where, change, index):
     results = batchnorm_inference_results()
-    results[name][place] += change
+    results[name].loc[where] += change
     assert verdicts(results) == ["refuted" if i == index else "holds" for i in range(6)]
 
 
 def test_seeds_that_scatter_decide_nothing():
     results = batchnorm_inference_results()
-    results["loss"][0, 2, :, 3] += np.array([-0.4, -0.2, 0.2, 0.4])
+    last = {"batch_size": 64, "length": 2000, "statistics": "cumulative"}
+    results["loss"].loc[last] += np.array([-0.4, -0.2, 0.2, 0.4])
     assert verdicts(results)[2] == "undecided"
+
+
+def test_a_run_has_the_axes_that_claims_read():
+    config = experiment.Config(
+        seeds=3, lengths=(1, 3), momenta=(0.9,), batch_sizes=(64, 8), dataset="mnist_5k"
+    )
+    results = experiment.run(config)
+    assert results["accuracy"].dims == results["loss"].dims == AXES
+    assert results["statistics"].values.tolist() == ["0.9", "cumulative", "recalibrated"]
+    assert len(experiment.claims(results)) == 2

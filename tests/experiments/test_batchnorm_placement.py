@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import t
+import xarray
 
 from jaxdl import data
 
@@ -29,20 +29,25 @@ CAFFENETS_ORDER = {"elu": 48.0, "after": 47.5, "maxout": 46.0, "sigmoid": 45.0, 
 SEEDS = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
 
 
+def rows_of(means, scatter, images=10_000):
+    """Results with these means by row."""
+    test = np.array(list(means.values()))[:, None] + scatter
+    coords = {"arm": list(means), "seed": range(test.shape[1])}
+    return xarray.Dataset({"test": (("arm", "seed"), test)}, coords, {"images": images})
+
+
 def batchnorm_placement_results(images=10_000, **changes):
     """Results as they are expected at the default size, or changed in some rows."""
     means = MEANS | changes
     # Another order of the seeds in each row: differences of rows scatter too.
     scatter = np.stack([np.roll(SEEDS, row) for row in range(len(means))])
-    test = np.array(list(means.values()))[:, None] + 0.1 * scatter
-    return {"arms": np.array(list(means)), "images": np.array(images), "test": test}
+    return rows_of(means, 0.1 * scatter, images)
 
 
 def few(**changes):
     """Three rows of two tables, three seeds: standard deviation 1 each."""
     means = {"after": 50.0, "none": 40.0, "identity": 51.0} | changes
-    test = np.array(list(means.values()))[:, None] + np.array([-1.0, 0.0, 1.0])
-    return {"arms": np.array(list(means)), "images": np.array(10_000), "test": test}
+    return rows_of(means, np.array([-1.0, 0.0, 1.0]))
 
 
 def verdicts(results):
@@ -54,7 +59,9 @@ def refuted(results):
 
 
 def test_the_expected_numbers_hold():
-    assert verdicts(batchnorm_placement_results()) == ["holds"] * 8
+    results = batchnorm_placement_results()
+    assert verdicts(results) == ["holds"] * 8
+    assert placement.plot(results).axes
 
 
 @pytest.mark.parametrize(
@@ -76,7 +83,7 @@ def test_each_claim_can_be_refuted(changes, expected):
 
 def test_seeds_that_scatter_decide_nothing():
     results = batchnorm_placement_results()
-    results["test"][0] = 48.6 + 5 * SEEDS
+    results["test"].loc[{"arm": "none"}] = 48.6 + 5 * SEEDS
     assert verdicts(results)[0] == "undecided"
 
 
@@ -88,26 +95,15 @@ def test_other_rows_and_sizes():
 
 def test_caffenets_own_numbers_agree():
     for table, rows in placement.TABLES.items():
-        test = np.array([value for _, value in rows.values()])[:, None] + 1e-3 * SEEDS
-        results = {"arms": np.array(list(rows)), "test": test}
-        for of_table, pair in placement.compared(results):
-            assert of_table != table or pair.verdict == "agrees"
+        results = rows_of({name: value for name, (_, value) in rows.items()}, 1e-3 * SEEDS)
+        assert {pair.verdict for pair in placement.decided(results, table)} == {"agrees"}
 
 
 def test_only_rows_of_one_table_are_compared():
-    found = placement.compared(few())
-    assert [(table, pair.better, pair.worse) for table, pair in found] == [
-        (placement.PLACES, "after", "none"),
-        (placement.ACTIVATIONS, "after", "identity"),
-    ]
-    assert len(placement.compared(batchnorm_placement_results())) == 10 + 28 + 3
-
-
-def test_the_intervals_are_those_of_all_pairs_together():
-    # Two pairs share 5 %; pooled over 3 rows of 3 seeds there are 6 degrees of freedom.
-    quantile = t.ppf(1 - 0.05 / 2 / 2, 6)
-    for _, pair in placement.compared(few()):
-        np.testing.assert_allclose(pair.half_width, quantile * 1.0 * np.sqrt(1 / 3 + 1 / 3))
+    (pair,) = placement.decided(few(), placement.PLACES)
+    assert (pair.better, pair.worse) == ("after", "none")
+    counts = [len(placement.decided(batchnorm_placement_results(), t)) for t in placement.TABLES]
+    assert counts == [10, 28, 3]
 
 
 def test_every_table_is_best_first():
@@ -153,20 +149,23 @@ def test_norms_stand_where_they_are_named():
         assert size(name) == size("after")
 
 
-def test_shrinking_averages():
-    pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-    shrunk = placement.shrink(data.Arrays(pixels, np.zeros(2, np.int32)), 2).inputs
-    assert shrunk.shape == (2, 2, 2, 3)
-    assert shrunk.dtype == np.float32
-    # The mean of four whole numbers is exact; then a product and a sum near 1: two roundings.
-    expected = pixels[1, 2:, :2, 2].mean() / 127.5 - 1
-    np.testing.assert_allclose(shrunk[1, 1, 0, 2], expected, atol=2.0**-23)
+def test_a_run_has_the_axes_that_claims_read(monkeypatch):
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (150, 32, 32, 3)).astype(np.uint8)
+    noise = data.Arrays(images, draw.integers(0, 10, 150).astype(np.int32))
+    few = data.Dataset("few", noise, None, noise)
+    monkeypatch.setattr(placement.data, "load", lambda name, **where: few)
+    config = placement.Config(
+        seeds=3, epochs=1, images=150, channels=(4,), hidden=(), arms=("none", "before")
+    )
+    results = placement.run(config)
+    assert results["test"].dims == ("arm", "seed")
+    assert results["arm"].values.tolist() == ["none", "before"]
+    assert ((results["test"] >= 0) & (results["test"] <= 100)).all()
+    assert len(placement.claims(results)) == 1
+    assert placement.plot(results).axes
 
 
 def test_knobs_that_no_run_can_be_made_from_are_refused():
     with pytest.raises(ValueError, match=r"arms must be of .*, got \['gelu'\]"):
         placement.run(placement.Config(arms=("after", "gelu")))
-    pixels = data.Arrays(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int32))
-    for side in (0, 12, 64):
-        with pytest.raises(ValueError, match=f"side must divide .* 32 pixels, got {side}"):
-            placement.shrink(pixels, side)

@@ -2,151 +2,202 @@
 
 from dataclasses import replace
 
-import batchnorm_smoothing
+import batchnorm_smoothing as experiment
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from batchnorm_smoothing import probe, recording_sgd
+import xarray
 
-from jaxdl import layers, losses, models, training
+from jaxdl import data, layers, losses, models, training
 
 SEEDS, PROBES = 3, 6
 SPREAD = np.array([-0.01, 0.0, 0.01])
+BY_RUN = ("norm", "rate", "seed")
 
 
 def batchnorm_smoothing_results(steps=300):
-    """Results as they are expected, by kind (no norm, BatchNorm, noisy), rate, seed and step."""
-    lengths = 0.1 * batchnorm_smoothing.STEP_LENGTHS
+    """Results as they are expected."""
     last = np.array([[1.8, 2.3], [1.5, 1.6], [1.6, 1.8]])
-    of_probes = np.ones((3, SEEDS, PROBES)) * np.exp(SPREAD)[:, None]
-    change = np.array([3.0, 1.0, 1.2])[:, None, None, None] * of_probes[..., None]
-    change = change * np.linspace(0.2, 1.0, lengths.size)
-    return {
-        "rates": np.array([0.1, 0.5]),
-        "step_lengths": lengths,
-        "probe_steps": np.linspace(0, steps - 1, PROBES).astype(int),
-        "loss": last[..., None, None] + SPREAD[:, None] * np.ones(steps),
-        "accuracy": np.full((3, 2, SEEDS, steps), 40.0),
-        "shift": np.array([0.1, 0.001, 0.3])[:, None, None] * of_probes,
-        "gradient_norm": np.array([1.5, 1.0, 1.0])[:, None, None] * of_probes,
-        "along_loss": 2.0 + change,
-        "along_change": change,
-    }
+    of_probes = np.ones((3, 2, SEEDS, PROBES)) * np.exp(SPREAD)[:, None]
+
+    def by_norm(plain, norm, noisy):
+        return np.array([plain, norm, noisy])[:, None, None, None] * of_probes
+
+    change = by_norm(3.0, 1.0, 1.2)[..., None] * np.linspace(0.2, 1.0, 5)
+    loss = last[..., None, None] + SPREAD[:, None] * np.ones(steps)
+    by_probe = (*BY_RUN, "probe")
+    return xarray.Dataset(
+        {
+            "loss": ((*BY_RUN, "step"), loss),
+            "shift": (by_probe, by_norm(0.1, 0.001, 0.3)),
+            "gradient_norm": (by_probe, by_norm(1.5, 1.0, 1.0)),
+            "along_loss": ((*by_probe, "length"), 2.0 + change),
+            "along_change": ((*by_probe, "length"), change),
+        },
+        coords={
+            "norm": ["plain", "norm", "noisy"],
+            "rate": [0.1, 0.5],
+            "seed": range(SEEDS),
+            "step": range(steps),
+            "probe": np.arange(0, steps, steps // PROBES),
+            "length": experiment.STEP_LENGTHS,
+        },
+    )
 
 
 def verdicts(results):
-    return [claim.verdict for claim in batchnorm_smoothing.claims(results)]
+    return [claim.verdict for claim in experiment.claims(results)]
 
 
 def test_the_expected_numbers_hold():
     results = batchnorm_smoothing_results()
     assert verdicts(results) == ["holds"] * 11
-    assert len(batchnorm_smoothing.plot(results).axes) == 6
+    assert len(experiment.plot(results).axes) == 6
     # Too short for what the paper says.
     assert verdicts(batchnorm_smoothing_results(steps=30)) == ["holds"] * 2
 
 
+SMALL, LARGE = {"rate": 0.1}, {"rate": 0.5}
+PLAIN, NORM, NOISY = ({"norm": name} for name in ("plain", "norm", "noisy"))
+
+
 @pytest.mark.parametrize(
-    ("name", "place", "value", "refuted"),
+    ("name", "where", "value", "refuted"),
     [
-        ("loss", (1, 0), 3.0, {0}),
-        ("loss", (2, 0), 3.0, {3}),
-        ("loss", (2, 1), 4.0, {4, 6}),
-        ("loss", (0, 1), np.nan, set()),  # a diverged run counts as chance
-        ("loss", (1, 1), 4.0, {5, 6}),
-        ("shift", 2, 0.0005, {1, 2}),
-        ("shift", 2, 0.02, {2}),
-        ("along_loss", 0, 2.0 + np.linspace(0.0, 0.1, 5), {7}),
-        ("along_change", 0, np.full(5, 0.1), {8, 9, 10}),
-        ("gradient_norm", 0, 9.0, {9, 10}),
+        ("loss", NORM | SMALL, 3.0, {0}),
+        ("loss", NOISY | SMALL, 3.0, {3}),
+        ("loss", NOISY | LARGE, 4.0, {4, 6}),
+        ("loss", PLAIN | LARGE, np.nan, set()),  # a diverged run counts as chance
+        ("loss", NORM | LARGE, 4.0, {5, 6}),
+        ("shift", NOISY, 0.0005, {1, 2}),
+        ("shift", NOISY, 0.02, {2}),
+        ("shift", NOISY | SMALL | {"probe": 250, "seed": 0}, np.nan, {1, 2}),
+        ("along_loss", PLAIN, 2.0 + np.linspace(0.0, 0.1, 5), {7}),
+        ("along_change", PLAIN, np.full(5, 0.1), {8, 9, 10}),
+        ("along_change", NORM | SMALL | {"probe": 250, "length": 4.0}, np.nan, {8, 9, 10}),
+        ("gradient_norm", PLAIN, 9.0, {9, 10}),
+        ("along_loss", LARGE, np.nan, set()),  # only the small rate is claimed of
     ],
 )
-def test_each_claim_can_be_refuted(name, place, value, refuted):
+def test_each_claim_can_be_refuted(name, where, value, refuted):
     results = batchnorm_smoothing_results()
-    results[name][place] = value
+    results[name].loc[where] = value
     assert {i for i, verdict in enumerate(verdicts(results)) if verdict == "refuted"} == refuted
 
 
-@pytest.mark.parametrize(("kind", "claims"), [(0, []), (1, [5, 6]), (2, [4, 6])])
-def test_no_claim_holds_because_its_network_diverged(kind, claims):
+@pytest.mark.parametrize(("norm", "claims"), [(PLAIN, []), (NORM, [5, 6]), (NOISY, [4, 6])])
+def test_no_claim_holds_because_its_network_diverged(norm, claims):
     results = batchnorm_smoothing_results()
-    results["loss"][kind, 1] = np.nan
+    results["loss"].loc[norm | LARGE] = np.nan
     assert [i for i, verdict in enumerate(verdicts(results)) if verdict != "holds"] == claims
 
 
 def test_a_diverged_run_is_drawn():
     results = batchnorm_smoothing_results()
-    results["loss"][0, 1, 0, 50:] = np.nan
-    limits = [axes.get_ylim() for axes in batchnorm_smoothing.plot(results).axes]
+    results["loss"].loc[PLAIN | LARGE | {"seed": 0, "step": slice(50, None)}] = np.nan
+    limits = [axes.get_ylim() for axes in experiment.plot(results).axes]
     assert np.isfinite(limits).all()
 
 
 def test_one_seed_far_off_leaves_a_mean_undecided():
     results = batchnorm_smoothing_results()
-    results["loss"][2, 1] = np.array([1.2, 1.2, 2.9])[:, None]
-    assert results["loss"][2, 1].mean() < results["loss"][0, 1].mean()
+    results["loss"].loc[NOISY | LARGE] = np.array([1.2, 1.2, 2.9])[:, None]
+    assert results["loss"].sel(NOISY | LARGE).mean() < results["loss"].sel(PLAIN | LARGE).mean()
     assert verdicts(results)[4] == "undecided"  # the training loss at the larger rate
+
+
+def explored(model, batch, rate, lengths, steps=1):
+    """What `explore` gives of a first state, that state, and the run."""
+    task = training.Task(model, losses.mean_squared_error)
+    learn = training.make_run(task, experiment.recording_sgd(rate), batch_size=len(batch))
+    state = learn.init(jax.random.key(0), batch)
+    rows = jnp.tile(jnp.arange(len(batch)), (steps, 1))
+    return learn, state, *experiment.explore(learn, batch, state, rows, lengths)
 
 
 def test_along_the_gradient_of_a_quadratic():
     draw = np.random.default_rng(0)
     inputs = draw.normal(size=(20, 3)).astype(np.float32)
     targets = draw.normal(size=(20, 1)).astype(np.float32)
-    batch = {"inputs": jnp.asarray(inputs), "targets": jnp.asarray(targets)}
-    model, optimizer = models.MLP([1]), recording_sgd()
-    step = jax.jit(training.make_train_step(model, optimizer, losses.mean_squared_error))
-    state = training.init_state(jax.random.key(0), model, optimizer, batch["inputs"])
+    batch = data.Arrays(jnp.asarray(inputs), jnp.asarray(targets))
     lengths = np.array([0.05, 0.4])
-    found = probe(step, state, step(state, batch)[0], batch, lengths)
+    _, state, _, direction, found = explored(models.MLP([1]), batch, 0.1, lengths)
 
     with_one = np.c_[np.ones(20), inputs].astype(np.float64)  # bias, kernel
     hessian = 2 * with_one.T @ with_one / 20
-    weights = np.r_[*(np.ravel(leaf) for leaf in jax.tree.leaves(state.params))].astype(np.float64)
-    error = with_one @ weights - targets[:, 0]
+
+    def flat(tree):
+        return np.r_[*(np.ravel(leaf) for leaf in jax.tree.leaves(tree))].astype(np.float64)
+
+    error = with_one @ flat(state.params) - targets[:, 0]
     gradient = 2 * with_one.T @ error / 20
     curvature = gradient @ hessian @ gradient
     along = np.mean(error**2) - lengths * (gradient @ gradient) + lengths**2 / 2 * curvature
     # float32, sums of 20 terms of order one.
+    np.testing.assert_allclose(flat(direction), gradient, rtol=1e-4)
     np.testing.assert_allclose(found["gradient_norm"], np.linalg.norm(gradient), rtol=1e-5)
     np.testing.assert_allclose(found["along_loss"], along, rtol=1e-5)
     change = lengths * np.linalg.norm(hessian @ gradient)
     np.testing.assert_allclose(found["along_change"], change, rtol=1e-5)
 
 
-def test_the_state_holds_the_rate_and_a_probe_the_noise():
-    model, optimizer = models.MLP([8, 1], norm=layers.NoisyBatchNorm), recording_sgd()
-    step = jax.jit(training.make_train_step(model, optimizer, losses.mean_squared_error))
-    batch = {
-        "inputs": jax.random.normal(jax.random.key(1), (16, 4)),
-        "targets": jnp.ones((16, 1)),
+def test_looking_leaves_the_steps_as_they_are_and_has_their_noise():
+    batch = data.Arrays(jax.random.normal(jax.random.key(1), (16, 4)), jnp.ones((16, 1)))
+    model = models.MLP([8, 1], norm=layers.NoisyBatchNorm)
+    learn, state, after, gradient, found = explored(model, batch, 0.5, np.zeros(2), steps=2)
+    assert int(after.step) == 2
+    # At length 0 there is the step's own loss, noise included. The next step's is another.
+    np.testing.assert_allclose(found["along_loss"], found["loss"][0], rtol=1e-6)
+    assert abs(found["loss"][1] / found["loss"][0] - 1) > 0.1
+    np.testing.assert_allclose(found["along_change"], 0.0, atol=1e-5)
+    expected = state
+    for _ in range(2):
+        expected, _ = jax.jit(learn.step)(expected, batch)
+    # Sums of 16 float32 products, in another order.
+    chex.assert_trees_all_close(after.params, expected.params, rtol=1e-4, atol=1e-5)
+    first, _ = jax.jit(learn.step)(state, batch)
+    chex.assert_trees_all_close(
+        experiment.moved(state, gradient, 0.5).params, first.params, rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("norm", ["norm", "noisy"])
+def test_the_noise_of_the_next_step_moves_inputs_that_the_weights_leave_still(norm):
+    images = jax.random.randint(jax.random.key(1), (8, 32, 32, 3), 0, 256).astype(jnp.uint8)
+    batch = data.Arrays(images, jnp.zeros(8, jnp.int32))
+    task = experiment.task_of(norm, (2, 2, 2, 2, 2))
+    learn = training.make_run(task, experiment.recording_sgd(0.1), batch_size=8)
+    state = learn.init(jax.random.key(0), batch)
+    shift = experiment.relative_shift(task, batch, state, replace(state, step=state.step + 1))
+    # BatchNorm's means are beta, 0, up to float32; the noise's are uniform in +- 0.5.
+    assert shift > 0.01 if norm == "noisy" else shift < 1e-6
+
+
+@pytest.mark.parametrize("name", ["threefry2x32", "rbg"])
+def test_a_seeds_key_of_another_generator(name):
+    assert experiment.as_generator(jax.random.key(3), name) == jax.random.key(3, impl=name)
+
+
+def test_a_run_has_the_axes_that_claims_read(monkeypatch):
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (40, 32, 32, 3)).astype(np.uint8)
+    noise = data.Arrays(images, draw.integers(0, 10, 40).astype(np.int32))
+    few = data.Dataset("few", noise, None, None)
+    monkeypatch.setattr(experiment.data, "load", lambda *_, **__: few)
+    monkeypatch.setattr(experiment, "NORMS", {"norm": layers.BatchNorm})  # one to compile
+    config = experiment.Config(
+        seeds=3, steps=4, probes=2, batch_size=8, channels=(2, 2, 2, 2, 2), rates=(0.01, 0.02)
+    )
+    results = experiment.run(config)
+    expected = batchnorm_smoothing_results(steps=4 * PROBES)
+    assert {name: results[name].dims for name in results} == {
+        name: expected[name].dims for name in expected
     }
-    key = jax.random.key(0, impl="rbg")
-    state = training.init_state(key, model, optimizer, batch["inputs"])
-    still, measured = step(state, batch)
-    chex.assert_trees_all_equal(still.params, state.params)  # the rate starts at 0
-    found = probe(step, state, still, batch, np.zeros(1))
-    assert found["along_loss"][0] == measured["loss"]
-    assert found["along_change"][0] == 0
-    # The next step's noise is another, and so is its loss.
-    assert step(still, batch)[1]["loss"] != measured["loss"]
-
-    state = replace(state, opt_state={**state.opt_state, "rate": jnp.float32(0.5)})
-    after, _ = step(state, batch)
-    expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, after.opt_state["gradient"])
-    # p - 0.5 g is one rounding where the compiler fuses it, as here: half is exact either way.
-    chex.assert_trees_all_equal(after.params, expected)
-
-
-def test_batches_pass_through_every_epoch():
-    config = batchnorm_smoothing.Config(steps=7, batch_size=4)
-    order = batchnorm_smoothing.batches(jax.random.key(0), config, 14)
-    assert order.shape == (7, 4)
-    for epoch in (order[:3], order[3:6]):
-        assert len(set(epoch.ravel().tolist())) == 12
+    assert results["probe"].values.tolist() == [0, 2]
 
 
 def test_knobs_that_no_run_can_be_made_from_are_refused():
-    with pytest.raises(ValueError, match="steps at least probes"):
-        batchnorm_smoothing.run(batchnorm_smoothing.Config(steps=3, probes=4))
+    with pytest.raises(ValueError, match="steps a multiple of probes"):
+        experiment.run(experiment.Config(steps=3, probes=2))

@@ -1,7 +1,5 @@
 """Norms at small batches: each claim holds, and can be refuted; the parts are what they say."""
 
-import functools
-import operator
 from typing import Any
 
 import flax.linen as nn
@@ -9,31 +7,36 @@ import jax
 import normalization_batch_size as experiment
 import numpy as np
 import pytest
+import xarray
 
-from jaxdl import data, training
+from jaxdl import data
 
-SIZES = np.array([2, 4, 32, 128])
-NAMES = np.array(["batch", "group", "layer", "instance"])
-BATCH, GROUP, LAYER, INSTANCE = range(4)
+AXES = ("norm", "batch_size", "seed")
 SPREAD = 0.1 * np.array([-1.0, 0.0, 1.0, 0.0])
 
 
 def normalization_batch_size_results():
     """Errors as expected: BatchNorm's 66, 60, 59, 59 %, the others' flat, for four seeds."""
     error = np.full((4, 4, 4), 61.0)
-    error[BATCH] = np.array([66.0, 60.0, 59.0, 59.0])[:, None]
+    error[0] = np.array([66.0, 60.0, 59.0, 59.0])[:, None]
     error[:, 0] += SPREAD  # so that no difference is without spread
-    return {
-        "names": NAMES,
-        "batch_sizes": SIZES,
-        "error": error,
-        "loss": error / 40,
-        "recalibrated": error[BATCH] - np.array([1.0, 0.3, 0.0, 0.0])[:, None],
-        "examples": np.array(4000),
-        "epochs": np.array(10),
-        "ghost_sizes": SIZES[:3],
-        "ghost_error": np.array([65.5, 60.0, 59.0])[:, None] + SPREAD,
-    }
+    won_back = np.array([1.0, 0.3, 0.0, 0.0])[:, None]
+    ghosts = np.array([65.5, 60.0, 59.0])[:, None] + SPREAD
+    return xarray.Dataset(
+        {
+            "error": (AXES, error),
+            "loss": (AXES, error / 40),
+            "recalibrated": (AXES, error - won_back),
+            "ghost_error": (("ghost_size", "seed"), ghosts),
+        },
+        coords={
+            "norm": ["batch", "group", "layer", "instance"],
+            "batch_size": [2, 4, 32, 128],
+            "ghost_size": [2, 4, 32],
+            "seed": range(4),
+        },
+        attrs={"examples": 4000, "epochs": 10},
+    )
 
 
 def verdicts(found):
@@ -44,34 +47,40 @@ def test_the_expected_numbers_hold():
     found = normalization_batch_size_results()
     assert verdicts(found) == ["holds"] * 8
     assert experiment.plot(found).axes
-    found |= {"ghost_sizes": SIZES[:0], "ghost_error": np.zeros((0, 4))}
-    assert verdicts(found) == ["holds"] * 7
+    without = found.drop_dims("ghost_size")
+    assert verdicts(without) == ["holds"] * 7
+    assert experiment.plot(without).axes
+
+
+def at(norm, *batch_size):
+    return {"norm": norm} | ({"batch_size": batch_size[0]} if batch_size else {})
 
 
 @pytest.mark.parametrize(
     ("quantity", "where", "change", "refuted"),
     [
         # BatchNorm that bears a batch of 2: then a quarter of its rise is no room for the others.
-        ("error", (BATCH, 0), -16.0, {0, 1, 2, 3, 4}),
-        ("error", (GROUP, 0), 4.0, {1}),
-        ("error", (LAYER, 0), 4.0, {2}),
-        ("error", (INSTANCE, 0), 4.0, {3}),
-        ("error", (INSTANCE, 0), -2.0, set()),
-        ("error", (GROUP,), 7.5, {4}),
-        ("loss", (BATCH, 0), -0.3, {5}),
-        ("recalibrated", (0,), -8.0, {6}),
-        ("ghost_error", (0,), -8.5, {7}),
+        ("error", at("batch", 2), -16.0, {0, 1, 2, 3, 4}),
+        ("error", at("group", 2), 4.0, {1}),
+        ("error", at("layer", 2), 4.0, {2}),
+        ("error", at("instance", 2), 4.0, {3}),
+        ("error", at("instance", 2), -2.0, set()),
+        ("error", at("group"), 7.5, {4}),
+        ("loss", at("batch", 2), -0.3, {5}),
+        ("loss", at("batch", 2), np.nan, {5}),
+        ("recalibrated", at("batch", 2), -8.0, {6}),
+        ("ghost_error", {"ghost_size": 2}, -8.5, {7}),
     ],
 )
 def test_each_claim_can_be_refuted(quantity, where, change, refuted):
     found = normalization_batch_size_results()
-    found[quantity][where] += change
+    found[quantity].loc[where] += change
     assert {i for i, verdict in enumerate(verdicts(found)) if verdict == "refuted"} == refuted
 
 
 def test_seeds_that_scatter_decide_nothing():
     found = normalization_batch_size_results()
-    found["ghost_error"][0] += 100 * SPREAD
+    found["ghost_error"].loc[{"ghost_size": 2}] += 100 * SPREAD
     assert verdicts(found)[7] == "undecided"
 
 
@@ -105,25 +114,33 @@ def test_norms_normalise_over_what_the_paper_says(name, axes, groups):
     np.testing.assert_allclose(y.var(axes), 1.0, atol=1e-5)
 
 
-def test_statistics_of_the_training_set_are_those_of_diagnostics():
-    config = experiment.Config(channels=(4, 8))
-    norm = experiment.NORMS["batch"]
-    net = experiment.PatchNet(config.channels, norm)
-    x = 2 + jax.random.normal(jax.random.key(0), (50, 8, 8, 3))
-    starts = experiment.make_starts(net)(jax.vmap(jax.random.key)(np.arange(2)), x[:1])
-    found = experiment.recalibrated(config, starts, {"inputs": x})
-    for seed in range(2):
-        ours, start = jax.tree.map(operator.itemgetter(seed), (found, starts))
-        expected = training.recalibrate(net, start, [x])
-        # Means over at least 200 values near 1, in another order, and the root of a variance.
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), ours, expected)
+def test_every_norm_starts_from_the_same_weights():
+    x = np.zeros((1, 8, 8, 3), np.float32)
+    first, *others = (
+        experiment.PatchNet((4, 8), norm).init(jax.random.key(0), x, train=False)["params"]
+        for norm in experiment.NORMS.values()
+    )
+    for other in others:
+        jax.tree.map(np.testing.assert_array_equal, first, other)
 
 
-def test_batches_leave_an_incomplete_one():
-    orders = np.arange(2 * 3 * 7).reshape(2, 3, 7)
-    found = experiment.batches(orders, 2)
-    assert found.shape == (2, 9, 2)
-    np.testing.assert_array_equal(found[1, 3], orders[1, 1, :2])
+def test_a_run_has_the_axes_that_claims_read(monkeypatch):
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (64, 32, 32, 3)).astype(np.uint8)
+    noise = data.Arrays(images, draw.integers(0, 10, 64).astype(np.int32))
+    few = data.Dataset("few", noise, None, noise)
+    monkeypatch.setattr(experiment.data, "load", lambda name, **where: few)
+    found = experiment.run(
+        experiment.Config(
+            seeds=3, examples=64, epochs=1, batch_sizes=(2, 32), norms=("batch", "group"),
+            ghost_sizes=(), channels=(4, 8), pooling=4,
+        )
+    )  # fmt: skip
+    for name in ("error", "recalibrated", "loss"):
+        assert found[name].dims == AXES
+    assert len(experiment.claims(found)) == 5
+    by_group = found.sel(norm="group")
+    np.testing.assert_array_equal(by_group["recalibrated"], by_group["error"])
 
 
 def test_more_images_than_there_are_are_refused(monkeypatch):

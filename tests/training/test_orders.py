@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxdl.training import epoch_order, orders
+from jaxdl.training import epoch_order, orders, step_orders
 from jaxdl.training.state import ORDER_STREAM
 
 
@@ -39,3 +39,17 @@ def test_all_epochs_at_once_are_numpys_own_one_by_one(impl):
         bits = np.random.Philox(seed).random_raw(30)
         np.testing.assert_array_equal(order, np.argsort(bits))
         np.testing.assert_array_equal(order, epoch_order(jax.random.split(key)[1], epoch, 30))
+
+
+def test_the_steps_are_the_full_batches_of_the_orders(key):
+    epochs, rows = orders(key, 3, 14), step_orders(key, 7, 14, batch_size=4)
+    assert rows.shape == (7, 4)
+    for epoch, order in enumerate(epochs):
+        expected = order[:12].reshape(3, 4)[: 7 - 3 * epoch]
+        np.testing.assert_array_equal(rows[3 * epoch : 3 * epoch + 3], expected)
+
+
+@pytest.mark.parametrize(("steps", "batch_size"), [(0, 4), (7, 0), (7, 15)])
+def test_steps_that_there_are_not_are_refused(key, steps, batch_size):
+    with pytest.raises(ValueError, match=r"(steps|batch_size) must be"):
+        step_orders(key, steps, 14, batch_size=batch_size)

@@ -4,7 +4,7 @@
 decade apart, are tried on a validation split, from two seeds; the best is run from eight other
 seeds and tested once. From these seeds a tenth of it and the two ends of the grid are run too, and
 validated: was the grid long enough, and what does a wrong rate cost? What the rules do is in
-optimizer_table.
+optimizer_rates, optimizer_units and optimizer_saddles.
 
 Source: the lecture on optimisation; Choi et al. (2019) for the tuning.
 Run: python experiments/optimization/optimizer_comparison.py

@@ -9,6 +9,10 @@ from typing import Any
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
 CONVOLUTION = "conv_general_dilated"
+DECOMPOSITIONS = (
+    "cholesky", "eig", "eigh", "geqrf", "hessenberg", "householder_product", "lu", "qr", "schur",
+    "svd", "triangular_solve", "tridiagonal",
+)  # fmt: skip
 """The operation whose gradient is slow inside a compiled loop on a CPU."""
 
 

@@ -16,7 +16,7 @@ def verdicts(results):
     return [claim.verdict for claim in optimizer_comparison.claims(results)]
 
 
-def comparison_results():
+def optimizer_comparison_results():
     seeds, arms = 8, len(ARMS)
     scatter = 0.1 * np.random.default_rng(0).normal(size=(2, arms, len(RATES), seeds))
     by = ("optimizer", "rate", "seed")
@@ -37,27 +37,27 @@ def comparison_results():
 
 
 def test_the_claims_hold_for_the_expected_numbers():
-    results = comparison_results()
+    results = optimizer_comparison_results()
     assert verdicts(results) == ["holds"] * 3
     assert optimizer_comparison.plot(results).axes
 
 
 def test_an_end_of_the_grid_that_is_the_best_rate_refutes_its_length():
-    results = comparison_results()
+    results = optimizer_comparison_results()
     chosen = results["validation"].sel(rate="chosen", optimizer="adagrad")
     results["validation"].loc["adagrad", "greatest"] = chosen
     assert verdicts(results) == ["refuted", "holds", "holds"]
 
 
 def test_a_wrong_rate_that_costs_nothing_refutes():
-    results = comparison_results()
+    results = optimizer_comparison_results()
     results["validation"].loc[:, "tenth"] = results["validation"].sel(rate="chosen") + 2
     assert verdicts(results) == ["holds", "refuted", "refuted"]
 
 
 @pytest.mark.parametrize(("apart", "verdict"), [(1.0, "refuted"), (2.4 / 7, "undecided")])
 def test_optimizers_that_are_far_apart_refute(apart, verdict):
-    results = comparison_results()
+    results = optimizer_comparison_results()
     results["test"] += apart * xarray.DataArray(np.arange(len(ARMS)), dims="optimizer")
     assert verdicts(results) == ["holds", "holds", verdict]
 

@@ -24,7 +24,7 @@ from jaxtyping import Array
 
 from jaxdl.compiling import compiler_options, loops_well
 from jaxdl.host_loops import with_loops_on_host
-from jaxdl.jaxprs import atom_bytes, equations
+from jaxdl.jaxprs import DECOMPOSITIONS, atom_bytes, equations, holds_primitive
 from jaxdl.training.sweep.by_seed import BySeed
 
 # On a CPU, what a step reads and writes for all members of a call should stay near the size of a
@@ -266,6 +266,8 @@ def plan_calls(program: Program, members: int, chunk: int | None) -> Calls:
         devices, chunk = devices[:1], chunk or 1
     on_cpu = devices[0].platform == "cpu"
     threads = max(1, _cores() // len(devices)) if on_cpu else 1
+    if holds_primitive(program.jaxpr.jaxpr, *DECOMPOSITIONS):
+        threads = 1  # XLA may wait for ever when two programs with such an operation run at once
     if chunk is None:
         each = max(1, _budget(devices[0]) // max(1, program.bytes_per_member()))
         most = min(members, (min(each, CPU_MEMBERS) if on_cpu else each) * len(devices))

@@ -12,11 +12,11 @@ over N images each and step over 8 N together. Ghost batches: Hoffer, Hubara and
 Run: python experiments/normalization/normalization_batch_size.py
 Expected: BatchNorm's error is 65.0, 59.5, 59.2, 58.5, 58.9 % at batch 2 to 32; GroupNorm's 59.9 to
 60.2 %. In the paper BatchNorm loses 3.7 points at 4 and 1.2 at 8, and leads by 0.5 at 32; here six
-seeds show little of the loss (0.6 +- 0.6, 0.3 +- 0.9) and a lead of 1.0 +- 0.7. Of the 6.1 points at
-2, 1.4 are the running averages'; steps of 128 with statistics over 2 lose as much: it is the
-statistics in training, not the gradient. At 64 and 128, where steps are few, GroupNorm and LayerNorm
-lose a point, BatchNorm hardly any. InstanceNorm, at 82 %, hardly learns at any N: it takes each
-image's mean out of each channel, which is what this network's last layer reads.
+seeds show little of the loss (0.6 +- 0.6, 0.3 +- 0.9) and a lead of 1.0 +- 0.7. Of the 6.1 points
+at 2, 1.4 are the running averages'; steps of 128 with statistics over 2 lose as much: it is the
+statistics in training, not the gradient. At 64 and 128, where steps are few, GroupNorm and
+LayerNorm lose a point, BatchNorm hardly any. InstanceNorm, at 82 %, hardly learns at any N: it
+takes each image's mean out of each channel, which is what this network's last layer reads.
 Time: 3.5 min on 2 CPU cores.
 """
 

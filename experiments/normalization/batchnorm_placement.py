@@ -10,7 +10,7 @@ github.com/ducha-aiki/caffenet-benchmark, batchnorm.md, one run each.
 Run: python experiments/normalization/batchnorm_placement.py
 Expected: as in CaffeNet, BatchNorm before ReLU beats none, PReLU, RReLU and ELU beat ReLU and
 Maxout, tanh is behind them all, dropout 0.5 costs. Against CaffeNet, the norm is better before
-ReLU (48.9 %) than after it (46.1 %), by 2.8 +- 1.5 points; no activation, last there by 6 points,
+ReLU (48.9 %) than after it (46.2 %), by 2.7 +- 1.1 points; no activation, last there by 6 points,
 is the first here (50.5 %), where a max-pooling follows every convolution, not three of five.
 Undecided: dropout 0.2, which costs 2 to 4 points from one set of five seeds or rounding to another
 and gained 1.4 there; the lead of sigmoid over ReLU, 1 to 3 points. After 12 epochs in place of 3

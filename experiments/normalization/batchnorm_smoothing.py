@@ -11,13 +11,13 @@ with one seed, the network without a norm trains at 0.03 and 0.1 and stays at ch
 Run: python experiments/normalization/batchnorm_smoothing.py
 Expected: at rate 0.5 no norm stays at chance, while BatchNorm and noisy BatchNorm train (to 1.5 and
 1.7 nats after 300 steps), though the noise moves inputs 300 times farther than BatchNorm does, and
-1.6 times farther than they move without a norm. That noisy BatchNorm
-trains nearly as well as BatchNorm, 300 steps do not show: of what BatchNorm takes off the loss it
-takes 0.81, at rate 0.1 0.57. In the second half of the run the three measures are 1.7 to 3.3 times
-smaller with BatchNorm, and no larger with the noise. At the first step they are not: beta is 21
-without a norm and 25 with BatchNorm. The ratios of range and change vary twofold between seeds;
-with 4 of them a third of the runs would leave one undecided, hence 8.
-Time: 5 to 6 min on 2 CPU cores; the paper's width and length, `--preset full`, are for a GPU.
+1.5 times farther than they move without a norm. That noisy BatchNorm trains nearly as well as
+BatchNorm, 300 steps do not show: of what BatchNorm takes off the loss it takes 0.81, at rate 0.1
+0.57. In the second half of the run the three measures are 1.7 to 3.3 times smaller with BatchNorm,
+and no larger with the noise. At the first step they are not: beta is 21 without a norm and 25 with
+BatchNorm. The ratios of range and change vary twofold between seeds; with 4 of them a third of the
+runs would leave one undecided, hence 8.
+Time: 6 min on 2 CPU cores; the paper's width and length, `--preset full`, are for a GPU.
 """
 
 import sys

@@ -25,6 +25,7 @@ def in_float32(
 
     @functools.wraps(function)
     def wide(x: Array, *args: P.args, **kwargs: P.kwargs) -> Array:
+        x = jnp.asarray(x)
         kind = jnp.promote_types(x.dtype, jnp.float32)
         value = function(x.astype(kind), *args, **kwargs)
         return value.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else value
@@ -48,7 +49,8 @@ def sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""$1 / (1 + e^{-x})$, with the derivative $\sigma(x)\,\sigma(-x)$.
 
     Example:
-        >>> jax.grad(sigmoid)(20.0).item(), jax.grad(jax.nn.sigmoid)(20.0).item()
+        >>> x = jnp.float32(20)
+        >>> jax.grad(sigmoid)(x).item(), jax.grad(jax.nn.sigmoid)(x).item()
         (2.061...e-09, 0.0)
     """
     return lax.logistic(x)

@@ -53,7 +53,8 @@ def uniform(low: ArrayLike, high: ArrayLike) -> Initializer:
 
     $$W_{ij} \sim U[low, high)$$
 
-    A draw that rounding would put on `high` is the number below it, in every dtype.
+    A draw that rounding would put on `high` is the number below it. The last rounding, to a
+    half-precision dtype, may reach `high` itself.
 
     Arguments:
         low: the smallest value, finite.
@@ -71,19 +72,13 @@ def uniform(low: ArrayLike, high: ArrayLike) -> Initializer:
     require_finite("high", high)
     require_order("uniform", "low", low, "high", high)
 
-    def init(
-        key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32
-    ) -> Float[Array, "..."]:
-        wide = working_dtype(dtype)
-        bounds = jnp.asarray(low, wide), jnp.asarray(high, wide)
-        drawn = jax.random.uniform(key, tuple(shape), wide, *bounds).astype(dtype)
-        least, rounded = (bound.astype(dtype) for bound in bounds)
-        below = jnp.nextafter(rounded, jnp.asarray(-jnp.inf, dtype))
-        greatest = jnp.where(rounded.astype(wide) < bounds[1], rounded, below)
+    def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        least, above = jnp.asarray(low, dtype), jnp.asarray(high, dtype)
+        drawn = jax.random.uniform(key, shape, dtype, least, above)
         # Bounds that are one number in this dtype leave that number alone.
-        return jnp.maximum(jnp.minimum(drawn, greatest), least)
+        return jnp.maximum(jnp.minimum(drawn, jnp.nextafter(above, -jnp.inf)), least)
 
-    return init
+    return _initializer(draw)
 
 
 def truncated_normal(

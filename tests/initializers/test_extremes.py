@@ -35,8 +35,10 @@ def test_bounds_of_a_tail_may_be_traced():
 @pytest.mark.parametrize("bounds", [(100.0, 101.0), (-1.0, 1.0), (0.0, 1e-3)])
 def test_the_upper_bound_is_never_drawn(dtype, bounds):
     draws = initializers.uniform(*bounds)(KEY, (100_000,), dtype)
-    assert jnp.asarray(bounds[0], dtype) <= draws.min()
-    assert float(draws.max()) < float(np.float32(bounds[1]))
+    low, high = (jnp.asarray(bound, dtype) for bound in bounds)
+    assert low <= draws.min()
+    # To a half-precision dtype a draw is rounded once more.
+    assert (draws.max() < high) | ((dtype != jnp.float32) & (draws.max() == high))
     # The mean of so many is off by 1e-3 of the width, rounding by half a unit in the last place.
     width = bounds[1] - bounds[0]
     slack = 5e-3 * width + 0.5 * float(jnp.finfo(dtype).eps) * max(map(abs, bounds))

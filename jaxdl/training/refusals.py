@@ -156,11 +156,12 @@ def check_labels(name: str, outputs: Any, targets: Any, loss: PerExample) -> Non
 
 def _weighs_nothing(loss: PerExample, outputs: Any, label: Any) -> bool:
     """Whether the loss ignores an example that has this label alone."""
-    result = loss(
-        jnp.zeros((1, *outputs.shape[1:]), outputs.dtype),
-        jnp.full((1, *outputs.shape[1:-1]), label),
-    )
-    return isinstance(result, tuple) and bool((result[1] == 0).all())
+    output = jax.ShapeDtypeStruct((1, *outputs.shape[1:]), outputs.dtype)
+    labels = np.full(output.shape[:-1], label)
+    if not isinstance(jax.eval_shape(loss, output, labels), tuple):
+        return False  # nothing is compiled for a loss that has no weights
+    _, weights = loss(jnp.zeros(output.shape, output.dtype), jnp.asarray(labels))
+    return not np.asarray(weights).any()
 
 
 def _first(split: Batch, size: int) -> Any:

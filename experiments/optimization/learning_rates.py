@@ -127,7 +127,7 @@ def run(config: Config) -> xarray.Dataset:
     others = train(dataset, list(SCHEDULES)[1:], center * PEAKS, seeds, config.epochs)
     grid = constant["loss"].sel(schedule="constant", drop=True).isel(rate=slice(len(GRID)))
     tuned = constant.isel(rate=slice(len(GRID), None)).assign_coords(rate=MULTIPLES)
-    tuned = xarray.concat([tuned, others.assign_coords(rate=PEAKS)], "schedule")
+    tuned = xarray.concat([tuned, others.assign_coords(rate=PEAKS)], "schedule", join="outer")
     ramps = {
         "suggested": ("seed", suggested),
         "change": (("seed", "ramp"), np.stack([test.curve.change for test in tests])),

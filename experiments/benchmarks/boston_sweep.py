@@ -84,7 +84,7 @@ def sweep_of(train: data.Arrays, epochs: int) -> Callable[[], np.ndarray]:
         def finished(members: np.ndarray, metrics: list[np.ndarray]) -> None:
             rows[members] = metrics[0]
 
-        execute((seeds, seeds[0], *shared), np.arange(MEMBERS), finished)
+        execute((seeds, *shared), np.arange(MEMBERS), finished)
         return rows
 
     return call

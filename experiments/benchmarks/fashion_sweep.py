@@ -98,7 +98,7 @@ def sweep_of(program: Program, members: int, chunk: int | None) -> Callable[[], 
         def finished(indices: np.ndarray, metrics: list[np.ndarray]) -> None:
             rows[indices] = metrics[0]
 
-        execute((seeds, seeds[0], *orders), np.arange(members), finished)
+        execute((seeds, *orders), np.arange(members), finished)
         return rows
 
     return call

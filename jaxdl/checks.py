@@ -71,7 +71,7 @@ def require_order(
 ) -> None:
     """Refuse bounds that are not in order; traced ones pass."""
     try:
-        ordered = float(low) < float(high)  # type: ignore[arg-type]
+        ordered = float(low) < float(high)  # type: ignore[arg-type]  # a traced one raises
     except jax.errors.ConcretizationTypeError:
         return
     if not ordered:
@@ -147,7 +147,7 @@ def _require(name: str, value: ArrayLike, rule: str, holds: Callable[[float], bo
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be a number, got {value}; pass e.g. {float(value)}")
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = float(value)  # type: ignore[arg-type]  # a traced one raises
     except jax.errors.ConcretizationTypeError:
         return
     if not holds(number):

@@ -92,7 +92,7 @@ def once_for_equal(build: Callable[P, R]) -> Callable[P, R]:
             hash((args, tuple(kwargs.values())))
         except TypeError:
             return build(*args, **kwargs)
-        return kept(*args, **kwargs)  # type: ignore[arg-type]
+        return kept(*args, **kwargs)  # type: ignore[arg-type]  # hashable, as just seen
 
     return built
 

@@ -59,7 +59,9 @@ def cross_entropy(
         )
     log_probabilities = jax.nn.log_softmax(_at_least_float32(outputs))
     classes = outputs.shape[-1]
-    weights = jnp.ones(classes) if class_weights is None else _at_least_float32(class_weights)
+    weights = jnp.asarray(
+        jnp.ones(classes) if class_weights is None else class_weights, log_probabilities.dtype
+    )
     if weights.shape != (classes,):
         raise ValueError(
             f"class_weights must have one weight for each of {classes} classes, got shape "

@@ -128,7 +128,7 @@ def _builder_class(files: FileSet, dataset: Dataset) -> Any:
 
     base: Any = tfds.core.GeneratorBasedBuilder
 
-    class Builder(base, skip_registration=True):  # type: ignore[call-arg, misc]
+    class Builder(base, skip_registration=True):  # type: ignore[call-arg, misc]  # Any
         name = files.name
         VERSION = tfds.core.Version(files.version)
 

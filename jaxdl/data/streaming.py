@@ -139,7 +139,7 @@ def _iterate(dataset: Any) -> Generator[dict[str, Any], None, None]:
         # Not a `for` loop: its variable would keep a batch alive during the wait for the next.
         yield from batches
     finally:
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()  # type: ignore[attr-defined]  # a generator's
 
 
 def _read_arrays(arrays: Arrays, decode: Decode | None) -> Read:

@@ -43,7 +43,7 @@ def working_dtype(dtype: DTypeLike) -> Any:
         )
     if jnp.finfo(requested).bits <= 32:
         return jnp.dtype(jnp.float32)
-    if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+    if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]  # made at run time
         raise ValueError(
             f"dtype {requested} must be enabled in JAX before it is used, got it disabled; "
             "call jax.config.update('jax_enable_x64', True), or pass float32"

@@ -356,4 +356,6 @@ def _he_scale(negative_slope: ArrayLike) -> ArrayLike:
 
 def _sqrt(value: ArrayLike) -> ArrayLike:
     """The root: in float64 if the value is known, for float64 weights; else traced."""
-    return jnp.sqrt(value) if isinstance(value, jax.Array) else math.sqrt(float(value))  # type: ignore[arg-type]
+    if isinstance(value, jax.Array):
+        return jnp.sqrt(value)
+    return math.sqrt(float(value))  # type: ignore[arg-type]  # a number by now

@@ -12,7 +12,7 @@ from jaxdl.optimizers.learning_rate import (
     current_learning_rate,
     scale_by_learning_rate,
 )
-from jaxdl.optimizers.precision import in_wide_type
+from jaxdl.optimizers.precision import in_wide_type, narrowed
 from jaxdl.optimizers.weight_decay import decayed_weights, is_kernel
 
 RatePosition = Literal["inside", "outside"]
@@ -141,7 +141,7 @@ def nesterov_theta(params: Any, opt_state: optax.OptState, *, decay: float = 0.9
     held = states[0 if outside else 1].trace
     # With the rate outside, optax's trace is v; with the rate inside, it is minus v.
     scale = decay * (current_learning_rate(opt_state) if outside else -1.0)
-    return jax.tree.map(lambda phi, v: phi + scale * v, params, held)
+    return jax.tree.map(lambda phi, v: phi + narrowed(scale * v, phi), params, held)
 
 
 def velocity(

@@ -262,7 +262,7 @@ def _halves(a: Array) -> tuple[Array, Array]:
 def _known(value: ArrayLike, otherwise: float) -> float:
     """A setting as a number, or `otherwise` while it is traced."""
     try:
-        return float(value)  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]  # a traced one raises
     except jax.errors.ConcretizationTypeError:
         return otherwise
 

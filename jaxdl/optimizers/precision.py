@@ -52,7 +52,7 @@ def in_wide_type(rule: optax.GradientTransformation, moment_dtype: DTypeLike | N
         moved, state = rule.update(
             wide(updates), state, None if params is None else wide(params), **extra
         )
-        return jax.tree.map(_back, moved, like), state
+        return jax.tree.map(narrowed, moved, like), state
 
     return type(rule)(init_fn, update_fn)
 
@@ -66,7 +66,8 @@ def _wide(leaf: Any, dtype: DTypeLike | None) -> Any:
     return jnp.asarray(leaf, dtype or jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
 
-def _back(leaf: Any, like: Any) -> Any:
+def narrowed(leaf: Any, like: Any) -> Any:
+    """A leaf of the wide state or updates, in the type of its parameter."""
     own = jnp.result_type(like)
     if jnp.issubdtype(own, jnp.complexfloating):
         leaf = jax.lax.complex(leaf[..., 0], leaf[..., 1])

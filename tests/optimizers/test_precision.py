@@ -264,3 +264,15 @@ def test_bias_corrections_are_exact_to_rounding(factory, formula, beta1):
         params = params + moved
         # Thirty steps of at most 0.01 times a few, each with some ten roundings of 2^-24.
         np.testing.assert_allclose(params, expected, rtol=0, atol=t * 0.03 * 10 * 2**-24)
+
+
+@pytest.mark.parametrize("position", ["inside", "outside"])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.complex64])
+def test_nesterovs_theta_has_the_parameters_type(position, dtype):
+    optimizer = optimizers.nesterov(0.5, decay=0.5, rate_position=position)
+    params = jnp.array([1.0, 2.0], dtype)
+    gradient = params * (2 - 1j) if dtype == jnp.complex64 else 2 * params
+    updates, state = optimizer.update(gradient, optimizer.init(params), params)
+    theta = optimizers.nesterov_theta(params + updates, state, decay=0.5)
+    assert theta.dtype == dtype
+    np.testing.assert_allclose(theta, params - gradient / 2)

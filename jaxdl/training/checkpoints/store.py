@@ -58,7 +58,7 @@ def open(folder: str | os.PathLike[str], identity: Mapping[str, Any], *, keep: i
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}; the newest checkpoint is kept")
     # Import now: otherwise training would wait for the import at the first save.
-    import orbax.checkpoint  # noqa: F401
+    import orbax.checkpoint  # noqa: F401  (it is used in a thread)
 
     path = Path(folder).absolute()
     taken: list[int] = []

@@ -215,6 +215,6 @@ def fit(
         stopped = reason or moment.stopped
         result = Result(moment.state, moment.history, dataset, programs.measure, stopped)
         if error is not None:
-            error.result = result  # type: ignore[attr-defined]
+            error.result = result  # type: ignore[attr-defined]  # added to any error
             raise error
         return result

@@ -265,9 +265,10 @@ def plan_calls(program: Program, members: int, chunk: int | None) -> Calls:
         # Convolutions with a kernel for each member are slow, and the host dispatches each step.
         devices, chunk = devices[:1], chunk or 1
     on_cpu = devices[0].platform == "cpu"
-    threads = max(1, _cores() // len(devices)) if on_cpu else 1
-    if holds_primitive(program.jaxpr.jaxpr, *DECOMPOSITIONS):
-        threads = 1  # XLA may wait for ever when two programs with such an operation run at once
+    alone = on_cpu and holds_primitive(program.jaxpr.jaxpr, *DECOMPOSITIONS)
+    if alone:  # XLA may wait for ever when two programs with such an operation run at once
+        devices = devices[:1]
+    threads = max(1, _cores() // len(devices)) if on_cpu and not alone else 1
     if chunk is None:
         each = max(1, _budget(devices[0]) // max(1, program.bytes_per_member()))
         most = min(members, (min(each, CPU_MEMBERS) if on_cpu else each) * len(devices))

@@ -11,13 +11,13 @@ import numpy as np
 from jaxdl.training import checkpoints
 from jaxdl.training.checkpoints.identity import identify
 
-HISTORY = {"losses": np.arange(7.0), "epochs": [1, 2], "best": 0.1 + 0.2, "note": None}
+EXTRA = {"epochs": [1, 2], "best": 0.1 + 0.2, "note": None}
 
 
-def tree_of(step: int) -> dict[str, Any]:
+def parts_of(step: int) -> dict[str, Any]:
     """Distinct for every step, and of several dtypes, ranks and kinds of key."""
     key = jax.random.key(step)
-    return {
+    state = {
         "kernel": jax.random.normal(key, (300, 40)),
         "half": jax.random.normal(key, (5,), jnp.bfloat16),
         "count": jnp.asarray(step, jnp.int32),
@@ -26,6 +26,7 @@ def tree_of(step: int) -> dict[str, Any]:
         "keys": jax.random.split(jax.random.key(step, impl="rbg"), 3),
         "none": jnp.zeros((0, 3)),
     }
+    return {"state": state, "observers": ({"best": jnp.asarray(step / 3)}, ()), "nobody": ()}
 
 
 def same_bits(left: Any, right: Any) -> None:
@@ -40,10 +41,14 @@ def same_bits(left: Any, right: Any) -> None:
 
 
 def identity() -> dict[str, Any]:
-    return identify(tree_of(0), config={"batch_size": 4})
+    return identify(parts_of(0), config={"batch_size": 4})
 
 
 def save_steps(folder: Path, steps: range) -> None:
     with checkpoints.open(folder, identity()) as store:
         for step in steps:
-            store.save(step, tree_of(step), HISTORY)
+            store.save(step, parts_of(step), extra=EXTRA, lines=[line_of(step)])
+
+
+def line_of(step: int) -> dict[str, Any]:
+    return {"steps": {"loss": [step / 7, float(np.float32(0.1))]}}

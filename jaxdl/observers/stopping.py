@@ -110,7 +110,11 @@ def early_stopping(
         )
         return memory, Change(_copy(memory.state) if worth else None, reason if stopped else None)
 
-    return Observer(observe, init, check=lambda run: check_metric(run, metric, split))
+    name = (
+        f"early_stopping({metric!r}, mode={mode!r}, patience={patience}, min_delta={min_delta}, "
+        f"restore_best={restore_best}, split={split!r})"
+    )
+    return Observer(observe, init, check=lambda run: check_metric(run, metric, split), name=name)
 
 
 def _copy(state: Any) -> Any:

@@ -1,26 +1,32 @@
-"""One checkpoint on disk: its payload, written by orbax, and the manifest that vouches for it."""
+"""One checkpoint on disk: orbax checkpoints, and the manifest that vouches for them.
+
+    00000007-step-900/manifest.json     step, identity, and a digest of every leaf and file
+    00000007-step-900/state/            an ordinary orbax checkpoint
+    00000007-step-900/observers/        another, where observers remember something
+
+Plain orbax reads a part without this library:
+`orbax.checkpoint.StandardCheckpointer().restore(folder / "state")`.
+"""
 
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from jaxdl.training.checkpoints.packing import Bytes, Leaf, bytes_of, damaged
+from jaxdl.training.checkpoints.errors import DamagedError
+from jaxdl.training.checkpoints.log import Position
+from jaxdl.training.checkpoints.packing import Bytes, Leaf, bytes_of, digest
 
-_FORMAT = 1
+_FORMAT = 2
 _MANIFEST = "manifest.json"
-_PAYLOAD = "payload"
-_ARRAY = "__array__"
-
-
-class DamagedError(Exception):
-    """A file of a checkpoint is missing or has changed."""
 
 
 @dataclass(frozen=True)
@@ -30,27 +36,27 @@ class Manifest:
     Attributes:
         step: the run's step.
         identity: the run's identity.
-        tree: the leaves of the state.
-        arrays: the arrays of `extra`.
-        extra: the rest of `extra`, with `{"__array__": i}` in the place of array i.
-        files: the SHA-256 of each file of the payload, by its path in the payload.
+        leaves: every leaf by its name, which begins with its part: `state/params/dense_0/kernel`.
+        extra: what else the run needs, as JSON.
+        log: where the log stood.
+        files: the SHA-256 of each file of the parts, by its path.
     """
 
     step: int
     identity: Mapping[str, Any]
-    tree: Sequence[Leaf]
-    arrays: Sequence[Leaf]
+    leaves: Mapping[str, Leaf]
     extra: Any
+    log: Position
     files: Mapping[str, str]
 
 
-def write(folder: Path, manifest: Manifest, parts: Sequence[Bytes]) -> None:
-    """Write payload and manifest into an empty folder, without fsync.
+def write(folder: Path, manifest: Manifest, parts: Mapping[str, Any]) -> None:
+    """Write parts and manifest into an empty folder, without fsync.
 
     Arguments:
         folder: an existing folder that nobody else reads yet.
         manifest: the manifest; this function fills in `files`.
-        parts: the bytes of its leaves.
+        parts: packed trees by their names. A part without a leaf is left out.
 
     Raises:
         Exception: an error of the disk or of orbax.
@@ -58,18 +64,21 @@ def write(folder: Path, manifest: Manifest, parts: Sequence[Bytes]) -> None:
     from etils import epath
     from orbax import checkpoint
 
-    payload = folder / _PAYLOAD
-    payload.mkdir()
-    _handler().save(epath.Path(payload), args=checkpoint.args.PyTreeSave(_named(parts)))
+    for name, tree in parts.items():
+        if jax.tree.leaves(tree):
+            place = epath.Path(folder / name)
+            place.mkdir()
+            _handler().save(place, args=checkpoint.args.PyTreeSave(tree))
+            _handler().finalize(place)
     files = {
-        path.relative_to(payload).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(payload.rglob("*"))
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
     text = to_text(dataclasses.replace(manifest, files=files))
     # The first line is the digest of the manifest itself.
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    (folder / _MANIFEST).write_text(f"{digest}\n{text}\n", encoding="utf-8")
+    whole = hashlib.sha256(text.encode()).hexdigest()
+    (folder / _MANIFEST).write_text(f"{whole}\n{text}\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -77,17 +86,16 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         DamagedError: it is missing or damaged; the message names the file.
+        OSError: it cannot be read now.
         ValueError: a version of jaxdl with another format wrote it.
     """
     path = folder / _MANIFEST
+    content = _read(folder, _MANIFEST)
     try:
-        digest, text = path.read_text(encoding="utf-8").removesuffix("\n").split("\n", 1)
-        whole = hashlib.sha256(text.encode()).hexdigest() == digest
-    except FileNotFoundError:
-        raise DamagedError(f"{path} is missing") from None
-    except (ValueError, OSError) as error:
-        raise DamagedError(f"{path} cannot be read ({error})") from error
-    if not whole:
+        whole, text = content.decode().removesuffix("\n").split("\n", 1)
+    except ValueError:  # no text, or a single line
+        whole, text = "", ""
+    if hashlib.sha256(text.encode()).hexdigest() != whole:
         raise DamagedError(f"{path} is damaged: its digest is another")
     try:
         return from_text(text)
@@ -107,118 +115,71 @@ def from_text(text: str) -> Manifest:
         ValueError: a version of jaxdl with another format wrote it.
     """
     body = json.loads(text)
-    if body.pop("format") != _FORMAT:
+    found = body.pop("format")
+    if found != _FORMAT:
         raise ValueError(
-            f"a checkpoint must be of format {_FORMAT}, got another; "
-            "read it with the version of jaxdl that wrote it"
+            f"a checkpoint must be of format {_FORMAT}, got one of format {found}; read it with "
+            "the version of jaxdl that wrote it, or start the run in another folder"
         )
-    for kind in ("tree", "arrays"):
-        body[kind] = [Leaf(**leaf | {"shape": tuple(leaf["shape"])}) for leaf in body[kind]]
-    return Manifest(**body)
+    leaves = {
+        name: Leaf(leaf["dtype"], tuple(leaf["shape"]), leaf["digest"])
+        for name, leaf in body.pop("leaves").items()
+    }
+    return Manifest(leaves=leaves, log=Position(**body.pop("log")), **body)
 
 
-def read_parts(folder: Path, manifest: Manifest) -> list[Bytes]:
-    """The bytes of a checkpoint. Every file and every leaf is checked against its digest.
+def read_leaves(folder: Path, manifest: Manifest) -> dict[str, Bytes]:
+    """The bytes of every leaf that has elements, by name, in the manifest's order.
+
+    Every file and every leaf is checked against its digest.
 
     Raises:
         DamagedError: something is missing or changed; the message names the file or the leaf.
+        Exception: it cannot be read now, for another reason.
     """
     from etils import epath
-    from orbax import checkpoint
 
-    payload = folder / _PAYLOAD
-    for name, digest in manifest.files.items():
-        path = payload / name
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise DamagedError(f"{path} is missing") from None
-        except OSError as error:
-            raise DamagedError(f"{path} cannot be read ({error})") from error
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise DamagedError(f"{path} is damaged: its {len(content)} bytes are not those written")
-    leaves = [*manifest.tree, *manifest.arrays]
-    names = _named(sorted({leaf.part for leaf in leaves if leaf.start < leaf.stop}))
-    as_numpy = {name: checkpoint.RestoreArgs(restore_type=np.ndarray) for name in names}
-    try:
-        restored = _handler().restore(
-            epath.Path(payload), args=checkpoint.args.PyTreeRestore(restore_args=as_numpy)
-        )
-    except Exception as error:  # orbax and tensorstore raise many kinds
-        raise DamagedError(f"{payload} cannot be read ({error})") from error
-    parts = [restored[name] for name in names]
-    changed = damaged(leaves, parts)
-    if changed:
-        raise DamagedError(f"{payload} holds other values than were saved in {', '.join(changed)}")
-    return parts
-
-
-def split_extra(extra: Any) -> tuple[Any, list[np.ndarray]]:
-    """Split `extra` into JSON, with a number in place of each array, and the arrays.
-
-    Raises:
-        TypeError: a value is neither an array nor JSON.
-    """
-    arrays: list[np.ndarray] = []
-
-    def encode(value: Any, where: str) -> Any:
-        if isinstance(value, np.ndarray | np.generic):
-            # Kind "V" is bfloat16 and the like, or a record. Only a record has names.
-            if value.dtype.kind not in "biufcV" or value.dtype.names:
-                raise TypeError(
-                    f"arrays in {where} must be numeric, got dtype {value.dtype}; convert it"
-                )
-            arrays.append(np.asarray(value))
-            return {_ARRAY: len(arrays) - 1}
-        if isinstance(value, Mapping):
-            if not all(isinstance(name, str) for name in value) or _ARRAY in value:
-                raise TypeError(
-                    f"the keys of {where} must be strings other than {_ARRAY!r}, "
-                    f"got {list(value)}; rename them"
-                )
-            return {name: encode(item, f"{where}[{name!r}]") for name, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
-        if value is None or isinstance(value, bool | int | float | str):
-            return value
-        raise TypeError(
-            f"extra must hold NumPy arrays and what JSON knows, got {type(value).__name__} "
-            f"at {where}; convert it"
-        )
-
-    return encode(extra, "extra"), arrays
-
-
-def arrays_of(manifest: Manifest, parts: Sequence[Bytes]) -> list[np.ndarray]:
-    """The arrays of `extra` as writable copies, in the order of their numbers."""
-    return [
-        bytes_of(leaf, parts).view(np.dtype(leaf.dtype)).reshape(leaf.shape).copy()
-        for leaf in manifest.arrays
+    for name, expected in manifest.files.items():
+        content = _read(folder, name)
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise DamagedError(
+                f"{folder / name} is damaged: its {len(content)} bytes are not those written"
+            )
+    restored = {
+        part: _handler().restore(epath.Path(folder / part))
+        for part in sorted({name.split("/")[0] for name in manifest.files})
+    }
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(restored)
+    }
+    wanted = {name: leaf for name, leaf in manifest.leaves.items() if 0 not in leaf.shape}
+    changed = [
+        name
+        for name, leaf in wanted.items()
+        if name not in found or digest(found[name]) != leaf.digest
     ]
+    if changed:
+        raise DamagedError(f"{folder} holds other values than were saved in {', '.join(changed)}")
+    return {name: bytes_of(found[name]) for name in wanted}
 
 
-def join_extra(encoded: Any, arrays: Sequence[np.ndarray]) -> Any:
-    """Undo `split_extra`; a tuple comes back as a list."""
-    if isinstance(encoded, dict):
-        if _ARRAY in encoded:
-            return arrays[encoded[_ARRAY]]
-        return {name: join_extra(item, arrays) for name, item in encoded.items()}
-    if isinstance(encoded, list):
-        return [join_extra(item, arrays) for item in encoded]
-    return encoded
-
-
-def _named(parts: Sequence[Any]) -> dict[str, Any]:
-    return {f"part_{index}": part for index, part in enumerate(parts)}
+def _read(folder: Path, name: str) -> bytes:
+    """A file's content. It is damaged if it is missing from a checkpoint that can be listed."""
+    try:
+        return (folder / name).read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        os.listdir(folder)  # raises if it is the folder that is not there now
+        raise DamagedError(f"{folder / name} is missing") from None
 
 
 @functools.cache
 def _handler() -> Any:
     """Orbax's handler alone: a fifth of the time of its checkpointers.
 
-    Orbax need not commit, because `publish` renames a finished folder. OCDBT merges small files,
-    and `pack` leaves none. Trained weights hardly compress.
+    Orbax need not commit, because `publish` renames a finished folder. Trained weights hardly
+    compress.
     """
     from orbax import checkpoint
 
-    return checkpoint.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False)
+    return checkpoint.PyTreeCheckpointHandler(use_compression=False)

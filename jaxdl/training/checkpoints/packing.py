@@ -1,45 +1,37 @@
-"""Turn a pytree into bytes and back, with the name, dtype, shape and digest of each leaf."""
+"""Turn a pytree into NumPy arrays and back, with the name, dtype, shape and digest of each leaf."""
 
-import dataclasses
 import hashlib
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from jaxtyping import UInt8
 
 Bytes = UInt8[np.ndarray, " _"]
 
-# Small leaves share a part: one file for each would cost more than its bytes. A leaf this large has
-# a part of its own, so that parts are written in parallel.
-_PART_BYTES = 2**26
+# Orbax cannot write these, or reads them back as another type: they are stored as their bytes.
+_AS_BYTES = tuple(
+    np.dtype(getattr(ml_dtypes, name)) for name in ("uint2", "uint4", "float8_e8m0fnu")
+)
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """Where a leaf lies among the parts, and what it must be.
+    """What a leaf must be.
 
     Attributes:
-        name: its path in the tree, as `params/dense_0/kernel`.
         dtype: JAX's name of the dtype; `key<fry>` and the like for PRNG keys.
         shape: the array's shape; for PRNG keys that of the keys, not of their words.
-        part: the index of the part with its bytes.
-        start: its first byte there.
-        stop: the byte after its last.
-        digest: the SHA-256 of its bytes; empty until `with_digests`.
+        digest: the SHA-256 of its bytes in row-major order.
     """
 
-    name: str
     dtype: str
     shape: tuple[int, ...]
-    part: int
-    start: int
-    stop: int
-    digest: str = ""
+    digest: str
 
     @property
     def kind(self) -> str:
@@ -73,7 +65,17 @@ def describe(tree: Any) -> dict[str, str]:
         >>> describe({"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)})
         {'bias': 'float32[2]', 'kernel': 'float32[3,2]'}
     """
-    described = {}
+    return {name: kind(leaf) for name, leaf in named(tree).items()}
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their names, `params/dense_0/kernel`, in order.
+
+    Raises:
+        TypeError: a leaf is no array; the message names it.
+        ValueError: two leaves have one name.
+    """
+    leaves: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if not isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
@@ -81,46 +83,30 @@ def describe(tree: Any) -> dict[str, str]:
                 f"every leaf must be an array, got {type(leaf).__name__} at {name!r}; "
                 "wrap it in jnp.asarray"
             )
-        if name in described:
+        if name in leaves:
             raise ValueError(
                 f"every leaf must have a name of its own, got {name!r} twice; rename one"
             )
-        described[name] = kind(leaf)
-    return described
+        leaves[name] = leaf
+    return leaves
 
 
-def pack(*trees: Any) -> tuple[list[list[Leaf]], list[Bytes]]:
-    """Copy trees to the host: the leaves of each, without digests, and the parts with their bytes.
+def pack(tree: Any) -> Any:
+    """The tree as dicts and lists of NumPy arrays in memory of their own, as orbax can store them.
 
-    The copy shares no memory with the trees, so their buffers may be donated afterwards.
+    Keys become their words, 32-bit integers with one axis more. Orbax stores no array without
+    elements: None takes its place. A named tuple or another class becomes a dict.
 
     Raises:
         TypeError: a leaf is no array, or this process does not hold all of it.
         ValueError: two leaves of a tree have one name.
     """
-    packed: list[list[Leaf]] = []
-    values: list[Any] = []
-    sizes = [0]
-    for tree in trees:
-        packed.append([])
-        for (name, _), leaf in zip(describe(tree).items(), jax.tree.leaves(tree), strict=True):
-            value = _data(_local(leaf, name))
-            start = 0 if sizes[-1] and sizes[-1] + value.nbytes > _PART_BYTES else sizes[-1]
-            stop = start + value.nbytes
-            if start == sizes[-1]:
-                sizes[-1] = stop
-            else:
-                sizes.append(stop)
-            place = (len(sizes) - 1, start, stop)
-            packed[-1].append(Leaf(name, str(leaf.dtype), tuple(leaf.shape), *place))
-            values.append(value)
-    for value in values:
-        if isinstance(value, jax.Array):
-            value.copy_to_host_async()  # start all copies before waiting for the first
-    parts = [np.empty(size, np.uint8) for size in sizes if size]
-    for leaf, value in zip(itertools.chain(*packed), values, strict=True):
-        bytes_of(leaf, parts)[:] = _bytes(np.asarray(value))
-    return packed, parts
+    leaves = [_words(_local(leaf, name)) for name, leaf in named(tree).items()]
+    for leaf in leaves:
+        if isinstance(leaf, jax.Array):
+            leaf.copy_to_host_async()  # start all copies before waiting for the first
+    arrays = [_storable(np.array(leaf, order="C")) if leaf.size else None for leaf in leaves]
+    return _plain(tree, iter(arrays))
 
 
 def check_held(tree: Any) -> None:
@@ -130,45 +116,51 @@ def check_held(tree: Any) -> None:
         TypeError: as in `pack`.
         ValueError: as in `pack`.
     """
-    for name, leaf in zip(describe(tree), jax.tree.leaves(tree), strict=True):
+    for name, leaf in named(tree).items():
         _local(leaf, name)
 
 
-def with_digests(leaves: Sequence[Leaf], parts: Sequence[Bytes]) -> list[Leaf]:
-    """The leaves with the SHA-256 of their bytes."""
-    return [dataclasses.replace(leaf, digest=_digest(leaf, parts)) for leaf in leaves]
+def digest(array: np.ndarray) -> str:
+    """The SHA-256 of an array's bytes in row-major order.
+
+    Example:
+        >>> digest(np.arange(3))[:8]
+        '65c0e4fe'
+    """
+    return hashlib.sha256(bytes_of(array).data).hexdigest()
 
 
-def damaged(leaves: Sequence[Leaf], parts: Sequence[Bytes]) -> list[str]:
-    """The names of the leaves whose bytes are not those that were saved."""
-    return [leaf.name for leaf in leaves if _digest(leaf, parts) != leaf.digest]
+def bytes_of(array: np.ndarray) -> Bytes:
+    """The bytes of an array in row-major order."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def unpack(target: Any, leaves: Sequence[Leaf], parts: Sequence[Bytes]) -> Any:
+def unpack(target: Any, stored: Mapping[str, Bytes]) -> Any:
     """A tree like `target` with the stored values, each leaf on the devices of the target's.
 
     Arguments:
         target: a tree of arrays or `jax.ShapeDtypeStruct` with the leaves that were packed.
-        leaves: the target's leaves, in any order.
-        parts: their bytes.
+        stored: the bytes of each leaf by name; a leaf without elements may be missing.
 
     Raises:
         ValueError: the target has 64-bit arrays, and `jax_enable_x64` is off.
     """
-    by_name = {leaf.name: leaf for leaf in leaves}
-    shaped, structure = jax.tree.flatten(target)
-    values = [
-        _like(wanted, bytes_of(by_name[name], parts))
-        for wanted, name in zip(shaped, describe(target), strict=True)
-    ]
-    return jax.tree.unflatten(structure, values)
+    empty = np.empty(0, np.uint8)
+    values = [_like(leaf, stored.get(name, empty)) for name, leaf in named(target).items()]
+    return jax.tree.unflatten(jax.tree.structure(target), values)
 
 
-def bytes_of(leaf: Leaf, parts: Sequence[Bytes]) -> Bytes:
-    """The bytes of one leaf, a view."""
-    if leaf.start == leaf.stop:
-        return np.empty(0, np.uint8)
-    return parts[leaf.part][leaf.start : leaf.stop]
+def _plain(node: Any, arrays: Iterator[np.ndarray | None]) -> Any:
+    """The containers of a tree as dicts and lists, around the next arrays."""
+    children = jax.tree_util.tree_leaves_with_path(node, is_leaf=lambda each: each is not node)
+    if children and not children[0][0]:
+        return next(arrays)
+    if not children:
+        return {} if isinstance(node, Mapping) else () if type(node) in (tuple, list) else None
+    names = [jax.tree_util.keystr(path, simple=True) for path, _ in children]
+    plain = [_plain(child, arrays) for _, child in children]
+    indexed = isinstance(children[0][0][0], jax.tree_util.SequenceKey)
+    return plain if indexed else dict(zip(names, plain, strict=True))
 
 
 def _like(wanted: Any, data: Bytes) -> Any:
@@ -197,10 +189,14 @@ def _implementation(keys: Any) -> Any:
     return jax.random.key_impl(jnp.empty((), keys.dtype))
 
 
-def _data(leaf: Any) -> Any:
+def _words(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(leaf)
     return leaf
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    return array.view(np.uint8) if array.dtype in _AS_BYTES else array
 
 
 def _local(leaf: Any, name: str) -> Any:
@@ -213,11 +209,3 @@ def _local(leaf: Any, name: str) -> Any:
             f"processes ({leaf.sharding}); replicate it first"
         )
     return leaf.addressable_data(0)
-
-
-def _bytes(array: np.ndarray) -> Bytes:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-
-def _digest(leaf: Leaf, parts: Sequence[Bytes]) -> str:
-    return hashlib.sha256(bytes_of(leaf, parts).data).hexdigest()

@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from jaxdl.checks import is_traced, require_at_least, require_like
 from jaxdl.compiling import loops_well
 from jaxdl.data.types import Arrays, Dataset
 from jaxdl.training.fit.batches import Plan, Streamed, batch_shapes, example_shapes
+from jaxdl.training.fit.moment import Moment
 from jaxdl.training.fit.observing import Setup
+from jaxdl.training.fit.recipe import PARTS
 from jaxdl.training.refusals import check_labels, check_targets
 from jaxdl.training.state import TrainState, init_state
 from jaxdl.training.steps import TrainStep
@@ -71,12 +74,35 @@ def check_folder(folder: str | os.PathLike[str] | None) -> None:
         ) from error
 
 
-def check_not_over(folder: str | os.PathLike[str], step: int, end: int) -> None:
-    """Refuse a run that ends before the checkpoint that it would go on from."""
-    if step > end:
+def check_accepted(names: Collection[str]) -> None:
+    """Refuse accepted changes that have no such name."""
+    unknown = sorted({names} if isinstance(names, str) else set(names) - set(PARTS))
+    if unknown:
         raise ValueError(
-            f"a run must not be over before it goes on, got {folder} at step {step} of {end}; "
-            "ask for more epochs, or pass another folder"
+            f"accept_changes must hold names among {', '.join(PARTS)}, got {names!r}; "
+            'pass e.g. ("optimizer",)'
+        )
+
+
+def check_not_over(folder: Any, moment: Moment, ended: int, end: int) -> None:
+    """Refuse a run that ends before the checkpoint that it would go on from.
+
+    A stopped run that is asked for more says why it takes no step.
+
+    Arguments:
+        ended: the step at which the run would have ended when its checkpoint was saved.
+        end: the step at which it would end now.
+    """
+    if moment.step > end:
+        raise ValueError(
+            f"a run must not be over before it goes on, got {folder} at step {moment.step} of "
+            f"{end}; ask for more epochs, or pass another folder"
+        )
+    if moment.stopped is not None and end > ended:
+        warnings.warn(
+            f"the run in {folder} was stopped and takes no further step: {moment.stopped}; "
+            "to train on, pass its result's state to fit, and another folder",
+            stacklevel=3,
         )
 
 

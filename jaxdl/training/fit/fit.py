@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -26,6 +26,7 @@ from jaxdl.training.fit.nonfinite import NonFiniteError, OnNonFinite, diagnose
 from jaxdl.training.fit.observing import Change, Event, Observer, Setup, as_observer, tell
 from jaxdl.training.fit.programs import compile_programs
 from jaxdl.training.fit.progress import progress_bar
+from jaxdl.training.fit.recipe import recipe_of
 from jaxdl.training.fit.result import Result
 from jaxdl.training.state import TrainState, check_parts
 from jaxdl.training.task import Augment, PerExample, Task, as_task, scale_images
@@ -55,6 +56,7 @@ def fit(
     checkpoint_dir: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     keep: int = 3,
+    accept_changes: Collection[str] = (),
 ) -> Result:
     """Train `model` on `dataset.train`, measuring `dataset.validation` after each epoch.
 
@@ -93,6 +95,11 @@ def fit(
             130.
         checkpoint_every: steps between checkpoints; by default one at each epoch's end.
         keep: how many checkpoints to keep.
+        accept_changes: what may differ from the run whose checkpoints are in the folder, such as
+            ("optimizer",) for another learning rate. By default a run goes on only with the same
+            initialization, preprocess, augment, model, loss, metrics, optimizer, observers and data
+            (by a sample of it). A schedule that differs, such as a cosine over more epochs, gives a
+            warning.
 
     Raises:
         ValueError: the batch size, epochs, splits, targets or devices allow no run, or training
@@ -100,8 +107,8 @@ def fit(
         TypeError: as in `init_state` and `Task`.
         NonFiniteError: with on_nonfinite="raise".
 
-    A `NonFiniteError`, or an error that an observer raises, has the run so far in its attribute
-    `result`.
+    An error that ends the run after its first step, such as a `NonFiniteError`, a full disk, or
+    what an observer or a source of data raises, has the run so far in its attribute `result`.
 
     Example:
         >>> import jax, numpy as np
@@ -121,6 +128,7 @@ def fit(
     require_at_least(1, steps_per_call=steps_per_call, checkpoint_every=checkpoint_every)
     require_choice("on_nonfinite", on_nonfinite, get_args(OnNonFinite))
     arguments.check_folder(checkpoint_dir)
+    arguments.check_accepted(accept_changes)
     layout = resolve(parallel, batch_size)
     plan = Plan(len(train), batch_size, drop_last)
     config = {"epochs": epochs, "batch_size": batch_size, "drop_last": drop_last}
@@ -131,7 +139,8 @@ def fit(
     programs = compile_programs(task, optimizer, layout)
     sample, looped = arguments.check_shapes(setup, train, plan, programs.train_step, key, state)
 
-    if state is None:
+    given = state is not None
+    if not given:
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sample)
         state = programs.init(key, zeros)
     state = layout.replicate(state)
@@ -148,10 +157,17 @@ def fit(
         if checkpoint_dir is not None:
             # A resumed history must have the columns of the stored one.
             columns = [*task.metrics, *([SKIPPED] if skip else [])]
-            identity = identity_of(moment, plan, layout, columns)
-            store = stack.enter_context(checkpoints.open(checkpoint_dir, identity, keep=keep))
-            moment = restore(store, moment, layout)
-            arguments.check_not_over(checkpoint_dir, moment.step, end)
+            measured = None if dataset.validation is None else len(dataset.validation)
+            recipe = recipe_of(
+                setup, train, plan, sample, programs.train_step, key, moment, given, listed
+            )
+            identity = identity_of(moment, plan, layout, columns, measured, recipe)
+            store = stack.enter_context(
+                checkpoints.open(checkpoint_dir, identity, keep=keep, accept=accept_changes)
+            )
+            moment, ended = restore(store, moment, layout)
+            arguments.check_not_over(checkpoint_dir, moment, ended, end)
+        saved = moment
         # A step may overwrite the state, its key included.
         reader = Reader(train, plan, jnp.copy(state.key), layout)
         stack.callback(reader.close)
@@ -162,56 +178,68 @@ def fit(
         timed = steps_per_call is None and jax.process_count() == 1
         limit = steps_per_call or (FIRST_CALL_STEPS if timed else per_epoch)
         every = checkpoint_every or per_epoch
-        saved: int | None = None
         reason: str | None = None
         error: BaseException | None = None
-        while moment.step < end and moment.stopped is None:
-            epoch, at = divmod(moment.step, per_epoch)
-            steps = range(at, at + min(limit, per_epoch - at, every - moment.step % every))
-            started = time.perf_counter()
-            taken = advance(programs, reader, moment.state, epoch, steps, looped=looped, skip=skip)
-            seconds = time.perf_counter() - started
-            moment = moment.after(taken.state, taken.measured, seconds)
-            if timed:
-                limit = next_limit(limit, len(steps), seconds)
+        try:
+            while moment.step < end and moment.stopped is None:
+                epoch, at = divmod(moment.step, per_epoch)
+                steps = range(at, at + min(limit, per_epoch - at, every - moment.step % every))
+                started = time.perf_counter()
+                taken = advance(
+                    programs, reader, moment.state, epoch, steps, looped=looped, skip=skip
+                )
+                seconds = time.perf_counter() - started
+                moment = moment.after(taken.state, taken.measured, seconds)
+                if timed:
+                    limit = next_limit(limit, len(steps), seconds)
 
-            if taken.bad:
-                left = steps[len(taken.measured["loss"]) :]
-                quantity = diagnose(task, moment.state, train, plan, epoch, left)
-                reason = f"step {moment.step}: {quantity} was not finite"
-                if on_nonfinite == "stop":
-                    moment = replace(moment, stopped=reason)
-                else:
-                    error = NonFiniteError(moment.step, quantity)
-                break
-
-            ended = steps.stop == per_epoch
-            if ended:
-                means = programs.measure(moment.state.evaluated, validation)
-                moment = moment.epoch_closed(plan, means)
-            sizes = plan.sizes[at : steps.stop]
-            shown = moment.epochs[-1].train if ended else epoch_means(taken.measured, sizes)
-            bar(sum(sizes), shown)
-
-            due = moment.step % every == 0
-            if ended or due:
-                moment, error = tell(listed, setup, moment, programs, steps=end, epoch_ended=ended)
-                if error is not None:
+                if taken.bad:
+                    left = steps[len(taken.measured["loss"]) :]
+                    quantity = diagnose(task, moment.state, train, plan, epoch, left)
+                    reason = f"step {moment.step}: {quantity} was not finite"
+                    if on_nonfinite == "stop":
+                        moment = replace(moment, stopped=reason)
+                    else:
+                        error = NonFiniteError(moment.step, quantity)
                     break
-            if store is not None:
-                if due:
-                    save(store, moment)
-                    saved = moment.step
-                signal = any_process(received())
-                if signal:
-                    error = SystemExit(signals.exit_status(signal))
-                    break
+
+                ended = steps.stop == per_epoch
+                if ended:
+                    means = programs.measure(moment.state.evaluated, validation)
+                    moment = moment.epoch_closed(plan, means)
+                sizes = plan.sizes[at : steps.stop]
+                shown = moment.epochs[-1].train if ended else epoch_means(taken.measured, sizes)
+                bar(sum(sizes), shown)
+
+                due = moment.step % every == 0
+                if ended or due:
+                    moment, error = tell(
+                        listed, setup, moment, programs, steps=end, epoch_ended=ended
+                    )
+                    if error is not None:
+                        break
+                if store is not None:
+                    if due:
+                        save(store, moment, saved, end)
+                        saved = moment
+                    signal = any_process(received())
+                    if signal:
+                        error = SystemExit(signals.exit_status(signal))
+                        break
+        except Exception as raised:
+            error = raised
 
         # Whatever ended the run, its last moment is on disk before anyone hears of the end.
         if store is not None:
-            if saved != moment.step:
-                save(store, moment)
-            store.wait()
+            try:
+                if saved is not moment:
+                    save(store, moment, saved, end)
+                store.wait()
+            except Exception as failure:
+                if isinstance(error, Exception):
+                    error.add_note(str(failure))
+                else:
+                    error = failure
         stopped = reason or moment.stopped
         result = Result(moment.state, moment.history, dataset, programs.measure, stopped)
         if error is not None:

@@ -1,6 +1,5 @@
 """A run between two calls: how its measurements grow, and how it is saved and restored."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -68,80 +67,104 @@ class Moment:
         return replace(self, epochs=(*self.epochs, measured), steps={}, seconds=0.0)
 
 
-def identity_of(moment: Moment, plan: Plan, layout: Layout, metrics: Sequence[str]) -> Any:
+def identity_of(
+    moment: Moment,
+    plan: Plan,
+    layout: Layout,
+    metrics: Sequence[str],
+    validation: int | None,
+    recipe: Mapping[str, str],
+) -> Any:
     """What a later run must share to go on from this one's checkpoints.
 
     Arguments:
         metrics: the names of the history's columns, beside the loss.
+        validation: the number of examples of the validation split; None without one.
+        recipe: what the run computes, as digests by name.
     """
     config = {
         "examples": plan.examples,
         "batch_size": plan.batch_size,
         "drop_last": plan.drop_last,
         "metrics": list(metrics),
+        "validation examples": validation,
         "key": np.asarray(jax.random.key_data(moment.state.key)).tolist(),
     }
-    return identify(_tree(moment), config=config, layout=layout.describe())
+    return identify(_parts(moment), config=config, recipe=recipe, layout=layout.describe())
 
 
-def save(store: Store, moment: Moment) -> None:
-    """Save a moment in the store."""
-    store.save(moment.step, _tree(moment), _extra(moment))
+def save(store: Store, moment: Moment, since: Moment, end: int) -> None:
+    """Save a moment in the store, which has the measurements of the moment `since`.
+
+    Arguments:
+        end: the step at which the run ends, if nothing stops it.
+    """
+    dtypes = {name: str(values.dtype) for name, values in moment.history.steps.items()}
+    extra = {"seconds": moment.seconds, "stopped": moment.stopped, "end": end, "dtypes": dtypes}
+    store.save(moment.step, _parts(moment), extra=extra, lines=_lines(moment, since))
 
 
-def restore(store: Store, start: Moment, layout: Layout) -> Moment:
-    """The newest moment in the store, or `start` itself where there is none."""
-    here = jax.tree.map(local, _tree(start))
-    found = store.restore(here)
+def restore(store: Store, start: Moment, layout: Layout) -> tuple[Moment, int]:
+    """The newest moment in the store and the end that its run had; `start` where there is none."""
+    found = store.restore(jax.tree.map(local, _parts(start)))
     if found is None:
-        return start
-    step, tree, extra = found
-    tree = layout.replicate(tree)
-    return replace(
+        return start, start.step
+    parts, extra = layout.replicate(found.parts), found.extra
+    epochs, steps = _measurements(found.lines, extra["dtypes"])
+    remembered = iter(parts["observers"])
+    moment = replace(
         start,
-        step=step,
-        state=tree["state"],
-        memories=tree["memories"],
-        epochs=_epochs(extra),
-        steps=_rows(extra["steps"], sum(extra["counts"]), None),
+        step=found.step,
+        state=TrainState(**parts["state"]),
+        memories=tuple(next(remembered) if _holds(own) else own for own in start.memories),
+        epochs=epochs,
+        steps=steps,
         seconds=extra["seconds"],
         stopped=extra["stopped"],
     )
+    return moment, extra["end"]
 
 
-def _tree(moment: Moment) -> dict[str, Any]:
-    return {"state": moment.state, "memories": moment.memories}
+def _parts(moment: Moment) -> dict[str, Any]:
+    """The state, and what those observers remember that remember something."""
+    return {"state": vars(moment.state), "observers": [*filter(_holds, moment.memories)]}
 
 
-def _extra(moment: Moment) -> dict[str, Any]:
-    history = moment.history
-    return {
-        "counts": [len(epoch.steps["loss"]) for epoch in moment.epochs],
-        "steps": dict(history.steps),
-        "train": dict(history.train),
-        "validation": dict(history.validation),
-        "epoch_seconds": history.seconds,
-        "seconds": moment.seconds,
-        "stopped": moment.stopped,
-    }
+def _holds(memory: Any) -> bool:
+    return bool(jax.tree.leaves(memory))
 
 
-def _epochs(extra: Mapping[str, Any]) -> tuple[EpochMeasurements, ...]:
-    def row(values: Mapping[str, np.ndarray], epoch: int) -> dict[str, float]:
-        return {name: float(column[epoch]) for name, column in values.items()}
-
-    ends = [0, *itertools.accumulate(extra["counts"])]
-    return tuple(
-        EpochMeasurements(
-            steps=_rows(extra["steps"], ends[epoch], ends[epoch + 1]),
-            train=row(extra["train"], epoch),
-            validation=row(extra["validation"], epoch),
-            seconds=float(extra["epoch_seconds"][epoch]),
-        )
-        for epoch in range(len(extra["counts"]))
-    )
+def _lines(moment: Moment, since: Moment) -> list[dict[str, Any]]:
+    """What was measured since then: a line for each epoch's end, and one for the steps after it."""
+    done, known = len(since.epochs), len(since.steps.get("loss", ()))
+    lines = []
+    for epoch in moment.epochs[done:]:
+        means = {"train": epoch.train, "validation": epoch.validation, "seconds": epoch.seconds}
+        lines.append({"steps": _rows(epoch.steps, known), "epoch": means})
+        known = 0
+    if len(moment.steps.get("loss", ())) > known:
+        lines.append({"steps": _rows(moment.steps, known)})
+    return lines
 
 
-def _rows(steps: Mapping[str, np.ndarray], start: int, stop: int | None) -> dict[str, np.ndarray]:
-    rows = {name: np.asarray(values)[start:stop] for name, values in steps.items()}
-    return rows if any(len(values) for values in rows.values()) else {}
+def _rows(steps: Mapping[str, np.ndarray], start: int) -> dict[str, list[float]]:
+    return {name: values[start:].tolist() for name, values in steps.items()}
+
+
+def _measurements(
+    lines: Sequence[Mapping[str, Any]], dtypes: Mapping[str, str]
+) -> tuple[tuple[EpochMeasurements, ...], dict[str, np.ndarray]]:
+    """The epochs, and the steps after the last, that `_lines` wrote."""
+    epochs: list[EpochMeasurements] = []
+    steps: dict[str, list[float]] = {}
+
+    def arrays() -> dict[str, np.ndarray]:
+        return {name: np.array(values, np.dtype(dtypes[name])) for name, values in steps.items()}
+
+    for line in lines:
+        for name, values in line["steps"].items():
+            steps.setdefault(name, []).extend(values)
+        if "epoch" in line:
+            epochs.append(EpochMeasurements(steps=arrays(), **line["epoch"]))
+            steps = {}
+    return tuple(epochs), arrays()

@@ -108,6 +108,8 @@ class Observer:
             `init` touches no file, because a resumed run calls it too.
         check: refuses a run that the observer cannot serve, before anything is compiled.
         close: called once when the run ends, also after an error.
+        name: what it is, with its settings. A run that goes on from a checkpoint must have the same
+            names in the same order. By default it is the name of `observe`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -120,6 +122,7 @@ class Observer:
     init: Callable[[Any], Any] = _nothing
     check: Callable[[Setup], None] = _anything
     close: Callable[[], None] = _done
+    name: str = ""
 
 
 def as_observer(observer: Observer | Callable[[Event], Change | None]) -> Observer:

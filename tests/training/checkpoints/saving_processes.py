@@ -1,7 +1,7 @@
 """Processes that save checkpoints, to be killed, to fail, or to end without a word.
 
-Run: python saving_processes.py hold|kill|forget FOLDER, fail FOLDER return|raise|exit|forget, or
-share FOLDER PROCESS PORT.
+Run: python saving_processes.py hold|kill|starve|forget FOLDER,
+fail FOLDER return|raise|exit|forget, or share FOLDER PROCESS PORT.
 """
 
 import json
@@ -29,14 +29,14 @@ _KILLS = 20
 _LATEST_MOMENT = 0.3
 
 
-def tree_of(step: int) -> dict[str, Any]:
+def parts_of(step: int) -> dict[str, Any]:
     """NumPy arrays, which ask for no device."""
     random = np.random.default_rng(step)
-    return {"kernel": random.normal(size=(100, 500)), "count": np.array(step)}
+    return {"state": {"kernel": random.normal(size=(100, 500)), "count": np.array(step)}}
 
 
 def open_store(folder: Path) -> checkpoints.Store:
-    return checkpoints.open(folder, identify(tree_of(0), config={}), keep=4)
+    return checkpoints.open(folder, identify(parts_of(0), config={}), keep=4)
 
 
 def hold(folder: Path) -> None:
@@ -49,11 +49,11 @@ def fail(folder: Path, manner: str) -> None:
     if manner == "forget":
         store = open_store(folder)
         print("saving", flush=True)
-        store.save(1, tree_of(1))
+        store.save(1, parts_of(1))
         return
     with open_store(folder) as store:
         print("saving", flush=True)
-        store.save(1, tree_of(1))
+        store.save(1, parts_of(1))
         if manner == "exit":
             sys.exit(143)
         if manner == "return":
@@ -69,10 +69,10 @@ def check_every_step(folder: Path) -> list[int]:
     steps = []
     for path in sorted(folder.glob("*-step-*")):
         manifest = on_disk.read_manifest(path)
-        parts = on_disk.read_parts(path, manifest)
-        tree, expected = unpack(tree_of(0), manifest.tree, parts), tree_of(manifest.step)
-        for name in expected:
-            np.testing.assert_array_equal(tree[name], expected[name])
+        leaves = on_disk.read_leaves(path, manifest)
+        read = unpack(parts_of(0), leaves)["state"]
+        for name, expected in parts_of(manifest.step)["state"].items():
+            np.testing.assert_array_equal(read[name], expected)
         steps.append(manifest.step)
     return steps
 
@@ -82,14 +82,17 @@ def go_on(folder: Path, report: int, most: int | None) -> None:
     leftovers = len(list(folder.glob(".partial-*")))
     steps = check_every_step(folder)
     with open_store(folder) as store:
-        restored = store.restore(tree_of(0))
+        restored = store.restore(parts_of(0))
         newest = 0 if restored is None else restored[0]
         assert steps[-1:] == ([] if restored is None else [newest]), (steps, newest)
         os.write(report, json.dumps({"leftovers": leftovers, "steps": newest}).encode())
+        if restored is not None:
+            # Each save adds a line of its own; the lines of killed saves are gone.
+            assert restored.lines == [{"step": one} for one in range(1, newest + 1)]
         step = newest
         while most is None or step < newest + most:
             step += 1
-            store.save(step, tree_of(step), {"losses": np.arange(float(step))})
+            store.save(step, parts_of(step), lines=[{"step": step}])
 
 
 def kill(folder: Path) -> None:
@@ -121,9 +124,35 @@ def kill(folder: Path) -> None:
     print(json.dumps({"killed": killed, "leftovers": leftovers, "steps": told[-1]["steps"]}))
 
 
+def starve(folder: Path) -> None:
+    """Restore with few file descriptors: the newest is whole, or the error passes."""
+    import resource
+
+    with open_store(folder) as store:
+        for step in (1, 2, 3):
+            store.save(step, parts_of(step), lines=[{"step": step}])
+        assert store.restore(parts_of(0)) is not None  # everything is imported and started
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    outcomes = {"restored": 0, "refused": 0}
+    for limit in range(3, highest + 9):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        try:
+            with open_store(folder) as store:
+                restored = store.restore(parts_of(0))
+            assert restored is not None
+            assert restored.step == 3
+            outcomes["restored"] += 1
+        except checkpoints.DamagedError:
+            raise
+        except Exception:
+            outcomes["refused"] += 1
+    print(json.dumps(outcomes))
+
+
 def forget(folder: Path) -> None:
     """End while a save is under way, its store never closed."""
-    open_store(folder).save(5, tree_of(5))
+    open_store(folder).save(5, parts_of(5))
 
 
 def share(folder: Path, process: str, port: str) -> None:
@@ -139,9 +168,10 @@ def share(folder: Path, process: str, port: str) -> None:
             lambda key: {"kernel": jax.random.normal(key, (50, 40)), "key": key},
             out_shardings=everywhere,
         )
-        return draw(jax.random.key(seed))
+        return {"state": draw(jax.random.key(seed))}
 
-    def held(tree: dict[str, Any]) -> list[np.ndarray]:
+    def held(parts: dict[str, Any]) -> list[np.ndarray]:
+        tree = parts["state"]
         key = jax.random.key_data(tree["key"].addressable_data(0))
         return [np.asarray(tree["kernel"].addressable_data(0)), np.asarray(key)]
 
@@ -149,29 +179,30 @@ def share(folder: Path, process: str, port: str) -> None:
     identity = identify(saved, config={}, layout="mesh of 2")
     with checkpoints.open(folder, identity) as store:
         assert store.restore(saved) is None
-        store.save(9, saved, {"losses": np.arange(3.0)})
+        store.save(9, saved, extra={"best": 0.25}, lines=[{"loss": [1.0]}])
     with checkpoints.open(folder, identity) as store:
         restored = store.restore(state(4))
     assert restored is not None
-    step, tree, extra = restored
+    step, parts, extra, lines = restored
     assert step == 9
-    assert not tree["kernel"].is_fully_addressable
-    for one, other in zip(held(tree), held(saved), strict=True):
+    assert not parts["state"]["kernel"].is_fully_addressable
+    for one, other in zip(held(parts), held(saved), strict=True):
         np.testing.assert_array_equal(one, other)
-    np.testing.assert_array_equal(extra["losses"], np.arange(3.0))
+    assert (extra, lines) == ({"best": 0.25}, [{"loss": [1.0]}])
     sharded = jax.device_put(
         np.zeros(2, np.float32),
         jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")),
     )
     refused = []
-    for tree in (saved | {"bias": saved["kernel"]}, saved | {"kernel": sharded}):
+    for changed in ({"bias": saved["state"]["kernel"]}, {"kernel": sharded}):
         try:
-            checkpoints.open(folder, identify(tree, config={}))
+            checkpoints.open(folder, identify({"state": saved["state"] | changed}, config={}))
         except (ValueError, RuntimeError) as error:
             refused.append(f"{type(error).__name__}: {error}")
-    with checkpoints.open(folder / "sharded", identify(sharded, config={})) as store:
+    apart = {"state": {"kernel": sharded}}
+    with checkpoints.open(folder / "sharded", identify(apart, config={})) as store:
         try:
-            store.save(1, sharded)
+            store.save(1, apart)
         except TypeError as error:
             refused.append(f"TypeError: {error}")
     print(json.dumps(refused), flush=True)
@@ -183,6 +214,7 @@ if __name__ == "__main__":
         "share": share,
         "hold": hold,
         "kill": kill,
+        "starve": starve,
         "fail": fail,
         "forget": forget,
     }

@@ -1,5 +1,8 @@
 """Damaged files, full disks, killed processes: no step is lost, and what happened is told."""
 
+import errno
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,18 +15,20 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from checkpointed import identity, same_bits, save_steps, tree_of
+from checkpointed import identity, line_of, parts_of, same_bits, save_steps
 from processes import environment
 
 from jaxdl.training import checkpoints
+from jaxdl.training.checkpoints import on_disk
 from jaxdl.training.checkpoints.identity import identify
+from jaxdl.training.checkpoints.packing import pack
 
 SCRIPT = Path(__file__).with_name("saving_processes.py")
 
 
 def payload(folder: Path) -> Path:
     """The file that holds the numbers."""
-    return max((folder / "payload").rglob("*"), key=lambda path: path.stat().st_size)
+    return max((folder / "state").rglob("*"), key=lambda path: path.stat().st_size)
 
 
 def flip_bit(path: Path) -> None:
@@ -45,7 +50,7 @@ def garbage(path: Path) -> None:
 
 
 def metadata_file(folder: Path) -> Path:
-    return next((folder / "payload").rglob(".zarray"))
+    return folder / "state" / "_METADATA"
 
 
 def manifest_file(folder: Path) -> Path:
@@ -63,13 +68,13 @@ def test_a_damaged_file_falls_back_to_the_step_before_and_is_named(
     damage(path)
     with checkpoints.open(tmp_path, identity()) as store:
         with pytest.warns(UserWarning, match="damaged checkpoint is passed over") as record:
-            restored = store.restore(tree_of(0))
+            restored = store.restore(parts_of(0))
         assert str(path) in str(record[0].message)
         assert restored is not None
         assert restored[0] == 1
-        same_bits(restored[1], tree_of(1))
+        same_bits(restored.parts, parts_of(1))
         # What is saved from here on counts as newer than the damaged step, which is still there.
-        store.save(2, tree_of(2))
+        store.save(2, parts_of(2))
         store.wait()
         assert store.steps() == [1, 2]
     assert (tmp_path / f"damaged-{newest.name}").is_dir()
@@ -89,34 +94,146 @@ def test_every_flipped_bit_shows(tmp_path: Path) -> None:
         path.write_bytes(changed)
         with (
             checkpoints.open(tmp_path, identity()) as store,
-            pytest.warns(UserWarning, match="passed over|starts anew") as record,
+            pytest.raises(
+                checkpoints.DamagedError, match="go on from a whole checkpoint"
+            ) as raised,
         ):
-            assert store.restore(tree_of(0)) is None
-        assert str(path) in str(record[0].message)
-        assert "starts anew" in str(record[1].message)
-        (tmp_path / f"damaged-{folder.name}").rename(folder)
+            store.restore(parts_of(0))
+        assert str(path) in str(raised.value)
         path.write_bytes(before)
+    with checkpoints.open(tmp_path, identity()) as store:
+        assert store.restore(parts_of(0)) is not None
+
+
+def test_without_a_whole_checkpoint_nothing_is_renamed_and_no_run_starts_anew(
+    tmp_path: Path,
+) -> None:
+    save_steps(tmp_path, range(1, 4))
+    for folder in tmp_path.glob("*-step-*"):
+        flip_bit(payload(folder))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    for _ in range(2):
+        with (
+            checkpoints.open(tmp_path, identity()) as store,
+            pytest.raises(checkpoints.DamagedError, match="pass another folder to start anew"),
+        ):
+            store.restore(parts_of(0))
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_damaged_checkpoints_alone_are_no_empty_folder(tmp_path: Path) -> None:
+    save_steps(tmp_path, range(1, 3))
+    flip_bit(payload(next(tmp_path.glob("*-step-2"))))
+    with checkpoints.open(tmp_path, identity()) as store, pytest.warns(UserWarning, match="passed"):
+        store.restore(parts_of(0))
+    shutil.rmtree(next(tmp_path.glob("0*-step-1")))
+    with (
+        checkpoints.open(tmp_path, identity()) as store,
+        pytest.raises(checkpoints.DamagedError, match="damaged-00000001-step-2"),
+    ):
+        store.restore(parts_of(0))
+
+
+@pytest.mark.parametrize("damage", [flip_bit, truncate, zero, garbage, Path.unlink])
+@pytest.mark.parametrize("name", ["history.jsonl", "history.copy.jsonl"])
+def test_one_copy_of_the_log_is_enough(
+    tmp_path: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    save_steps(tmp_path, range(1, 3))
+    before = (tmp_path / name).read_bytes()
+    damage(tmp_path / name)
+    with (
+        checkpoints.open(tmp_path, identity()) as store,
+        pytest.warns(UserWarning, match=f"{name} was damaged and is made again from its copy"),
+    ):
+        restored = store.restore(parts_of(0))
+    assert restored is not None
+    assert restored.step == 2
+    assert restored.lines == [line_of(1), line_of(2)]
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_log_that_is_lost_in_its_end_falls_back_to_the_step_before(tmp_path: Path) -> None:
+    save_steps(tmp_path, range(1, 3))
+    for name in ("history.jsonl", "history.copy.jsonl"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[:-5])
+    with checkpoints.open(tmp_path, identity()) as store, pytest.warns(UserWarning, match="copy"):
+        restored = store.restore(parts_of(0))
+    assert restored is not None
+    assert (restored.step, restored.lines) == (1, [line_of(1)])
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES, errno.ESTALE])
+@pytest.mark.parametrize("where", ["manifest.json", "_METADATA", "history.jsonl"])
+def test_a_passing_error_of_reading_is_raised_and_nothing_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: int
+) -> None:
+    """The disk is well again afterwards, and so is the run."""
+    save_steps(tmp_path, range(1, 4))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    real = io.open
+
+    def failing(file: Any, *arguments: Any, **settings: Any) -> Any:
+        if str(file).endswith(where):
+            raise OSError(number, os.strerror(number), str(file))
+        return real(file, *arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", failing)
+        patch.setattr("builtins.open", failing)
+        with (
+            pytest.raises(OSError, match=os.strerror(number)),
+            checkpoints.open(tmp_path, identity()) as store,
+        ):
+            store.restore(parts_of(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    with checkpoints.open(tmp_path, identity()) as store:
+        restored = store.restore(parts_of(0))
+    assert restored is not None
+    assert restored.step == 3
+
+
+def test_a_process_out_of_file_descriptors_keeps_its_checkpoints(tmp_path: Path) -> None:
+    """Really too many open files: also inside orbax, which reads with threads of its own."""
+    with start("starve", tmp_path) as process:
+        output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    outcomes = json.loads(output)
+    assert outcomes["refused"] > 5
+    assert outcomes["restored"] > 0
+    assert sorted(path.name[8:] for path in tmp_path.glob("*step*")) == [
+        f"-step-{n}" for n in (1, 2, 3)
+    ]
+
+
+def test_a_checkpoint_of_an_older_format_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    save_steps(tmp_path, range(1, 2))
+    (folder,) = tmp_path.glob("*-step-1")
+    text = json.dumps(
+        json.loads((folder / "manifest.json").read_text().split("\n")[1]) | {"format": 1}
+    )
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "manifest.json").write_text(f"{digest}\n{text}\n")
+    with pytest.raises(ValueError, match="of format 2, got one of format 1; read it with the vers"):
+        checkpoints.open(tmp_path, identity())
 
 
 def test_other_values_than_were_saved_are_seen_by_their_leaf(tmp_path: Path) -> None:
-    """A payload that is whole, and not the one that belongs to the manifest's leaves."""
-    from jaxdl.training.checkpoints import on_disk
-
+    """Files that are whole, and not those that belong to the manifest's leaves."""
     save_steps(tmp_path, range(1, 2))
     (folder,) = tmp_path.glob("*-step-1")
     manifest = on_disk.read_manifest(folder)
-    parts = [part.copy() for part in on_disk.read_parts(folder, manifest)]
-    kernel = next(leaf for leaf in manifest.tree if leaf.name == "kernel")
-    parts[kernel.part][kernel.start] ^= 1
+    parts = parts_of(1)
+    parts["state"]["kernel"] = parts["state"]["kernel"].at[3, 4].add(1.0)
     shutil.rmtree(folder)
     folder.mkdir()
-    on_disk.write(folder, manifest, parts)
+    on_disk.write(folder, manifest, {name: pack(part) for name, part in parts.items()})
     with (
         checkpoints.open(tmp_path, identity()) as store,
-        pytest.warns(UserWarning, match="passed over|starts anew") as record,
+        pytest.raises(checkpoints.DamagedError, match="other values than were saved in state/kern"),
     ):
-        assert store.restore(tree_of(0)) is None
-    assert "holds other values than were saved in kernel;" in str(record[0].message)
+        store.restore(parts_of(0))
 
 
 def test_leftovers_of_a_killed_writer_are_no_steps_and_are_removed(tmp_path: Path) -> None:
@@ -152,9 +269,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def noise(step: int) -> dict[str, jax.Array]:
+def noise(step: int) -> dict[str, Any]:
     """600 kB that hardly compress: three fit the small disk."""
-    return {"kernel": jax.random.normal(jax.random.key(step), (150_000,))}
+    return {"state": {"kernel": jax.random.normal(jax.random.key(step), (150_000,))}}
 
 
 def test_a_full_disk_fails_the_save_that_met_it_and_loses_no_step(small_disk: Path) -> None:
@@ -169,7 +286,7 @@ def test_a_full_disk_fails_the_save_that_met_it_and_loses_no_step(small_disk: Pa
         restored = store.restore(noise(0))
         assert restored is not None
         assert restored[0] == 3
-        same_bits(restored[1], noise(3))
+        same_bits(restored.parts, noise(3))
         # The error is told once; with room again the run goes on saving.
         shutil.rmtree(next(small_disk.glob("*-step-1")))
         store.save(6, noise(6))

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import os
-import re
-import shutil
 import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,6 +15,7 @@ from jaxdl.files import differences, lock, partial_folder, publish
 from jaxdl.training.checkpoints import on_disk
 from jaxdl.training.checkpoints.errors import DamagedError
 from jaxdl.training.checkpoints.identity import changes, refusal
+from jaxdl.training.checkpoints.listing import ASIDE, next_number, remove_partial, saves
 from jaxdl.training.checkpoints.log import Log, Position
 from jaxdl.training.checkpoints.on_disk import Manifest
 from jaxdl.training.checkpoints.packing import (
@@ -30,10 +29,6 @@ from jaxdl.training.checkpoints.packing import (
     unpack,
 )
 from jaxdl.training.checkpoints.processes import Outcome, from_primary
-
-# The number orders the saves. The step cannot: after a return to the best state it does not rise.
-_NAME = re.compile(r"(\d{8,})-step-(\d+)")
-_ASIDE = "damaged-"
 
 
 class Restored(NamedTuple):
@@ -90,7 +85,7 @@ def open(
     def take() -> Outcome:
         taken.append(lock(path))
         try:
-            _remove_partial(path)
+            remove_partial(path)
             _check_newest(path, refused)
         except BaseException:
             os.close(taken.pop())
@@ -122,7 +117,7 @@ class Store:
         self._refused = refused
         self._log = Log(folder)
         self._unwritten: list[Any] = []
-        self._restored = held is None or not _saves(folder)
+        self._restored = held is None or not saves(folder)
         self._writer: threading.Thread | None = None
         self._failure: tuple[int, Exception] | None = None
         self._closed = False
@@ -262,7 +257,7 @@ class Store:
 
     def steps(self) -> list[int]:
         """The steps in the folder, oldest save first. Only `restore` finds damage."""
-        return [step for _, step, _ in _saves(self.folder)]
+        return [step for _, step, _ in saves(self.folder)]
 
     def _write(self, manifest: Manifest, packed: Mapping[str, Any]) -> None:
         try:
@@ -276,14 +271,14 @@ class Store:
                 log=self._log.write(self._unwritten),
             )
             with partial_folder(self.folder) as partial:
-                made = partial / f"{_next_number(self.folder):08d}-step-{manifest.step}"
+                made = partial / f"{next_number(self.folder):08d}-step-{manifest.step}"
                 made.mkdir()
                 on_disk.write(made, manifest, packed)
                 publish(made, self.folder / made.name)
                 self._log.keep()
                 self._unwritten.clear()
                 # Rename before removing: a listed checkpoint is never half removed.
-                for _, _, old in _saves(self.folder)[: -self._keep]:
+                for _, _, old in saves(self.folder)[: -self._keep]:
                     os.replace(old, partial / old.name)
         except Exception as error:  # the run's next call raises it
             self._failure = (manifest.step, error)
@@ -294,7 +289,7 @@ class Store:
         self, wanted: Mapping[str, str]
     ) -> tuple[Manifest, dict[str, Bytes], list[Any]] | None:
         damaged: list[tuple[Path, DamagedError]] = []
-        for _, _, path in reversed(_saves(self.folder)):
+        for _, _, path in reversed(saves(self.folder)):
             try:
                 manifest = on_disk.read_manifest(path)
                 stored = {name: leaf.kind for name, leaf in manifest.leaves.items()}
@@ -309,17 +304,17 @@ class Store:
                 damaged.append((path, error))
                 continue
             for aside, reason in damaged:
-                os.replace(aside, aside.with_name(_ASIDE + aside.name))
+                os.replace(aside, aside.with_name(ASIDE + aside.name))
                 warnings.warn(
                     f"a damaged checkpoint is passed over: {reason}; it is kept as "
-                    f"{_ASIDE + aside.name}, and the one before it is taken",
+                    f"{ASIDE + aside.name}, and the one before it is taken",
                     stacklevel=5,
                 )
             changed = changes(manifest.identity, self._identity)
             if changed:
                 warnings.warn(f"the run goes on from {path} {changed}", stacklevel=5)
             return manifest, leaves, lines
-        before = sorted(self.folder.glob(f"{_ASIDE}*"))
+        before = sorted(self.folder.glob(f"{ASIDE}*"))
         if damaged or before:
             reasons = [str(error) for _, error in damaged] + [path.name for path in before]
             raise DamagedError(
@@ -329,30 +324,8 @@ class Store:
         return None
 
 
-def _saves(folder: Path) -> list[tuple[int, int, Path]]:
-    """Number, step and path of each checkpoint, oldest first."""
-    found = []
-    for path in folder.iterdir():
-        match = _NAME.fullmatch(path.name)
-        if match and path.is_dir():
-            found.append((int(match[1]), int(match[2]), path))
-    return sorted(found)
-
-
-def _next_number(folder: Path) -> int:
-    """One more than the highest number, damaged checkpoints included: no name repeats."""
-    names = [path.name.removeprefix(_ASIDE) for path in folder.iterdir()]
-    return 1 + max((int(match[1]) for match in map(_NAME.fullmatch, names) if match), default=-1)
-
-
-def _remove_partial(folder: Path) -> None:
-    """Remove what killed writers left. The lock says that no writer is alive."""
-    for leftover in folder.glob(".partial-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
 def _check_newest(folder: Path, refused: Callable[[Mapping[str, Any]], str]) -> None:
-    for _, _, path in reversed(_saves(folder)):
+    for _, _, path in reversed(saves(folder)):
         try:
             stored = on_disk.read_manifest(path).identity
         except DamagedError:

@@ -1,10 +1,12 @@
 """A sweep's members are the solo runs, however they are cut, kept, resumed and spread."""
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import jax
@@ -294,13 +296,18 @@ def computed(monkeypatch):
     return seen
 
 
+def kept(folder, members):
+    (file,) = folder.glob(f"{members}-*.npz")
+    return file
+
+
 def test_a_restart_computes_what_is_missing(finished_sweep, monkeypatch):
     folder, result = finished_sweep
     seen = computed(monkeypatch)
     again = sweep(walk, OVER, static=["width"], seeds=4, chunk=3, folder=folder)
     assert seen == []
     xarray.testing.assert_identical(again, result)
-    (folder / "group1-members3-5.npz").unlink()
+    kept(folder, "group1-members3-5").unlink()
     # Nor does it matter how the rest is cut.
     again = sweep(walk, OVER, static=["width"], seeds=4, folder=folder)
     assert seen == [[3, 4, 5]]
@@ -332,7 +339,7 @@ def test_a_sweep_cut_short_goes_on(tmp_path, monkeypatch, finished_sweep):
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied"])
 def test_a_damaged_file_is_named_and_computed_again(finished_sweep, monkeypatch, damage):
     folder, result = finished_sweep
-    file = folder / "group0-members0-2.npz"
+    file = kept(folder, "group0-members0-2")
     content = bytearray(file.read_bytes())
     where = content.index(np.float32(result.loss.values[0, 0, 0, 0]).tobytes())
     content[where] ^= 1
@@ -344,6 +351,32 @@ def test_a_damaged_file_is_named_and_computed_again(finished_sweep, monkeypatch,
         again = sweep(walk, OVER, static=["width"], seeds=4, chunk=3, folder=folder)
     assert seen == [[0, 1, 2]]
     xarray.testing.assert_allclose(again, result, rtol=ROUNDING)
+    assert (folder / f"damaged-{file.name}").exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sweep(walk, OVER, static=["width"], seeds=4, chunk=3, folder=folder)
+
+
+def test_a_file_that_cannot_be_read_now_is_no_damage(finished_sweep, monkeypatch):
+    folder, _ = finished_sweep
+
+    def refuse(path):
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    names = sorted(path.name for path in folder.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(OSError, match="Too many open files"):
+            sweep(walk, OVER, static=["width"], seeds=4, chunk=3, folder=folder)
+    assert sorted(path.name for path in folder.iterdir()) == names
+
+
+def test_a_damaged_identity_is_named(finished_sweep):
+    folder, _ = finished_sweep
+    for content in (b"", b"\xff\xfe", b'{"over": '):
+        (folder / "sweep.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"sweep\.json that is damaged .*; pass another"):
+            sweep(walk, OVER, static=["width"], seeds=4, chunk=3, folder=folder)
 
 
 def other_data(key, *, learning_rate, width):
@@ -386,8 +419,8 @@ def test_three_devices_in_another_process_go_on_with_the_same_sweep(finished_swe
     # Three devices do not divide eight members. That the folder is accepted says that the digest
     # of a run is the same in every process.
     folder, result = finished_sweep
-    (folder / "group0-members0-2.npz").unlink()
-    (folder / "group1-members3-5.npz").unlink()
+    kept(folder, "group0-members0-2").unlink()
+    kept(folder, "group1-members3-5").unlink()
     code = (
         f"import sys; sys.path[:0] = {[str(HERE), str(HERE.parents[1])]}\n"
         "import jax, test_sweep as t\n"

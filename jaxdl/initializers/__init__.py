@@ -22,6 +22,7 @@ from jaxdl.initializers.random import (
     xavier_normal,
     xavier_uniform,
 )
+from jaxdl.initializers.redraw import apply
 from jaxdl.initializers.structured import (
     constant,
     dirac,
@@ -37,6 +38,7 @@ from jaxdl.initializers.structured import (
 __all__ = [
     "Fans",
     "Initializer",
+    "apply",
     "backward_gain",
     "bind_fan_in",
     "compute_fans",

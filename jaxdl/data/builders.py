@@ -15,7 +15,7 @@ from jaxdl.data.catalog import FileSet
 from jaxdl.data.download import progress_bars
 from jaxdl.data.integrity import check_dataset
 from jaxdl.data.types import Arrays, DataError, Dataset
-from jaxdl.files import partial_folder, publish
+from jaxdl.files import partial_folder, publish, restore
 
 _FORMAT = "array_record"
 _INFO = "dataset_info.json"
@@ -26,6 +26,7 @@ _CHUNK = 1_000
 
 def find_prepared(data_dir: Path, files: FileSet) -> Path | None:
     """The newest array_record copy of the set in `data_dir`, whoever wrote it."""
+    restore(data_dir / files.name)
     copies = [
         info.parent
         for info in (data_dir / files.name).glob(f"*/{_INFO}")
@@ -43,7 +44,7 @@ def write_prepared(data_dir: Path, files: FileSet, dataset: Dataset) -> Path:
     import tensorflow_datasets as tfds
 
     folder = data_dir / files.name / files.version
-    with partial_folder(data_dir) as partial, progress_bars():
+    with partial_folder(folder.parent) as partial, progress_bars():
         builder = _builder_class(files, dataset)(data_dir=os.fspath(partial), file_format=_FORMAT)
         # It prints two lines on standard output, which would mix with the caller's.
         with contextlib.redirect_stdout(io.StringIO()):
@@ -91,9 +92,9 @@ def read_prepared(folder: Path, files: FileSet) -> Dataset:
 
 def _file_format(info: Path) -> str | None:
     try:
-        found: str | None = json.loads(info.read_text()).get("fileFormat")
+        found: str | None = json.loads(info.read_text(encoding="utf-8"))["fileFormat"]
         return found
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

@@ -93,11 +93,11 @@ def main(writer: str, raw: Path, scratch: Path) -> None:
     def look_and_run_again(data_dir: Path) -> None:
         if writer == "prepare":
             copy = find_prepared(data_dir, files)
-            if copy is not None:
-                check(read_prepared(copy, files))
+            assert copy is not None
+            check(read_prepared(copy, files))
         write(data_dir)
         check(load_files(files, data_dir=data_dir, raw_dir=raw if writer == "cache" else None))
-        leftovers = [path for path in data_dir.rglob(".partial-*")]
+        leftovers = [*data_dir.rglob(".partial-*"), *data_dir.rglob(".replaced-*")]
         assert not leftovers, leftovers
 
     def steps(data_dir: Path) -> int:

@@ -91,7 +91,8 @@ def _fetch(resource: Published, partial: Path) -> Path:
         raise DataError(
             f"{resource.url}: the download must give the published {resource.size} bytes "
             f"(sha256 {resource.sha256[:12]}...), got: {reason}; try again later, or fetch "
-            f"{resource.filename} by other means and pass its folder as raw_dir"
+            f"{resource.filename} by other means and pass its folder as raw_dir, or once to "
+            "`jaxdl data prepare NAME --raw-dir FOLDER`"
         ) from error
     return path
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxdl.data.builders import find_prepared, read_prepared
 from jaxdl.data.cache import write_cache
 from jaxdl.data.catalog import FASHION_MNIST
-from jaxdl.data.sources import load_files, prepare_files
+from jaxdl.data.releases import load_files, prepare_files
 from jaxdl.data.types import Arrays, Dataset
 
 _OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}
@@ -59,7 +59,9 @@ def forked(action: Callable[[], None], data_dir: Path, kill_before: int | None) 
 def main(writer: str, raw: Path, scratch: Path) -> None:
     import tensorflow_datasets  # noqa: F401  (once, before the forks)
 
-    files = dataclasses.replace(FASHION_MNIST, system_folders=(raw,), published=())
+    files = dataclasses.replace(
+        FASHION_MNIST, system_folders=(raw,), published=(), examples=(30, 10)
+    )
     expected = dict(np.load(scratch / "expected.npz", allow_pickle=False))
 
     def check(dataset: Dataset) -> None:

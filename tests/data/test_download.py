@@ -14,7 +14,7 @@ from jaxdl.data import DataError
 from jaxdl.data.catalog import CIFAR10, FASHION_MNIST, FILE_SETS, MNIST
 from jaxdl.data.download import download
 from jaxdl.data.published import Published
-from jaxdl.data.sources import load_files
+from jaxdl.data.releases import load_files
 
 pytest.importorskip("tensorflow_datasets")
 
@@ -175,7 +175,9 @@ def published_fashion(server, fashion_arrays, formats):
         server.publish(f"{name}.gz", gzip.compress(formats.idx(values)))
         for name, values in fashion_arrays.items()
     )
-    return dataclasses.replace(FASHION_MNIST, published=resources, system_folders=())
+    return dataclasses.replace(
+        FASHION_MNIST, published=resources, system_folders=(), examples=(30, 10)
+    )
 
 
 def test_load_downloads_once(server, published_fashion, tmp_path, check_fashion):

@@ -36,6 +36,19 @@ print(seen)
 """
 
 
+def test_publish_replaces_a_file_and_a_folder(tmp_path):
+    for content in (b"1", b"2"):
+        with partial_folder(tmp_path) as partial:
+            (partial / "file").write_bytes(content)
+            (partial / "folder" / "in").mkdir(parents=True)
+            (partial / "folder" / "in" / "file").write_bytes(content)
+            publish(partial / "file", tmp_path / "file")
+            publish(partial / "folder", tmp_path / "folder")
+        assert (tmp_path / "file").read_bytes() == content
+        assert (tmp_path / "folder" / "in" / "file").read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "copy").mkdir()

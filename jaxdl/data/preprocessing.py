@@ -270,7 +270,7 @@ def _moments(values: np.ndarray, axes: int | tuple[int, ...]) -> tuple[np.ndarra
 
 def _ldexp(values: np.ndarray, exponents: np.ndarray) -> np.ndarray:
     """values * 2^exponents in float64; the power itself may be outside float64."""
-    product: np.ndarray = np.ldexp(values.astype(np.float64), exponents)
+    product: np.ndarray = np.ldexp(np.asarray(values, np.float64), exponents)
     return product
 
 

@@ -65,8 +65,8 @@ def _find(files: FileSet, data_dir: Path, raw_dir: Path | None) -> tuple[Dataset
     # A copy of files that are not the published ones is as good as these files, as long as they
     # are there: they may have been mended since.
     system = _locate_in_system(files)
-    source = None if system is None else fingerprint(system.values())
-    cached = _cached(files, copy, source=source, or_verified=True)
+    there = None if system is None else fingerprint(system.values())
+    cached = _cached(files, copy, source=there, or_verified=True)
     if cached is not None:
         return cached
     raw = system or _locate_or_download(files, data_dir)

@@ -21,6 +21,8 @@ _FORMAT = 2
 _PARTS = ("train", "test")
 # The record is a kilobyte; more is no record of ours.
 _MOST_BYTES = 1_000_000
+# What a record with other values than ours raises where they are used.
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 # XLA uses a buffer with this alignment, in bytes, on a CPU without a copy.
 _ALIGNMENT = 64
 
@@ -112,17 +114,16 @@ def read_cache(
             name: _read_aligned(folder / f"{name}.npy", described)
             for name, described in record["arrays"].items()
         }
-        splits = [
+        train, test = (
             Arrays(inputs=arrays[f"{part}_inputs"], targets=arrays[f"{part}_targets"])
-            if f"{part}_inputs" in arrays
+            if f"{part}_inputs" in arrays or part == "train"
             else None
             for part in _PARTS
-        ]
-        train, test = splits
+        )
         classes = tuple(record["classes"])
         dataset = Dataset(record["name"], train, validation=None, test=test, classes=classes)
         return dataset, record["notice"]
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, *_DAMAGE) as error:
         logger.warning("%s is damaged (%s): it is decoded again", folder, error)
         return None
 
@@ -144,6 +145,8 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     digest = record.pop("sha256", None)
     if digest != _digest(record):
         raise DataError(f"the sha256 of {path.name} must be {_digest(record)}, got {digest}")
+    if not all(isinstance(record[name], str) for name in ("name", "source", "notice")):
+        raise DataError(f"{path.name} must hold words, got {record}")
     return record
 
 

@@ -46,6 +46,8 @@ def write_prepared(data_dir: Path, files: FileSet, dataset: Dataset, *, notice: 
 
     folder = data_dir / files.name / files.version
     with partial_folder(folder.parent) as partial, progress_bars():
+        # The description is UTF-8; a folder's name in the notice need not be.
+        notice = notice.encode("utf-8", "replace").decode("utf-8")
         kind = _builder_class(files, dataset, notice)
         builder = kind(data_dir=os.fspath(partial), file_format=_FORMAT)
         # It prints two lines on standard output, which would mix with the caller's.

@@ -206,6 +206,7 @@ def _expand(name: str, folder: Folder) -> Path:
     if user.startswith("~") and unknown:
         raise ValueError(
             f"{name} must name a folder, got {given} where the home folder {user} is not known "
-            f"(HOME is {os.environ.get('HOME', 'not set')!r}); set HOME, or pass {name}"
+            f"(HOME is {os.environ.get('HOME', 'not set')!r}); set HOME"
+            f"{' or JAXDL_DATA_DIR' * (name == 'data_dir')}, or pass a whole path as {name}"
         )
     return Path(given).expanduser()

@@ -71,7 +71,10 @@ def read_prepared(folder: Path, files: FileSet) -> Dataset:
     """
     import tensorflow_datasets as tfds
 
-    fix = "remove the folder, or prepare it again"
+    fix = (
+        "remove the folder, or prepare it again with "
+        f"`jaxdl data prepare {files.name} --raw-dir DIR`"
+    )
     try:
         builder = tfds.builder_from_directory(os.fspath(folder))
         image, label = builder.info.features["image"], builder.info.features["label"]

@@ -29,7 +29,7 @@ def download(resources: Sequence[Published], folder: Path) -> None:
         folder: where they go.
 
     Raises:
-        DataError: a file cannot be fetched, or is not the published one.
+        DataError: a file cannot be fetched, is not the published one, or cannot be written.
     """
     wanted = [resource for resource in resources if not _is_there(resource, folder)]
     if not wanted:
@@ -38,9 +38,15 @@ def download(resources: Sequence[Published], folder: Path) -> None:
     names = ", ".join(resource.filename for resource in wanted)
     host = urllib.parse.urlsplit(wanted[0].url).netloc
     print(f"Downloading {names} ({megabytes:.1f} MB) from {host} to {folder}", file=sys.stderr)
-    with partial_folder(folder) as partial, progress_bars():
-        for resource in wanted:
-            publish(_fetch(resource, partial), folder / resource.filename)
+    try:
+        with partial_folder(folder) as partial, progress_bars():
+            for resource in wanted:
+                publish(_fetch(resource, partial), folder / resource.filename)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: the folder must be one that can be written, got {error}; pass another "
+            "data_dir, or set JAXDL_DATA_DIR"
+        ) from error
 
 
 @contextlib.contextmanager

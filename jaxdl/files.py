@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _PREFIX = ".partial-"
+_REPLACED = ".replaced-"
 _LOCK = ".lock"
 
 # Long enough to show where two settings differ, short enough for arrays of thousands.
@@ -32,8 +33,7 @@ def partial_folder(parent: Path) -> Iterator[Path]:
     """
     parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(parent)
-    prefix = f"{_PREFIX}{socket.gethostname()}-{os.getpid()}-"
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    folder = _private(_PREFIX, parent)
     try:
         yield folder
     finally:
@@ -44,29 +44,81 @@ def publish(made: Path, destination: Path) -> None:
     """Move a finished file or folder to `destination`, replacing what is there.
 
     Everything is synced to disk first, so that a name never exists without its content. While an
-    old folder is replaced there is no folder for a moment, but never half of one.
+    old folder is replaced there is no folder for a moment, but never half of one. If the process is
+    killed in that moment, the old folder stands aside, and `restore` puts it back.
     """
     for path in [*made.rglob("*"), made] if made.is_dir() else [made]:
         _sync(path)
     destination.parent.mkdir(parents=True, exist_ok=True)
     if destination.is_dir():
-        # A folder cannot be renamed over one that has files. So first move the old one into the
-        # private folder, which is removed soon.
-        os.replace(destination, made.with_name(made.name + ".old"))
-    try:
-        os.replace(made, destination)
-    except OSError as error:
-        # Another process has published meanwhile: its folder is as whole as this one.
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+        _replace_folder(made, destination)
+    else:
+        _move(made, destination)
     _sync(destination.parent)
 
 
+def restore(parent: Path) -> None:
+    """Put back the folders of `parent` that a killed `publish` had moved aside.
+
+    Whoever looks for a folder that `publish` replaces calls this first.
+    """
+    for old in parent.glob(f"{_REPLACED}*/*"):
+        if not (parent / old.name).exists():
+            # Another process may be faster, or the folder may be one that only others may change.
+            with contextlib.suppress(OSError):
+                os.replace(old, parent / old.name)
+
+
 def remove_leftovers(parent: Path) -> None:
-    """Remove the folders that killed writers left in `parent`."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        if _is_stale(folder):
+    """Remove what killed writers left in `parent`, after `restore`."""
+    restore(parent)
+    for folder in [*parent.glob(f"{_PREFIX}*"), *parent.glob(f"{_REPLACED}*")]:
+        needed = folder.name.startswith(_REPLACED) and _needed(folder)
+        if not needed and _is_stale(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace_folder(made: Path, destination: Path) -> None:
+    """Exchange two folders by two renames: no folder can be renamed over one that has files.
+
+    Linux and macOS can exchange them in one step, but not on a network drive.
+    """
+    aside = _private(_REPLACED, destination.parent)
+    old = aside / destination.name
+    try:
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(destination, old)
+            # If this fails, a reader has put the old folder back, or another process has published
+            # its own, which is as whole as this one.
+            if _move(made, destination) or old.exists():
+                break
+    finally:
+        restore(destination.parent)
+        if not _needed(aside):
+            # It is removed with the private folder.
+            os.replace(aside, made.with_name(aside.name))
+
+
+def _move(made: Path, destination: Path) -> bool:
+    """Rename, and say whether it was done; it is not where a folder with files stands already."""
+    try:
+        os.replace(made, destination)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _needed(aside: Path) -> bool:
+    """Whether a folder of replaced folders holds one that has no successor."""
+    return any(not (aside.parent / old.name).exists() for old in aside.glob("*"))
+
+
+def _private(prefix: str, parent: Path) -> Path:
+    name = f"{prefix}{socket.gethostname()}-{os.getpid()}-"
+    return Path(tempfile.mkdtemp(prefix=name, dir=parent))
 
 
 def lock(folder: Path) -> int:
@@ -148,7 +200,8 @@ def _short(value: Any) -> str:
 
 
 def _is_stale(folder: Path) -> bool:
-    host, _, pid = folder.name.removeprefix(_PREFIX).rpartition("-")[0].rpartition("-")
+    owner = folder.name.removeprefix(_PREFIX).removeprefix(_REPLACED)
+    host, _, pid = owner.rpartition("-")[0].rpartition("-")
     # On POSIX signal 0 is a harmless question; on other systems it is not.
     if host == socket.gethostname() and pid.isdigit() and os.name == "posix":
         try:

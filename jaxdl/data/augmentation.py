@@ -7,14 +7,18 @@ layout over devices, or on the size of the batch. If each device has its own par
 draws.
 """
 
+import operator
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Key, Shaped
+
+from jaxdl.checks import require_at_least
 
 Augmentation = Callable[[Key[Array, ""], Array], Array]
 """(key, images) -> images, of the same shape and dtype."""
@@ -26,7 +30,7 @@ def random_crop(
     key: Key[Array, ""],
     images: Array,
     *,
-    padding: int = 4,
+    padding: SupportsIndex = 4,
     mode: Literal["zeros", "reflect"] = "zeros",
 ) -> Shaped[Array, "batch height width channels"]:
     r"""Pad each image on its four sides, and cut out the old size at a random place.
@@ -41,6 +45,7 @@ def random_crop(
 
     Raises:
         ValueError: images of another shape, or another padding or mode.
+        TypeError: a padding that is no whole number.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -52,7 +57,9 @@ def random_crop(
     _, height, width, _ = _check_images(images)
     if mode not in _PAD_MODES:
         raise ValueError(f"mode must be one of {', '.join(_PAD_MODES)}, got {mode!r}; pass one")
-    if not 0 <= padding < min(height, width):
+    require_at_least(0, padding=padding)
+    padding = operator.index(padding)
+    if padding >= min(height, width):
         raise ValueError(
             f"padding must be at least 0 and less than the image's {height} x {width} pixels, "
             f"got {padding}; pass a number between"
@@ -68,7 +75,7 @@ def random_crop(
 
 
 def random_flip(
-    key: Key[Array, ""], images: Array, *, probability: float = 0.5
+    key: Key[Array, ""], images: Array, *, probability: ArrayLike = 0.5
 ) -> Shaped[Array, "batch height width channels"]:
     """Mirror each image left to right with the given probability.
 
@@ -88,7 +95,7 @@ def random_flip(
     Source: Krizhevsky, Sutskever, Hinton, 2012, section 4.1.
     """
     _check_images(images)
-    if not 0 <= probability <= 1:
+    if not 0 <= float(np.asarray(probability)) <= 1:
         raise ValueError(f"probability must be in [0, 1], got {probability}; pass a share of 1")
     flipped = jax.random.bernoulli(key, probability, (len(images), 1, 1, 1))
     return jnp.where(flipped, jnp.flip(images, axis=2), images)
@@ -98,8 +105,8 @@ def cutout(
     key: Key[Array, ""],
     images: Array,
     *,
-    size: int = 8,
-    value: float | Sequence[float] = 0.0,
+    size: SupportsIndex = 8,
+    value: ArrayLike | Sequence[float] = 0.0,
 ) -> Shaped[Array, "batch height width channels"]:
     r"""Fill one square of each image. Its centre is any pixel, so it may overlap the edge.
 
@@ -117,7 +124,8 @@ def cutout(
 
     Raises:
         ValueError: images of another shape, a size that does not fit them, or a value of another
-            length or one that an integer dtype cannot hold.
+            length or one that the images' dtype cannot hold.
+        TypeError: a size that is no whole number.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -127,7 +135,9 @@ def cutout(
     Source: DeVries, Taylor, 2017, section 3.
     """
     _, height, width, channels = _check_images(images)
-    if not 1 <= size <= min(height, width):
+    require_at_least(1, size=size)
+    size = operator.index(size)
+    if size > min(height, width):
         raise ValueError(
             f"size must be at least 1 and at most the image's {height} x {width} pixels, "
             f"got {size}; pass a number between"
@@ -177,7 +187,7 @@ def _check_images(images: Array) -> tuple[int, ...]:
     return images.shape
 
 
-def _check_value(value: float | Sequence[float], dtype: np.dtype, channels: int) -> np.ndarray:
+def _check_value(value: ArrayLike | Sequence[float], dtype: np.dtype, channels: int) -> np.ndarray:
     given = np.asarray(value)
     if given.shape not in ((), (channels,)):
         raise ValueError(
@@ -192,4 +202,11 @@ def _check_value(value: float | Sequence[float], dtype: np.dtype, channels: int)
                 f"value must be whole and in {low}..{high} for images of {dtype}, got {value}; "
                 "round it, or convert the images to floats first"
             )
-    return given.astype(dtype)
+    with np.errstate(over="ignore"):
+        held = given.astype(dtype)
+    if (np.isfinite(given) & ~np.isfinite(held)).any():
+        raise ValueError(
+            f"value must be one that images of {dtype} can hold, got {value}; "
+            "convert the images to a wider type first"
+        )
+    return held

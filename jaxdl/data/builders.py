@@ -15,7 +15,7 @@ from jaxdl.data.catalog import FileSet
 from jaxdl.data.download import progress_bars
 from jaxdl.data.integrity import check_dataset
 from jaxdl.data.types import Arrays, DataError, Dataset
-from jaxdl.files import partial_folder, publish
+from jaxdl.files import partial_folder, publish, restore
 
 _FORMAT = "array_record"
 _INFO = "dataset_info.json"
@@ -26,25 +26,30 @@ _CHUNK = 1_000
 
 def find_prepared(data_dir: Path, files: FileSet) -> Path | None:
     """The newest array_record copy of the set in `data_dir`, whoever wrote it."""
+    restore(data_dir / files.name)
     copies = [
         info.parent
         for info in (data_dir / files.name).glob(f"*/{_INFO}")
-        if _VERSION.fullmatch(info.parent.name) and _file_format(info) == _FORMAT
+        if _VERSION.fullmatch(info.parent.name) and _info(info).get("fileFormat") == _FORMAT
     ]
     return max(copies, key=lambda copy: [int(i) for i in copy.name.split(".")], default=None)
 
 
-def write_prepared(data_dir: Path, files: FileSet, dataset: Dataset) -> Path:
+def write_prepared(data_dir: Path, files: FileSet, dataset: Dataset, *, notice: str = "") -> Path:
     """Write `dataset` to data_dir/name/version, whole or not at all, and return that folder.
 
-    The records keep the published order. Plain tensorflow-datasets reads the folder with
+    The records keep the published order. The copy's description ends with `notice`, what its
+    readers must be told. Plain tensorflow-datasets reads the folder with
     `builder_from_directory(...).as_data_source(...)`.
     """
     import tensorflow_datasets as tfds
 
     folder = data_dir / files.name / files.version
-    with partial_folder(data_dir) as partial, progress_bars():
-        builder = _builder_class(files, dataset)(data_dir=os.fspath(partial), file_format=_FORMAT)
+    with partial_folder(folder.parent) as partial, progress_bars():
+        # The description is UTF-8; a folder's name in the notice need not be.
+        notice = notice.encode("utf-8", "replace").decode("utf-8")
+        kind = _builder_class(files, dataset, notice)
+        builder = kind(data_dir=os.fspath(partial), file_format=_FORMAT)
         # It prints two lines on standard output, which would mix with the caller's.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(
@@ -66,7 +71,10 @@ def read_prepared(folder: Path, files: FileSet) -> Dataset:
     """
     import tensorflow_datasets as tfds
 
-    fix = "remove the folder, or prepare it again"
+    fix = (
+        "remove the folder, or prepare it again with "
+        f"`jaxdl data prepare {files.name} --raw-dir DIR`"
+    )
     try:
         builder = tfds.builder_from_directory(os.fspath(folder))
         image, label = builder.info.features["image"], builder.info.features["label"]
@@ -89,12 +97,21 @@ def read_prepared(folder: Path, files: FileSet) -> Dataset:
     return check_dataset(dataset, os.fspath(folder))
 
 
-def _file_format(info: Path) -> str | None:
+def read_notice(folder: Path, files: FileSet) -> str:
+    """What `write_prepared` noted for the readers of the copy; empty if it noted nothing."""
+    description = _info(folder / _INFO).get("description")
+    if not isinstance(description, str) or not description.startswith(files.description):
+        return ""
+    return description.removeprefix(files.description).strip()
+
+
+def _info(file: Path) -> dict[str, Any]:
+    """What tensorflow-datasets notes of a copy; empty if it cannot be read."""
     try:
-        found: str | None = json.loads(info.read_text()).get("fileFormat")
-        return found
-    except (OSError, ValueError, AttributeError):
-        return None
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _decode(source: Any, shape: tuple[int, ...]) -> Arrays:
@@ -122,7 +139,7 @@ def _encode(pixels: np.ndarray) -> io.BytesIO:
     return png
 
 
-def _builder_class(files: FileSet, dataset: Dataset) -> Any:
+def _builder_class(files: FileSet, dataset: Dataset, notice: str = "") -> Any:
     """A builder of `dataset`, made here so that importing this module stays cheap."""
     import tensorflow_datasets as tfds
 
@@ -139,7 +156,7 @@ def _builder_class(files: FileSet, dataset: Dataset) -> Any:
             }
             return tfds.core.DatasetInfo(
                 builder=self,
-                description=files.description,
+                description=f"{files.description} {notice}".strip(),
                 features=tfds.features.FeaturesDict(features),
                 supervised_keys=("image", "label"),
                 disable_shuffling=True,

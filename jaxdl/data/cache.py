@@ -3,8 +3,9 @@
 import hashlib
 import json
 import logging
+import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,33 @@ from jaxdl.files import partial_folder, publish, remove_leftovers
 logger = logging.getLogger("jaxdl.data")
 
 _RECORD = "dataset.json"
-_FORMAT = 1
+_FORMAT = 2
 _PARTS = ("train", "test")
+# The record is a kilobyte; more is no record of ours.
+_MOST_BYTES = 1_000_000
+# What a record with other values than ours raises where they are used.
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 # XLA uses a buffer with this alignment, in bytes, on a CPU without a copy.
 _ALIGNMENT = 64
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """A digest of the files' names, sizes and modification times (nanoseconds), not of content.
+    """A digest of the files' names, sizes and times of change (nanoseconds), not of content.
 
-    It notices a replaced file without reading it. It does not notice new content with the old size
-    and the old time.
+    It notices a replaced file without reading it, also one with the old size and the old time of
+    modification: the system notes when it was written.
     """
     digest = hashlib.sha256()
     for path in sorted(paths):
         stat = path.stat()
-        digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        known = (path.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        digest.update(repr(known).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def write_cache(folder: Path, dataset: Dataset, *, source: str, verified: bool) -> None:
+def write_cache(
+    folder: Path, dataset: Dataset, *, source: str, verified: bool, notice: str = ""
+) -> None:
     """Write `dataset` to `folder`, whole or not at all, replacing what is there.
 
     Arguments:
@@ -43,6 +51,7 @@ def write_cache(folder: Path, dataset: Dataset, *, source: str, verified: bool) 
         dataset: the published train split, and test if there is one.
         source: the `fingerprint` of the files it was decoded from.
         verified: whether those files were the published ones.
+        notice: what every reader of the copy must be told; nothing by default.
 
     Raises:
         OSError: the folder cannot be written.
@@ -57,87 +66,117 @@ def write_cache(folder: Path, dataset: Dataset, *, source: str, verified: bool) 
                 continue
             for what in ("inputs", "targets"):
                 values = np.ascontiguousarray(getattr(split, what))
-                np.save(made / f"{part}_{what}.npy", values, allow_pickle=False)
-                arrays[f"{part}_{what}"] = _describe(values)
+                path = made / f"{part}_{what}.npy"
+                np.save(path, values, allow_pickle=False)
+                with path.open("rb") as file:
+                    header = file.read(path.stat().st_size - values.nbytes)
+                arrays[f"{part}_{what}"] = _describe(header, values)
         record = {
             "format": _FORMAT,
             "name": dataset.name,
             "classes": dataset.classes,
             "source": source,
             "verified": verified,
+            "notice": notice,
             "arrays": arrays,
         }
-        (made / _RECORD).write_text(json.dumps(record, indent=1))
+        record["sha256"] = _digest(record)
+        (made / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
         publish(made, folder)
 
 
-def read_cache(folder: Path, *, source: str | None) -> Dataset | None:
-    """Read the copy in `folder`; None if there is none for `source`, or if it is damaged.
+def read_cache(
+    folder: Path, *, source: str | None, or_verified: bool = False
+) -> tuple[Dataset, str] | None:
+    """Read the copy in `folder`, and what its reader must be told ("" for nothing).
 
-    The arrays are read into memory and belong to the caller: writing to them changes no file.
+    None if there is no copy for `source`, or if it is damaged: every byte of its files is covered
+    by a checksum in the record, and the record by a digest of its own. The arrays are read into
+    memory and belong to the caller: writing to them changes no file.
 
     Arguments:
         folder: as in `write_cache`.
         source: the `fingerprint` that the copy must come from; None takes any.
+        or_verified: whether a copy of the published files is taken whatever `source` is.
     """
     remove_leftovers(folder.parent)
     if not folder.is_dir():
         return None
     try:
-        record = json.loads((folder / _RECORD).read_text())
-        if record["format"] != _FORMAT:
-            raise DataError(f"format must be {_FORMAT}, got {record['format']}")
-        if source is not None and record["source"] != source:
+        record = _read_record(folder / _RECORD)
+        if record is None:
+            logger.info("%s was written by another version: it is decoded again", folder)
+            return None
+        if source not in (None, record["source"]) and not (or_verified and record["verified"]):
             logger.info("%s was decoded from other files than there are now", folder)
             return None
-        arrays = {name: _load(folder, name, record["arrays"][name]) for name in record["arrays"]}
-        splits = [
+        arrays = {
+            name: _read_aligned(folder / f"{name}.npy", described)
+            for name, described in record["arrays"].items()
+        }
+        train, test = (
             Arrays(inputs=arrays[f"{part}_inputs"], targets=arrays[f"{part}_targets"])
-            if f"{part}_inputs" in arrays
+            if f"{part}_inputs" in arrays or part == "train"
             else None
             for part in _PARTS
-        ]
-        train, test = splits
-        if train is None:
-            raise DataError("there must be a train split, got none")
-        return Dataset(
-            name=record["name"],
-            train=train,
-            validation=None,
-            test=test,
-            classes=tuple(record["classes"]),
         )
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        classes = tuple(record["classes"])
+        dataset = Dataset(record["name"], train, validation=None, test=test, classes=classes)
+        return dataset, record["notice"]
+    except (OSError, *_DAMAGE) as error:
         logger.warning("%s is damaged (%s): it is decoded again", folder, error)
         return None
 
 
-def _describe(values: np.ndarray) -> dict[str, Any]:
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """The record, as it was written; None if its format is another one."""
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise DataError(f"{path.name} must have at most {_MOST_BYTES} bytes, got {size}")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        raise DataError(f"{path.name} must hold a mapping, got {type(record).__name__}")
+    if record.get("format") != _FORMAT:
+        return None
+    digest = record.pop("sha256", None)
+    if digest != _digest(record):
+        raise DataError(f"the sha256 of {path.name} must be {_digest(record)}, got {digest}")
+    if not all(isinstance(record[name], str) for name in ("name", "source", "notice")):
+        raise DataError(f"{path.name} must hold words, got {record}")
+    return record
+
+
+def _describe(header: bytes, values: np.ndarray) -> dict[str, Any]:
+    content = values.reshape(-1).view(np.uint8).data
     return {
         "shape": list(values.shape),
         "dtype": values.dtype.str,
-        "crc32": zlib.crc32(values.reshape(-1).view(np.uint8).data),
+        "crc32": zlib.crc32(content, zlib.crc32(header)),
     }
 
 
-def _load(folder: Path, name: str, described: dict[str, Any]) -> np.ndarray:
-    values = _read_aligned(folder / f"{name}.npy")
-    found = _describe(values)
-    if found != described:
-        raise DataError(f"{name}.npy must be {described}, got {found}")
-    return values
+def _read_aligned(path: Path, described: Mapping[str, Any]) -> np.ndarray:
+    """`np.load` into memory that a CPU device can use without a copy.
 
-
-def _read_aligned(path: Path) -> np.ndarray:
-    """`np.load` into memory that a CPU device can use without a copy."""
-    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    buffer = np.empty(mapped.nbytes + _ALIGNMENT, np.uint8)
-    start = -buffer.ctypes.data % _ALIGNMENT
-    values: np.ndarray = (
-        buffer[start : start + mapped.nbytes].view(mapped.dtype).reshape(mapped.shape)
-    )
+    The header is compared, not parsed: what it says is in `described`.
+    """
+    dtype, shape = np.dtype(described["dtype"]), described["shape"]
+    size = dtype.itemsize * math.prod(shape)
+    start = path.stat().st_size - size
+    if not 0 < start < _MOST_BYTES:
+        raise DataError(f"{path.name} must hold a header and {size} bytes, got {start + size}")
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    first = -buffer.ctypes.data % _ALIGNMENT
+    content = buffer[first : first + size]
+    values: np.ndarray = content.view(dtype).reshape(shape)
     with path.open("rb") as file:
-        file.seek(mapped.offset)
-        if file.readinto(values.reshape(-1).view(np.uint8).data) != values.nbytes:
-            raise DataError(f"{path.name} must hold {values.nbytes} bytes after its header")
+        header = file.read(start)
+        file.readinto(content.data)
+    found = _describe(header, values)
+    if found != described:
+        raise DataError(f"{path.name} must be {dict(described)}, got {found}")
     return values

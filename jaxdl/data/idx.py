@@ -23,6 +23,7 @@ _UNSIGNED_BYTE = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"
 # DEFLATE expands a byte to at most this many (zlib's technical notes: 1032:1).
 _MOST_EXPANSION = 1032
+_BLOCK = 1 << 20
 
 
 def locate_idx(folder: Path) -> dict[str, Path]:
@@ -116,19 +117,25 @@ def _read_stream(stream: io.BufferedIOBase, path: Path, dimensions: int, most: i
             f"dimensions), got 0x{magic.hex()}; check that the file is what its name says"
         )
     header = stream.read(4 * dimensions)
-    shape = [int.from_bytes(header[4 * i : 4 * i + 4], "big") for i in range(dimensions)]
+    shape = tuple(int.from_bytes(header[4 * i : 4 * i + 4], "big") for i in range(dimensions))
+    if len(header) == 4 * dimensions and not all(shape):
+        raise DataError(f"{path}: every size must be at least 1, got {shape}; fetch the file again")
     size = math.prod(shape)
-    # A wrong header must not reserve memory that the file cannot fill.
-    values = np.empty(size if size <= most else 0, np.uint8)
-    read = stream.readinto(values.data)
-    if len(header) < 4 * dimensions or read < size:
+    # Memory grows with what is read: a header may promise more than the file holds.
+    content = bytearray()
+    while len(content) < size <= most:
+        block = stream.read(min(_BLOCK, size - len(content)))
+        if not block:
+            break
+        content += block
+    if len(header) < 4 * dimensions or len(content) < size:
         raise DataError(
-            f"{path}: the file must hold {size} values of shape {tuple(shape)} after its header, "
-            f"got {read if size <= most else 'fewer'}; it is truncated, fetch it again"
+            f"{path}: the file must hold {size} values of shape {shape} after its header, "
+            f"got {len(content) if size <= most else 'fewer'}; it is truncated, fetch it again"
         )
     if stream.read(1):
         raise DataError(
-            f"{path}: the file must end after its {size} values of shape {tuple(shape)}, "
+            f"{path}: the file must end after its {size} values of shape {shape}, "
             "got more bytes; fetch it again"
         )
-    return values.reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)

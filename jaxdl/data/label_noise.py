@@ -1,7 +1,11 @@
 """Wrong labels on purpose, to see what a network learns by heart."""
 
+import operator
+from typing import SupportsIndex
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
@@ -9,7 +13,7 @@ from jaxdl.checks import is_traced, require_at_least, require_key
 
 
 def mislabel(
-    key: Key[Array, ""], labels: ArrayLike, share: float | Array, *, classes: int
+    key: Key[Array, ""], labels: ArrayLike, share: ArrayLike, *, classes: SupportsIndex
 ) -> Int[Array, " examples"]:
     r"""Replace each label, with a given probability, by one of the other classes.
 
@@ -25,7 +29,7 @@ def mislabel(
         classes: K, at least 2.
 
     Raises:
-        TypeError: a key that is no `jax.random.key`.
+        TypeError: a key that is no `jax.random.key`, or `classes` that is no whole number.
         ValueError: fewer than 2 classes, a share outside [0, 1], or labels that are no integers.
 
     Example:
@@ -39,7 +43,8 @@ def mislabel(
     """
     require_key(key)
     require_at_least(2, classes=classes)
-    if not is_traced(share) and not 0 <= float(share) <= 1:
+    classes = operator.index(classes)
+    if not is_traced(share) and not 0 <= float(np.asarray(share)) <= 1:
         raise ValueError(f"share must be from 0 to 1, got {share}; pass a share of the labels")
     labels = jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):

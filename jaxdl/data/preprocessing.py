@@ -1,12 +1,16 @@
 """Scale inputs by statistics of the training split only."""
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from numpy.typing import DTypeLike
 
+from jaxdl.checks import require_at_least
 from jaxdl.data.types import Arrays, Dataset
 
 _CHUNK = 1_000
@@ -32,14 +36,27 @@ class Scaler:
     std: np.ndarray
 
     def transform(self, values: np.ndarray) -> np.ndarray:
-        """Scale `values` of shape (n, ...); the dtype is kept."""
-        scaled: np.ndarray = ((values - self.mean) / self.std).astype(values.dtype)
-        return scaled
+        """Scale `values` of shape (n, ...); the dtype is kept.
+
+        Raises:
+            ValueError: a finite value whose scaled value the dtype cannot hold.
+        """
+        # In units of a power of two near sigma the difference of two huge numbers is finite.
+        exponents = np.frexp(self.std)[1]
+        with np.errstate(over="ignore", under="ignore"):
+            shifted = _ldexp(values, -exponents) - _ldexp(self.mean, -exponents)
+            return _narrow(shifted / _ldexp(self.std, -exponents), values)
 
     def inverse(self, values: np.ndarray) -> np.ndarray:
-        """Undo `transform`: back to the features' units; the dtype is kept."""
-        restored: np.ndarray = (values * self.std + self.mean).astype(values.dtype)
-        return restored
+        """Undo `transform`: back to the features' units; the dtype is kept.
+
+        Raises:
+            ValueError: a finite value whose value in the features' units the dtype cannot hold.
+        """
+        exponents = np.frexp(self.std)[1]
+        with np.errstate(over="ignore", under="ignore"):
+            shifted = values * _ldexp(self.std, -exponents) + _ldexp(self.mean, -exponents)
+            return _narrow(np.ldexp(shifted, exponents), values)
 
 
 def standardize(dataset: Dataset, *, targets: bool = False) -> tuple[Dataset, Scaler]:
@@ -48,8 +65,9 @@ def standardize(dataset: Dataset, *, targets: bool = False) -> tuple[Dataset, Sc
     $$z = \frac{x - \mu}{\sigma}, \quad \mu = \frac{1}{n} \sum_i x_i, \quad
     \sigma^2 = \frac{1}{n} \sum_i (x_i - \mu)^2$$
 
-    The sums run in float64 over the training examples. The same mu and sigma scale the other
-    splits. To scale inputs and targets, call it twice, the second time with `targets=True`.
+    The sums run in float64 over the training examples, in units of a power of two near each
+    feature's largest value: no square is too large or too small. The same mu and sigma scale the
+    other splits. To scale inputs and targets, call it twice, the second time with `targets=True`.
 
     Arguments:
         dataset: already cut by `split`. Otherwise the statistics would see the later validation and
@@ -58,7 +76,8 @@ def standardize(dataset: Dataset, *, targets: bool = False) -> tuple[Dataset, Sc
 
     Raises:
         ValueError: values that are not finite floats, labels, or a feature that is constant over
-            the training split.
+            the training split, or all but constant (a sigma below 2.2e-308); a value of another
+            split whose scaled value the dtype cannot hold.
 
     Example:
         >>> import jax
@@ -79,7 +98,9 @@ def standardize(dataset: Dataset, *, targets: bool = False) -> tuple[Dataset, Sc
             f"standardize takes floats, got {side} of {values.dtype}; pass images through "
             "normalize_images instead"
         )
-    if not np.isfinite(values).all():
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(values.astype(np.float64)).all()
+    if not finite:
         raise ValueError(
             f"{side} must be finite, got NaN or infinity in the training split of {dataset.name}; "
             "remove or repair those examples"
@@ -90,9 +111,14 @@ def standardize(dataset: Dataset, *, targets: bool = False) -> tuple[Dataset, Sc
             f"every feature must vary over the training split, got {int(constant.sum())} "
             f"constant, the first being {_column(dataset, constant, side)}; leave it out"
         )
-    scaler = Scaler(
-        mean=values.mean(axis=0, dtype=np.float64), std=values.std(axis=0, dtype=np.float64)
-    )
+    scaler = Scaler(*_moments(values, 0))
+    tiny = scaler.std < np.finfo(np.float64).tiny
+    if tiny.any():
+        raise ValueError(
+            f"every feature must vary by at least {np.finfo(np.float64).tiny}, the smallest number "
+            f"that has all its digits, got {scaler.std[tiny][0]} of "
+            f"{_column(dataset, tiny, side)}; give it another unit"
+        )
 
     def scaled(arrays: Arrays) -> Arrays:
         return replace(arrays, **{side: scaler.transform(getattr(arrays, side))})
@@ -142,8 +168,7 @@ def image_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             f"float images must be in [0, 1], got {images.min()} to {images.max()}; "
             "divide them by their full intensity"
         )
-    axes = (0, 1, 2)
-    return images.mean(axes, dtype=np.float64), images.std(axes, dtype=np.float64)
+    return _moments(images, (0, 1, 2))
 
 
 def normalize_images(
@@ -173,9 +198,12 @@ def normalize_images(
             "mean and std must be one number a channel each, "
             f"got shapes {means.shape} and {stds.shape}; pass what image_statistics returned"
         )
-    if not (np.isfinite(means).all() and np.isfinite(stds).all() and (stds > 0).all()):
+    # The images are float32, and so are the statistics beside them.
+    held = np.finfo(np.float32)
+    if not ((np.abs(means) <= held.max) & (stds >= held.tiny) & (stds <= held.max)).all():
         raise ValueError(
-            f"mean must be finite and std positive, got {means.tolist()} and {stds.tolist()}; "
+            "mean must be finite and std positive, and a float32 must hold both, "
+            f"got {means.tolist()} and {stds.tolist()}; "
             "a channel of one intensity cannot be normalised"
         )
 
@@ -194,7 +222,7 @@ def normalize_images(
 
 
 def shrink_images(
-    images: np.ndarray, window: int
+    images: np.ndarray, window: SupportsIndex
 ) -> Float[np.ndarray, "batch height width channels"]:
     """Images averaged over squares of `window` pixels, so many times smaller in each direction.
 
@@ -206,7 +234,9 @@ def shrink_images(
         float32, in the images' units: uint8 images give 0 to 255.
 
     Raises:
-        ValueError: other axes, or a window that does not divide them.
+        ValueError: other axes, a window that does not divide them, or a mean that float32 cannot
+            hold.
+        TypeError: a window that is no whole number.
 
     Example:
         >>> import numpy as np
@@ -214,15 +244,46 @@ def shrink_images(
         >>> shrink_images(pixels, 2).tolist()
         [[[[100.0]]]]
     """
-    if images.ndim != 4 or window < 1 or images.shape[1] % window or images.shape[2] % window:
+    require_at_least(1, window=window)
+    window = operator.index(window)
+    if images.ndim != 4 or images.shape[1] % window or images.shape[2] % window:
         raise ValueError(
             "window must divide the height and width of images (batch, height, width, channels), "
             f"got {window} and {images.shape}; pass a divisor"
         )
     count, height, width, channels = images.shape
     squares = images.reshape(count, height // window, window, width // window, window, channels)
-    means: np.ndarray = squares.mean((2, 4), dtype=np.float32)
-    return means
+    # In float64 the sum of any float32 numbers is finite, and that of whole numbers exact.
+    with np.errstate(over="ignore"):
+        means = squares.mean((2, 4), dtype=np.float64)
+        return _narrow(means, images, np.float32)
+
+
+def _moments(values: np.ndarray, axes: int | tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over the axes, each right for any finite values."""
+    exponents = np.frexp(np.abs(values).max(axes).astype(np.float64))[1]
+    # At most 1 in magnitude: no sum overflows, and no square that counts underflows.
+    with np.errstate(under="ignore"):
+        scaled = _ldexp(values, -exponents)
+        return _ldexp(scaled.mean(axes), exponents), _ldexp(scaled.std(axes), exponents)
+
+
+def _ldexp(values: np.ndarray, exponents: np.ndarray) -> np.ndarray:
+    """values * 2^exponents in float64; the power itself may be outside float64."""
+    product: np.ndarray = np.ldexp(np.asarray(values, np.float64), exponents)
+    return product
+
+
+def _narrow(wide: np.ndarray, given: np.ndarray, dtype: DTypeLike | None = None) -> np.ndarray:
+    """`wide` in the dtype of `given`, or another one; refuse what becomes infinite or NaN by it."""
+    with np.errstate(over="ignore", under="ignore"):
+        narrow: np.ndarray = wide.astype(given.dtype if dtype is None else dtype)
+    if not np.isfinite(narrow).all() and np.isfinite(given).all():
+        raise ValueError(
+            f"the results must be within {narrow.dtype}, got {wide[~np.isfinite(narrow)][0]}; "
+            "convert the values to a wider type, or give them another unit"
+        )
+    return narrow
 
 
 def _histogram_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

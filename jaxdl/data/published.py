@@ -36,22 +36,34 @@ def sha256(path: Path, *, decompress: bool = False) -> str:
     return digest.hexdigest()
 
 
-def are_published(files: Mapping[str, Path], resources: Iterable[Published]) -> bool:
-    """Whether every file is a published one, perhaps decompressed or compressed again."""
+def compare(
+    files: Mapping[str, Path], resources: Iterable[Published]
+) -> tuple[list[str], list[str]]:
+    """The names of the files that differ from the published ones, and of those without a digest.
+
+    If both lists are empty, every file is a published one, perhaps decompressed or compressed
+    again.
+    """
     by_name = {resource.filename: resource for resource in resources}
+    different, unknown = [], []
     for name, path in files.items():
-        resource = by_name.get(name) or by_name.get(f"{name}.gz")
-        if resource is None or not _is_published(path, resource):
-            return False
-    return bool(files)
+        verdict = _is_published(path, by_name.get(name) or by_name.get(f"{name}.gz"))
+        if verdict is None:
+            unknown.append(name)
+        elif not verdict:
+            different.append(name)
+    return different, unknown
 
 
-def _is_published(path: Path, resource: Published) -> bool:
+def _is_published(path: Path, resource: Published | None) -> bool | None:
+    if resource is None:
+        return None
     digest = sha256(path)
     if digest in (resource.sha256, resource.content_sha256):
         return True
-    if resource.content_sha256 is None or path.suffix != ".gz":
-        return False
+    if resource.content_sha256 is None:
+        # Under another name it may be the content, of which no digest is known.
+        return False if path.name == resource.filename else None
     try:
         return sha256(path, decompress=True) == resource.content_sha256
     except (OSError, EOFError, zlib.error):

@@ -1,21 +1,15 @@
 """Find data sets: load one, list them, or prepare one."""
 
-import hashlib
 import importlib.util
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxdl.data.builders import find_prepared, read_prepared, write_prepared
-from jaxdl.data.cache import fingerprint, read_cache, write_cache
 from jaxdl.data.catalog import FILE_SETS, FileSet
-from jaxdl.data.download import download
-from jaxdl.data.embedded import EMBEDDED_SETS
-from jaxdl.data.integrity import check_dataset
-from jaxdl.data.published import are_published
-from jaxdl.data.types import DataError, Dataset
+from jaxdl.data.embedded import EMBEDDED_SETS, read_embedded
+from jaxdl.data.releases import load_files, prepare_files, whereabouts
+from jaxdl.data.types import Dataset
 
 logger = logging.getLogger("jaxdl.data")
 
@@ -51,7 +45,12 @@ def load(name: str, data_dir: Folder | None = None, raw_dir: Folder | None = Non
     A set that comes as files is taken from the first of these: the decoded copy of an earlier load;
     a copy in `data_dir` that `prepare` or tensorflow-datasets (array_record) wrote; raw files of a
     system package; a download. With `raw_dir` only that folder is read. A decoded copy is kept in
-    `data_dir`. It is used as long as the files keep their names, sizes and modification times.
+    `data_dir`. It is used as long as the files keep their names, sizes and times of change; a copy
+    of the published files is used without them.
+
+    Files of your own in the release's format are read too. Each load of a set with other numbers of
+    examples than published, or from a file whose published digest is known and differs, says so in
+    a warning of the logger `jaxdl.data`.
 
     Arguments:
         name: a name that `available` lists.
@@ -76,7 +75,7 @@ def load(name: str, data_dir: Folder | None = None, raw_dir: Folder | None = Non
                     f"raw_dir must be None for {name}, which {embedded.package} carries, "
                     f"got {raw_dir}; leave it out"
                 )
-            return check_dataset(embedded.read(), embedded.package)
+            return read_embedded(embedded)
     return load_files(_file_set(name), data_dir=_data_dir(data_dir), raw_dir=_folder(raw_dir))
 
 
@@ -139,7 +138,7 @@ def available(data_dir: Folder | None = None, raw_dir: Folder | None = None) -> 
         for embedded in EMBEDDED_SETS
     ]
     for files in FILE_SETS:
-        found = _whereabouts(files, _data_dir(data_dir), _folder(raw_dir))
+        found = whereabouts(files, _data_dir(data_dir), _folder(raw_dir))
         megabytes = sum(resource.size for resource in files.published) / 1e6
         entries.append(
             Available(
@@ -173,104 +172,6 @@ def prepare(name: str, data_dir: Folder | None = None, raw_dir: Folder | None = 
     return prepare_files(_file_set(name), data_dir=_data_dir(data_dir), raw_dir=_folder(raw_dir))
 
 
-def load_files(files: FileSet, *, data_dir: Path, raw_dir: Path | None) -> Dataset:
-    """`load` for the set that `files` describes."""
-    decoded = data_dir / "decoded"
-    if raw_dir is not None:
-        raw = files.locate(raw_dir)
-        # It has a folder of its own: the user's files must never pass for the published set.
-        place = hashlib.sha256(os.fsencode(raw_dir.resolve())).hexdigest()[:16]
-        copy, source = decoded / f"{files.name}-{place}", fingerprint(raw.values())
-        return read_cache(copy, source=source) or _decode(files, raw, copy, source)
-    copy = decoded / files.name
-    prepared = find_prepared(data_dir, files)
-    if prepared is not None:
-        # It may be newer than the decoded copy, and made from other files. Then it is the one to
-        # use.
-        source = fingerprint(path for path in prepared.iterdir() if path.is_file())
-        cached = read_cache(copy, source=source)
-        if cached is None:
-            cached = read_prepared(prepared, files)
-            _keep(copy, cached, source=source, verified=False)
-        return cached
-    cached = read_cache(copy, source=None)
-    if cached is not None:
-        return cached
-    raw = _locate_or_download(files, data_dir)
-    return _decode(files, raw, copy, fingerprint(raw.values()))
-
-
-def prepare_files(files: FileSet, *, data_dir: Path, raw_dir: Path | None) -> Path:
-    """`prepare` for the set that `files` describes."""
-    if raw_dir is not None:
-        raw = files.locate(raw_dir)
-    else:
-        prepared = find_prepared(data_dir, files)
-        if prepared is not None:
-            return prepared
-        raw = _locate_or_download(files, data_dir)
-    dataset, _ = _read_raw(files, raw)
-    return write_prepared(data_dir, files, dataset)
-
-
-def _decode(files: FileSet, raw: Mapping[str, Path], copy: Path, source: str) -> Dataset:
-    dataset, verified = _read_raw(files, raw)
-    _keep(copy, dataset, source=source, verified=verified)
-    return dataset
-
-
-def _read_raw(files: FileSet, raw: Mapping[str, Path]) -> tuple[Dataset, bool]:
-    train, test = files.read(raw, len(files.classes), files.shape)
-    folder = os.fspath(next(iter(raw.values())).parent)
-    verified = are_published(raw, files.published)
-    verdict = "verified" if verified else "accepted, but their digests are not the published ones"
-    logger.info("%s: raw files in %s: %s", files.name, folder, verdict)
-    dataset = Dataset(files.name, train=train, validation=None, test=test, classes=files.classes)
-    return check_dataset(dataset, folder), verified
-
-
-def _keep(copy: Path, dataset: Dataset, *, source: str, verified: bool) -> None:
-    try:
-        write_cache(copy, dataset, source=source, verified=verified)
-    except OSError as error:
-        # The data are good; only the next load is slower.
-        logger.warning("the decoded copy cannot be kept in %s: %s", copy, error)
-
-
-def _locate_or_download(files: FileSet, data_dir: Path) -> dict[str, Path]:
-    raw = _locate_in_system(files)
-    if raw is None:
-        downloads = data_dir / "downloads" / files.name
-        download(files.published, downloads)
-        raw = files.locate(downloads)
-    return raw
-
-
-def _locate_in_system(files: FileSet) -> dict[str, Path] | None:
-    for folder in files.system_folders:
-        try:
-            return files.locate(folder)
-        except DataError as error:
-            if folder.is_dir():
-                logger.info("%s is passed over: %s", folder, error)
-    return None
-
-
-def _whereabouts(files: FileSet, data_dir: Path, raw_dir: Path | None) -> str | None:
-    if raw_dir is not None:
-        try:
-            return f"raw files in {next(iter(files.locate(raw_dir).values())).parent}"
-        except DataError:
-            pass
-    prepared = find_prepared(data_dir, files)
-    if prepared is not None:
-        return f"prepared in {prepared}"
-    if (data_dir / "decoded" / files.name).is_dir():
-        return f"decoded in {data_dir / 'decoded' / files.name}"
-    raw = _locate_in_system(files)
-    return None if raw is None else f"raw files in {next(iter(raw.values())).parent}"
-
-
 def _file_set(name: str) -> FileSet:
     for files in FILE_SETS:
         if files.name == name:
@@ -288,8 +189,24 @@ def _file_set(name: str) -> FileSet:
 def _data_dir(data_dir: Folder | None) -> Path:
     if data_dir is None:
         data_dir = os.environ.get("JAXDL_DATA_DIR") or "~/.cache/jaxdl"
-    return Path(data_dir).expanduser()
+    return _expand("data_dir", data_dir)
 
 
 def _folder(folder: Folder | None) -> Path | None:
-    return None if folder is None else Path(folder).expanduser()
+    return None if folder is None else _expand("raw_dir", folder)
+
+
+def _expand(name: str, folder: Folder) -> Path:
+    """The folder, with the home folder for a leading ~."""
+    given = os.fspath(folder)
+    if not given:
+        raise ValueError(f"{name} must name a folder, got an empty one; leave it out, or pass '.'")
+    user = given.split(os.sep)[0]
+    unknown = os.path.expanduser(user) == user or (user == "~" and os.environ.get("HOME") == "")
+    if user.startswith("~") and unknown:
+        raise ValueError(
+            f"{name} must name a folder, got {given} where the home folder {user} is not known "
+            f"(HOME is {os.environ.get('HOME', 'not set')!r}); set HOME"
+            f"{' or JAXDL_DATA_DIR' * (name == 'data_dir')}, or pass a whole path as {name}"
+        )
+    return Path(given).expanduser()

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxdl.checks import require_key
+from jaxdl.data.proportions import by_class, by_group
 from jaxdl.data.types import Dataset
 
 _WITH_TEST = (0.85, 0.15)
@@ -16,29 +18,54 @@ _WITHOUT_TEST = (0.70, 0.15, 0.15)
 _ROUNDING = 1e-9
 
 
-def split(dataset: Dataset, *, key: jax.Array, fractions: Sequence[float] | None = None) -> Dataset:
+def split(
+    dataset: Dataset,
+    *,
+    key: jax.Array,
+    fractions: Sequence[float] | np.ndarray | None = None,
+    stratify: Any = None,
+    groups: Any = None,
+) -> Dataset:
     r"""Shuffle the training examples once, and cut them into two or three splits.
 
     Part j ends at example $\lfloor n \sum_{i \le j} f_i \rfloor$ of the shuffled order, which is a
     pure function of `key` and the number of examples n.
+
+    With `stratify` the parts have these sizes, and each part has its share of every class to less
+    than one example. With `groups` the examples of one group stay together. The sizes are then as
+    near to the fractions as a simple rule gets, which places the largest groups first. With both,
+    this holds for the examples of every class.
 
     Arguments:
         dataset: a data set from `load`.
         key: a `jax.random.key`.
         fractions: (train, validation) if a test split is published, default (0.85, 0.15); else
             (train, validation, test), default (0.70, 0.15, 0.15). Their sum is 1.
+        stratify: (n,), the class of each training example, for instance `dataset.train.targets`;
+            numbers or strings. None leaves the classes to chance.
+        groups: (n,), the group of each training example: the patient of an image, for instance.
+            None lets each example stand for itself.
 
     Raises:
         ValueError: a data set with a validation split; a wrong number of fractions, a fraction
-            below 0, or another sum; a split without examples.
+            below 0, or another sum; a split without examples; classes or groups of another length;
+            a class with fewer examples than splits; fewer groups than splits.
         TypeError: a key that is no `jax.random.key`.
 
     Example:
         >>> import jax, numpy as np
         >>> from jaxdl.data import Arrays
-        >>> arrays = Arrays(inputs=np.arange(10.0)[:, None], targets=np.arange(10.0)[:, None])
+        >>> arrays = Arrays(inputs=np.arange(10.0)[:, None], targets=np.arange(10) // 5)
         >>> split(Dataset("ten", arrays, None, None), key=jax.random.key(0))
         Dataset('ten', train=7, validation=1, test=2, classes=0)
+        >>> halves = split(
+        ...     Dataset("ten", arrays, None, arrays), key=jax.random.key(0), fractions=(0.6, 0.4),
+        ...     stratify=arrays.targets,
+        ... )
+        >>> np.bincount(halves.train.targets).tolist()
+        [3, 3]
+
+    The arguments are named as in scikit-learn's `train_test_split` and `GroupShuffleSplit`.
     """
     if dataset.validation is not None:
         raise ValueError(
@@ -49,15 +76,82 @@ def split(dataset: Dataset, *, key: jax.Array, fractions: Sequence[float] | None
     parts = ("train", "validation") if dataset.test is not None else ("train", "validation", "test")
     if fractions is None:
         fractions = _WITH_TEST if dataset.test is not None else _WITHOUT_TEST
+    fractions = [float(fraction) for fraction in fractions]
     count = len(dataset.train)
     ends = _ends(fractions, parts, count)
+    classes = None if stratify is None else _classes(stratify, count, len(parts))
+    together = None if groups is None else _groups(groups, count, len(parts))
     order = np.asarray(jax.random.permutation(key, count))
+    if together is not None:
+        place = by_group(
+            order, together, np.zeros_like(together) if classes is None else classes, fractions
+        )
+        _check_parts(place, parts, fractions)
+    elif classes is not None:
+        place = by_class(order, classes, fractions, np.diff([0, *ends]).tolist())
+    else:
+        place = np.empty(count, int)
+        place[order] = np.searchsorted(ends, np.arange(count), side="right")
     pieces = [
-        jax.tree.map(lambda array, rows=rows: np.asarray(array)[rows], dataset.train)
-        for rows in np.split(order, ends[:-1])
+        jax.tree.map(
+            lambda array, rows=order[place[order] == part]: np.asarray(array)[rows], dataset.train
+        )
+        for part in range(len(parts))
     ]
     test = dataset.test if dataset.test is not None else pieces[2]
     return replace(dataset, train=pieces[0], validation=pieces[1], test=test)
+
+
+def _classes(stratify: Any, count: int, parts: int) -> np.ndarray:
+    names, codes = _codes("stratify", stratify, count)
+    numbers = np.bincount(codes)
+    if numbers.min() < parts:
+        raise ValueError(
+            f"every class must have at least {parts} examples, one for each split, got "
+            f"{numbers.min()} of class {names[numbers.argmin()]}; leave the class out, or merge it "
+            "with another (and cut a continuous target into ranges)"
+        )
+    return codes
+
+
+def _groups(groups: Any, count: int, parts: int) -> np.ndarray:
+    names, codes = _codes("groups", groups, count)
+    if len(names) < parts:
+        raise ValueError(
+            f"there must be at least {parts} groups, one for each split, got {len(names)}; "
+            "make smaller groups"
+        )
+    return codes
+
+
+def _codes(name: str, given: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The different labels, and the number of each example's label among them."""
+    labels = np.asarray(given)
+    if labels.shape != (count,):
+        raise ValueError(
+            f"{name} must hold one label for each of the {count} training examples, got shape "
+            f"{labels.shape}; pass an array of shape ({count},)"
+        )
+    try:
+        names, codes = np.unique(labels, return_inverse=True)
+    except TypeError:
+        raise ValueError(
+            f"{name} must hold labels of one kind, numbers or strings, got {labels.dtype}; "
+            "convert them"
+        ) from None
+    if (names != names).any():  # NaN equals nothing
+        raise ValueError(f"{name} must not hold NaN, got one; leave these examples out")
+    return names, codes
+
+
+def _check_parts(place: np.ndarray, parts: Sequence[str], fractions: Sequence[float]) -> None:
+    numbers = np.bincount(place, minlength=len(parts))
+    if not numbers.all():
+        raise ValueError(
+            f"every split must get an example, got none for {parts[int(numbers.argmin())]} from "
+            f"fractions {tuple(fractions)} of groups that stay whole; give it a larger fraction, "
+            "or make smaller groups"
+        )
 
 
 def _ends(fractions: Sequence[float], parts: Sequence[str], count: int) -> list[int]:

@@ -1,13 +1,15 @@
 """Batches of data larger than the device or the host, read ahead of the steps that use them."""
 
+import operator
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import jax
 import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Array
 
+from jaxdl.checks import require_at_least
 from jaxdl.data.types import Arrays, DataError
 
 Decode = Callable[[Any], Mapping[str, Any]]
@@ -29,15 +31,15 @@ def stream(
     source: Arrays | RandomAccess,
     order: Sequence[int] | np.ndarray,
     *,
-    batch_size: int,
-    start_step: int = 0,
+    batch_size: SupportsIndex,
+    start_step: SupportsIndex = 0,
     drop_last: bool = False,
     decode: Decode | None = None,
     device: jax.Device | Sharding | None = None,
-    process_index: int | None = None,
-    process_count: int | None = None,
-    prefetch: int = 2,
-    threads: int = 1,
+    process_index: SupportsIndex | None = None,
+    process_count: SupportsIndex | None = None,
+    prefetch: SupportsIndex = 2,
+    threads: SupportsIndex = 1,
 ) -> Generator[dict[str, Any], None, None]:
     r"""The batches of one epoch, read, decoded and put on the device ahead of their use.
 
@@ -73,6 +75,7 @@ def stream(
     Raises:
         ValueError: settings out of range; P does not divide a batch (the smaller last one
             included); a sharding that does not match the parts that the processes read.
+        TypeError: a count that is no whole number.
         ImportError: grain is not installed.
         DataError: from the iterator: an example cannot be read, or differs in shape or dtype from
             its batch. The message names its index.
@@ -89,6 +92,12 @@ def stream(
         process_count = jax.process_count()
     if process_index is None:
         process_index = jax.process_index()
+    require_at_least(1, batch_size=batch_size, process_count=process_count)
+    require_at_least(1, prefetch=prefetch, threads=threads)
+    require_at_least(0, start_step=start_step, process_index=process_index)
+    batch_size, start_step, process_index, process_count, prefetch, threads = map(
+        operator.index, (batch_size, start_step, process_index, process_count, prefetch, threads)
+    )
     indices = _check_order(order, len(source))
     steps = _check_steps(len(indices), batch_size, start_step, drop_last)
     _check_threads(prefetch, threads)
@@ -242,32 +251,30 @@ def _check_order(order: Sequence[int] | np.ndarray, examples: int) -> np.ndarray
 
 
 def _check_steps(examples: int, batch_size: int, start_step: int, drop_last: bool) -> int:
-    if not 1 <= batch_size <= examples:
+    if batch_size > examples:
         raise ValueError(
-            f"batch_size must be at least 1 and at most the {examples} examples of the order, "
-            f"got {batch_size}; pass a number between"
+            f"batch_size must be at most the {examples} examples of the order, "
+            f"got {batch_size}; pass a smaller batch_size"
         )
     steps = examples // batch_size if drop_last else -(-examples // batch_size)
-    if not 0 <= start_step <= steps:
+    if start_step > steps:
         raise ValueError(
-            f"start_step must be at least 0 and at most the epoch's {steps} steps, "
+            f"start_step must be at most the epoch's {steps} steps, "
             f"got {start_step}; start the next epoch's order"
         )
     return steps
 
 
 def _check_threads(prefetch: int, threads: int) -> None:
-    if prefetch < 1:
-        raise ValueError(f"prefetch must be at least 1, got {prefetch}; 2 keeps the device busy")
-    if not 1 <= threads <= prefetch:
+    if threads > prefetch:
         raise ValueError(
-            f"threads must be at least 1 and at most the {prefetch} batches of prefetch, "
+            f"threads must be at most the {prefetch} batches of prefetch, "
             f"got {threads}; pass a larger prefetch too"
         )
 
 
 def _check_processes(rows: Sequence[int], index: int, count: int) -> None:
-    if not 0 <= index < count:
+    if index >= count:
         raise ValueError(
             f"process_index must be in 0..{count - 1}, as there are {count} processes, got {index}"
         )

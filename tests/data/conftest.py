@@ -64,7 +64,9 @@ def fashion_raw(tmp_path, fashion_arrays):
 @pytest.fixture
 def fashion(fashion_raw):
     """Fashion-MNIST that a system package put into `fashion_raw`."""
-    return dataclasses.replace(FASHION_MNIST, system_folders=(fashion_raw,), published=())
+    return dataclasses.replace(
+        FASHION_MNIST, system_folders=(fashion_raw,), published=(), examples=(30, 10)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +92,7 @@ def cifar_raw(tmp_path, cifar_arrays):
 @pytest.fixture
 def cifar():
     """CIFAR-10 that no machine has."""
-    return dataclasses.replace(CIFAR10, system_folders=(), published=())
+    return dataclasses.replace(CIFAR10, system_folders=(), published=(), examples=(20, 7))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import numpy as np
 from jaxdl.data.builders import find_prepared, read_prepared
 from jaxdl.data.cache import write_cache
 from jaxdl.data.catalog import FASHION_MNIST
-from jaxdl.data.sources import load_files, prepare_files
+from jaxdl.data.releases import load_files, prepare_files
 from jaxdl.data.types import Arrays, Dataset
 
 _OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}
@@ -59,7 +59,9 @@ def forked(action: Callable[[], None], data_dir: Path, kill_before: int | None) 
 def main(writer: str, raw: Path, scratch: Path) -> None:
     import tensorflow_datasets  # noqa: F401  (once, before the forks)
 
-    files = dataclasses.replace(FASHION_MNIST, system_folders=(raw,), published=())
+    files = dataclasses.replace(
+        FASHION_MNIST, system_folders=(raw,), published=(), examples=(30, 10)
+    )
     expected = dict(np.load(scratch / "expected.npz", allow_pickle=False))
 
     def check(dataset: Dataset) -> None:
@@ -93,11 +95,11 @@ def main(writer: str, raw: Path, scratch: Path) -> None:
     def look_and_run_again(data_dir: Path) -> None:
         if writer == "prepare":
             copy = find_prepared(data_dir, files)
-            if copy is not None:
-                check(read_prepared(copy, files))
+            assert copy is not None
+            check(read_prepared(copy, files))
         write(data_dir)
         check(load_files(files, data_dir=data_dir, raw_dir=raw if writer == "cache" else None))
-        leftovers = [path for path in data_dir.rglob(".partial-*")]
+        leftovers = [*data_dir.rglob(".partial-*"), *data_dir.rglob(".replaced-*")]
         assert not leftovers, leftovers
 
     def steps(data_dir: Path) -> int:

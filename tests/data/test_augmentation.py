@@ -192,18 +192,23 @@ def test_other_shapes_are_refused(key, augmentation, shape):
 
 def test_errors(key):
     images = jnp.ones((2, 6, 9, 3), jnp.uint8)
-    for padding in (-1, 6):
-        with pytest.raises(ValueError, match=f"less than the image's 6 x 9 pixels, got {padding}"):
-            random_crop(key, images, padding=padding)
-    for size in (0, 7):
-        with pytest.raises(ValueError, match=f"at most the image's 6 x 9 pixels, got {size}"):
-            cutout(key, images, size=size)
+    with pytest.raises(ValueError, match="less than the image's 6 x 9 pixels, got 6"):
+        random_crop(key, images, padding=6)
+    with pytest.raises(ValueError, match="padding must be at least 0, got -1"):
+        random_crop(key, images, padding=-1)
+    with pytest.raises(ValueError, match="at most the image's 6 x 9 pixels, got 7"):
+        cutout(key, images, size=7)
+    with pytest.raises(ValueError, match="size must be at least 1, got 0"):
+        cutout(key, images, size=0)
     for probability in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"probability must be in \[0, 1\]"):
             random_flip(key, images, probability=probability)
     for value in (0.5, 256.0, -1.0, [0.0, 1.0, float("nan")]):
         with pytest.raises(ValueError, match=r"value must be whole and in 0\.\.255"):
             cutout(key, images, size=2, value=value)
+    for dtype, value in (("float16", 1e6), ("float32", 1e300)):
+        with pytest.raises(ValueError, match=f"images of {dtype} can hold, got"):
+            cutout(key, images.astype(dtype), size=2, value=value)
     with pytest.raises(ValueError, match=r"one number or 3, one a channel, got shape \(2,\)"):
         cutout(key, images, size=2, value=[1.0, 2.0])
 
@@ -212,3 +217,18 @@ def test_another_mode_is_refused(key, images):
     # Unwrapped of the checks of types that tests add, which refuse it first.
     with pytest.raises(ValueError, match="mode must be one of zeros, reflect, got 'edge'"):
         inspect.unwrap(random_crop)(key, images, mode="edge")
+
+
+def test_counts_are_whole_numbers_of_any_kind(key, images):
+    for number in (2, np.int64(2), np.uint8(2), jnp.int32(2)):
+        chex.assert_trees_all_equal(
+            random_crop(key, images, padding=number), random_crop(key, images, padding=2)
+        )
+        chex.assert_trees_all_equal(cutout(key, images, size=number), cutout(key, images, size=2))
+    with pytest.raises(TypeError, match=r"padding must be a whole number, got 2\.0"):
+        inspect.unwrap(random_crop)(key, images, padding=2.0)
+    with pytest.raises(TypeError, match=r"size must be a whole number, got 2\.0"):
+        inspect.unwrap(cutout)(key, images, size=2.0)
+    chex.assert_trees_all_equal(
+        random_flip(key, images, probability=np.float32(0.5)), random_flip(key, images)
+    )

@@ -13,7 +13,7 @@ import pytest
 
 from jaxdl.data import Arrays, Dataset
 from jaxdl.data.cache import fingerprint, read_cache, write_cache
-from jaxdl.files import partial_folder, publish
+from jaxdl.files import partial_folder
 
 
 def small(seed=0, count=20):
@@ -45,25 +45,34 @@ def copy(tmp_path):
 
 
 def test_what_was_written_is_read(copy):
-    check_equal(read_cache(copy, source="one"), small())
-    check_equal(read_cache(copy, source=None), small())
+    check_equal(read_cache(copy, source="one")[0], small())
+    check_equal(read_cache(copy, source=None)[0], small())
     assert json.loads((copy / "dataset.json").read_text())["verified"] is True
 
 
 def test_a_copy_of_other_files_is_not_taken(copy):
     assert read_cache(copy, source="two") is None
+    check_equal(read_cache(copy, source="two", or_verified=True)[0], small())
+    write_cache(copy, small(), source="one", verified=False)
+    assert read_cache(copy, source="two", or_verified=True) is None
+
+
+def test_what_a_reader_must_be_told_is_kept(copy):
+    assert read_cache(copy, source=None)[1] == ""
+    write_cache(copy, small(), source="one", verified=False, notice="nine images")
+    assert read_cache(copy, source=None)[1] == "nine images"
 
 
 def test_a_copy_is_replaced(copy):
     write_cache(copy, small(seed=1), source="two", verified=False)
-    check_equal(read_cache(copy, source="two"), small(seed=1))
+    check_equal(read_cache(copy, source="two")[0], small(seed=1))
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
 
 def test_writing_to_the_arrays_changes_no_file(copy):
-    found = read_cache(copy, source="one")
+    found, _ = read_cache(copy, source="one")
     found.train.inputs[:] = 0
-    check_equal(read_cache(copy, source="one"), small())
+    check_equal(read_cache(copy, source="one")[0], small())
 
 
 def test_reading_holds_one_copy(tmp_path):
@@ -73,7 +82,7 @@ def test_reading_holds_one_copy(tmp_path):
     write_cache(folder, Dataset("large", arrays, None, None), source="s", verified=False)
     tracemalloc.start()
     try:
-        found = read_cache(folder, source="s")
+        found, _ = read_cache(folder, source="s")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -95,7 +104,11 @@ def empty(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, os.remove])
+def lengthen(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, lengthen, empty, os.remove])
 @pytest.mark.parametrize("name", ["train_inputs.npy", "test_targets.npy", "dataset.json"])
 def test_a_damaged_copy_is_noticed(copy, caplog, damage, name):
     damage(copy / name)
@@ -103,6 +116,46 @@ def test_a_damaged_copy_is_noticed(copy, caplog, damage, name):
         assert read_cache(copy, source="one") is None
     assert "is damaged" in caplog.text
     assert str(copy) in caplog.text
+
+
+def test_every_byte_of_a_header_counts(copy, caplog):
+    path = copy / "train_inputs.npy"
+    whole = path.read_bytes()
+    for place in range(len(whole) - small().train.inputs.nbytes):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert read_cache(copy, source="one") is None
+    path.write_bytes(whole)
+    check_equal(read_cache(copy, source="one")[0], small())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"a"', '"c"'), ('"small"', '"large"'), ("true", "false"), ("20", "10"), ('"one"', '"two"')],
+)
+def test_a_changed_word_of_the_record_is_noticed(copy, caplog, old, new):
+    path = copy / "dataset.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert read_cache(copy, source=None) is None
+    assert "sha256 of dataset.json must be" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "1" * 5_000, "null", " " * 1_000_001])
+def test_a_record_that_is_no_mapping_is_damage(copy, caplog, text):
+    (copy / "dataset.json").write_text(text)
+    assert read_cache(copy, source=None) is None
+    assert "is damaged" in caplog.text
+
+
+def test_a_copy_of_another_version_is_decoded_again_without_alarm(copy, caplog):
+    (copy / "dataset.json").write_text(json.dumps({"format": 1, "name": "small"}))
+    assert read_cache(copy, source=None) is None
+    assert caplog.text == ""
+
+
+def test_a_copy_is_what_numpy_reads(copy):
+    np.testing.assert_array_equal(np.load(copy / "train_inputs.npy"), small().train.inputs)
 
 
 def test_an_array_that_holds_objects_is_not_unpickled(copy):
@@ -157,19 +210,6 @@ def test_a_failure_leaves_nothing(tmp_path):
         (partial / "half").write_bytes(b"1")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
-
-
-def test_publish_replaces_a_file_and_a_folder(tmp_path):
-    for content in (b"1", b"2"):
-        with partial_folder(tmp_path) as partial:
-            (partial / "file").write_bytes(content)
-            (partial / "folder" / "in").mkdir(parents=True)
-            (partial / "folder" / "in" / "file").write_bytes(content)
-            publish(partial / "file", tmp_path / "file")
-            publish(partial / "folder", tmp_path / "folder")
-        assert (tmp_path / "file").read_bytes() == content
-        assert (tmp_path / "folder" / "in" / "file").read_bytes() == content
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 @pytest.mark.parametrize("writer", ["cache", "prepare"])

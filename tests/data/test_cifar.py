@@ -1,7 +1,10 @@
 """CIFAR-10's records are read exactly, from its folder or its archive, and faults are named."""
 
+import contextlib
+import gzip
 import io
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -137,3 +140,52 @@ def test_a_link_or_device_is_refused(archive, kind):
         tar.addfile(member, io.BytesIO())
     with pytest.raises(DataError, match="a link or a device"):
         read(archive.parent)
+
+
+def test_a_sparse_member_is_refused_before_anything_is_reserved(archive):
+    # A header of the old GNU format that promises 3.7 GB of zeros and stores none of them.
+    size = 1_204_000 * 3073
+    header = bytearray(tarfile.TarInfo(f"{CIFAR_FOLDER}/data_batch_1.bin").tobuf())
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[386:410] = b"%011o\0" % size + b"%011o\0" % 0  # the only part: at the end, empty
+    header[483:495] = b"%011o\0" % size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    archive.write_bytes(gzip.compress(bytes(header) + bytes(1024)))
+    with tarfile.open(archive) as tar:
+        assert tar.getmembers()[0].size == size  # it is what it should be
+    with at_most(1e6), pytest.raises(DataError, match=r"data_batch_1\.bin', a sparse file"):
+        read(archive.parent)
+
+
+@pytest.mark.parametrize("again", ["", "./"])
+def test_a_member_given_twice_is_refused(archive, again):
+    record = bytes(3073)
+    with tarfile.open(archive, "w:gz") as tar:
+        for prefix, content in [("", record), (again, b"\1" + record[1:])]:
+            member = tarfile.TarInfo(f"{prefix}{CIFAR_FOLDER}/data_batch_1.bin")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(DataError, match="every member must be there once, got it again"):
+        read(archive.parent)
+
+
+@pytest.mark.parametrize("size", [8 << 30, 3073 * 1_000_000, 0, 3072])
+def test_a_size_that_the_archive_does_not_hold_reserves_nothing(archive, size):
+    member = tarfile.TarInfo(f"{CIFAR_FOLDER}/data_batch_1.bin")
+    member.size = size
+    archive.write_bytes(gzip.compress(member.tobuf() + bytes(3073)))
+    with at_most(1e6), pytest.raises(DataError, match=CIFAR_ARCHIVE):
+        read(archive.parent)
+
+
+@contextlib.contextmanager
+def at_most(bytes_reserved):
+    """Fails if more memory was reserved at any moment; NumPy's arrays are counted too."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < bytes_reserved

@@ -14,7 +14,7 @@ from jaxdl.data import DataError
 from jaxdl.data.catalog import CIFAR10, FASHION_MNIST, FILE_SETS, MNIST
 from jaxdl.data.download import download
 from jaxdl.data.published import Published
-from jaxdl.data.sources import load_files
+from jaxdl.data.releases import load_files
 
 pytest.importorskip("tensorflow_datasets")
 
@@ -168,6 +168,12 @@ def test_no_server_is_found_out_at_once(tmp_path, monkeypatch):
         download([resource], tmp_path)
 
 
+def test_a_folder_that_cannot_be_written_is_named(resource, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match=r"file/data: the folder must be .* set JAXDL_DATA_DIR"):
+        download([resource], tmp_path / "file" / "data")
+
+
 @pytest.fixture
 def published_fashion(server, fashion_arrays, formats):
     """Fashion-MNIST that only the server has."""
@@ -175,7 +181,9 @@ def published_fashion(server, fashion_arrays, formats):
         server.publish(f"{name}.gz", gzip.compress(formats.idx(values)))
         for name, values in fashion_arrays.items()
     )
-    return dataclasses.replace(FASHION_MNIST, published=resources, system_folders=())
+    return dataclasses.replace(
+        FASHION_MNIST, published=resources, system_folders=(), examples=(30, 10)
+    )
 
 
 def test_load_downloads_once(server, published_fashion, tmp_path, check_fashion):

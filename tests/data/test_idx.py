@@ -1,6 +1,7 @@
 """IDX files are read exactly, and a file that is not what it says is named and refused."""
 
 import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -107,6 +108,30 @@ def test_a_header_that_promises_terabytes_reserves_nothing(tmp_path, zipped):
     path = labels_file(tmp_path, gzip.compress(content) if zipped else content)
     with pytest.raises(DataError, match="truncated"):
         read_idx(path, dimensions=3)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_memory_grows_with_what_is_there_not_with_what_is_promised(tmp_path, zipped):
+    # A megabyte that gzip cannot shrink might hold a gigabyte; the header promises 0.9 of it.
+    noise = np.random.default_rng(0).bytes(1_000_000)
+    content = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (1_148_000, 28, 28)) + noise
+    path = labels_file(tmp_path, gzip.compress(content) if zipped else content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="truncated"):
+            read_idx(path, dimensions=3)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # What is there, a block of a megabyte, and the room that a growing array leaves.
+    assert peak < 4e6
+
+
+@pytest.mark.parametrize("sizes", [(0, 28, 28), (5, 0, 28), (0, 2**32 - 1, 2**32 - 1)])
+def test_sizes_of_zero_are_refused(tmp_path, sizes):
+    content = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in sizes)
+    with pytest.raises(DataError, match="every size must be at least 1"):
+        read_idx(labels_file(tmp_path, content), dimensions=3)
 
 
 def test_a_label_outside_the_classes_is_named(fashion_raw, formats):

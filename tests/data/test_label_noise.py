@@ -1,5 +1,7 @@
 """Wrong labels: as many as asked for, spread evenly over the other classes."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,3 +44,10 @@ def test_shares_and_classes_that_make_no_sense_are_refused(share, classes):
 def test_labels_that_are_no_numbers_of_classes_are_refused():
     with pytest.raises(ValueError, match="labels must be integers, got float32"):
         mislabel(jax.random.key(0), np.zeros(3, np.float32), 0.5, classes=10)
+
+
+def test_classes_are_a_whole_number_of_any_kind():
+    one, other = (mislabel(jax.random.key(0), LABELS, 0.5, classes=k) for k in (10, np.int64(10)))
+    np.testing.assert_array_equal(one, other)
+    with pytest.raises(TypeError, match=r"classes must be a whole number, got 9\.5"):
+        inspect.unwrap(mislabel)(jax.random.key(0), LABELS, 0.5, classes=9.5)

@@ -1,5 +1,8 @@
 """Scalers see the training split alone, and equal the definition computed in full precision."""
 
+import inspect
+from fractions import Fraction
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -100,6 +103,75 @@ def test_a_training_split_with_nan_is_refused():
         standardize(Dataset("d", arrays, None, None))
 
 
+def standardized(values):
+    values = np.asarray(values)
+    scaled, scaler = standardize(Dataset("d", Arrays(values, np.zeros(len(values))), None, None))
+    return scaled.train.inputs, scaler
+
+
+@pytest.mark.parametrize(
+    ("dtype", "power"),
+    [
+        *[(np.float64, p) for p in (-960, -660, -520, 520, 660, 1020)],
+        *[(np.float32, p) for p in (-120, -100, 100, 124)],
+        *[(np.float16, p) for p in (-10, 12)],
+    ],
+)
+def test_a_power_of_two_of_the_unit_changes_no_bit(dtype, power):
+    # From 1e-289 to 1e307: neither the squares nor the sums of such values are in float64.
+    base = np.random.default_rng(0).integers(-512, 512, (50, 3)).astype(dtype) / 128
+    found, scaler = standardized(np.ldexp(base, power))
+    expected, unscaled = standardized(base)
+    wide = base.astype(np.float64)
+    # One rounding to the dtype, of values below 4, and float64's of 50 values.
+    atol = 4 * (np.finfo(dtype).eps + 50 * np.finfo(np.float64).eps)
+    np.testing.assert_allclose(expected, (wide - wide.mean(0)) / wide.std(0), atol=atol, rtol=0)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(scaler.mean, np.ldexp(unscaled.mean, power))
+    np.testing.assert_array_equal(scaler.std, np.ldexp(unscaled.std, power))
+
+
+@pytest.mark.parametrize("unit", [1e200, 1e-200, 1e-290, 1.7e308, 1.0])
+def test_the_scaler_is_right_for_values_of_any_size(unit):
+    values = np.array([[-1.0], [1.0], [1.0], [0.5]]) * unit
+    found, scaler = standardized(values)
+    exact = [Fraction(value) for value in values[:, 0]]
+    mean = sum(exact) / 4
+    variance = float(sum((x - mean) ** 2 for x in exact) / 4 / Fraction(unit) ** 2)
+    # Ten roundings of float64.
+    rtol = 10 * np.finfo(np.float64).eps
+    np.testing.assert_allclose(scaler.mean, [float(mean)], rtol=rtol)
+    np.testing.assert_allclose(scaler.std / unit, [variance**0.5], rtol=rtol)
+    z = [float((x - mean) / Fraction(unit)) / variance**0.5 for x in exact]
+    np.testing.assert_allclose(found[:, 0], z, rtol=rtol)
+    np.testing.assert_allclose(scaler.inverse(found), values, rtol=rtol)
+
+
+def test_a_feature_below_the_smallest_normal_number_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"vary by at least 2\.2.*e-308.*column 1; give it"):
+        standardized([[1.0, 0.0], [2.0, 1e-310]])
+
+
+def test_a_value_that_the_dtype_cannot_hold_is_refused():
+    train = Arrays(np.array([[0.0], [0.01]], np.float16), np.zeros(2))
+    test = Arrays(np.array([[60_000.0]], np.float16), np.zeros(1))
+    with pytest.raises(ValueError, match=r"within float16, got .*convert the values to a wider"):
+        standardize(Dataset("d", train, None, test))
+    _, scaler = standardized(np.array([[0.0], [60_000.0]], np.float16))
+    with pytest.raises(ValueError, match="within float16"):
+        scaler.inverse(np.array([[3.0]], np.float16))
+    # What was not finite before is left as it is.
+    assert np.isnan(scaler.inverse(np.array([[np.nan]], np.float16))).all()
+
+
+@pytest.mark.parametrize("unit", [2.0**-900, 2.0**-600, 1.0])
+def test_image_statistics_are_right_for_any_unit(unit):
+    values = np.random.default_rng(0).integers(0, 256, (5, 2, 2, 3)) / 256
+    mean, std = image_statistics(values * unit)
+    np.testing.assert_allclose(mean / unit, values.mean((0, 1, 2)), rtol=1e-14)
+    np.testing.assert_allclose(std / unit, values.std((0, 1, 2)), rtol=1e-14)
+
+
 @pytest.mark.parametrize("count", [1, 999, 2_500])  # below, at and across the chunks' borders
 def test_uint8_statistics_are_those_of_float64(count):
     images = np.random.default_rng(0).integers(0, 256, (count, 3, 2, 3), np.uint8)
@@ -159,6 +231,9 @@ def test_normalized_images_have_mean_0_and_variance_1(dtype):
         (0.5, -1.0, "std positive"),
         (float("nan"), 1.0, "mean must be finite"),
         (0.5, float("inf"), "std positive"),
+        (0.5, 1e-60, "a float32 must hold both"),
+        (0.5, 1e60, "a float32 must hold both"),
+        (1e60, 1.0, "a float32 must hold both"),
     ],
 )
 def test_bad_statistics_are_refused(mean, std, message):
@@ -182,7 +257,24 @@ def test_shrinking_averages_squares_of_pixels():
     np.testing.assert_array_equal(shrink_images(pixels, 1), pixels)
 
 
-@pytest.mark.parametrize("window", [0, 3, 4, 8])
+def test_shrinking_keeps_means_that_sums_in_float32_would_lose():
+    large = np.full((1, 2, 2, 1), 3e38, np.float32)
+    np.testing.assert_array_equal(shrink_images(large, 2), large[:, :1, :1])
+    # 2^24 + 1 is no float32, and neither is the sum of these.
+    whole = np.array([2**24 - 1, 2**24 - 1, 2**24 - 2, 2**24], np.int32).reshape(1, 2, 2, 1)
+    assert shrink_images(whole, 2).item() == 2**24 - 1
+    with pytest.raises(ValueError, match="within float32, got 1e\\+200"):
+        shrink_images(np.full((1, 2, 2, 1), 1e200), 2)
+
+
+def test_a_window_is_a_whole_number():
+    images = np.zeros((1, 4, 4, 1), np.uint8)
+    assert shrink_images(images, np.int64(2)).shape == (1, 2, 2, 1)
+    with pytest.raises(TypeError, match=r"window must be a whole number, got 2\.0"):
+        inspect.unwrap(shrink_images)(images, 2.0)
+
+
+@pytest.mark.parametrize("window", [-2, 0, 3, 4, 8])
 def test_a_window_that_does_not_divide_the_images_is_refused(window):
-    with pytest.raises(ValueError, match=f"window must divide .* got {window}"):
+    with pytest.raises(ValueError, match=f"window must .* got {window}"):
         shrink_images(np.zeros((1, 4, 6, 3), np.uint8), window)

@@ -1,10 +1,12 @@
 """Where `load` looks, in which order, and that what it says it found is what it read."""
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -13,8 +15,8 @@ import pytest
 
 from jaxdl.data import DataError, available, load, load_or_small, prepare
 from jaxdl.data.catalog import FASHION_MNIST
-from jaxdl.data.published import Published, are_published
-from jaxdl.data.sources import load_files, prepare_files
+from jaxdl.data.published import Published, compare
+from jaxdl.data.releases import load_files, prepare_files
 
 
 def labels_changed(folder, formats):
@@ -143,27 +145,184 @@ def test_published_files_are_told_in_every_form(tmp_path):
         (gzip.compress(content)[:-9], False),
     ]:
         path.write_bytes(written)
-        assert are_published({name: path}, [resource]) is verdict
-    assert not are_published({"another": path}, [resource])
-    assert not are_published({}, [resource])
+        assert compare({name: path}, [resource]) == ([] if verdict else [name], [])
+    assert compare({"another": path}, [resource]) == ([], ["another"])
 
 
-def test_the_verdict_is_logged_and_kept(
-    fashion, fashion_raw, fashion_arrays, tmp_path, caplog, formats
-):
+def test_a_digest_that_is_not_known_is_no_mismatch(tmp_path):
+    content = b"published" * 100
+    path = tmp_path / "values-idx.gz"
+    resource = dataclasses.replace(published(path, content), content_sha256=None)
+    path.write_bytes(gzip.compress(content, compresslevel=1))
+    assert compare({"values-idx": path}, [resource]) == (["values-idx"], [])
+    plain = path.rename(tmp_path / "values-idx")
+    plain.write_bytes(content)
+    assert compare({"values-idx": plain}, [resource]) == ([], ["values-idx"])
+
+
+@pytest.fixture
+def known(fashion, fashion_arrays, tmp_path, formats):
+    """Fashion-MNIST whose published files are those in `fashion_raw`."""
     resources = tuple(
         published(tmp_path / f"{name}.gz", formats.idx(values))
         for name, values in fashion_arrays.items()
     )
-    verified = dataclasses.replace(fashion, published=resources)
-    for files, verdict, flag in ((verified, "verified", True), (fashion, "accepted, but", False)):
+    return dataclasses.replace(fashion, published=resources)
+
+
+def test_the_verdict_is_logged_and_kept(known, fashion, fashion_raw, tmp_path, caplog):
+    for files, verdict, flag in ((known, "verified", True), (fashion, "accepted, but", False)):
         caplog.clear()
         data_dir = tmp_path / verdict
         with caplog.at_level(logging.INFO, "jaxdl.data"):
             load_files(files, data_dir=data_dir, raw_dir=None)
         assert f"{fashion_raw}: {verdict}" in caplog.text
+        assert not [record for record in caplog.records if record.levelno > logging.INFO]
         record = json.loads((data_dir / "decoded" / files.name / "dataset.json").read_text())
         assert record["verified"] is flag
+
+
+def flip_a_pixel(folder, formats, values):
+    """One bit of one test image, in a file that is whole; the old size and time of change."""
+    path = folder / "t10k-images-idx3-ubyte.gz"
+    before = path.stat()
+    changed = values["t10k-images-idx3-ubyte"].copy()
+    changed[3, 4, 5] ^= 1
+    content = gzip.compress(formats.idx(changed), mtime=0)
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return before
+
+
+def warnings_of(caplog, action):
+    caplog.clear()
+    result = action()
+    return result, [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_flipped_pixel_warns_at_every_load_until_it_is_mended(
+    known, fashion_raw, fashion_arrays, tmp_path, check_fashion, formats, caplog, named
+):
+    arguments = {"data_dir": tmp_path / "data", "raw_dir": fashion_raw if named else None}
+    whole = (fashion_raw / "t10k-images-idx3-ubyte.gz").read_bytes()
+    before = flip_a_pixel(fashion_raw, formats, fashion_arrays)
+    for _ in range(2):  # decoded, then from the copy
+        dataset, said = warnings_of(caplog, lambda: load_files(known, **arguments))
+        assert (dataset.test.inputs[..., 0] != fashion_arrays["t10k-images-idx3-ubyte"]).sum() == 1
+        assert len(said) == 1
+        assert f"{fashion_raw} must have the published digests" in said[0]
+        assert "got others for t10k-images-idx3-ubyte;" in said[0]
+    path = fashion_raw / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(whole)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    dataset, said = warnings_of(caplog, lambda: load_files(known, **arguments))
+    check_fashion(dataset)
+    assert said == []
+
+
+def test_a_verified_copy_needs_its_source_no_more(
+    known, fashion_raw, fashion_arrays, tmp_path, check_fashion, formats, caplog
+):
+    load_files(known, data_dir=tmp_path / "data", raw_dir=None)
+    flip_a_pixel(fashion_raw, formats, fashion_arrays)
+    action = functools.partial(load_files, known, data_dir=tmp_path / "data", raw_dir=None)
+    dataset, said = warnings_of(caplog, action)
+    check_fashion(dataset)
+    assert said == []
+
+
+def test_few_images_do_not_pass_for_the_published_set(fashion, tmp_path, caplog, fashion_raw):
+    files = dataclasses.replace(fashion, examples=FASHION_MNIST.examples)
+    data_dir = tmp_path / "data"
+    actions = [
+        lambda: load_files(files, data_dir=data_dir, raw_dir=None),
+        lambda: load_files(files, data_dir=data_dir, raw_dir=None),
+        lambda: load_files(files, data_dir=data_dir, raw_dir=fashion_raw),
+        lambda: prepare_files(files, data_dir=data_dir, raw_dir=fashion_raw),
+        lambda: load_files(files, data_dir=data_dir, raw_dir=None),
+        lambda: load_files(files, data_dir=data_dir, raw_dir=None),
+    ]
+    for action in actions:
+        _, said = warnings_of(caplog, action)
+        assert len(said) == 1
+        assert "has 60000 training and 10000 test examples, got 30 and 10 from" in said[0]
+
+
+def test_a_copy_prepared_from_other_files_says_so(
+    known, fashion_raw, fashion_arrays, tmp_path, formats, caplog
+):
+    flip_a_pixel(fashion_raw, formats, fashion_arrays)
+    data_dir = tmp_path / "data"
+    prepare_files(known, data_dir=data_dir, raw_dir=fashion_raw)
+    for _ in range(2):
+        action = functools.partial(load_files, known, data_dir=data_dir, raw_dir=None)
+        _, said = warnings_of(caplog, action)
+        assert len(said) == 1
+        assert "got others for t10k-images-idx3-ubyte;" in said[0]
+
+
+def test_a_copy_of_another_set_is_not_taken(known, tmp_path, check_fashion, caplog):
+    data_dir = tmp_path / "data"
+    other = dataclasses.replace(known, name="mnist")
+    load_files(other, data_dir=data_dir, raw_dir=None)
+    (data_dir / "decoded" / "mnist").rename(data_dir / "decoded" / "fashion_mnist")
+    action = functools.partial(load_files, known, data_dir=data_dir, raw_dir=None)
+    dataset, said = warnings_of(caplog, action)
+    assert dataset.name == "fashion_mnist"
+    assert len(said) == 1
+    assert "holds mnist" in said[0]
+
+
+def test_without_copy_and_source_the_command_is_named(known, tmp_path, monkeypatch):
+    data_dir = tmp_path / "data"
+    load_files(known, data_dir=data_dir, raw_dir=None)
+    (data_dir / "decoded" / known.name / "dataset.json").write_text("{")
+    for variable in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    nowhere = [dataclasses.replace(r, url="http://127.0.0.1:1/x") for r in known.published]
+    away = dataclasses.replace(known, system_folders=(), published=tuple(nowhere))
+    with pytest.raises(DataError, match="`jaxdl data prepare NAME --raw-dir FOLDER`"):
+        load_files(away, data_dir=data_dir, raw_dir=None)
+
+
+@pytest.mark.parametrize("name", ["data_dir", "raw_dir"])
+def test_a_tilde_is_the_home_folder(name, fashion_raw, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folders = {"data_dir": tmp_path / "data", "raw_dir": fashion_raw}
+    folders[name] = f"~/{folders[name].name}"
+    load("fashion_mnist", **folders)
+    assert (tmp_path / "data" / "decoded").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ({}, "data_dir must name a folder, got ~/.cache/jaxdl where .* HOME"),
+        ({"data_dir": "~/x"}, "data_dir must name a folder, got ~/x where the home folder ~ is"),
+        ({"data_dir": "/tmp", "raw_dir": "~"}, "raw_dir must name a folder, got ~ where"),
+        ({"data_dir": "~no-such-user/x"}, "home folder ~no-such-user is not known"),
+        ({"data_dir": ""}, "data_dir must name a folder, got an empty one"),
+        ({"data_dir": "/tmp", "raw_dir": ""}, "raw_dir must name a folder, got an empty one"),
+    ],
+)
+def test_a_folder_that_is_not_known_is_refused(folders, message, monkeypatch):
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.delenv("JAXDL_DATA_DIR", raising=False)
+    for function in (functools.partial(load, "mnist"), functools.partial(prepare, "mnist")):
+        with pytest.raises(ValueError, match=message):
+            function(**folders)
+    with pytest.raises(ValueError, match=message):
+        available(**folders)
+
+
+def test_a_home_that_the_system_does_not_know_is_refused(monkeypatch):
+    # No HOME, and a user without an entry in the system's list.
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("JAXDL_DATA_DIR", raising=False)
+    with pytest.raises(ValueError, match="HOME is 'not set'"):
+        available()
 
 
 @pytest.mark.skipif(

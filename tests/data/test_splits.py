@@ -96,3 +96,135 @@ def test_a_split_data_set_is_refused(key):
 def test_only_one_typed_key_is_taken(bad, message):
     with pytest.raises(TypeError, match=message):
         split(numbered(20), key=bad)
+
+
+FRACTIONS = [
+    ((0.7, 0.15, 0.15), None),
+    ((0.5, 0.25, 0.25), None),
+    ((1 / 3, 1 / 3, 1 / 3), None),
+    ((0.05, 0.05, 0.9), None),
+    ((0.85, 0.15), 7),
+    ((0.5, 0.5), 7),
+]
+
+
+def labelled(labels, test=None):
+    dataset = numbered(len(labels), test)
+    return Dataset("labelled", dataset.train, None, dataset.test)
+
+
+@pytest.mark.parametrize(("fractions", "test"), FRACTIONS)
+@pytest.mark.parametrize("seed", range(5))
+def test_each_part_has_its_share_of_each_class_to_less_than_one(fractions, test, seed):
+    generator = np.random.default_rng(seed)
+    counts = generator.integers(3, 40, 8)
+    labels = generator.permutation(np.repeat(np.arange(8), counts))
+    dataset = labelled(labels, test)
+    key = jax.random.key(seed)
+    parts = split(dataset, key=key, fractions=fractions, stratify=labels)
+    plain = split(dataset, key=key, fractions=fractions)
+    rows = []
+    for name, fraction in zip(("train", "validation", "test"), fractions, strict=False):
+        arrays = getattr(parts, name)
+        np.testing.assert_array_equal(arrays.targets, 2 * arrays.inputs)
+        # The size is that of the split without classes.
+        assert len(arrays) == len(getattr(plain, name))
+        found = np.bincount(labels[ids(arrays)], minlength=8)
+        # 1e-9 for the rounding of the fraction itself.
+        assert (np.abs(found - fraction * counts) < 1 + 1e-9).all()
+        rows += ids(arrays)
+    assert sorted(rows) == list(range(len(labels)))
+
+
+def test_an_exact_share_is_exact():
+    labels = np.repeat(["cat", "dog", "owl"], [20, 40, 60])
+    parts = split(labelled(labels), key=jax.random.key(0), stratify=labels)
+    for arrays, counts in ((parts.train, [14, 28, 42]), (parts.test, [3, 6, 9])):
+        assert np.unique(labels[ids(arrays)], return_counts=True)[1].tolist() == counts
+
+
+def test_chance_decides_who_goes_where_in_a_class(key):
+    labels = np.tile([0, 1], 50)
+    first, again, other = (
+        split(labelled(labels), key=k, stratify=labels)
+        for k in (key, jax.random.key(0), jax.random.key(1))
+    )
+    assert ids(first.train) == ids(again.train)
+    # Of 50 examples of a class 35 are taken: two keys agree with probability 5e-13 each.
+    assert set(ids(first.train)) != set(ids(other.train))
+    assert ids(first.train) != sorted(ids(first.train))
+
+
+def test_no_class_is_favoured_when_shares_are_rounded():
+    # Half of these ten classes of 5 get 3 examples in the training part, and half get 2.
+    labels = np.repeat(np.arange(10), 5)
+    dataset = labelled(labels, 7)
+    taken = np.zeros(10)
+    for seed in range(60):
+        parts = split(dataset, key=jax.random.key(seed), fractions=(0.5, 0.5), stratify=labels)
+        taken += np.bincount(labels[ids(parts.train)], minlength=10) - 2
+    assert taken.sum() == 300
+    # Binomial(60, 1/2) at most: 5 standard deviations for ten classes, a false alarm in 10^5.
+    assert (np.abs(taken - 30) < 5 * np.sqrt(15)).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("stratified", [False, True])
+def test_groups_stay_whole(seed, stratified):
+    generator = np.random.default_rng(seed)
+    sizes = generator.integers(1, 12, 80)
+    groups = generator.permutation(np.repeat([f"patient {i}" for i in range(80)], sizes))
+    labels = generator.integers(0, 2, len(groups)) if stratified else None
+    key = jax.random.key(seed)
+    parts = split(labelled(groups), key=key, groups=groups, stratify=labels)
+    named = [set(groups[ids(arrays)]) for arrays in (parts.train, parts.validation, parts.test)]
+    assert sum(map(len, named)) == 80 == len(set.union(*named))
+    if not stratified:
+        # A group goes where most is missing, so no part ends further from its share than a group.
+        for arrays, share in zip(
+            (parts.train, parts.validation, parts.test), (0.7, 0.15, 0.15), strict=True
+        ):
+            assert abs(len(arrays) - share * len(groups)) < sizes.max()
+    again = split(labelled(groups), key=key, groups=groups, stratify=labels)
+    assert ids(again.train) == ids(parts.train)
+
+
+def test_groups_keep_the_balance_of_classes_where_they_can():
+    # Forty groups, each of one class: without the classes, chance alone would balance them.
+    groups = np.repeat(np.arange(40), 5)
+    labels = groups % 4
+    parts = split(labelled(groups), key=jax.random.key(0), groups=groups, stratify=labels)
+    assert np.bincount(labels[ids(parts.train)]).tolist() == [35] * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stratify": np.zeros(9)}, r"stratify must hold one label .* the 10 .* shape \(9,\)"),
+        ({"stratify": np.zeros((10, 1))}, r"stratify must .* shape \(10, 1\); pass .* \(10,\)"),
+        ({"stratify": True}, r"stratify must .* shape \(\)"),
+        ({"stratify": [0] * 8 + [1] * 2}, "at least 3 examples, .* got 2 of class 1; leave"),
+        ({"stratify": np.linspace(0, 1, 10)}, r"got 1 of class 0\.0; .* target into ranges"),
+        ({"stratify": [0.0] * 9 + [np.nan]}, "stratify must not hold NaN"),
+        ({"stratify": [None, "a"] * 5}, "stratify must hold labels of one kind"),
+        ({"groups": np.zeros(11)}, r"groups must hold one label .* the 10 .* shape \(11,\)"),
+        ({"groups": [0] * 5 + [1] * 5}, "at least 3 groups, one for each split, got 2"),
+        ({"groups": [np.nan] * 10}, "groups must not hold NaN"),
+        (
+            {"groups": [0] * 4 + [1] * 3 + [2] * 3, "fractions": (0.9, 0.05, 0.05)},
+            "none for validation",
+        ),
+    ],
+)
+def test_classes_and_groups_that_make_no_split_are_refused(key, arguments, message):
+    fractions = {"fractions": (0.6, 0.2, 0.2)} | arguments
+    with pytest.raises(ValueError, match=message):
+        split(numbered(10), key=key, **fractions)
+
+
+def test_fractions_may_be_an_array(key):
+    one, other = (
+        split(numbered(20), key=key, fractions=f)
+        for f in ((0.5, 0.3, 0.2), np.array([0.5, 0.3, 0.2]))
+    )
+    assert ids(one.train) == ids(other.train)

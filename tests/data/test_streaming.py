@@ -1,6 +1,7 @@
 """A stream gives the batches that `fit` takes from memory, and reads no more than it must."""
 
 import gc
+import inspect
 import socket
 import subprocess
 import sys
@@ -306,9 +307,9 @@ def test_an_error_in_decode_is_named():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, "at most the 23 examples of the order, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"batch_size": 24}, "at most the 23 examples of the order, got 24"),
-        ({"start_step": -1}, "at most the epoch's 5 steps, got -1"),
+        ({"start_step": -1}, "start_step must be at least 0, got -1"),
         ({"start_step": 6}, "at most the epoch's 5 steps, got 6"),
         ({"start_step": 5, "drop_last": True}, "at most the epoch's 4 steps, got 5"),
         ({"order": range(24)}, r"indices in 0\.\.22, .* got 0\.\.23"),
@@ -334,6 +335,26 @@ def test_what_no_batches_can_be_made_of_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         stream(source, **settings)
     assert not source.read
+
+
+@pytest.mark.parametrize(
+    "name", ["batch_size", "start_step", "prefetch", "threads", "process_index", "process_count"]
+)
+def test_a_count_that_is_no_whole_number_is_refused(name):
+    source = Counting()
+    with pytest.raises(TypeError, match=rf"{name} must be a whole number, got 1\.5"):
+        inspect.unwrap(stream)(source, range(EXAMPLES), **{"batch_size": BATCH, name: 1.5})
+    assert not source.read
+
+
+def test_numpys_integers_are_counts():
+    counts = {"batch_size": BATCH, "start_step": 1, "prefetch": 2, "threads": 1}
+    numpys = {name: np.int64(count) for name, count in counts.items()}
+    found, expected = (
+        [batch["targets"].tolist() for batch in stream(Counting(), range(EXAMPLES), **given)]
+        for given in (numpys, counts)
+    )
+    assert found == expected
 
 
 def test_a_last_batch_that_processes_cannot_share_may_be_dropped():

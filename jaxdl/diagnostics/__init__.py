@@ -11,6 +11,7 @@ from jaxdl.diagnostics.landscape.trajectories import (
     project,
 )
 from jaxdl.diagnostics.signal.advice import Advice, advise
+from jaxdl.diagnostics.signal.graph import Graph, Node, graph
 from jaxdl.diagnostics.signal.histograms import Histogram, Histograms, histograms
 from jaxdl.diagnostics.signal.propagation import Propagation, propagation
 from jaxdl.diagnostics.signal.summary import Summary, summary
@@ -18,9 +19,11 @@ from jaxdl.diagnostics.theory import MeanField, critical_weight_variance, mean_f
 
 __all__ = [
     "Advice",
+    "Graph",
     "Histogram",
     "Histograms",
     "MeanField",
+    "Node",
     "PrincipalDirections",
     "Propagation",
     "RateCurve",
@@ -31,6 +34,7 @@ __all__ = [
     "check_batch_norm",
     "critical_weight_variance",
     "descend",
+    "graph",
     "histograms",
     "mean_field",
     "principal_directions",

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 
 class EventFile:
-    """Scalars, histograms, images and texts, each under a tag and at a step.
+    """Scalars, histograms, images and texts, each under a tag and at a step; and a graph.
 
     After `flush` the file holds everything written, in the order of the calls, and a failure is
     raised where it happens. tensorboardX's own `SummaryWriter` hands its events to a thread. If the
@@ -97,6 +97,28 @@ class EventFile:
     def text(self, tag: str, markdown: str, step: int) -> None:
         """Write a text in Markdown."""
         self._write(step=step, summary=self._summary.text(tag, markdown))
+
+    def graph(self, graph: Any) -> None:
+        """Write a `diagnostics.Graph` for TensorBoard's tab "Graphs"."""
+        from tensorboardX.proto import attr_value_pb2, graph_pb2, node_def_pb2, tensor_shape_pb2
+
+        def shapes(node: Any) -> dict[str, Any]:
+            sizes = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in node.shape]
+            listed = attr_value_pb2.AttrValue.ListValue(
+                shape=[tensor_shape_pb2.TensorShapeProto(dim=sizes)]
+            )
+            return {"_output_shapes": attr_value_pb2.AttrValue(list=listed)}
+
+        nodes = [
+            node_def_pb2.NodeDef(
+                name=node.name,
+                op=node.kind,
+                input=[source for source, target in graph.edges if target == node.name],
+                attr=shapes(node),
+            )
+            for node in graph.nodes
+        ]
+        self._write(graph_def=graph_pb2.GraphDef(node=nodes).SerializeToString())
 
     def flush(self) -> None:
         """Hand everything written to the operating system."""

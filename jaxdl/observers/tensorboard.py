@@ -1,6 +1,7 @@
 """Write a run for TensorBoard."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxdl.compiling import jit_with
+from jaxdl.diagnostics.signal.graph import graph
 from jaxdl.diagnostics.signal.recording import record
 from jaxdl.observers.event_file import EventFile
 from jaxdl.observers.pictures import is_image, predictions_picture
@@ -38,7 +40,7 @@ def tensorboard(
     the same examples: `weights/<parameter>`, `weight_gradients/<parameter>` (of the mean loss),
     `activations/<layer>` and `gradients/<layer>` (of the summed losses with respect to the
     activations). Layers are those of `diagnostics.propagation`. For image data with classes it adds
-    a picture of `predictions`. The text of the `config` is written once.
+    a picture of `predictions`. The text of the `config` and the model's graph are written once.
 
     After a resume TensorBoard shows each step once: what a killed run wrote after its last
     checkpoint is hidden. A new run in a used folder hides the old run, so give each run its own
@@ -78,6 +80,7 @@ def tensorboard(
         if file is None:
             file = EventFile(folder, first_step=begun + 1)
             file.text("config", config_text(event.setup), event.step)
+            _write_graph(file, event.setup, probe(event.setup))
         _write_scalars(file, event, begun, step_every)
         if event.epoch % every == 0 or event.epoch == event.epochs:
             variables = host_variables(event)
@@ -95,6 +98,17 @@ def tensorboard(
         file = None
 
     return Observer(observe, close=close)
+
+
+def _write_graph(file: EventFile, setup: Setup, batch: Mapping[str, Any]) -> None:
+    task = setup.task
+    try:
+        drawn = graph(task.model, batch["inputs"], preprocess=task.preprocess)
+    except Exception as error:
+        # A picture is not worth a run.
+        warnings.warn(f"TensorBoard gets no graph of this model: {error}", stacklevel=2)
+    else:
+        file.graph(drawn)
 
 
 def config_text(setup: Setup) -> str:

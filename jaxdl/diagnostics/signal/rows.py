@@ -203,7 +203,7 @@ def _rows(jaxpr: Jaxpr, seen: Sequence[_Seen], atoms: Sequence[Any]) -> tuple[Ro
     made_by = makers(jaxpr)
     listed: dict[Any, tuple[Var, _Seen]] = {}
     for each, atom in zip(seen, atoms, strict=True):
-        root = _root(jaxpr, made_by, atom)
+        root = root_of(jaxpr, made_by, atom)
         if root in made_by and root not in listed:
             # Of a reshaped activation take the value before the reshape; of a module its own
             # output.
@@ -226,7 +226,7 @@ def _rows(jaxpr: Jaxpr, seen: Sequence[_Seen], atoms: Sequence[Any]) -> tuple[Ro
     return tuple(rows)
 
 
-def _root(jaxpr: Jaxpr, made_by: Mapping[Var, int], atom: Any) -> Any:
+def root_of(jaxpr: Jaxpr, made_by: Mapping[Var, int], atom: Any) -> Any:
     """The variable that `atom` is a reshaped or rounded copy of; None for a literal."""
     while not isinstance(atom, Literal) and atom in made_by:
         eqn = jaxpr.eqns[made_by[atom]]
@@ -235,7 +235,7 @@ def _root(jaxpr: Jaxpr, made_by: Mapping[Var, int], atom: Any) -> Any:
             atom = eqn.invars[0]
         elif name in _CALLS and "jaxpr" in eqn.params:
             inner = eqn.params["jaxpr"].jaxpr
-            out = _root(inner, makers(inner), inner.outvars[eqn.outvars.index(atom)])
+            out = root_of(inner, makers(inner), inner.outvars[eqn.outvars.index(atom)])
             if out not in inner.invars:
                 return atom
             atom = eqn.invars[inner.invars.index(out)]

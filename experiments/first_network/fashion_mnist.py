@@ -11,6 +11,7 @@ Time: 40 s on 2 CPU cores.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +83,7 @@ def run(config: Config) -> xarray.Dataset:
             "accuracy": 100 * jnp.stack([steps["accuracy"].mean(1), by_epoch["accuracy"]], axis=1),
             "step_loss": steps["loss"],
             "step_accuracy": 100 * steps["accuracy"],
-            "scores": jax.nn.softmax(task.outputs(state.variables, images, train=False)[0]),
+            "logits": task.outputs(state.variables, images, train=False)[0],
         }
 
     def trained(rate: float, epochs: int) -> xarray.Dataset:
@@ -99,20 +100,24 @@ def run(config: Config) -> xarray.Dataset:
                 "accuracy": ("epoch", "split"),
                 "step_loss": steps,
                 "step_accuracy": steps,
-                "scores": ("image", "class"),
+                "logits": ("image", "class"),
             },
         ).assign_coords(epoch=np.arange(1, epochs + 1), split=["train", "test"])
 
     slow, fast = trained(SLOW, LECTURE_EPOCHS), trained(FAST, config.long_epochs)
     first = slow.sel(rate=SLOW).isel(seed=0)
     print_lines(first)
-    right = first["scores"].argmax("class").values == test.targets[:MOST_SHOWN]
+    print_decision(first["logits"].values[0], dataset.classes[test.targets[0]], dataset.classes)
+    right = first["logits"].argmax("class").values == test.targets[:MOST_SHOWN]
     shown = np.r_[np.flatnonzero(right)[:SHOWN_OF_EACH], np.flatnonzero(~right)[:SHOWN_OF_EACH]]
     return xarray.Dataset(
         {
             "accuracy": xarray.concat([slow["accuracy"], fast["accuracy"]], "rate", join="outer"),
             "loss": ("step", first["step_loss"].values.ravel()),
-            "scores": first["scores"].isel(image=shown),
+            "scores": (
+                ("image", "class"),
+                np.asarray(jax.nn.softmax(first["logits"].values[shown])),
+            ),
             "images": (("image", "row", "column"), test.inputs[shown, ..., 0]),
             "labels": ("image", test.targets[shown]),
         }
@@ -129,6 +134,14 @@ def print_lines(run: xarray.Dataset) -> None:
                 f"Loss: {float(so_far['step_loss']):.4f}, "
                 f"Accuracy: {float(so_far['step_accuracy']):.3f} %"
             )
+
+
+def print_decision(logits: np.ndarray, label: str, classes: Sequence[str]) -> None:
+    """The lecture's last cell: the outputs of the network for one image, and its hard decision."""
+    shares = jax.nn.softmax(logits)
+    for name, logit, share in zip(classes, logits, shares, strict=True):
+        print(f"{name:>12}  logit {logit:8.3f}  softmax {share:.4f}")
+    print(f"decision: {classes[int(logits.argmax())]} (the first test image is: {label})")
 
 
 def claims(results: xarray.Dataset) -> list[Claim]:

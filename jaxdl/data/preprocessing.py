@@ -1,9 +1,10 @@
 """Scale inputs by statistics of the training split only."""
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
@@ -59,25 +60,31 @@ class Scaler:
             return _narrow(np.ldexp(shifted, exponents), values)
 
 
-def standardize(dataset: Dataset, *, targets: bool = False) -> tuple[Dataset, Scaler]:
+def standardize(
+    dataset: Dataset, *, targets: bool = False, ddof: Any = 0
+) -> tuple[Dataset, Scaler]:
     r"""Give each feature mean 0 and variance 1 over the training split.
 
     $$z = \frac{x - \mu}{\sigma}, \quad \mu = \frac{1}{n} \sum_i x_i, \quad
-    \sigma^2 = \frac{1}{n} \sum_i (x_i - \mu)^2$$
+    \sigma^2 = \frac{1}{n - d} \sum_i (x_i - \mu)^2$$
 
-    The sums run in float64 over the training examples, in units of a power of two near each
-    feature's largest value: no square is too large or too small. The same mu and sigma scale the
-    other splits. To scale inputs and targets, call it twice, the second time with `targets=True`.
+    with d the `ddof`. The sums run in float64 over the training examples, in units of a power of
+    two near each feature's largest value: no square is too large or too small. The same mu and
+    sigma scale the other splits. To scale inputs and targets, call it twice, the second time with
+    `targets=True`.
 
     Arguments:
         dataset: already cut by `split`. Otherwise the statistics would see the later validation and
             test examples.
         targets: whether to scale the targets INSTEAD of the inputs; regression only.
+        ddof: 0 for the variance that divides by n, as scikit-learn's `StandardScaler`; 1 for the
+            one that divides by n - 1, as pandas' and PyTorch's `std`: without bias for what the
+            examples were drawn from.
 
     Raises:
-        ValueError: values that are not finite floats, labels, or a feature that is constant over
-            the training split, or all but constant (a sigma below 2.2e-308); a value of another
-            split whose scaled value the dtype cannot hold.
+        ValueError: a `ddof` that is neither; values that are not finite floats, labels, or a
+            feature that is constant over the training split, or all but constant (a sigma below
+            2.2e-308); a value of another split whose scaled value the dtype cannot hold.
 
     Example:
         >>> import jax
@@ -86,6 +93,10 @@ def standardize(dataset: Dataset, *, targets: bool = False) -> tuple[Dataset, Sc
         >>> bool(abs(housing.train.inputs.mean(axis=0)).max() < 1e-6)
         True
     """
+    if ddof not in (0, 1):
+        raise ValueError(
+            f"ddof must be 0, to divide by n, or 1, to divide by n - 1, got {ddof!r}; pass one"
+        )
     side = "targets" if targets else "inputs"
     values = getattr(dataset.train, side)
     if targets and dataset.classes:
@@ -111,7 +122,8 @@ def standardize(dataset: Dataset, *, targets: bool = False) -> tuple[Dataset, Sc
             f"every feature must vary over the training split, got {int(constant.sum())} "
             f"constant, the first being {_column(dataset, constant, side)}; leave it out"
         )
-    scaler = Scaler(*_moments(values, 0))
+    mean, std = _moments(values, 0)
+    scaler = Scaler(mean, std * math.sqrt(len(values) / (len(values) - ddof)))
     tiny = scaler.std < np.finfo(np.float64).tiny
     if tiny.any():
         raise ValueError(

@@ -8,6 +8,7 @@ from jaxdl.plotting.bands import band
 from jaxdl.plotting.contours import Landscape, contour_levels, contours
 from jaxdl.plotting.curves import learning_curves
 from jaxdl.plotting.figure import new_figure
+from jaxdl.plotting.images import images
 from jaxdl.plotting.signal import signal_figure
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "contour_levels",
     "contours",
     "has_ffmpeg",
+    "images",
     "learning_curves",
     "new_figure",
     "signal_figure",

@@ -278,3 +278,17 @@ def test_a_window_is_a_whole_number():
 def test_a_window_that_does_not_divide_the_images_is_refused(window):
     with pytest.raises(ValueError, match=f"window must .* got {window}"):
         shrink_images(np.zeros((1, 4, 6, 3), np.uint8), window)
+
+
+def test_the_variance_divides_by_n_or_by_one_less() -> None:
+    """As scikit-learn's StandardScaler, and as pandas' std."""
+    drawn = np.random.default_rng(0).normal(3.0, 5.0, (7, 4))
+    dataset = Dataset("drawn", Arrays(drawn, drawn[:, :1]), None, None, ())
+    for ddof in (0, 1):
+        scaled, scaler = standardize(dataset, ddof=ddof)
+        exact = drawn - drawn.sum(axis=0) / 7
+        expected = np.sqrt((exact**2).sum(axis=0) / (7 - ddof))
+        np.testing.assert_allclose(scaler.std, expected, rtol=4e-16 * 7)
+        np.testing.assert_allclose(scaled.train.inputs.std(axis=0, ddof=ddof), 1, rtol=1e-14)
+    with pytest.raises(ValueError, match=r"ddof must be 0, to divide by n, or 1, .*, got 2"):
+        standardize(dataset, ddof=2)

@@ -40,6 +40,10 @@ def require_decay(name: str, value: Any) -> None:
         )
 
 
+Count = Any
+"""A whole number: an int, or NumPy's. Wide, so that `require_at_least` refuses what is none."""
+
+
 def require_at_least(least: int, **counts: Any) -> None:
     """Refuse what is no whole number, and counts below `least`. None means the default.
 
@@ -54,16 +58,32 @@ def require_at_least(least: int, **counts: Any) -> None:
         TypeError: batch_size must be a whole number, got 10.0; pass an int, 1 or more
     """
     for name, count in counts.items():
-        if count is None:
-            continue
-        try:
-            whole = operator.index(count)
-        except TypeError:
-            raise TypeError(
-                f"{name} must be a whole number, got {count!r}; pass an int, {least} or more"
-            ) from None
-        if whole < least:
-            raise ValueError(f"{name} must be at least {least}, got {count}; pass {least} or more")
+        if count is not None:
+            whole_number(name, count, least)
+
+
+def whole_number(name: str, count: Any, least: int = 1) -> int:
+    """A count as a Python int, which JSON can store; what is none, or below `least`, is refused.
+
+    Raises:
+        TypeError: what is no whole number: 1.5, "3", True.
+        ValueError: a smaller one.
+
+    Example:
+        >>> whole_number("keep", np.int64(3))
+        3
+    """
+    try:
+        if isinstance(count, bool | np.bool_):
+            raise TypeError
+        whole = operator.index(count)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a whole number, got {count!r}; pass an int, {least} or more"
+        ) from None
+    if whole < least:
+        raise ValueError(f"{name} must be at least {least}, got {count}; pass {least} or more")
+    return whole
 
 
 def require_order(

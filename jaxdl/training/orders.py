@@ -7,11 +7,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from jaxdl.checks import is_traced, require_at_least, require_key
+from jaxdl.checks import Count, is_traced, require_at_least, require_key
 from jaxdl.training.state import ORDER_STREAM
 
 
-def epoch_order(key: Key[Array, ""], epoch: int, examples: int) -> Int[np.ndarray, " examples"]:
+def epoch_order(key: Key[Array, ""], epoch: Count, examples: Count) -> Int[np.ndarray, " examples"]:
     """A uniform permutation of the examples, a function of (key, epoch) alone.
 
     Each index is given 64 random bits, and the indices are sorted by them. The bits come from
@@ -36,7 +36,7 @@ def epoch_order(key: Key[Array, ""], epoch: int, examples: int) -> Int[np.ndarra
 
 
 def orders(
-    key: Key[Array, "..."], epochs: int, examples: int, *, first: int = 0
+    key: Key[Array, "..."], epochs: Count, examples: Count, *, first: Count = 0
 ) -> Int[np.ndarray, "epochs examples"]:
     """The orders of the run of this key, one row an epoch; made on the host.
 
@@ -68,7 +68,7 @@ def orders(
 
 
 def step_orders(
-    key: Key[Array, "..."], steps: int, examples: int, *, batch_size: int
+    key: Key[Array, "..."], steps: Count, examples: Count, *, batch_size: Count
 ) -> Int[np.ndarray, "steps batch"]:
     """The examples of every step, one row a step: `orders` cut into batches.
 

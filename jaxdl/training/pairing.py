@@ -52,47 +52,62 @@ def check_pairing(
     """
     leaves, structure = jax.tree.flatten((outputs, targets))
     shapes = [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
-    held = [index for index, (shape, _) in enumerate(shapes) if shape]
-    # An axis that happens to be as long as the batch. Other batches are all alike here.
-    trailing = {size for shape, _ in shapes for size in shape[1:]}
-    alike = trailing & {shapes[index][0][0] for index in held}
-    case = (structure, *((shape[1:], dtype) for shape, dtype in shapes), *sorted(alike))
+    batch = next((jnp.shape(leaf)[0] for leaf in jax.tree.leaves(targets) if jnp.shape(leaf)), 0)
+    held = [index for index, (shape, _) in enumerate(shapes) if shape[:1] == (batch,)]
+    # The axes of each array without that of the examples. Another may happen to be as long.
+    rest = [shape[index in held :] for index, (shape, _) in enumerate(shapes)]
+    lengths = {size for shape in rest for size in shape}
+    kinds = [(shape, dtype) for shape, (_, dtype) in zip(rest, shapes, strict=True)]
+    case = (structure, *kinds, *held, batch if batch in lengths else None)
     try:
         seen = _fine.setdefault(function, set())
     except TypeError:  # it has no hash, or cannot be referred to weakly
         seen = set()
     if case in seen:
         return
-    common, other = [size for size in _UNUSUAL if size not in trailing][:2]
+    common, other = [size for size in _UNUSUAL if size not in lengths][:2]
 
-    def traced(index: int, size: int, promotion: str = "allow") -> Jaxpr | None:
-        """The function's program where one array has `size` examples, and the others `common`."""
+    def traced(index: int, size: int, promotion: str = "allow") -> tuple[Jaxpr, bool]:
+        """The function's program where one array has `size` examples, and the others `common`.
+
+        A function with an error of its own has a program up to there; the run will meet it.
+        """
+        finished = True
+
+        def up_to_an_error(*given: Any) -> None:
+            nonlocal finished
+            try:
+                function(*given)
+            except Exception:
+                finished = False
+
         given = [
-            jax.ShapeDtypeStruct(shape and (size if place == index else common, *shape[1:]), dtype)
-            for place, (shape, dtype) in enumerate(shapes)
+            jax.ShapeDtypeStruct(
+                (size if place == index else common, *shape) if place in held else shape, dtype
+            )
+            for place, (shape, dtype) in enumerate(kinds)
         ]
-        try:
-            with jax.numpy_rank_promotion(promotion):
-                closed = jax.make_jaxpr(function)(*jax.tree.unflatten(structure, given))
-        except Exception:
-            return None  # it has an error of its own, which the run will meet
-        program: Jaxpr = closed.jaxpr
-        return program
+        with jax.numpy_rank_promotion(promotion):
+            program = jax.make_jaxpr(up_to_an_error)(*jax.tree.unflatten(structure, given)).jaxpr
+        return program, finished
 
-    def broadcasts(index: int, size: int) -> bool:
-        program = traced(index, size)
-        if program is None:
+    def broadcasts(index: int) -> bool:
+        pairs = _pairs(traced(index, other)[0], common, other)
+        if not pairs:
             return False
-        pairs = _pairs(program, common, size)
-        if size == other and not pairs:
-            return False
-        # NumPy's rule has added an axis: nobody has written that every pair is meant.
-        return traced(index, size, "raise") is None or any(map(_adds_axis, pairs))
+        # Where NumPy's rule must add an axis, nobody has written that every pair is meant.
+        written = _pairs(traced(index, other, "raise")[0], common, other)
+        return len(written) < len(pairs) or any(map(_adds_axis, pairs))
 
-    found = any(broadcasts(index, other) for index in held)
-    if alike and not found and traced(-1, common) is None:
+    def fits_an_axis(index: int) -> bool:
+        program, finished = traced(index, batch)
+        adds = any(map(_adds_axis, _pairs(program, common, batch)))
+        return finished and (adds or not traced(index, batch, "raise")[1])
+
+    found = any(map(broadcasts, held))
+    if batch in lengths and not found and not traced(-1, common)[1]:
         # It runs for this number of examples alone: (10, 10) and (10,) broadcast, for instance.
-        found = any(broadcasts(index, size) for size in alike for index in held)
+        found = any(map(fits_an_axis, held))
     if found:
         one_shape = _shape_of(outputs) == _shape_of(targets)
         fix = (

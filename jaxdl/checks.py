@@ -124,6 +124,36 @@ def require_key(key: Any) -> None:
         )
 
 
+def require_held(name: str, values: Any) -> None:
+    """Refuse numbers that are too large for the type in which JAX holds them.
+
+    JAX holds 64 bits as 32, unless `jax_enable_x64` is set: a larger integer would wrap, and a
+    larger float become infinite. What is no array of NumPy passes.
+
+    Raises:
+        ValueError: such a number.
+
+    Example:
+        >>> require_held("the targets", np.array([0, 2**31]))
+        Traceback (most recent call last):
+        ...
+        ValueError: the targets must fit int32, in which JAX holds int64, got 2147483648; use
+        smaller numbers, or set jax_enable_x64
+    """
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf" or not values.size:
+        return
+    held = np.dtype(jax.dtypes.canonicalize_dtype(values.dtype))
+    if held == values.dtype:
+        return
+    bounds: Any = np.finfo(held) if held.kind == "f" else np.iinfo(held)
+    for value in (values.min(), values.max()):
+        if np.isfinite(value) and not bounds.min <= value <= bounds.max:
+            raise ValueError(
+                f"{name} must fit {held}, in which JAX holds {values.dtype}, got {value}; use "
+                "smaller numbers, or set jax_enable_x64"
+            )
+
+
 def require_like(name: str, given: Any, expected: Any) -> Any:
     """Return `given`; refuse a pytree whose names or shapes are not those of `expected`.
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdl.checks import require_held
+
 _ARRAYS = (np.ndarray, jax.Array, jax.ShapeDtypeStruct)
 _NUMBERS = (np.number, np.bool_, jax.dtypes.prng_key)
 
@@ -53,36 +55,10 @@ def check_fields(batch: Mapping[str, Any], where: str) -> None:
 
 
 def check_held(batch: Mapping[str, Any], where: str) -> None:
-    """Refuse numbers that are too large for the type in which JAX holds them.
-
-    JAX holds 64 bits as 32, unless `jax_enable_x64` is set: a larger integer would wrap, and a
-    larger float become infinite.
-
-    Raises:
-        ValueError: such a number.
-
-    Example:
-        >>> check_held({"targets": np.array([0, 2**31])}, "the train split")
-        Traceback (most recent call last):
-        ...
-        ValueError: the targets of the train split must fit int32, in which JAX holds int64, got
-        2147483648; use smaller numbers, or set jax_enable_x64
-    """
+    """Refuse numbers that a device would change; see `require_held`."""
     for field, values in batch.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(values):
-            if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "iuf" or not leaf.size:
-                continue
-            held = jnp.dtype(jax.dtypes.canonicalize_dtype(leaf.dtype))
-            if held == leaf.dtype:
-                continue
-            bounds = jnp.finfo(held) if held.kind == "f" else jnp.iinfo(held)
-            for value in (leaf.min(), leaf.max()):
-                if np.isfinite(value) and not bounds.min <= value <= bounds.max:
-                    raise ValueError(
-                        f"the {field}{jax.tree_util.keystr(path)} of {where} must fit {held}, in "
-                        f"which JAX holds {leaf.dtype}, got {value}; use smaller numbers, or set "
-                        "jax_enable_x64"
-                    )
+            require_held(f"the {field}{jax.tree_util.keystr(path)} of {where}", leaf)
 
 
 def on_device(batch: Any) -> Any:

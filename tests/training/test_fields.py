@@ -124,6 +124,20 @@ def test_labels_of_every_split_are_checked(way, label):
             way(**{split: arrays(targets=wrong)})
 
 
+def test_streams_and_steps_refuse_what_does_not_fit():
+    large = arrays(targets=np.where(np.arange(EXAMPLES) == 20, 2**31, 0))
+    with pytest.raises(ValueError, match=r"the targets of the source must fit int32.*2147483648"):
+        by_fit(train=training.Streamed(large))
+    with pytest.raises(TypeError, match=r"the targets of the train split of mine.*a list of 24"):
+        by_fit(train=training.Streamed(arrays(targets=LABELS.tolist())))
+    state = RUN.init(KEY, RIGHT)
+    batch = {"inputs": jnp.asarray(INPUTS), "targets": large.targets}
+    for step in (training.make_train_step(TASK, SGD), training.make_eval_step(TASK)):
+        given = state if step.__name__ == "train_step" else state.variables
+        with pytest.raises(ValueError, match="the targets of a batch must fit int32"):
+            step(given, batch)
+
+
 def test_with_64_bits_large_numbers_are_kept():
     with jax.enable_x64(True):
         by_run(test=arrays(targets=LABELS.astype(np.int64), inputs=INPUTS))

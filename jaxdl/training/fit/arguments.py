@@ -53,6 +53,8 @@ def checked_splits(dataset: Any) -> tuple[Arrays | Streamed, dict[str, Arrays]]:
             )
         elif not len(split):
             raise ValueError(f"{where} must have examples, got none")
+        elif isinstance(split, Streamed) and isinstance(split.source, Arrays):
+            as_batch(split.source, where)
     return held["train"] if "train" in held else as_streamed(dataset.train), held
 
 

@@ -155,6 +155,18 @@ def checked_outputs(
     return jax.eval_shape(outputs, variables, train)
 
 
+def checked_evaluation(task: Task, variables: Mapping[str, Any], split: Any) -> dict[str, Any]:
+    """A split to evaluate, as a batch. Refuse what `checked_split` and `check_labels` refuse."""
+    batch = checked_split(split, "the split")
+    if not any(map(is_traced, jax.tree.leaves(batch))):
+        outputs = jax.eval_shape(
+            lambda inputs: task.outputs(variables, task.preprocess(inputs), train=False)[0],
+            batch["inputs"],
+        )
+        check_labels("evaluated", outputs, batch["targets"], task.loss)
+    return batch
+
+
 def check_labels(name: str, outputs: Any, targets: Any, loss: PerExample) -> None:
     """Refuse labels outside the classes, unless the loss gives them no weight; traced ones pass.
 

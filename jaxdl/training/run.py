@@ -22,6 +22,7 @@ from jaxdl.training.fields import on_device
 from jaxdl.training.refusals import (
     check_labels,
     checked_data,
+    checked_evaluation,
     checked_outputs,
     checked_split,
     require_start,
@@ -74,11 +75,7 @@ class Run:
         """The means of loss and metrics over a split, with the parameters to be evaluated."""
         require_own_threads("Run.evaluate")
         step = make_eval_step(self.task)
-        given = checked_split(split, "the split")
-        if not any(map(is_traced, jax.tree.leaves(given))):
-            outputs = _outputs(self.task, state, given)
-            check_labels("evaluated", outputs, given["targets"], self.task.loss)
-        arrays = on_device(given)
+        arrays = on_device(checked_evaluation(self.task, state.evaluated, split))
         sums = make_batch_sums(step, EVALUATION_BATCH)(state.evaluated, arrays)
 
         def total(values: Array) -> Array:
@@ -251,15 +248,6 @@ def _sample(task: Task, train: Batch) -> Any:
     """One example's inputs, as the model sees them."""
     first = jax.tree.map(lambda array: jnp.asarray(array[:1]), as_batch(train)["inputs"])
     return task.preprocess(first)
-
-
-def _outputs(task: Task, state: TrainState, batch: Batch) -> Any:
-    """The shapes of the outputs."""
-    return jax.eval_shape(
-        lambda variables, inputs: task.outputs(variables, task.preprocess(inputs), train=False)[0],
-        state.evaluated,
-        as_batch(batch)["inputs"],
-    )
 
 
 class _Plan(NamedTuple):

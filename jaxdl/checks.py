@@ -40,6 +40,10 @@ def require_decay(name: str, value: Any) -> None:
         )
 
 
+Count = Any
+"""A whole number: an int, or NumPy's. Wide, so that `require_at_least` refuses what is none."""
+
+
 def require_at_least(least: int, **counts: Any) -> None:
     """Refuse what is no whole number, and counts below `least`. None means the default.
 
@@ -54,16 +58,32 @@ def require_at_least(least: int, **counts: Any) -> None:
         TypeError: batch_size must be a whole number, got 10.0; pass an int, 1 or more
     """
     for name, count in counts.items():
-        if count is None:
-            continue
-        try:
-            whole = operator.index(count)
-        except TypeError:
-            raise TypeError(
-                f"{name} must be a whole number, got {count!r}; pass an int, {least} or more"
-            ) from None
-        if whole < least:
-            raise ValueError(f"{name} must be at least {least}, got {count}; pass {least} or more")
+        if count is not None:
+            whole_number(name, count, least)
+
+
+def whole_number(name: str, count: Any, least: int = 1) -> int:
+    """A count as a Python int, which JSON can store; what is none, or below `least`, is refused.
+
+    Raises:
+        TypeError: what is no whole number: 1.5, "3", True.
+        ValueError: a smaller one.
+
+    Example:
+        >>> whole_number("keep", np.int64(3))
+        3
+    """
+    try:
+        if isinstance(count, bool | np.bool_):
+            raise TypeError
+        whole = operator.index(count)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a whole number, got {count!r}; pass an int, {least} or more"
+        ) from None
+    if whole < least:
+        raise ValueError(f"{name} must be at least {least}, got {count}; pass {least} or more")
+    return whole
 
 
 def require_order(
@@ -102,6 +122,36 @@ def require_key(key: Any) -> None:
         raise TypeError(
             f"key must be a single key of shape (), got shape {key.shape}; pass one of them"
         )
+
+
+def require_held(name: str, values: Any) -> None:
+    """Refuse numbers that are too large for the type in which JAX holds them.
+
+    JAX holds 64 bits as 32, unless `jax_enable_x64` is set: a larger integer would wrap, and a
+    larger float become infinite. What is no array of NumPy passes.
+
+    Raises:
+        ValueError: such a number.
+
+    Example:
+        >>> require_held("the targets", np.array([0, 2**31]))
+        Traceback (most recent call last):
+        ...
+        ValueError: the targets must fit int32, in which JAX holds int64, got 2147483648; use
+        smaller numbers, or set jax_enable_x64
+    """
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf" or not values.size:
+        return
+    held = np.dtype(jax.dtypes.canonicalize_dtype(values.dtype))
+    if held == values.dtype:
+        return
+    bounds: Any = np.finfo(held) if held.kind == "f" else np.iinfo(held)
+    for value in (values.min(), values.max()):
+        if np.isfinite(value) and not bounds.min <= value <= bounds.max:
+            raise ValueError(
+                f"{name} must fit {held}, in which JAX holds {values.dtype}, got {value}; use "
+                "smaller numbers, or set jax_enable_x64"
+            )
 
 
 def require_like(name: str, given: Any, expected: Any) -> Any:

@@ -24,6 +24,16 @@ _REPR.maxstring = _REPR.maxother = 500
 _STALE_SECONDS = 24 * 3600.0
 
 
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """A path as a user writes it: `~` is the home folder.
+
+    Example:
+        >>> as_path("~/runs") == Path.home() / "runs"
+        True
+    """
+    return Path(path).expanduser()
+
+
 @contextlib.contextmanager
 def partial_folder(parent: Path) -> Iterator[Path]:
     """Give a private folder in `parent`, removed at the end; `publish` moves finished files out.

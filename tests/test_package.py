@@ -25,6 +25,7 @@ ROOMS = (
         "jaxprs",
         "host_loops",
         "compiling",
+        "forking",
         "files",
         "calling",
         "extras",
@@ -44,8 +45,8 @@ ROOMS = (
 # The same inside a room; what is not listed here needs only to be free of circles.
 INSIDE = {
     "training": (
-        "task", "state", "refusals", "steps", "loops", "orders", "evaluation", "run",
-        "checkpoints", "fit", "sweep", "statistics",
+        "fields", "pairing", "task", "state", "refusals", "steps", "loops", "orders", "evaluation",
+        "run", "checkpoints", "fit", "sweep", "statistics",
     ),
     "diagnostics": ("signal", "landscape", "theory", "batch_norm_check"),
     "plotting": ("figure", "bands", "curves", "signal", "contours", "animation", "page"),

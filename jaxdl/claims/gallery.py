@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,12 +10,13 @@ from pathlib import Path
 
 from jaxdl.claims.claim import Claim
 from jaxdl.claims.report import EXPLAINED, as_row, chance_in_words, read_claims
+from jaxdl.files import as_path
 from jaxdl.plotting.page import Entry, gallery_page
 
 _HEADING = re.compile(r"(?m)^[A-Z][a-z]+: ")
 
 
-def write_gallery(themes: Mapping[str, Sequence[Path]], output: Path) -> Path:
+def write_gallery(themes: Mapping[str, Sequence[Path]], output: str | os.PathLike[str]) -> Path:
     """Write `gallery.html`: the experiments that were run, and those that were not.
 
     Figures are inside: the page needs no other file. Each experiment has a link to its own page.
@@ -36,6 +38,7 @@ def write_gallery(themes: Mapping[str, Sequence[Path]], output: Path) -> Path:
         >>> write_gallery({"My experiments": [folder / "mine.py"]}, folder / "runs").name
         'gallery.html'
     """
+    output = as_path(output)
     scripts = [script for of in themes.values() for script in of]
     ran = {script: read_claims(output / script.stem) for script in scripts if _ran(script, output)}
     entries = {

@@ -1,6 +1,7 @@
 """What is shown and written of claims: a table in the terminal, JSON, a sentence on chance."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdl.claims.claim import Claim, Ends, chance_of_all
+from jaxdl.files import as_path
 
 EXPLAINED = (
     "A number in brackets is a 95 % interval over the runs. A claim is undecided where these runs "
@@ -46,7 +48,7 @@ def chance_in_words(claims: Iterable[Claim]) -> str:
     return f"Chance refutes a true one of these claims in at most {chance:.2g} % of all runs."
 
 
-def write_claims(folder: Path, claims: Sequence[Claim]) -> Path:
+def write_claims(folder: str | os.PathLike[str], claims: Sequence[Claim]) -> Path:
     """Write `claims.json` into a folder: a list with what `Claim` has, and the verdict.
 
     JSON has neither infinity nor NaN: these are the strings "inf", "-inf" and "nan", which
@@ -59,18 +61,20 @@ def write_claims(folder: Path, claims: Sequence[Claim]) -> Path:
         >>> read_claims(folder)
         [Claim(text='1 > 0', measured=1.0, low=0.0, high=inf, ...)]
     """
-    (folder / FILE).write_text(json.dumps([_as_json(claim) for claim in claims], indent=2) + "\n")
-    return folder / FILE
+    file = as_path(folder) / FILE
+    file.write_text(json.dumps([_as_json(claim) for claim in claims], indent=2) + "\n")
+    return file
 
 
-def read_claims(folder: Path) -> list[Claim]:
+def read_claims(folder: str | os.PathLike[str]) -> list[Claim]:
     """Read what `write_claims` wrote into a folder.
 
     Raises:
         FileNotFoundError: nothing was written there.
         ValueError: an earlier version wrote it.
     """
-    return [_from_json(entry, folder / FILE) for entry in json.loads((folder / FILE).read_text())]
+    file = as_path(folder) / FILE
+    return [_from_json(entry, file) for entry in json.loads(file.read_text())]
 
 
 def _as_json(claim: Claim) -> dict[str, Any]:

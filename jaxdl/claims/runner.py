@@ -29,6 +29,7 @@ from jaxdl.claims.claim import Claim
 from jaxdl.claims.report import EXPLAINED, as_row, chance_in_words, report, write_claims
 from jaxdl.claims.stored_results import write_results
 from jaxdl.extras import import_extra
+from jaxdl.files import as_path
 from jaxdl.plotting.page import html_page
 
 _PARTS = {
@@ -135,7 +136,7 @@ def _command_line(
     usage = f"{name}.py [--preset {{{','.join(presets)}}}] [--output DIR]"
     parser = argparse.ArgumentParser(f"{name}.py", add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", choices=list(presets), default="default")
-    parser.add_argument("--output", type=Path, default=Path("runs"))
+    parser.add_argument("--output", type=as_path, default=Path("runs"))
     parser.add_argument("--coordinator", help="HOST:PORT of process 0")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int)

@@ -1,6 +1,7 @@
 """What an experiment measured, on disk: arrays by name, or an xarray.Dataset."""
 
 import json
+import os
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxdl.extras import import_extra
+from jaxdl.files import as_path
 
 Results = Mapping[str, Any]
 """Arrays by name; an `xarray.Dataset` is one, too."""
@@ -18,7 +20,7 @@ FILE = "results.npz"
 _LAYOUT = "layout.json"
 
 
-def write_results(folder: Path, results: Any) -> Path:
+def write_results(folder: str | os.PathLike[str], results: Any) -> Path:
     """Write `results.npz` into a folder: every array under its name, readable by `numpy.load`.
 
     netCDF 3, the format that xarray writes without another package, has neither int64 nor float16
@@ -54,21 +56,22 @@ def write_results(folder: Path, results: Any) -> Path:
         layout = {"dataset": axes, "dtypes": dtypes}
         arrays[_LAYOUT] = np.array(json.dumps(layout, default=str))
     # As `numpy.savez`, which cannot take an array that is called "file".
-    with zipfile.ZipFile(folder / FILE, "w") as archive:
+    path = as_path(folder) / FILE
+    with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
-    return folder / FILE
+    return path
 
 
-def read_results(folder: Path) -> Results:
+def read_results(folder: str | os.PathLike[str]) -> Results:
     """Read what `write_results` wrote into a folder: a dictionary, or an `xarray.Dataset`.
 
     Raises:
         FileNotFoundError: nothing was written there.
         ImportError: it is a Dataset, and xarray is not installed.
     """
-    with np.load(folder / FILE, allow_pickle=False) as stored:
+    with np.load(as_path(folder) / FILE, allow_pickle=False) as stored:
         arrays = dict(stored)
     layout = json.loads(str(arrays.pop(_LAYOUT, "{}")))
     for name, dtype in layout.get("dtypes", {}).items():

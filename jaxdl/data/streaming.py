@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Array
 
-from jaxdl.checks import require_at_least
+from jaxdl.checks import require_at_least, require_held
 from jaxdl.data.types import Arrays, DataError
 
 Decode = Callable[[Any], Mapping[str, Any]]
@@ -80,7 +80,8 @@ def stream(
         DataError: from the iterator: an example cannot be read, or differs in shape or dtype from
             its batch. The message names its index.
 
-    JAX holds float64 and int64 as float32 and int32 unless `jax_enable_x64` is set.
+    JAX holds float64 and int64 as float32 and int32 unless `jax_enable_x64` is set; numbers that do
+    not fit are refused when their batch is read.
 
     Example:
         >>> import numpy as np
@@ -121,8 +122,12 @@ def stream(
         part = len(batch) // process_count
         mine = batch[process_index * part : (process_index + 1) * part]
         with jax.enable_x64(x64), jax.default_device(default):
+            held = read(mine)
+            for name, values in held.items():
+                for leaf in jax.tree.leaves(values):
+                    require_held(f"the {name} of the source", leaf)
             placed: dict[str, Any] = jax.tree.map(
-                lambda values: _put(values, device, len(batch)), read(mine)
+                lambda values: _put(values, device, len(batch)), held
             )
             return placed
 

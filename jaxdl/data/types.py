@@ -60,8 +60,8 @@ class Dataset:
 
     name: str
     train: Arrays | Any
-    validation: Arrays | None
-    test: Arrays | None
+    validation: Arrays | Any
+    test: Arrays | Any
     classes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
 

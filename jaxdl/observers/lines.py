@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxdl.files import partial_folder, publish
+from jaxdl.files import as_path, partial_folder, publish
 from jaxdl.training.fit.history import EpochMeasurements
 from jaxdl.training.fit.observing import Event, Observer
 
@@ -33,7 +33,7 @@ def history_lines(path: str | os.PathLike[str]) -> Observer:
     Example:
         >>> observers = [history_lines("runs/mine/history.jsonl")]
     """
-    path = Path(path)
+    path = as_path(path)
     joined = False
 
     def observe(event: Event, memory: Any) -> tuple[Any, None]:
@@ -67,7 +67,7 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         ValueError: a line that is no object with a step.
     """
     read = []
-    for number, line in enumerate(_whole_lines(Path(path)), start=1):
+    for number, line in enumerate(_whole_lines(as_path(path)), start=1):
         try:
             value = json.loads(line)
             int(value["step"])

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdl.checks import require_at_least
+from jaxdl.checks import Count, require_at_least
 from jaxdl.diagnostics.signal.propagation import Propagation, propagation
-from jaxdl.files import partial_folder, publish
+from jaxdl.files import as_path, partial_folder, publish
 from jaxdl.observers.probe import host_variables, make_probe
 from jaxdl.training.fit.observing import Event, Observer
 
@@ -20,10 +20,10 @@ Report = Callable[[Event, Propagation], None]
 
 
 def propagation_every(
-    epochs: int,
+    epochs: Count,
     report: Report | str | os.PathLike[str],
     *,
-    examples: int = 100,
+    examples: Count = 100,
     batch: Mapping[str, Any] | None = None,
     saturation: float = 0.01,
     updates: bool = True,
@@ -53,7 +53,7 @@ def propagation_every(
     require_at_least(1, epochs=epochs)
     require_at_least(2, examples=examples)
     probe = make_probe(batch, examples)
-    tell = report if callable(report) else _writer(Path(report))
+    tell = report if callable(report) else _writer(as_path(report))
 
     def observe(event: Event, memory: Any) -> tuple[Any, None]:
         due = event.epoch % epochs == 0 or event.epoch == event.epochs

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxdl.checks import require_choice, require_non_negative
+from jaxdl.checks import Count, require_at_least, require_choice, require_non_negative
 from jaxdl.observers.chosen_metric import Split, check_metric, metric_of
 from jaxdl.training.fit.observing import Change, Event, Observer
 from jaxdl.training.state import TrainState
@@ -34,7 +34,7 @@ def early_stopping(
     metric: str = "loss",
     *,
     mode: Literal["min", "max"] = "min",
-    patience: int,
+    patience: Count,
     min_delta: float = 0.0,
     restore_best: bool = True,
     split: Split = "validation",
@@ -58,6 +58,7 @@ def early_stopping(
         split: "validation", or "train" for the means over the epoch's steps.
 
     Raises:
+        TypeError: a patience that is no whole number.
         ValueError: a setting is out of range; from `fit`, the metric is not measured, or there is
             no validation split.
 
@@ -71,11 +72,7 @@ def early_stopping(
     require_choice("mode", mode, ("min", "max"))
     require_choice("split", split, ("validation", "train"))
     require_non_negative("min_delta", min_delta)
-    if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-        raise ValueError(
-            f"patience must be a whole number of epochs, at least 1, got {patience!r}; "
-            "1 stops at the first epoch that is no better"
-        )
+    require_at_least(1, patience=patience)
     sign = 1.0 if mode == "min" else -1.0
 
     def init(state: TrainState | None) -> StoppingMemory:
@@ -104,10 +101,11 @@ def early_stopping(
         if not stopped and event.epoch < event.epochs:
             return memory, None
         worth = restore_best and int(memory.best_epoch) > 0 and int(memory.bad_epochs) > 0
-        reason = (
-            f"the {split} {metric} has not improved for {int(memory.bad_epochs)} epochs: best "
-            f"{float(memory.best):.6g} in epoch {int(memory.best_epoch)}"
-        )
+        reason = f"the {split} {metric} has not improved for {int(memory.bad_epochs)} epochs: "
+        if int(memory.best_epoch) > 0:
+            reason += f"best {float(memory.best):.6g} in epoch {int(memory.best_epoch)}"
+        else:
+            reason += f"it was {value:.6g} in epoch {event.epoch} and never finite"
         return memory, Change(_copy(memory.state) if worth else None, reason if stopped else None)
 
     name = (

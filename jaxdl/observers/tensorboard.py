@@ -3,15 +3,16 @@
 import os
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxdl.checks import Count, require_at_least
 from jaxdl.compiling import jit_with
 from jaxdl.diagnostics.signal.graph import graph
 from jaxdl.diagnostics.signal.recording import record
+from jaxdl.files import as_path
 from jaxdl.observers.event_file import EventFile
 from jaxdl.observers.pictures import is_image, predictions_picture
 from jaxdl.observers.probe import host_variables, make_probe
@@ -24,12 +25,12 @@ PICTURES = 8
 def tensorboard(
     folder: str | os.PathLike[str],
     *,
-    every: int = 1,
-    step_every: int = 100,
+    every: Count = 1,
+    step_every: Count = 100,
     histograms: bool = True,
     pictures: bool = True,
-    bins: int = 50,
-    examples: int = 100,
+    bins: Count = 50,
+    examples: Count = 100,
     batch: Mapping[str, Any] | None = None,
 ) -> Observer:
     """Write a run's curves, histograms and pictures for `tensorboard --logdir FOLDER`.
@@ -64,11 +65,9 @@ def tensorboard(
     Example:
         >>> observers = [tensorboard("runs/mine", every=5)]
     """
-    least = {"every": (every, 1), "step_every": (step_every, 1), "bins": (bins, 1)}
-    for name, (value, low) in {**least, "examples": (examples, 2)}.items():
-        if value < low:
-            raise ValueError(f"{name} must be at least {low}, got {value}")
-    folder, probe = Path(folder), make_probe(batch, examples)
+    require_at_least(1, every=every, step_every=step_every, bins=bins)
+    require_at_least(2, examples=examples)
+    folder, probe = as_path(folder), make_probe(batch, examples)
     file: EventFile | None = None
 
     def observe(event: Event, memory: Any) -> tuple[Any, None]:

@@ -1,11 +1,13 @@
 """Animate the paths of optimizers over contours, step by step, as a GIF or an MP4."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxdl.files import as_path
 from jaxdl.plotting.contours import COLOURS, Landscape, add_legend, backdrop, path_styles
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ SHADES = 12
 
 def animate_paths(
     *landscapes: Landscape,
-    path: Path | str,
+    path: str | os.PathLike[str],
     steps: int | None = None,
     seconds: float = 8.0,
     frames_per_second: int = 20,
@@ -57,7 +59,7 @@ def animate_paths(
     """
     from matplotlib.animation import FFMpegWriter
 
-    path = Path(path)
+    path = as_path(path)
     if path.suffix not in (".gif", ".mp4"):
         raise ValueError(f"path must end in .gif or .mp4, got {path}; name one of these")
     longest = max((len(p) for each in landscapes for p in each.paths.values()), default=0) - 1

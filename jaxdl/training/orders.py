@@ -7,11 +7,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from jaxdl.checks import is_traced, require_at_least, require_key
+from jaxdl.checks import Count, is_traced, require_key, whole_number
 from jaxdl.training.state import ORDER_STREAM
 
 
-def epoch_order(key: Key[Array, ""], epoch: int, examples: int) -> Int[np.ndarray, " examples"]:
+def epoch_order(key: Key[Array, ""], epoch: Count, examples: Count) -> Int[np.ndarray, " examples"]:
     """A uniform permutation of the examples, a function of (key, epoch) alone.
 
     Each index is given 64 random bits, and the indices are sorted by them. The bits come from
@@ -30,13 +30,14 @@ def epoch_order(key: Key[Array, ""], epoch: int, examples: int) -> Int[np.ndarra
         >>> sorted(epoch_order(jax.random.key(0), 3, 5).tolist())
         [0, 1, 2, 3, 4]
     """
+    epoch, examples = whole_number("epoch", epoch, 0), whole_number("examples", examples)
     words: list[int] = np.asarray(jax.random.key_data(key)).tolist()
     (order,) = _orders(words, np.array([epoch]), examples)
     return np.asarray(order)
 
 
 def orders(
-    key: Key[Array, "..."], epochs: int, examples: int, *, first: int = 0
+    key: Key[Array, "..."], epochs: Count, examples: Count, *, first: Count = 0
 ) -> Int[np.ndarray, "epochs examples"]:
     """The orders of the run of this key, one row an epoch; made on the host.
 
@@ -61,14 +62,14 @@ def orders(
             "them outside jit or vmap and pass them as an argument"
         )
     require_key(key)
-    require_at_least(1, epochs=epochs, examples=examples)
-    require_at_least(0, first=first)
+    epochs, examples = whole_number("epochs", epochs), whole_number("examples", examples)
+    first = whole_number("first", first, 0)
     words: list[int] = np.asarray(jax.random.key_data(jax.random.split(key)[1])).tolist()
     return _orders(words, first + np.arange(epochs), examples)
 
 
 def step_orders(
-    key: Key[Array, "..."], steps: int, examples: int, *, batch_size: int
+    key: Key[Array, "..."], steps: Count, examples: Count, *, batch_size: Count
 ) -> Int[np.ndarray, "steps batch"]:
     """The examples of every step, one row a step: `orders` cut into batches.
 
@@ -88,7 +89,8 @@ def step_orders(
         >>> step_orders(jax.random.key(0), steps=5, examples=7, batch_size=3).shape
         (5, 3)
     """
-    require_at_least(1, steps=steps, examples=examples, batch_size=batch_size)
+    steps, examples = whole_number("steps", steps), whole_number("examples", examples)
+    batch_size = whole_number("batch_size", batch_size)
     in_epoch = examples // batch_size
     if not in_epoch:
         raise ValueError(

@@ -10,8 +10,9 @@ import numpy as np
 from jaxdl.calling import require_mode
 from jaxdl.checks import is_traced, require_key
 from jaxdl.data.types import Dataset
+from jaxdl.training.fields import check_held
 from jaxdl.training.state import TrainState
-from jaxdl.training.task import Batch, PerExample, Task, as_batch, examples_in
+from jaxdl.training.task import Batch, PerExample, Task, as_batch, examples_in, per_example
 
 
 def checked_data(key: Any, data: Any, orders: Any, batch_size: int) -> tuple[Batch, dict[str, Any]]:
@@ -32,7 +33,7 @@ def checked_data(key: Any, data: Any, orders: Any, batch_size: int) -> tuple[Bat
             'data must be {"train": ..., and the splits to evaluate by other names than '
             f'"measure"}}, or a Dataset, got {got}; name the training examples "train"'
         )
-    batches = {name: as_batch(split) for name, split in data.items()}
+    batches = {name: checked_split(split, f"the {name} split") for name, split in data.items()}
     train = batches.pop("train")
     examples = examples_in(train)
     kinds = [_kinds(split["inputs"]) for split in (train, *batches.values())]
@@ -63,6 +64,40 @@ def checked_data(key: Any, data: Any, orders: Any, batch_size: int) -> tuple[Bat
     return train, batches
 
 
+def checked_split(split: Any, where: str) -> dict[str, Any]:
+    """A split in memory, as a batch of all its examples. Refuse what no run can read rightly.
+
+    Arguments:
+        where: what it is, for the message, e.g. "the test split".
+
+    Raises:
+        TypeError: as in `as_batch`.
+        ValueError: fields of different lengths, no examples; as in `check_held`.
+
+    Example:
+        >>> checked_split({"inputs": np.ones((5, 2)), "targets": np.ones(4)}, "the test split")
+        Traceback (most recent call last):
+        ...
+        ValueError: the test split must have as many targets as inputs, got 5 inputs and 4 targets;
+        leave the others out
+    """
+    batch = as_batch(split, where)
+    counts = {
+        field: [jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(values)]
+        for field, values in batch.items()
+    }
+    lengths = {length for found in counts.values() for length in found}
+    if len(lengths) > 1 and () not in lengths:
+        got = " and ".join(f"{n} {field}" for field, found in counts.items() for (n,) in found)
+        raise ValueError(
+            f"{where} must have as many targets as inputs, got {got}; leave the others out"
+        )
+    if not examples_in(batch):
+        raise ValueError(f"{where} must have examples, got none; pass None for no split")
+    check_held(batch, where)
+    return batch
+
+
 def require_start(start: Any) -> None:
     """Refuse a start that is no state.
 
@@ -84,44 +119,52 @@ def require_start(start: Any) -> None:
 def checked_outputs(
     task: Task, variables: Mapping[str, Any], splits: Mapping[str, Any], size: int
 ) -> Any:
-    """The shapes of the outputs for a batch.
+    """The shapes of the outputs for a batch of the train split.
 
-    Refuse a mode that does not reach the model, and outputs that do not belong to the targets.
+    Refuse a mode that does not reach the model, inputs of other splits that differ in shape, and
+    a loss or metric that cannot be computed of a split.
 
     Arguments:
         task: what is learned.
         variables: the shapes of the model's.
-        splits: the batches by name, all with inputs of the same kind; shapes are enough.
+        splits: the batches by name, "train" among them; shapes are enough.
         size: the examples of a step.
     """
     shapes = {name: _first(split, size) for name, split in splits.items()}
-    inputs = jax.eval_shape(task.preprocess, shapes["train"]["inputs"])
-    require_mode(task.model, variables, inputs, task.mode)
-    outputs = jax.eval_shape(
-        lambda variables, inputs: task.outputs(variables, inputs, train=False)[0],
-        variables,
-        inputs,
-    )
-    for batch in shapes.values():
-        check_targets(outputs, batch["targets"])
-    return outputs
+    train = shapes["train"]
+    preprocessed = jax.eval_shape(task.preprocess, train["inputs"])
+    require_mode(task.model, variables, preprocessed, task.mode)
+
+    def outputs(variables: Any, batch: Any) -> Any:
+        return task.outputs(variables, task.preprocess(batch["inputs"]), train=False)[0]
+
+    def measured(variables: Any, batch: Any) -> None:
+        given = outputs(variables, batch)
+        for name, function in task.measured.items():
+            per_example(name, function, given, batch)
+
+    for name, split in shapes.items():
+        axes = [_axes(batch["inputs"]) for batch in (train, split)]
+        if axes[0] != axes[1]:
+            raise ValueError(
+                f"the inputs of every split must be alike, got {axes[0]} to train on and {axes[1]} "
+                f"in {name!r}; prepare both in the same way"
+            )
+        if _kinds(split) != _kinds(train):  # the train split's loss is traced with the step
+            jax.eval_shape(measured, variables, split)
+    return jax.eval_shape(outputs, variables, train)
 
 
-def check_targets(outputs: Any, targets: Any) -> None:
-    """Refuse outputs that cannot belong to the targets; the shapes of both, for a batch.
-
-    Raises:
-        ValueError: (batch, 1) outputs for (batch,) targets or the other way round, which a loss
-            could broadcast to (batch, batch).
-    """
-    if not (hasattr(outputs, "shape") and hasattr(targets, "shape")):
-        return  # several outputs or targets: only the loss knows what they mean
-    trailing = {outputs.shape[1:], targets.shape[1:]}
-    if not np.issubdtype(targets.dtype, np.integer) and trailing == {(), (1,)}:
-        raise ValueError(
-            f"outputs and targets must have the same shape, got {outputs.shape} and "
-            f"{targets.shape}, which a loss would broadcast; add or remove the last axis"
+def checked_evaluation(task: Task, variables: Mapping[str, Any], split: Any) -> dict[str, Any]:
+    """A split to evaluate, as a batch. Refuse what `checked_split` and `check_labels` refuse."""
+    batch = checked_split(split, "the split")
+    if not any(map(is_traced, jax.tree.leaves(batch))):
+        outputs = jax.eval_shape(
+            lambda inputs: task.outputs(variables, task.preprocess(inputs), train=False)[0],
+            batch["inputs"],
         )
+        check_labels("evaluated", outputs, batch["targets"], task.loss)
+    return batch
 
 
 def check_labels(name: str, outputs: Any, targets: Any, loss: PerExample) -> None:
@@ -167,6 +210,10 @@ def _weighs_nothing(loss: PerExample, outputs: Any, label: Any) -> bool:
 def _first(split: Batch, size: int) -> Any:
     """The shapes of the first examples."""
     return jax.eval_shape(lambda arrays: jax.tree.map(lambda array: array[:size], arrays), split)
+
+
+def _axes(tree: Any) -> str:
+    return str(jax.tree.map(lambda leaf: list(leaf.shape[1:]), tree))
 
 
 def _kinds(tree: Any) -> str:

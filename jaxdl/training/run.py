@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +13,21 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
-from jaxdl.checks import is_traced, require_at_least, require_like
+from jaxdl.checks import Count, is_traced, require_like, whole_number
 from jaxdl.compiling import compiler_options, init_options, loops_well, once_for_equal
+from jaxdl.forking import require_own_threads
 from jaxdl.host_loops import with_loops_on_host
 from jaxdl.training.evaluation import make_batch_sums
-from jaxdl.training.refusals import check_labels, checked_data, checked_outputs, require_start
-from jaxdl.training.state import TrainState, check_parts, init_state
+from jaxdl.training.fields import on_device
+from jaxdl.training.refusals import (
+    check_labels,
+    checked_data,
+    checked_evaluation,
+    checked_outputs,
+    checked_split,
+    require_start,
+)
+from jaxdl.training.state import TrainState, check_parts, init_state, run_key
 from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step, take
 from jaxdl.training.task import Batch, Task, Weighted, as_batch, examples_in
 
@@ -64,8 +73,9 @@ class Run:
 
     def evaluate(self, state: TrainState, split: Batch) -> dict[str, Array]:
         """The means of loss and metrics over a split, with the parameters to be evaluated."""
+        require_own_threads("Run.evaluate")
         step = make_eval_step(self.task)
-        arrays = jax.tree.map(jnp.asarray, as_batch(split))
+        arrays = on_device(checked_evaluation(self.task, state.evaluated, split))
         sums = make_batch_sums(step, EVALUATION_BATCH)(state.evaluated, arrays)
 
         def total(values: Array) -> Array:
@@ -83,7 +93,7 @@ class Run:
     ) -> tuple[TrainState, dict[str, Array]]:
         """The steps of one epoch: full batches in a scan, then the smaller last one."""
         full, rest = divmod(order.shape[0], self.batch_size)
-        train = jax.tree.map(jnp.asarray, as_batch(train))
+        train = on_device(checked_split(train, "the train split"))
         rows = order[: full * self.batch_size].reshape(full, self.batch_size)
         state, measured = make_train_epoch(self.step)(state, train, rows)
         if rest and not self.drop_last:
@@ -104,13 +114,14 @@ class Run:
         start: TrainState | None = None,
     ) -> tuple[TrainState, Measured]:
         """Run the epochs whose orders are given; see `make_run`."""
+        require_own_threads("a Run")
         orders = orders if is_traced(orders) else np.asarray(orders)
         train, splits = checked_data(key, data, orders, self.batch_size)
         plan = self._planned(key, train, splits, start)
         for name, split in {"train": train, **splits}.items():
             check_labels(name, plan.outputs, split["targets"], self.task.loss)
-        train, splits = jax.tree.map(jnp.asarray, (train, splits))
-        arguments = (key, train, splits, jnp.asarray(orders), start)
+        train, splits = on_device((train, splits))
+        arguments = (key, train, splits, jnp.array(orders), start)
         if plan.traced or any(map(is_traced, jax.tree.leaves(arguments))):
             return _whole(self, *arguments)
         init, whole = _compiled(self, plan.looped)
@@ -141,7 +152,7 @@ def make_run(
     task: Any,
     optimizer: Any,
     *,
-    batch_size: int,
+    batch_size: Count,
     drop_last: bool = False,
     measure: Callable[[TrainState], Any] | None = None,
 ) -> Run:
@@ -164,7 +175,8 @@ def make_run(
         data: {"train": ..., and the splits to evaluate}, each `data.Arrays` or a batch; or a
             `Dataset`. They are arguments of the compiled program, not part of it.
         orders: (epochs, examples), `training.orders(key, epochs, examples)`.
-        start: the state to go on from; `run.init(key, data["train"])` by default.
+        start: the state to go on from; `run.init(key, data["train"])` by default. Its key is
+            replaced by that of the run: dropout follows from `key`.
 
     It returns the last state, and measured values by name: "train" has loss and metrics of every
     step, (epochs, steps), from the outputs before its update; every other split has its means after
@@ -191,14 +203,14 @@ def make_run(
         >>> bool(losses_of_rates[0] > losses_of_rates[1])
         True
     """
+    require_own_threads("make_run")
     if not isinstance(task, Task):
         raise TypeError(
             f"task must be a training.Task, got {type(task).__name__}; "
             "make one, e.g. Task(model, losses.cross_entropy)"
         )
     check_parts(jax.random.key(0), task.model, optimizer)
-    require_at_least(1, batch_size=batch_size)
-    return Run(task, optimizer, batch_size, drop_last, measure)
+    return Run(task, optimizer, whole_number("batch_size", batch_size), drop_last, measure)
 
 
 def first_weights(task: Task, train: Batch) -> Callable[[Key[Array, ""]], Any]:
@@ -282,7 +294,7 @@ def _whole(
     orders: Int[Array, "epochs examples"],
     start: TrainState | None,
 ) -> tuple[TrainState, Measured]:
-    state = run.init(key, train) if start is None else start
+    state = run.init(key, train) if start is None else replace(start, key=run_key(key))
 
     def epoch(state: TrainState, order: Array) -> tuple[TrainState, Measured]:
         state, measured = run.epoch(state, train, order)

@@ -113,7 +113,7 @@ def init_state(
         {'bias': (4,), 'kernel': (3, 4)}
     """
     check_parts(key, model.model if isinstance(model, Task) else model, optimizer)
-    init_key, run_key = jax.random.split(key)
+    init_key = jax.random.split(key)[0]
     if isinstance(model, Task):
         variables = model.init(init_key, sample_inputs)
     else:
@@ -125,9 +125,14 @@ def init_state(
         params=params,
         batch_stats=variables.pop("batch_stats", {}),
         opt_state=optimizer.init(params),
-        key=run_key,
+        key=run_key(key),
         collections=variables,
     )
+
+
+def run_key(key: Key[Array, ""]) -> Key[Array, ""]:
+    """The key that a run of this key keeps in its state; the other half draws the parameters."""
+    return jax.random.split(key)[1]
 
 
 def check_parts(key: Any, model: Any, optimizer: Any) -> None:

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Int, Key
 
 from jaxdl.calling import synchronized_norms
+from jaxdl.training.fields import check_held
 from jaxdl.training.state import TrainState
 from jaxdl.training.task import (
     Augment,
@@ -89,6 +90,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         given = as_batch(batch)
+        check_held(given, "a batch")
         inputs = task.preprocess(given["inputs"])
         if task.augment is not None:
             inputs = task.augment(own(state.augment_key()), inputs)
@@ -161,6 +163,7 @@ def make_eval_step(
 
     def eval_step(variables: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
         given = as_batch(batch)
+        check_held(given, "a batch")
         outputs, _ = task.outputs(variables, task.preprocess(given["inputs"]), train=False)
         return {
             name: sum_over_batch(*per_example(name, function, outputs, given))

@@ -16,6 +16,8 @@ from jaxtyping import Array, Key
 from jaxdl.calling import GivenMode, call_model, initial_variables, mode_of
 from jaxdl.checks import require_module
 from jaxdl.data.types import Arrays
+from jaxdl.training.fields import check_fields
+from jaxdl.training.pairing import check_pairing
 
 Batch = Mapping[str, Any] | Arrays
 """`{"inputs": ..., "targets": ...}` and perhaps `"weights"`: each any pytree of arrays whose first
@@ -216,11 +218,14 @@ def parts_of(batch: Batch) -> dict[str, Any]:
     return {name: named[name] for name in PARTS if named.get(name) is not None}
 
 
-def as_batch(batch: Any) -> dict[str, Any]:
+def as_batch(batch: Any, where: str = "a batch") -> dict[str, Any]:
     """`parts_of` a batch that must have inputs and targets.
 
+    Arguments:
+        where: what it is, for the message, e.g. "the test split".
+
     Raises:
-        TypeError: neither, or without inputs and targets.
+        TypeError: neither, or without inputs and targets; as in `check_fields`.
 
     Example:
         >>> from jaxdl import data
@@ -231,9 +236,10 @@ def as_batch(batch: Any) -> dict[str, Any]:
     if not {"inputs", "targets"} <= set(found):
         got = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
         raise TypeError(
-            f'a batch must be data.Arrays, or {{"inputs": ..., "targets": ...}}, got {got}; '
+            f'{where} must be data.Arrays, or {{"inputs": ..., "targets": ...}}, got {got}; '
             "give it both names"
         )
+    check_fields(found, where)
     return found
 
 
@@ -270,8 +276,9 @@ def per_example(
     """The values of a loss or metric, and their weights; None where all weights are one.
 
     Raises:
-        ValueError: not one value, or one weight, for each example.
+        ValueError: not one value, or one weight, for each example; as in `check_pairing`.
     """
+    check_pairing(name, function, outputs, batch["targets"])
     result = function(outputs, batch["targets"])
     values, weights = result if isinstance(result, tuple) else (result, None)
     expected = (examples_in(batch["inputs"]),)

@@ -105,7 +105,7 @@ def test_what_counts_as_improvement(settings, values, stopped):
 
 def test_nothing_is_restored_where_no_epoch_was_good():
     changes, _ = drive(observers.early_stopping(patience=1), [np.nan], epochs=9)
-    assert changes[1].stop
+    assert changes[1].stop.endswith("for 1 epochs: it was nan in epoch 1 and never finite")
     assert changes[1].state is None
 
 
@@ -195,7 +195,10 @@ def test_a_run_that_cannot_be_served_is_refused_before_it_starts(observer, a_run
     ("make", "settings", "text"),
     [
         (observers.early_stopping, {"patience": 0}, "at least 1, got 0"),
-        (observers.early_stopping, {"patience": True}, "at least 1, got True"),
+        (observers.early_stopping, {"patience": True}, "whole number, got True"),
+        (observers.early_stopping, {"patience": 1.5}, r"whole number, got 1\.5"),
+        (observers.tensorboard, {"folder": "nowhere", "every": 1.5}, "every must be a whole"),
+        (observers.propagation_every, {"epochs": "3", "report": print}, "epochs must be a whole"),
         (observers.early_stopping, {"patience": 1, "min_delta": -1.0}, "min_delta"),
         (observers.propagation_every, {"epochs": 0, "report": print}, "at least 1, got 0"),
         (
@@ -208,7 +211,7 @@ def test_a_run_that_cannot_be_served_is_refused_before_it_starts(observer, a_run
     ],
 )
 def test_settings_out_of_range_are_refused(make, settings, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, TypeError), match=text):
         make(**settings)
 
 

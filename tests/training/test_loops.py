@@ -108,9 +108,13 @@ def test_goes_on_in_the_middle_of_an_epoch():
     assert middle.stopped == "enough"
     assert len(middle.history.steps["loss"]) == 8
     assert len(middle.history.train["loss"]) == 1
-    rest = fit(epochs=1, state=middle.state)
-    assert int(rest.state.step) == 2 * len(plan.sizes)
-    chex.assert_trees_all_equal(rest.state.params, whole("looped").state.params)
+    # The rest of the second epoch is no pass over the set: one more follows.
+    seen = []
+    rest = fit(epochs=1, state=middle.state, observers=[seen.append])
+    assert int(rest.state.step) == 3 * len(plan.sizes)
+    assert [len(event.measured.steps["loss"]) for event in seen] == [4, 6]
+    assert [(event.epoch, event.epochs) for event in seen] == [(1, 2), (2, 2)]
+    chex.assert_trees_all_equal(rest.state.params, fit(epochs=3).state.params)
 
 
 def stop_at(step):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Key
 
 from jaxdl.data.streaming import Decode, RandomAccess, stream
 from jaxdl.data.types import Arrays
+from jaxdl.training.fields import on_device, on_host
 from jaxdl.training.fit.layouts import Layout
 from jaxdl.training.loops import Source
 from jaxdl.training.orders import epoch_order
@@ -115,8 +116,10 @@ class Reader:
     def __init__(
         self, train: Arrays | Streamed, plan: Plan, key: Key[Array, ""], layout: Layout
     ) -> None:
-        held = isinstance(train, Arrays) and layout.mesh is None
-        self._train: Arrays | Streamed = jax.device_put(train) if held else train
+        # What the caller writes to these arrays during the run must not change it.
+        if isinstance(train, Arrays):
+            train = on_device(train) if layout.mesh is None else on_host(train)
+        self._train: Arrays | Streamed = train
         self._plan = plan
         self._key = key
         self._layout = layout
@@ -211,11 +214,10 @@ def read(split: Arrays | Streamed, indices: np.ndarray) -> dict[str, Any]:
 def put_on_device(arrays: Arrays) -> dict[str, Any]:
     """A split as a batch of all its examples, on the default device, as stored.
 
-    On a CPU an array whose memory is aligned to 64 bytes, such as one that `data.load` read from
-    its cache, is used where it is. JAX holds float64 and int64 as float32 and int32 unless
-    `jax_enable_x64` is set.
+    Memory that can be written to is copied; see `on_device`. JAX holds float64 and int64 as float32
+    and int32 unless `jax_enable_x64` is set.
     """
-    return as_batch(jax.device_put(arrays))
+    return as_batch(on_device(arrays))
 
 
 def example_shapes(train: Arrays | Streamed) -> dict[str, Any]:

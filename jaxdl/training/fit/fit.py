@@ -4,7 +4,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, get_args
 
 import flax.linen as nn
@@ -13,16 +12,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from jaxdl.checks import require_at_least, require_choice
-from jaxdl.data.types import Arrays, Dataset
+from jaxdl.checks import Count, require_at_least, require_choice
+from jaxdl.data.types import Dataset
+from jaxdl.forking import require_own_threads
 from jaxdl.training import checkpoints
 from jaxdl.training.fit import arguments, signals
 from jaxdl.training.fit.advance import FIRST_CALL_STEPS, advance, next_limit
-from jaxdl.training.fit.batches import Plan, Reader, as_streamed
+from jaxdl.training.fit.batches import Plan, Reader
 from jaxdl.training.fit.history import SKIPPED, epoch_means
 from jaxdl.training.fit.layouts import Parallel, any_process, resolve
 from jaxdl.training.fit.moment import Moment, identity_of, restore, save
-from jaxdl.training.fit.nonfinite import NonFiniteError, OnNonFinite, diagnose
+from jaxdl.training.fit.nonfinite import OnNonFinite, diagnose, diagnose_validation, end_of
 from jaxdl.training.fit.observing import Change, Event, Observer, Setup, as_observer, tell
 from jaxdl.training.fit.programs import compile_programs
 from jaxdl.training.fit.progress import progress_bar
@@ -36,26 +36,26 @@ __all__ = ["fit"]
 
 def fit(
     model: nn.Module | Task,
-    dataset: Dataset,
+    dataset: Dataset | Any,
     optimizer: optax.GradientTransformation,
     *,
     loss: PerExample | None = None,
     metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
-    epochs: int,
-    batch_size: int,
+    epochs: Count,
+    batch_size: Count,
     key: Key[Array, ""],
     preprocess: Callable[[Any], Any] = scale_images,
     augment: Augment | None = None,
     drop_last: bool = False,
     parallel: Parallel = "auto",
-    steps_per_call: int | None = None,
+    steps_per_call: Count | None = None,
     on_nonfinite: OnNonFinite = "raise",
     observers: Sequence[Observer | Callable[[Event], Change | None]] = (),
     progress: bool | None = None,
     state: TrainState | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
-    checkpoint_every: int | None = None,
-    keep: int = 3,
+    checkpoint_every: Count | None = None,
+    keep: Count = 3,
     accept_changes: Collection[str] = (),
 ) -> Result:
     """Train `model` on `dataset.train`, measuring `dataset.validation` after each epoch.
@@ -69,7 +69,8 @@ def fit(
         model: a Linen module, or a `Task`: a model, loss, metrics, preprocess and augment, and how
             the model is called.
         dataset: the data. On the device float64 and int64 become float32 and int32, unless
-            `jax_enable_x64` is set.
+            `jax_enable_x64` is set; numbers too large for these are refused. Training and
+            validation data are copied, unless they are read-only memory.
         optimizer: any optax gradient transformation.
         loss, metrics, preprocess, augment: as in `Task`; a `Task` has its own.
         epochs: passes over the training split, at least 1.
@@ -81,14 +82,16 @@ def fit(
         steps_per_call: steps in one compiled call; by default as many as take about two seconds, at
             most an epoch. The results do not depend on it.
         on_nonfinite: what to do if a step gives a loss or a state that is not finite. "raise" names
-            the step and the first such quantity. "skip" counts the step, changes nothing else, and
-            marks it in the history's "skipped". "stop" ends the run before the step. Only a call
-            with such a step is repeated, step by step.
+            the step and the first such quantity, or the first example whose data are not finite.
+            "skip" counts the step, changes nothing else, and marks it in the history's "skipped".
+            "stop" ends the run before the step. Only a call with such a step is repeated, step by
+            step. "raise" and "stop" also end a run whose validation loss is not finite.
         observers: an `Observer`, or a function of an `Event` that is called at the end of each
             epoch and may return a `Change`.
         drop_last: leave out the smaller last batch of each epoch.
         state: the state to start from, which is copied; by default `init_state(key, ...)`. Epochs
-            count on from its step.
+            count on from its step; one that it has begun is finished first, beyond `epochs`. Orders
+            and dropout are those of `key`, so the key of the first run goes on with that run.
         progress: show a bar; by default when standard error is a terminal.
         checkpoint_dir: a folder for this run alone. The run goes on from the newest checkpoint
             there. On SIGTERM or SIGINT it finishes the call, saves, and exits with status 143 or
@@ -120,31 +123,38 @@ def fit(
         >>> round(result.state.params["dense_0"]["kernel"].item(), 3)
         2.0
     """
+    require_own_threads("fit")
     task = as_task(model, loss, metrics=metrics, preprocess=preprocess, augment=augment)
     arguments.check_on_host(key)
     check_parts(key, task.model, optimizer)
-    train = dataset.train if isinstance(dataset.train, Arrays) else as_streamed(dataset.train)
-    arguments.check_run(dataset, train, epochs, batch_size)
+    train, held = arguments.checked_splits(dataset)
+    epochs, batch_size, keep = arguments.counts(epochs=epochs, batch_size=batch_size, keep=keep)
     require_at_least(1, steps_per_call=steps_per_call, checkpoint_every=checkpoint_every)
+    arguments.check_run(train, batch_size)
     require_choice("on_nonfinite", on_nonfinite, get_args(OnNonFinite))
-    arguments.check_folder(checkpoint_dir)
+    checkpoint_dir = arguments.checked_folder(checkpoint_dir)
     arguments.check_accepted(accept_changes)
     layout = resolve(parallel, batch_size)
     plan = Plan(len(train), batch_size, drop_last)
+    per_epoch = len(plan.sizes)
+    state = arguments.of_this_run(state, key)
+    # An epoch that the state has begun is finished first, as an epoch of its own.
+    epochs += arguments.begun_epochs(state, per_epoch)
     config = {"epochs": epochs, "batch_size": batch_size, "drop_last": drop_last}
     setup = Setup(task, dataset, optimizer, config)
     listed = tuple(as_observer(observer) for observer in observers)
     for observer in listed:
         observer.check(setup)
     programs = compile_programs(task, optimizer, layout)
-    sample, looped = arguments.check_shapes(setup, train, plan, programs.train_step, key, state)
+    sample, looped = arguments.check_shapes(
+        setup, train, held, plan, programs.train_step, key, state
+    )
 
     given = state is not None
     if not given:
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sample)
         state = programs.init(key, zeros)
     state = layout.replicate(state)
-    per_epoch = len(plan.sizes)
     end = (int(state.step) // per_epoch + epochs) * per_epoch
     validation = None if dataset.validation is None else programs.place(dataset.validation)
     skip = on_nonfinite == "skip"
@@ -195,12 +205,8 @@ def fit(
 
                 if taken.bad:
                     left = steps[len(taken.measured["loss"]) :]
-                    quantity = diagnose(task, moment.state, train, plan, epoch, left)
-                    reason = f"step {moment.step}: {quantity} was not finite"
-                    if on_nonfinite == "stop":
-                        moment = replace(moment, stopped=reason)
-                    else:
-                        error = NonFiniteError(moment.step, quantity)
+                    fault = diagnose(task, moment.state, train, plan, epoch, left)
+                    moment, reason, error = end_of(moment, fault, on_nonfinite)
                     break
 
                 ended = steps.stop == per_epoch
@@ -217,6 +223,11 @@ def fit(
                         listed, setup, moment, programs, steps=end, epoch_ended=ended
                     )
                     if error is not None:
+                        break
+                if ended and not skip:
+                    invalid = diagnose_validation(task, means, dataset.validation)
+                    if invalid is not None:
+                        moment, reason, error = end_of(moment, invalid, on_nonfinite)
                         break
                 if store is not None:
                     if due:

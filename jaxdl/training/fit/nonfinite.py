@@ -1,35 +1,48 @@
 """Detect a loss or a state that is not finite, and find where it began."""
 
-from typing import Any, Literal
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool
 
 from jaxdl.data.types import Arrays
 from jaxdl.training.fit.batches import Plan, Streamed, read
 from jaxdl.training.fit.layouts import local
+from jaxdl.training.fit.moment import Moment
 from jaxdl.training.orders import epoch_order
 from jaxdl.training.state import TrainState
-from jaxdl.training.task import Batch, Task, as_batch, mean_over_batch, per_example
+from jaxdl.training.task import Batch, Task, as_batch, mean_over_batch, parts_of, per_example
 
 OnNonFinite = Literal["raise", "skip", "stop"]
 
 
+class Fault(NamedTuple):
+    """The first quantity that was not finite, and what to do."""
+
+    quantity: str
+    fix: str = "lower the learning rate, clip the gradient"
+
+
 class NonFiniteError(FloatingPointError):
-    """A step that gave a loss or a state that is not finite.
+    """A step that gave a loss or a state that is not finite, or a validation loss that is not.
 
     Attributes:
         step: its number, which is the updates made before it.
-        quantity: the first that was not finite, e.g. "the output of dense_1".
+        quantity: the first that was not finite, e.g. "the output of dense_1", or "the inputs of
+            example 17 of the train split".
         result: the run up to the step before.
     """
 
-    def __init__(self, step: int, quantity: str) -> None:
+    def __init__(self, step: int, quantity: str, fix: str = Fault("").fix) -> None:
         super().__init__(
-            f"step {step} must give a finite loss and state, got {quantity} not finite; lower the "
-            'learning rate, clip the gradient, or pass on_nonfinite="skip" or "stop"'
+            f"step {step} must give a finite loss and state, got {quantity} not finite; {fix}, or "
+            'pass on_nonfinite="skip" or "stop"'
         )
         self.step = step
         self.quantity = quantity
@@ -120,7 +133,7 @@ def first_nonfinite(task: Task, state: TrainState, batch: Batch) -> str:
 
 def diagnose(
     task: Task, state: TrainState, train: Arrays | Streamed, plan: Plan, epoch: int, left: range
-) -> str:
+) -> Fault:
     """The quantity that ended a run at its last good state.
 
     Arguments:
@@ -128,15 +141,63 @@ def diagnose(
             are none, all were finite when they were repeated.
     """
     if not left:
-        return "a number that was finite when computed again"
+        return Fault("a number that was finite when computed again")
     start = left[0] * plan.batch_size
     indices = epoch_order(state.key, epoch, plan.examples)[start : start + plan.sizes[left[0]]]
     here = jax.tree.map(local, state)
     try:
-        return first_nonfinite(task, here, read(train, indices))
+        batch = read(train, indices)
+        quantity = first_nonfinite(task, here, batch)
     except Exception as error:
         # E.g. a model that runs only under pmap. The run's own error matters more.
-        return f"the loss or the state (no more is known: {error})"
+        return Fault(f"the loss or the state (no more is known: {error})")
+    fields = {"the inputs, preprocessed,": ["inputs"], "the loss": ["targets", "weights"]}
+    for field in fields.get(quantity, []):
+        if _spoiled(batch.get(field)).any():
+            held, numbers = (batch, indices) if isinstance(train, Streamed) else (train, None)
+            return _in_data("train", field, parts_of(held)[field], numbers)
+    return Fault(quantity)
+
+
+def diagnose_validation(task: Task, measured: Mapping[str, float], split: Any) -> Fault | None:
+    """Why the mean loss over the validation split is not finite; None if it is."""
+    if math.isfinite(measured.get("loss", 0.0)):
+        return None
+    for field, values in as_batch(split).items():
+        seen = task.preprocess(jax.tree.map(jnp.asarray, values)) if field == "inputs" else values
+        if _spoiled(values).any() and not _finite(jax.tree.map(jnp.asarray, seen)):
+            return _in_data("validation", field, values, None)
+    return Fault("the validation loss")
+
+
+def end_of(
+    moment: Moment, fault: Fault, way: OnNonFinite
+) -> tuple[Moment, str, NonFiniteError | None]:
+    """The last moment of a run with a fault, the reason, and the error to raise, if any."""
+    reason = f"step {moment.step}: {fault.quantity} was not finite"
+    if way == "stop":
+        return replace(moment, stopped=reason), reason, None
+    return moment, reason, NonFiniteError(moment.step, *fault)
+
+
+def _in_data(split: str, field: str, values: Any, numbers: np.ndarray | None) -> Fault:
+    """Numbers of the data that are not finite; `numbers` are those of the examples, if not all."""
+    bad = np.flatnonzero(_spoiled(values))
+    examples = bad if numbers is None else numbers[bad]
+    others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+    return Fault(
+        f"the {field} of example {examples.min()}{others} of the {split} split",
+        "repair the data, or leave such examples out",
+    )
+
+
+def _spoiled(values: Any) -> np.ndarray:
+    """Which examples of a field hold NaN or infinity; none of a field that there is not."""
+    spoiled = np.zeros(1, bool)
+    for leaf in map(np.asarray, jax.tree.leaves(values)):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            spoiled = spoiled | ~np.isfinite(leaf).reshape(len(leaf), -1).all(-1)
+    return spoiled
 
 
 def _leaves(state: TrainState) -> list[Any]:

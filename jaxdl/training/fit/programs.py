@@ -14,6 +14,7 @@ from jaxtyping import Array, Key
 from jaxdl.compiling import compiler_options, init_options, once_for_equal
 from jaxdl.data.streaming import stream
 from jaxdl.data.types import Arrays
+from jaxdl.forking import require_own_threads
 from jaxdl.training.evaluation import make_batch_sums, means
 from jaxdl.training.fit.batches import as_streamed, put_on_device
 from jaxdl.training.fit.layouts import AXIS, ONE_DEVICE, Layout
@@ -79,6 +80,7 @@ class Programs:
         """
         if split is None:
             return {}
+        require_own_threads("evaluate")
         if isinstance(split, Arrays):
             split = self.place(split)
         if isinstance(split, Placed):

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxdl.checks import whole_number
+
 GIVEN_BY_SWEEP = ("key", "seed")
 
 
@@ -47,19 +49,21 @@ def make_axis(name: str, given: Any, static: bool) -> Axis:
     return Axis(name, held, np.asarray(labels), False)
 
 
-def seed_numbers(seeds: int | Iterable[int]) -> np.ndarray:
+def seed_numbers(seeds: Any) -> np.ndarray:
     """The seeds 0 to n - 1, or the seeds of a list, as uint32.
 
     Raises:
+        TypeError: neither a whole number nor a list.
         ValueError: no seed, a repeated seed, or one that is no integer from 0 to 2^32 - 1.
     """
-    if isinstance(seeds, int) and seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}; a run needs a key")
-    values = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    listed = isinstance(seeds, Iterable) and getattr(seeds, "ndim", 1) != 0
+    listed = listed and not isinstance(seeds, str)
+    values = list(seeds) if listed else list(range(whole_number("seeds", seeds)))
     if not values:
         raise ValueError("seeds must hold a seed, got none; pass e.g. seeds=8")
     for seed in values:
-        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+        if not whole or not 0 <= seed < 2**32:
             raise ValueError(
                 f"a seed must be an integer from 0 to 2^32 - 1, got {seed!r}; pass another"
             )

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
+from jaxdl.training.fields import check_held
+
 ORDERS = ("order", "orders")
 """The arguments that all members may share."""
 
@@ -42,7 +44,9 @@ class BySeed:
         with self._alone:
             if seed in self._kept:
                 return self._kept[seed]
-            made = [_on_host(leaf) for leaf in jax.tree.leaves(self.make(jax.random.key(seed)))]
+            tree = self.make(jax.random.key(seed))
+            check_held({f"by_seed[{self.name!r}]": tree}, f"the seed {seed}")
+            made = [_on_host(leaf) for leaf in jax.tree.leaves(tree)]
             if _bytes([made, *self._kept.values()]) <= KEPT_BYTES:
                 self._kept[seed] = made
             return made
@@ -95,5 +99,6 @@ def _bytes(kept: Sequence[Sequence[np.ndarray]]) -> int:
 
 
 def _on_host(leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
+    """A copy in the device's type: `make` may write to its memory again for the next seed."""
+    array = np.array(leaf)
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)

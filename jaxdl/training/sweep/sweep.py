@@ -1,10 +1,11 @@
 """Many runs at once: a pure run over hyper-parameters and seeds, as arrays with named axes."""
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxdl.files import versions
+from jaxdl.checks import Count, whole_number
+from jaxdl.files import as_path, versions
+from jaxdl.forking import require_own_threads
 from jaxdl.training.fit.fit import fit
 from jaxdl.training.run import Run
 from jaxdl.training.sweep.axes import (
@@ -25,6 +28,7 @@ from jaxdl.training.sweep.axes import (
 from jaxdl.training.sweep.by_seed import BySeed, checked_by_seed
 from jaxdl.training.sweep.folder import SweepFolder, open_folder
 from jaxdl.training.sweep.members_bar import members_bar
+from jaxdl.training.sweep.outputs import check_outputs, dims_of
 from jaxdl.training.sweep.program import Program, prepare, trace_member
 
 if TYPE_CHECKING:
@@ -37,12 +41,12 @@ def sweep(
     run: Callable[..., Any],
     over: Mapping[str, Any] | None = None,
     *,
-    seeds: int | Iterable[int] = 8,
+    seeds: Count | Iterable[Count] = 8,
     by_seed: Mapping[str, Any] | None = None,
     orders: str = "own",
     static: Sequence[str] = (),
     dims: Mapping[str, Sequence[str]] | None = None,
-    chunk: int | None = None,
+    chunk: Count | None = None,
     folder: str | Path | None = None,
     progress: bool | None = None,
 ) -> "xarray.Dataset":
@@ -108,6 +112,7 @@ def sweep(
         >>> bool((result.distance.sel(rate=0.5) <= result.distance.sel(rate=0.1)).all())
         True
     """
+    require_own_threads("sweep")
     module = _import_xarray()
     axes = [make_axis(name, values, name in static) for name, values in (over or {}).items()]
     seed_values = seed_numbers(seeds)
@@ -116,38 +121,44 @@ def sweep(
         by_seed or {}, orders, [*(axis.name for axis in axes), *GIVEN_BY_SWEEP], seed_values
     )
     _check_run(run, axes, [each.name for each in made], static)
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be at least 1 member, got {chunk}; leave it out")
+    chunk = None if chunk is None else whole_number("chunk", chunk)
 
     fixed = [axis for axis in axes if axis.static]
     moving = [axis for axis in axes if not axis.static]
-    combinations = list(itertools.product(*(axis.values for axis in fixed)))
-    programs = [
-        trace_member(
-            functools.partial(run, **dict(zip((a.name for a in fixed), values, strict=True))),
-            {axis.name: np.asarray(axis.values).dtype for axis in moving},
-            by_seed=made,
-        )
-        for values in combinations
+    places = list(itertools.product(*(range(len(axis.values)) for axis in fixed)))
+    coordinates = [
+        ", ".join(f"{a.name}={a.labels[i]}" for a, i in zip(fixed, place, strict=True))
+        for place in places
     ]
-    _check_outputs(programs, axes)
-    own_dims = _own_dims(programs[0], axes, dims or {})
+    programs = []
+    for place, here in zip(places, coordinates, strict=True):
+        settings = {a.name: a.values[i] for a, i in zip(fixed, place, strict=True)}
+        with _naming(here):
+            programs.append(
+                trace_member(
+                    functools.partial(run, **settings),
+                    {axis.name: np.asarray(axis.values).dtype for axis in moving},
+                    by_seed=made,
+                )
+            )
+    check_outputs(programs, axes)
+    own_dims = dims_of(programs[0], axes, dims or {})
     kept = None
     if folder is not None:
         identity = _identity(programs, axes, seed_values)
         if made:
             identity["by seed"] = {each.name: _digest_of_first(each) for each in made}
-        kept = open_folder(Path(folder), identity)
+        kept = open_folder(as_path(folder), identity)
 
     numbers = member_arguments(moving, seed_values)
     members = numbers[0]
     arguments: list[np.ndarray | BySeed] = [*numbers]
     arguments += [replace(each, seeds=members) for each in made]
     with members_bar(len(members) * len(programs), show=progress) as tell:
-        columns = [
-            _run_group(group, program, arguments, chunk, kept, tell)
-            for group, program in enumerate(programs)
-        ]
+        columns = []
+        for group, (program, here) in enumerate(zip(programs, coordinates, strict=True)):
+            with _naming(here):
+                columns.append(_run_group(group, program, arguments, chunk, kept, tell))
 
     grid = [*fixed, *moving]
     shape = (*(len(axis.values) for axis in grid), len(seed_values))
@@ -162,6 +173,17 @@ def sweep(
     coords = {axis.name: axis.labels for axis in axes} | {"seed": seed_values.astype(np.int64)}
     result: xarray.Dataset = module.Dataset(variables, coords=coords)
     return result
+
+
+@contextlib.contextmanager
+def _naming(coordinates: str) -> Iterator[None]:
+    """Add to an error which of the static members raised it."""
+    try:
+        yield
+    except Exception as error:
+        if coordinates:
+            error.add_note(f"the members of the sweep with {coordinates} raised this")
+        raise
 
 
 def _run_group(
@@ -257,46 +279,6 @@ def _digest_of_first(made: BySeed) -> str:
         seen.update(f"{leaf.dtype} {leaf.shape}".encode())
         seen.update(np.ascontiguousarray(leaf).data)
     return seen.hexdigest()
-
-
-def _check_outputs(programs: Sequence[Program], axes: Sequence[Axis]) -> None:
-    shapes = [{n: (o.shape, str(o.dtype)) for n, o in p.outputs.items()} for p in programs]
-    fixed = [axis.name for axis in axes if axis.static]
-    for other in shapes[1:]:
-        if other != shapes[0]:
-            raise ValueError(
-                f"metrics must have the same names and shapes for every value of {fixed}, got "
-                f"{shapes[0]} and {other}; reduce them in run, or sweep them apart"
-            )
-    taken = {axis.name for axis in axes} | {"seed"}
-    if clash := sorted(taken & shapes[0].keys()):
-        raise ValueError(f"metrics must not be named like settings, got {clash}; rename them")
-
-
-def _own_dims(
-    program: Program, axes: Sequence[Axis], dims: Mapping[str, Sequence[str]]
-) -> dict[str, tuple[str, ...]]:
-    """The names of each metric's own axes."""
-    if unknown := [name for name in dims if name not in program.outputs]:
-        raise ValueError(f"dims must name metrics, {list(program.outputs)}, got {unknown}")
-    sizes: dict[str, int] = {axis.name: -1 for axis in axes} | {"seed": -1}
-    named = {}
-    for metric, output in program.outputs.items():
-        rank = len(output.shape)
-        own = dims.get(metric, [f"{metric}_dim_{i}" for i in range(rank)])
-        if isinstance(own, str) or len(own) != rank or len(set(own)) < rank:
-            raise ValueError(
-                f"dims[{metric!r}] must be {rank} different names, for shape {output.shape}, got "
-                f"{own!r}"
-            )
-        for name, size in zip(own, output.shape, strict=True):
-            if sizes.setdefault(name, size) != size:
-                raise ValueError(
-                    f"the axis {name!r} must have one length, got {size} in {metric} and another "
-                    "elsewhere; pass another name in dims"
-                )
-        named[metric] = tuple(own)
-    return named
 
 
 def _identity(

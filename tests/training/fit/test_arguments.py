@@ -62,7 +62,7 @@ def squared(outputs, targets):
         (
             problem(np.zeros(24, np.float32)),
             {"loss": squared, "model": models.MLP([1])},
-            r"same shape, got \(8, 1\) and \(8,\)",
+            r"own target, got outputs of shape \(8, 1\) and targets of shape \(8,\)",
         ),
         (problem(np.zeros((24, 2), np.float32)), {"loss": losses.mean_squared_error}, "shape"),
     ],

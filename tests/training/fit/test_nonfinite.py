@@ -1,5 +1,6 @@
 """What becomes of a run that stops being finite: named, skipped or stopped, and never saved."""
 
+import dataclasses
 import functools
 
 import chex
@@ -185,3 +186,85 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path):
     stopped = fit(checkpoint_dir=tmp_path, checkpoint_every=1, on_nonfinite="stop")
     assert int(stopped.state.step) == BAD
     chex.assert_tree_all_finite((stopped.state.params, stopped.state.opt_state))
+
+
+PLAIN = models.MLP([1])
+
+
+def with_bad(field, examples, validation=False, **others):
+    """The regression, of which some examples of a field are not finite."""
+    whole = regression().train
+    bad = np.array(getattr(whole, field))
+    bad[examples] = [[np.nan]] + [[np.inf]] * (len(examples) - 1)
+    spoiled = dataclasses.replace(whole, **{field: bad})
+    splits = (whole, spoiled) if validation else (spoiled, None)
+    return data.Dataset("spoiled", *splits, None, **others)
+
+
+def train(given, **changes):
+    settings = {
+        "loss": losses.mean_squared_error,
+        "epochs": 3,
+        "batch_size": BATCH,
+        "key": jax.random.key(0),
+    } | changes
+    return training.fit(PLAIN, given, ADAM, **settings)
+
+
+@pytest.mark.parametrize("field", ["inputs", "targets"])
+@pytest.mark.parametrize("parallel", ["jit", "auto"])
+def test_names_the_first_example_whose_data_are_not_finite(field, parallel):
+    with pytest.raises(NonFiniteError, match="repair the data") as caught:
+        train(with_bad(field, [31, 7, 9]), parallel=parallel)
+    assert caught.value.quantity == f"the {field} of example 7 and 2 more of the train split"
+    assert "learning rate" not in str(caught.value)
+    stopped = train(with_bad(field, [31]), on_nonfinite="stop").stopped
+    assert f"the {field} of example 31 of the train split was not finite" in stopped
+
+
+def test_names_an_example_of_a_stream():
+    given = with_bad("inputs", [31])
+    streamed = dataclasses.replace(given, train=training.Streamed(given.train))
+    with pytest.raises(NonFiniteError, match="the inputs of example 31 of the train split"):
+        train(streamed)
+
+
+def test_data_that_are_mended_on_the_way_are_not_blamed():
+    def without(outputs, targets):
+        return jnp.where(jnp.isnan(targets), 0.0, outputs - targets)[:, 0] ** 2
+
+    bad = with_bad("targets", [31])
+    assert np.isfinite(train(bad, loss=without).history.steps["loss"]).all()
+    mended = train(with_bad("inputs", [31]), preprocess=jnp.nan_to_num, epochs=1)
+    assert np.isfinite(mended.history.steps["loss"]).all()
+    with pytest.raises(NonFiniteError, match="optimizer's update"):
+        training.fit(
+            PLAIN, bad, optax.sgd(jnp.inf), loss=without, epochs=1, batch_size=BATCH,
+            key=jax.random.key(0),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["inputs", "targets"])
+def test_a_validation_loss_that_is_not_finite_ends_the_run(field, tmp_path):
+    bad, seen = with_bad(field, [5], validation=True), []
+    quantity = f"the {field} of example 5 of the validation split"
+    with pytest.raises(NonFiniteError, match=f"step 4 .*{quantity}") as caught:
+        train(bad, observers=[seen.append], checkpoint_dir=tmp_path)
+    # The observers were told of the epoch, and its state is finite.
+    assert len(seen) == len(caught.value.result.history.validation["loss"]) == 1
+    chex.assert_tree_all_finite(caught.value.result.state.params)
+    stopped = train(bad, on_nonfinite="stop")
+    assert stopped.stopped == f"step 4: {quantity} was not finite"
+    skipped = train(bad, on_nonfinite="skip")
+    assert np.isnan(skipped.history.validation["loss"]).tolist() == [True] * 3
+
+
+def test_a_validation_loss_may_be_infinite_of_finite_data():
+    def logarithmic(outputs, targets):
+        return jnp.where(targets[:, 0] > 1e3, jnp.inf, outputs[:, 0] ** 2)
+
+    whole = regression().train
+    far = dataclasses.replace(whole, targets=whole.targets + 1e4)
+    given = data.Dataset("far", whole, far, None)
+    with pytest.raises(NonFiniteError, match=r"step 4 .*got the validation loss not finite"):
+        train(given, loss=logarithmic)

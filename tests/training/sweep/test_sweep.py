@@ -457,7 +457,13 @@ def test_three_devices_in_another_process_go_on_with_the_same_sweep(finished_swe
         ({"seeds": [1, 1]}, ValueError, "must differ"),
         ({"seeds": [-1]}, ValueError, "integer from 0"),
         ({"seeds": [2**32]}, ValueError, "integer from 0"),
+        ({"seeds": 1.5}, TypeError, r"seeds must be a whole number, got 1\.5"),
+        ({"seeds": True}, TypeError, "seeds must be a whole number, got True"),
+        ({"seeds": "3"}, TypeError, "seeds must be a whole number, got '3'"),
+        ({"seeds": [1, True]}, ValueError, "integer from 0 .* got True"),
         ({"chunk": 0}, ValueError, "chunk must be at least 1"),
+        ({"chunk": 1.5}, TypeError, r"chunk must be a whole number, got 1\.5"),
+        ({"chunk": True}, TypeError, "chunk must be a whole number, got True"),
         ({"static": ["width"]}, ValueError, "static must name settings"),
         ({"static": "scale"}, TypeError, "tuple of names"),
         ({"dims": {"loss": ("epoch",)}}, ValueError, r"dims must name metrics, \['value'\]"),
@@ -493,3 +499,29 @@ def test_a_shape_from_a_traced_setting_says_what_to_do():
     with pytest.raises(TypeError) as caught:
         sweep(run, {"width": [2, 3]}, seeds=1)
     assert any("static=" in note for note in caught.value.__notes__)
+
+
+def test_numpys_integers_are_counts_and_seeds():
+    plain = sweep(draw, seeds=2, chunk=1)
+    for seeds in (np.int64(2), np.array(2), np.arange(2), [np.uint8(0), 1], iter([0, 1])):
+        assert sweep(draw, seeds=seeds, chunk=np.int32(1)).equals(plain)
+
+
+@pytest.mark.parametrize("when", ["traced", "run"])
+def test_a_static_member_that_raises_is_named(when):
+    def run(key, *, width, activation):
+        if width == 3 and activation is jnp.sin:
+            if when == "traced":
+                raise RuntimeError("too wide")
+            jax.debug.callback(fail)
+        return {"sum": jax.random.normal(key, (width,)).sum()}
+
+    def fail():
+        raise RuntimeError("too wide")
+
+    over = {"width": [2, 3], "activation": {"tanh": jnp.tanh, "sine": jnp.sin}}
+    with pytest.raises(Exception, match="too wide") as caught:
+        sweep(run, over, static=["width"], seeds=1)
+    assert "the members of the sweep with width=3, activation=sine raised this" in (
+        caught.value.__notes__
+    )

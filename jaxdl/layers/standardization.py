@@ -2,22 +2,26 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-MeanOf = Callable[[Array], Array]
+Counted = tuple[Array, Array] | None
+"""Which values count, and how many those are for each mean; None where all count."""
+
+MeanOf = Callable[[Array, Counted], Array]
 """A mean over some axes, kept with length 1, and over the devices that share statistics."""
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def standardize(
     values: Float[Array, "..."],
     scale: Float[Array, "..."],
     bias: Float[Array, "..."],
+    counted: Any,
     mean_of: MeanOf,
     epsilon: float,
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
@@ -34,40 +38,89 @@ def standardize(
     out, because its sums of g and of g x_hat are also the gradients of beta and gamma. So it takes
     two passes over the gradient; automatic differentiation takes four.
 
+    Squares that overflow are taken in another unit, so y is right for deviations up to the largest
+    float; the variance that is returned is infinite where no float can hold it. A feature without
+    spread has y = beta and the gradient 0, also where epsilon is 0.
+
     Arguments:
         values: x.
         scale: gamma, of a shape that broadcasts against mean_of(x).
         bias: beta, which must broadcast in the same way.
+        counted: what `mean_of` is told of the values that count; None where all do. The gradient is
+            right for values that do not count only if those of y are not used.
         mean_of: a linear function; x - mean_of(x) must have the mean zero.
         epsilon: 0 or more.
 
     Example:
         >>> x = jnp.array([[1.0], [3.0]])
-        >>> mean_of = lambda x: x.mean(0, keepdims=True)
-        >>> y, mean, var = standardize(x, jnp.ones(1), jnp.zeros(1), mean_of, 0.0)
+        >>> mean_of = lambda x, counted: x.mean(0, keepdims=True)
+        >>> y, mean, var = standardize(x, jnp.ones(1), jnp.zeros(1), None, mean_of, 0.0)
         >>> y.ravel().tolist(), mean.item(), var.item()
         ([-1.0, 1.0], 2.0, 1.0)
 
     Source: Ioffe and Szegedy (2015), section 3, the chain rule carried out.
     """
-    mean = mean_of(values)
-    var = mean_of(jnp.square(values - mean))
-    return (values - mean) * (scale * lax.rsqrt(var + epsilon)) + bias, mean, var
+    mean, unit, square, _, multiplier = _moments(values, counted, mean_of, epsilon)
+    y = _centred(values, mean, unit) * (scale * multiplier) + bias
+    return y, mean, jnp.where(unit == 1, square, jnp.square(jnp.sqrt(square) / unit))
+
+
+class _Moments(NamedTuple):
+    """The mean; a power of two; (the deviation times it)^2, with epsilon; the root's inverse."""
+
+    mean: Array
+    unit: Array
+    square: Array
+    with_epsilon: Array
+    multiplier: Array
+
+
+def _moments(values: Array, counted: Counted, mean_of: MeanOf, epsilon: float) -> _Moments:
+    exponent = jnp.finfo(values.dtype).maxexp
+    far = 2.0 ** (exponent * 5 // 8)
+    mean = mean_of(values, counted)
+    # A sum is rounded. Without the correction a constant feature of 1e6 would have a spread.
+    rest = mean_of(values - mean, counted)
+
+    def mean_square(unit: float) -> Array:
+        return mean_of(jnp.square(_centred(values, mean, unit)), counted)
+
+    near = mean_square(1.0)
+    overflown = jnp.isinf(near)
+    chosen = [(overflown, 1 / far)]
+    if epsilon < 1 / far:  # a larger one hides squares that vanish
+        chosen.append((near < 2.0 ** -(exponent * 25 // 32), far))
+    square = jnp.where(overflown, 0, jnp.maximum(near - jnp.square(rest), 0))
+    unit, added = jnp.ones_like(near), jnp.full_like(near, epsilon)
+    for beyond, other in chosen:
+        there = mean_square(other) - jnp.square(rest * other)
+        better = beyond & (there > 0)
+        unit = jnp.where(better, other, unit)
+        square = jnp.where(better, there, square)
+        added = jnp.where(better, epsilon * other * other, added)
+    total = square + added
+    multiplier = jnp.where(total == 0, 0, lax.rsqrt(total))
+    return _Moments(mean + rest, unit, square, total, multiplier)
+
+
+def _centred(values: Array, mean: Array, unit: Any) -> Array:
+    return (values - mean) * unit
 
 
 @standardize.defjvp
 def _tangents(
     mean_of: MeanOf,
     epsilon: float,
-    primals: tuple[Any, Any, Any],
-    tangents: tuple[Any, Any, Any],
+    primals: tuple[Any, Any, Any, Any],
+    tangents: tuple[Any, Any, Any, Any],
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
-    values, scale, bias = primals
-    d_values, d_scale, d_bias = tangents
-    y, mean, var = standardize(values, scale, bias, mean_of, epsilon)
-    multiplier = lax.rsqrt(var + epsilon)
-    standard, slope = (values - mean) * multiplier, scale * multiplier
-    d_mean, covariance = mean_of(d_values), mean_of(standard * d_values)
+    values, scale, bias, counted = primals
+    d_values, d_scale, d_bias, _ = tangents
+    y, mean, var = standardize(values, scale, bias, counted, mean_of, epsilon)
+    _, unit, _, total, multiplier = _moments(values, counted, mean_of, epsilon)
+    standard, slope = _centred(values, mean, unit) * multiplier, scale * multiplier * unit
+    d_mean, covariance = mean_of(d_values, counted), mean_of(standard * d_values, counted)
     # Group terms of one shape: transposed, each group is one sum over the gradient.
     d_y = slope * d_values + (d_bias - slope * d_mean) + standard * (d_scale - slope * covariance)
-    return (y, mean, var), (d_y, d_mean, 2 * covariance / multiplier)
+    deviation = total * multiplier / unit
+    return (y, mean, var), (d_y, d_mean, 2 * covariance * deviation)

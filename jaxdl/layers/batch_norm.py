@@ -193,7 +193,8 @@ class BatchNorm(nn.Module):
         shape[axis] = features
         mean_of, number, counted = self._mean(values, counts, axis, train=train)
         scale, bias = (each.reshape(shape) for each in scale_and_bias)
-        y, mean, var = standardize(values, scale, bias, counted, mean_of, self.epsilon)
+        near = self._near(values, counts, axis)
+        y, mean, var = standardize(values, scale, bias, near, counted, mean_of, self.epsilon)
         if running and not self.is_initializing():
             self._move(running, mean, var, number)
         return y.reshape(whole)
@@ -257,6 +258,20 @@ class BatchNorm(nn.Module):
             lax.stop_gradient(scale) if self.freeze_scale else scale,
             lax.stop_gradient(bias) if self.freeze_bias else bias,
         )
+
+    def _near(self, values: Array, counts: Array | None, axis: int) -> Array:
+        """One of the values of each mean, the same on all devices that share it."""
+        if counts is None:
+            places: Any = [slice(1)] * values.ndim
+            places[0] = places[axis] = slice(None)
+            near = values[tuple(places)]
+        else:
+            reduced = tuple(other for other in range(1, values.ndim) if other != axis)
+            near = jnp.max(jnp.where(counts, values, -jnp.inf), reduced, keepdims=True)
+        if self.axis_name is not None:
+            groups = self.axis_index_groups
+            near = lax.pmax(lax.stop_gradient(near), self.axis_name, axis_index_groups=groups)
+        return lax.stop_gradient(jnp.where(jnp.isneginf(near), 0, near))
 
     def _mean(
         self, values: Array, counts: Array | None, axis: int, *, train: bool

@@ -17,25 +17,23 @@ def floating(owner: str, x: Any) -> Array:
         (dtype('float32'), dtype('float32'))
         >>> floating("PReLU", jnp.array([1j]))
         Traceback (most recent call last):
-        TypeError: PReLU needs real inputs, got complex64; pass x.real and x.imag side by side ...
+        TypeError: PReLU needs real inputs, got complex64; pass x.real and x.imag side by side, ...
     """
-    x = require_real(owner, x)
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        return x
-    return x.astype(jnp.float32)
+    real = require_real(owner, x)
+    return real if jnp.issubdtype(real.dtype, jnp.floating) else real.astype(jnp.float32)
 
 
 def require_real(owner: str, x: Any) -> Array:
     """The inputs as an array, in their own dtype; refuse what has no order."""
-    x = jnp.asarray(x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+    array: Array = jnp.asarray(x)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(
-            f"{owner} needs real inputs, got {x.dtype}; pass x.real and x.imag side by side, "
+            f"{owner} needs real inputs, got {array.dtype}; pass x.real and x.imag side by side, "
             "as features of their own"
         )
-    if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == jnp.bool_):
-        raise TypeError(f"{owner} needs numbers, got {x.dtype}; pass an array of floats")
-    return x
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == jnp.bool_):
+        raise TypeError(f"{owner} needs numbers, got {array.dtype}; pass an array of floats")
+    return array
 
 
 def as_mask(mask: Any, shape: tuple[int, ...]) -> Bool[Array, "..."]:
@@ -52,16 +50,16 @@ def as_mask(mask: Any, shape: tuple[int, ...]) -> Bool[Array, "..."]:
         Traceback (most recent call last):
         ValueError: mask must have the leading axes of the inputs, (2, 3), got (3,); pass one ...
     """
-    mask = jnp.asarray(mask)
-    if mask.dtype != jnp.bool_:
+    which: Array = jnp.asarray(mask)
+    if which.dtype != jnp.bool_:
         raise TypeError(
-            f"mask must hold booleans, True for what counts, got {mask.dtype}; pass "
+            f"mask must hold booleans, True for what counts, got {which.dtype}; pass "
             "mask.astype(bool)"
         )
-    pairs = zip(mask.shape, shape, strict=False)
-    if mask.ndim > len(shape) or any(length not in (1, whole) for length, whole in pairs):
+    pairs = zip(which.shape, shape, strict=False)
+    if which.ndim > len(shape) or any(length not in (1, whole) for length, whole in pairs):
         raise ValueError(
-            f"mask must have the leading axes of the inputs, {shape}, got {mask.shape}; pass one "
+            f"mask must have the leading axes of the inputs, {shape}, got {which.shape}; pass one "
             f"entry for each example, of shape {shape[:1]}, or 1 for an axis that is whole"
         )
-    return mask.reshape(*mask.shape, *[1] * (len(shape) - mask.ndim))
+    return which.reshape(*which.shape, *[1] * (len(shape) - which.ndim))

@@ -16,11 +16,12 @@ MeanOf = Callable[[Array, Counted], Array]
 """A mean over some axes, kept with length 1, and over the devices that share statistics."""
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
 def standardize(
     values: Float[Array, "..."],
     scale: Float[Array, "..."],
     bias: Float[Array, "..."],
+    near: Float[Array, "..."],
     counted: Any,
     mean_of: MeanOf,
     epsilon: float,
@@ -46,6 +47,8 @@ def standardize(
         values: x.
         scale: gamma, of a shape that broadcasts against mean_of(x).
         bias: beta, which must broadcast in the same way.
+        near: one of the values of each mean, from which the others are measured: their sum is then
+            rounded less, and not at all where they are equal. It may have any value.
         counted: what `mean_of` is told of the values that count; None where all do. The gradient is
             right for values that do not count only if those of y are not used.
         mean_of: a linear function; x - mean_of(x) must have the mean zero.
@@ -54,13 +57,13 @@ def standardize(
     Example:
         >>> x = jnp.array([[1.0], [3.0]])
         >>> mean_of = lambda x, counted: x.mean(0, keepdims=True)
-        >>> y, mean, var = standardize(x, jnp.ones(1), jnp.zeros(1), None, mean_of, 0.0)
+        >>> y, mean, var = standardize(x, jnp.ones(1), jnp.zeros(1), x[:1], None, mean_of, 0.0)
         >>> y.ravel().tolist(), mean.item(), var.item()
         ([-1.0, 1.0], 2.0, 1.0)
 
     Source: Ioffe and Szegedy (2015), section 3, the chain rule carried out.
     """
-    mean, unit, square, _, multiplier = _moments(values, counted, mean_of, epsilon)
+    mean, unit, square, _, multiplier = _moments(values, near, counted, mean_of, epsilon)
     y = _centred(values, mean, unit) * (scale * multiplier) + bias
     return y, mean, jnp.where(unit == 1, square, jnp.square(jnp.sqrt(square) / unit))
 
@@ -75,49 +78,46 @@ class _Moments(NamedTuple):
     multiplier: Array
 
 
-def _moments(values: Array, counted: Counted, mean_of: MeanOf, epsilon: float) -> _Moments:
+def _moments(
+    values: Array, near: Array, counted: Counted, mean_of: MeanOf, epsilon: float
+) -> _Moments:
     exponent = jnp.finfo(values.dtype).maxexp
     far = 2.0 ** (exponent * 5 // 8)
-    mean = mean_of(values, counted)
-    # A sum is rounded. Without the correction a constant feature of 1e6 would have a spread.
-    rest = mean_of(values - mean, counted)
+    mean = near + mean_of(values - near, counted)
 
-    def mean_square(unit: float) -> Array:
+    def squares(unit: float) -> Array:
         return mean_of(jnp.square(_centred(values, mean, unit)), counted)
 
-    near = mean_square(1.0)
-    overflown = jnp.isinf(near)
-    chosen = [(overflown, 1 / far)]
+    var = squares(1.0)
+    chosen = [(jnp.isinf(var), 1 / far)]
     if epsilon < 1 / far:  # a larger one hides squares that vanish
-        chosen.append((near < 2.0 ** -(exponent * 25 // 32), far))
-    square = jnp.where(overflown, 0, jnp.maximum(near - jnp.square(rest), 0))
-    unit, added = jnp.ones_like(near), jnp.full_like(near, epsilon)
+        chosen.append((var < 2.0 ** -(exponent * 25 // 32), far))
+    unit, square, added = jnp.ones_like(var), var, jnp.full_like(var, epsilon)
     for beyond, other in chosen:
-        there = mean_square(other) - jnp.square(rest * other)
-        better = beyond & (there > 0)
-        unit = jnp.where(better, other, unit)
-        square = jnp.where(better, there, square)
-        added = jnp.where(better, epsilon * other * other, added)
+        unit = jnp.where(beyond, other, unit)
+        square = jnp.where(beyond, squares(other), square)
+        added = jnp.where(beyond, epsilon * other * other, added)
     total = square + added
     multiplier = jnp.where(total == 0, 0, lax.rsqrt(total))
-    return _Moments(mean + rest, unit, square, total, multiplier)
+    return _Moments(mean, unit, square, total, multiplier)
 
 
 def _centred(values: Array, mean: Array, unit: Any) -> Array:
-    return (values - mean) * unit
+    centred: Array = (values - mean) * unit
+    return centred
 
 
 @standardize.defjvp
 def _tangents(
     mean_of: MeanOf,
     epsilon: float,
-    primals: tuple[Any, Any, Any, Any],
-    tangents: tuple[Any, Any, Any, Any],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
-    values, scale, bias, counted = primals
-    d_values, d_scale, d_bias, _ = tangents
-    y, mean, var = standardize(values, scale, bias, counted, mean_of, epsilon)
-    _, unit, _, total, multiplier = _moments(values, counted, mean_of, epsilon)
+    values, scale, bias, near, counted = primals
+    d_values, d_scale, d_bias, *_ = tangents
+    y, mean, var = standardize(values, scale, bias, near, counted, mean_of, epsilon)
+    _, unit, _, total, multiplier = _moments(values, near, counted, mean_of, epsilon)
     standard, slope = _centred(values, mean, unit) * multiplier, scale * multiplier * unit
     d_mean, covariance = mean_of(d_values, counted), mean_of(standard * d_values, counted)
     # Group terms of one shape: transposed, each group is one sum over the gradient.

@@ -94,7 +94,9 @@ def test_a_mask_of_all_is_none():
     x, _, upstream = padded((6, 3), -1, EXAMPLES, "float32", 1.0)
     own, stats = params(3, "float32"), statistics(3, "float32")
     masked = run(BatchNorm(), own, stats, x, upstream, np.ones(6, bool))
-    chex.assert_trees_all_close(masked, run(BatchNorm(), own, stats, x, upstream), rtol=1e-6)
+    # Numbers of up to 5, summed from another origin: some roundings of 3e-7.
+    plain = run(BatchNorm(), own, stats, x, upstream)
+    chex.assert_trees_all_close(masked, plain, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("cumulative", [False, True])

@@ -96,7 +96,10 @@ def recalibrate(
         divisor = count - 1 if keeps_unbiased[path] else count
         variance = squares / (divisor + (divisor == 0))  # one value has no spread
         for name, value in (("mean", mean), ("var", variance)):
-            node[name] = jnp.asarray(value, node[name].dtype)
+            dtype = node[name].dtype
+            if jnp.iscomplexobj(value):  # a mean, of which Flax starts with a real zero
+                dtype = jnp.promote_types(dtype, jnp.complex64)
+            node[name] = jnp.asarray(value, dtype)
     return {**variables, "batch_stats": statistics}
 
 

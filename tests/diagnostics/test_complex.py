@@ -265,6 +265,13 @@ def test_a_rate_range_is_that_of_the_parts(method):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_theory_refuses_complex_activations():
+    with pytest.raises(ValueError, match="must be real for real arguments, got complex128"):
+        diagnostics.mean_field(lambda z: z * 1j, weight_variance=1.0, depth=2)
+    with pytest.raises(ValueError, match="must be real for real arguments, got complex128"):
+        diagnostics.critical_weight_variance(lambda z: jnp.exp(1j * z))
+
+
 class Normed(nn.Module):
     @nn.compact
     def __call__(self, x, *, train):

@@ -30,10 +30,10 @@ class BatchNorm(nn.Module):
     gradient, whatever it holds. A batch with fewer than two values that count moves no running
     statistics. `virtual_batch_size` groups the rows as they stand, padding included.
 
-    Any deviation from the mean is normalised, up to the largest float: 1e25 in float32 too, whose
-    square overflows (PyTorch gives 0 from 1e19 on, and NaN near the largest float). The running
-    variance is infinite from 1.8e19 on, and evaluation then gives beta. A feature without spread
-    gives exactly beta, also where epsilon is 0, which PyTorch refuses.
+    At epsilon 1e-5, deviations up to 1e31 are normalised in float32, whose squares overflow from
+    1.8e19 on (PyTorch gives beta there). Beyond, y is beta; with epsilon 0, from 1.8e19 on. The
+    running variance is infinite from 1.8e19 on, and evaluation then gives beta. A feature without
+    spread gives exactly beta, also where epsilon is 0, which PyTorch refuses.
 
     Under `jit` over a mesh the batch is the whole batch of all devices. Under `pmap` it is the
     device's own part, unless `axis_name` is given; `training.fit` gives it.

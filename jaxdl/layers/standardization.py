@@ -1,8 +1,9 @@
 """Values minus their mean, divided by their deviation, with the derivative in closed form."""
 
 import functools
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +40,9 @@ def standardize(
     out, because its sums of g and of g x_hat are also the gradients of beta and gamma. So it takes
     two passes over the gradient; automatic differentiation takes four.
 
-    Squares that overflow are taken in another unit, so y is right for deviations up to the largest
-    float; the variance that is returned is infinite where no float can hold it. A feature without
-    spread has y = beta and the gradient 0, also where epsilon is 0.
+    Squares are taken in a unit that epsilon allows. At 1e-5 y is right for deviations up to 1e31 in
+    float32; the variance that is returned is infinite where no float can hold it. A feature without
+    spread has y = beta, and the gradient 0 if epsilon is 0.
 
     Arguments:
         values: x.
@@ -63,48 +64,48 @@ def standardize(
 
     Source: Ioffe and Szegedy (2015), section 3, the chain rule carried out.
     """
-    mean, unit, square, _, multiplier = _moments(values, near, counted, mean_of, epsilon)
-    y = _centred(values, mean, unit) * (scale * multiplier) + bias
-    return y, mean, jnp.where(unit == 1, square, jnp.square(jnp.sqrt(square) / unit))
-
-
-class _Moments(NamedTuple):
-    """The mean; a power of two; (the deviation times it)^2, with epsilon; the root's inverse."""
-
-    mean: Array
-    unit: Array
-    square: Array
-    with_epsilon: Array
-    multiplier: Array
+    mean, var, multiplier = _moments(values, near, counted, mean_of, epsilon)
+    return (values - mean) * (scale * multiplier) + bias, mean, var
 
 
 def _moments(
     values: Array, near: Array, counted: Counted, mean_of: MeanOf, epsilon: float
-) -> _Moments:
-    exponent = jnp.finfo(values.dtype).maxexp
-    far = 2.0 ** (exponent * 5 // 8)
+) -> tuple[Array, Array, Array]:
+    """The mean, the variance, and the inverse of the deviation."""
+    unit = _unit(values.dtype, epsilon)
     mean = near + mean_of(values - near, counted)
-
-    def squares(unit: float) -> Array:
-        return mean_of(jnp.square(_centred(values, mean, unit)), counted)
-
-    var = squares(1.0)
-    chosen = [(jnp.isinf(var), 1 / far)]
-    if epsilon < 1 / far:  # a larger one hides squares that vanish
-        chosen.append((var < 2.0 ** -(exponent * 25 // 32), far))
-    unit, square, added = jnp.ones_like(var), var, jnp.full_like(var, epsilon)
-    for beyond, other in chosen:
-        unit = jnp.where(beyond, other, unit)
-        square = jnp.where(beyond, squares(other), square)
-        added = jnp.where(beyond, epsilon * other * other, added)
-    total = square + added
-    multiplier = jnp.where(total == 0, 0, lax.rsqrt(total))
-    return _Moments(mean, unit, square, total, multiplier)
+    square = mean_of(jnp.square((values - mean) * unit), counted)
+    return mean, square / unit**2, _inverse_deviation(square, unit, epsilon)
 
 
-def _centred(values: Array, mean: Array, unit: Any) -> Array:
-    centred: Array = (values - mean) * unit
-    return centred
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _inverse_deviation(square: Array, unit: float, epsilon: float) -> Array:
+    """One by the root of variance + epsilon, where `square` is the variance times unit^2."""
+    total = square + epsilon * unit**2
+    return jnp.where(total == 0, 0, lax.rsqrt(total) * unit)
+
+
+@_inverse_deviation.defjvp
+def _slope_of_inverse(
+    unit: float, epsilon: float, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    inverse = _inverse_deviation(primals[0], unit, epsilon)
+    root = inverse / unit
+    # Its cube, as JAX takes it, would be no float.
+    return inverse, -0.5 * inverse * root * (root * tangents[0])
+
+
+def _unit(dtype: Any, epsilon: float) -> float:
+    """A power of two, 1 or less, in which large squares are floats, and small ones that count too.
+
+    A deviation counts if its square changes epsilon, that is if it is at least sqrt(epsilon) times
+    2^(-digits / 2). Its square is to be a normal number, just so.
+    """
+    limits = jnp.finfo(dtype)
+    if epsilon == 0:
+        return 1.0
+    counts = math.log2(epsilon) / 2 - limits.nmant / 2 - 1
+    return float(2.0 ** min(math.ceil(limits.minexp / 2 - counts), 0))
 
 
 @standardize.defjvp
@@ -117,10 +118,11 @@ def _tangents(
     values, scale, bias, near, counted = primals
     d_values, d_scale, d_bias, *_ = tangents
     y, mean, var = standardize(values, scale, bias, near, counted, mean_of, epsilon)
-    _, unit, _, total, multiplier = _moments(values, near, counted, mean_of, epsilon)
-    standard, slope = _centred(values, mean, unit) * multiplier, scale * multiplier * unit
+    _, _, multiplier = _moments(values, near, counted, mean_of, epsilon)
+    standard, slope = (values - mean) * multiplier, scale * multiplier
     d_mean, covariance = mean_of(d_values, counted), mean_of(standard * d_values, counted)
     # Group terms of one shape: transposed, each group is one sum over the gradient.
     d_y = slope * d_values + (d_bias - slope * d_mean) + standard * (d_scale - slope * covariance)
-    deviation = total * multiplier / unit
+    flat = multiplier == 0
+    deviation = jnp.where(flat, 0, 1 / jnp.where(flat, 1, multiplier))
     return (y, mean, var), (d_y, d_mean, 2 * covariance * deviation)

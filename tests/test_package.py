@@ -48,7 +48,7 @@ INSIDE = {
         "fields", "pairing", "task", "state", "refusals", "steps", "loops", "orders", "evaluation",
         "run", "checkpoints", "fit", "sweep", "statistics",
     ),
-    "diagnostics": ("signal", "landscape", "theory", "batch_norm_check"),
+    "diagnostics": ("sizes", "signal", "landscape", "theory", "batch_norm_check"),
     "plotting": ("figure", "bands", "curves", "signal", "contours", "animation", "page"),
     "claims": (
         "claim", "estimates", "shares", "slopes", "pairs", "report", "stored_results", "runner",

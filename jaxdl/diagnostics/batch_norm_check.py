@@ -32,6 +32,8 @@ def check_batch_norm(
 
     - "never moved": the running statistics are still those of `init`. Training dropped the
       `batch_stats` that `apply` returned.
+    - "not finite": a running statistic is NaN or infinite, and every evaluation with it. A batch
+      with such values was trained on, and its statistics stay for ever.
     - "other data": the running statistics are far from those of these inputs (the mean by more than
       one standard deviation, the variance fourfold). The momentum is too near 1 for the number of
       steps, the batches are too small, the inputs are prepared in another way, or the weights
@@ -77,15 +79,25 @@ def check_batch_norm(
                 "updates['batch_stats'], and evaluate with it",
             )
         )
+    broken = [path for path, pair in now.items() if not np.isfinite(np.stack(pair)).all()]
+    if broken:
+        found.append(
+            Advice(
+                "not finite",
+                broken[0],
+                float(len(broken)),
+                f"the running statistics of {', '.join(broken)} are NaN or infinite, since a batch "
+                "with such values, or too large ones: recalibrate, and clean or mask the data",
+            )
+        )
+    known = {path: pair for path, pair in now.items() if path not in {*still, *broken}}
     far = {
         path: float(np.max(np.abs(mean - new[path][0]) / np.sqrt(new[path][1] + 1e-5)))
-        for path, (mean, _) in now.items()
-        if path not in still
+        for path, (mean, _) in known.items()
     }
     wide = {
         path: float(np.max(np.abs(np.log((var + 1e-5) / (new[path][1] + 1e-5)))))
-        for path, (_, var) in now.items()
-        if path not in still
+        for path, (_, var) in known.items()
     }
     for measured, limit, what in (
         (far, FAR_MEAN, "mean of {} is {:.2g} standard deviations from"),
@@ -113,12 +125,12 @@ def check_batch_norm(
 def _in_training_mode(
     model: nn.Module, variables: Any, inputs: Array, outputs: Any, preprocess: Any
 ) -> Advice | None:
-    given = np.asarray(outputs, np.float64)
+    given = _wide(outputs)
     ready = preprocess(inputs)
     evaluated, _ = call_model(model, variables, ready, train=False)
     trained, _ = call_model(model, variables, ready, train=True, dropout_key=jax.random.key(0))
     to_evaluation, to_training = (
-        float(np.abs(given - np.asarray(other, np.float64)).max()) for other in (evaluated, trained)
+        float(np.abs(given - _wide(other)).max()) for other in (evaluated, trained)
     )
     if not to_training < to_evaluation:
         return None
@@ -134,9 +146,14 @@ def by_norm(stats: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     leaves: dict[str, dict[str, np.ndarray]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(stats):
         *parents, name = (str(part.key) for part in path)
-        leaves.setdefault("/".join(parents), {})[name] = np.asarray(leaf, np.float64)
+        leaves.setdefault("/".join(parents), {})[name] = _wide(leaf)
     return {
         path: (pair["mean"], pair["var"])
         for path, pair in leaves.items()
         if {"mean", "var"} <= set(pair)
     }
+
+
+def _wide(values: Any) -> np.ndarray:
+    wide: Any = np.complex128 if jnp.iscomplexobj(values) else np.float64
+    return np.asarray(values, wide)

@@ -146,7 +146,8 @@ def gaussian_expectation(
         kinks: where f or its derivative jumps, besides 0, +-1/2, +-1, +-2, +-3 and +-6.
 
     Raises:
-        ValueError: a variance that is not positive, an f that is not elementwise or not finite.
+        ValueError: a variance that is not positive, an f that is not elementwise, not real or not
+            finite.
 
     Example:
         >>> round(gaussian_expectation(lambda z: z**4, variance=2.0), 12)
@@ -213,7 +214,13 @@ def gaussian_quadrature(
 def evaluate_float64(f: Elementwise, points: np.ndarray) -> np.ndarray:
     """`f` at `points` in float64, even inside a trace or without `jax_enable_x64`."""
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        return np.asarray(f(jnp.asarray(points, jnp.float64)), np.float64)
+        values = f(jnp.asarray(points, jnp.float64))
+        if jnp.iscomplexobj(values):
+            raise ValueError(
+                f"{_name(f)} must be real for real arguments, got {values.dtype}; pass its real "
+                "part or its modulus"
+            )
+        return np.asarray(values, np.float64)
 
 
 def _inverse_root(second_moment: float, f: Elementwise) -> float:

@@ -1,6 +1,7 @@
 """Activations that learn or draw: PReLU, RReLU and Maxout."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from jaxdl.initializers import (
     lecun_normal,
     zeros,
 )
+from jaxdl.layers.inputs import floating
 
 
 class PReLU(nn.Module):
@@ -29,6 +31,9 @@ class PReLU(nn.Module):
         per_feature: whether each index of the last axis has its own slope, instead of one for all.
         slope_init: initializer of the slope.
 
+    Raises:
+        TypeError: complex inputs, when called: they have no order.
+
     Example:
         >>> prelu = PReLU()
         >>> variables = prelu.init(jax.random.key(0), jnp.zeros(3))
@@ -42,11 +47,13 @@ class PReLU(nn.Module):
     slope_init: Initializer = constant(0.25)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Activate `x`, in its own dtype."""
+    def __call__(self, x: Any) -> Float[Array, "*shape"]:
+        """Activate `x`, in its own dtype; integers and booleans become float32."""
+        x = floating("PReLU", x)
         shape = (x.shape[-1],) if self.per_feature else ()
         slope = self.param("negative_slope", self.slope_init, shape, jnp.float32)
-        return jnp.where(x > 0, x, slope.astype(x.dtype) * x)
+        # An infinite x has no part in the slope's gradient: 0 times infinity is NaN.
+        return jnp.where(x > 0, x, slope.astype(x.dtype) * jnp.where(x > 0, 0, x))
 
 
 class RReLU(nn.Module):
@@ -62,6 +69,7 @@ class RReLU(nn.Module):
         upper: the largest slope, at least `lower`.
 
     Raises:
+        TypeError: complex inputs, when called: they have no order.
         ValueError: slopes that are not finite or not in order.
 
     Example:
@@ -83,8 +91,9 @@ class RReLU(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*shape"], *, train: bool) -> Float[Array, "*shape"]:
+    def __call__(self, x: Any, *, train: bool) -> Float[Array, "*shape"]:
         """Activate `x`; with `train=True`, apply with `rngs={"dropout": key}`."""
+        x = floating("RReLU", x)
         if train:
             # A half-precision generator has too few slopes for their mean to be right.
             drawn = jnp.promote_types(x.dtype, jnp.float32)
@@ -112,6 +121,7 @@ class Maxout(nn.Module):
         bias_init: initializer of the bias, or a function of fan_in; see `bind_fan_in`.
 
     Raises:
+        TypeError: complex inputs, when called: they have no order.
         ValueError: fewer than one unit or piece.
 
     Example:
@@ -133,8 +143,9 @@ class Maxout(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
+    def __call__(self, x: Any) -> Float[Array, "*batch features"]:
         """The largest piece of each unit, on the last axis of `x`."""
+        x = floating("Maxout", x)
         pieces = nn.Dense(
             self.features * self.pieces,
             kernel_init=self.kernel_init,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdl.checks import require_at_least
-from jaxdl.layers.standardization import MeanOf, standardize
+from jaxdl.layers.inputs import as_mask, floating
+from jaxdl.layers.standardization import Counted, MeanOf, standardize
 
 
 class BatchNorm(nn.Module):
@@ -20,7 +22,18 @@ class BatchNorm(nn.Module):
     In training mu and the biased sigma^2 are the batch's, computed in two passes, and `batch_stats`
     becomes `momentum * running + (1 - momentum) * batch`. In evaluation they are the running
     statistics, which do not change. All axes but the feature axis are reduced. Statistics are
-    float32, or float64 for float64 inputs. gamma and beta start in float32, as in Flax.
+    float32, or float64 for float64 inputs. gamma and beta start in float32, as in Flax. Outputs
+    have the dtype of the inputs; integers and booleans become float32.
+
+    Where the batch holds padding, say by `mask` which examples (or positions) count. Statistics are
+    then those of the batch without the padding. Outputs of the padding are 0, and it gets no
+    gradient, whatever it holds. A batch with fewer than two values that count moves no running
+    statistics. `virtual_batch_size` groups the rows as they stand, padding included.
+
+    At epsilon 1e-5, deviations up to 1e31 are normalised in float32, whose squares overflow from
+    1.8e19 on (PyTorch gives beta there). Beyond, y is beta; with epsilon 0, from 1.8e19 on. The
+    running variance is infinite from 1.8e19 on, and evaluation then gives beta. A feature without
+    spread gives exactly beta, also where epsilon is 0, which PyTorch refuses.
 
     Under `jit` over a mesh the batch is the whole batch of all devices. Under `pmap` it is the
     device's own part, unless `axis_name` is given; `training.fit` gives it.
@@ -41,14 +54,19 @@ class BatchNorm(nn.Module):
         freeze_bias: the same for beta.
         virtual_batch_size: normalise each group of this many examples as a batch of its own. The
             running values take the average of the groups' statistics.
+        track_running_stats: whether there are running statistics. Without, evaluation takes the
+            batch's own too, as in PyTorch: what a model says of one example depends on the others,
+            and a batch of one is refused.
         axis_index_groups: with `axis_name`, groups of devices, of equal size. Each group shares its
             statistics: [[0, 1], [2, 3]].
 
     Raises:
+        TypeError: when called, complex inputs: their two parts have no one variance.
         ValueError: a momentum outside [0, 1], a negative epsilon, groups of unequal size or
             without an axis; when called, inputs that are empty or have one value per statistic in
-            training, a virtual batch that does not divide the batch, `batch_stats` that are
-            missing, or, in training, not mutable.
+            training, a feature axis that they lack, a mask that does not fit them, a virtual batch
+            that does not divide the batch, `batch_stats` that are missing, or, in training, not
+            mutable.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -74,6 +92,7 @@ class BatchNorm(nn.Module):
     freeze_scale: bool = False
     freeze_bias: bool = False
     virtual_batch_size: int | None = None
+    track_running_stats: bool = True
     axis_index_groups: Sequence[Sequence[int]] | None = None
     scale_init: Callable[..., Array] = nn.initializers.ones_init()
     bias_init: Callable[..., Array] = nn.initializers.zeros_init()
@@ -99,47 +118,109 @@ class BatchNorm(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "..."], *, train: bool) -> Float[Array, "..."]:
-        """Normalise `x`; with `train=True`, apply with `mutable=["batch_stats"]`."""
-        axis = self.feature_axis % x.ndim
-        features = x.shape[axis]
-        if x.size == 0:
-            raise ValueError(f"BatchNorm needs values to normalise, got inputs of shape {x.shape}")
+    def __call__(self, x: Any, *, train: bool, mask: Any = None) -> Float[Array, "..."]:
+        """Normalise `x`; with `train=True`, apply with `mutable=["batch_stats"]`.
+
+        Arguments:
+            x: the inputs.
+            train: whether the batch's statistics are used, and the running ones moved.
+            mask: booleans, true for what counts, over the leading axes of `x`: (batch,) for
+                examples, (batch, length) for positions. An axis may have length 1.
+        """
+        x = floating("BatchNorm", x)
+        axis = self._axis_of_features(x.shape)
+        counts = None if mask is None else as_mask(mask, x.shape)
         self._check_collection(train)
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), dtype)
-        running_var = self.variable("batch_stats", "var", jnp.ones, (features,), dtype)
+        values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if counts is not None:
+            values = jnp.where(counts, values, 0)
+        running = self._running(x.shape[axis], values.dtype, train)
+        scale, bias = self._scale_and_bias(x.shape[axis])
+        if train or not running:
+            y = self._by_the_batch(values, counts, axis, (scale, bias), running, train)
+        else:
+            shape = [1] * x.ndim
+            shape[axis] = x.shape[axis]
+            mean, var, scale, bias = (
+                each.reshape(shape)
+                for each in (running["mean"].value, running["var"].value, scale, bias)
+            )
+            y = (values - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias
+        if counts is not None:
+            y = jnp.where(counts, y, 0)
+        return y.astype(x.dtype)
+
+    def _axis_of_features(self, shape: tuple[int, ...]) -> int:
+        if not -len(shape) <= self.feature_axis < len(shape):
+            raise ValueError(
+                f"feature_axis must be an axis of the inputs, got {self.feature_axis} for inputs "
+                f"of shape {shape}; -1 is the last axis"
+            )
+        if 0 in shape:
+            raise ValueError(f"BatchNorm needs values to normalise, got inputs of shape {shape}")
+        return self.feature_axis % len(shape)
+
+    def _running(self, features: int, dtype: Any, train: bool) -> dict[str, Any]:
+        """The running statistics by name; none if they are not tracked."""
+        if not self.track_running_stats:
+            return {}
+        running = {
+            "mean": self.variable("batch_stats", "mean", jnp.zeros, (features,), dtype),
+            "var": self.variable("batch_stats", "var", jnp.ones, (features,), dtype),
+        }
         if self.cumulative and (train or self.is_initializing()):
             # A float: averaging over devices would turn an integer into one.
-            batches = self.variable("batch_stats", "count", jnp.zeros, (), dtype)
-        values = x.astype(dtype)
-        if train:
-            values = self._virtual_batches(values, axis)
-            axis += values.ndim - x.ndim
+            running["count"] = self.variable("batch_stats", "count", jnp.zeros, (), dtype)
+        return running
+
+    def _by_the_batch(
+        self,
+        values: Array,
+        counts: Array | None,
+        axis: int,
+        scale_and_bias: tuple[Array, Array],
+        running: dict[str, Any],
+        train: bool,
+    ) -> Array:
+        """Normalise by the batch's statistics, and move the running ones."""
+        whole, features = values.shape, values.shape[axis]
+        values = self._virtual_batches(values, axis)
+        if counts is not None:
+            counts = jnp.broadcast_to(counts, (whole[0], *counts.shape[1:]))
+            counts = self._virtual_batches(counts, axis)
+        axis += 1
         shape = [1] * values.ndim
         shape[axis] = features
-        scale, bias = (parameter.reshape(shape) for parameter in self._scale_and_bias(features))
-        if not train:
-            mean, var = running_mean.value.reshape(shape), running_var.value.reshape(shape)
-            y = (values - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias
-            return y.astype(x.dtype)
-        mean_of, count = self._mean(values, axis)
-        y, mean, var = standardize(values, scale, bias, mean_of, self.epsilon)
-        if not self.is_initializing():
-            kept = var * (count / (count - 1)) if self.unbiased_variance else var
-            weight: Array | float = 1 - self.momentum
-            if self.cumulative:
-                batches.value = batches.value + 1
-                weight = 1 / batches.value
-            for running, new in ((running_mean, mean), (running_var, kept)):
-                batch = new.reshape(-1, features).mean(0)
-                moved = (1 - weight) * running.value + weight * batch
-                # A scan's carry must keep its dtype, whatever that of the inputs or the momentum.
-                running.value = moved.astype(running.value.dtype)
-        return y.reshape(x.shape).astype(x.dtype)
+        mean_of, number, counted = self._mean(values, counts, axis, train=train)
+        scale, bias = (each.reshape(shape) for each in scale_and_bias)
+        near = self._near(values, counts, axis)
+        y, mean, var = standardize(values, scale, bias, near, counted, mean_of, self.epsilon)
+        if running and not self.is_initializing():
+            self._move(running, mean, var, number)
+        return y.reshape(whole)
+
+    def _move(self, running: dict[str, Any], mean: Array, var: Array, number: Any) -> None:
+        """Move the running statistics by the average of the virtual batches' own."""
+        features = running["mean"].value.size
+        # One value has no spread: a virtual batch with less than two that count is left out.
+        enough = jnp.broadcast_to(number >= 2, mean.shape).reshape(-1, features)
+        if self.unbiased_variance:
+            var = var * (number / jnp.maximum(number - 1, 1)).astype(var.dtype)
+        weight: Array | float = 1 - self.momentum
+        if "count" in running:
+            batches = running["count"]
+            batches.value = batches.value + enough.any().astype(batches.value.dtype)
+            weight = 1 / jnp.maximum(batches.value, 1)
+        for name, new in (("mean", mean), ("var", var)):
+            new = jnp.where(enough, new.reshape(-1, features), 0)
+            batch = new.sum(0) / jnp.maximum(enough.sum(0), 1).astype(new.dtype)
+            old = running[name].value
+            moved = jnp.where(enough.any(0), (1 - weight) * old + weight * batch, old)
+            # A scan's carry must keep its dtype, whatever that of the inputs or the momentum.
+            running[name].value = moved.astype(old.dtype)
 
     def _check_collection(self, train: bool) -> None:
-        if self.is_initializing():
+        if self.is_initializing() or not self.track_running_stats:
             return
         if not self.has_variable("batch_stats", "mean"):
             raise ValueError(
@@ -178,26 +259,56 @@ class BatchNorm(nn.Module):
             lax.stop_gradient(bias) if self.freeze_bias else bias,
         )
 
-    def _mean(self, values: Array, axis: int) -> tuple[MeanOf, int]:
-        """The mean over all axes but the first and the features, and its number of values."""
+    def _near(self, values: Array, counts: Array | None, axis: int) -> Array:
+        """One of the values of each mean, the same on all devices that share it."""
+        if counts is None:
+            places: Any = [slice(1)] * values.ndim
+            places[0] = places[axis] = slice(None)
+            near = values[tuple(places)]
+        else:
+            reduced = tuple(other for other in range(1, values.ndim) if other != axis)
+            near = jnp.max(jnp.where(counts, values, -jnp.inf), reduced, keepdims=True)
+        if self.axis_name is not None:
+            groups = self.axis_index_groups
+            near = lax.pmax(lax.stop_gradient(near), self.axis_name, axis_index_groups=groups)
+        return lax.stop_gradient(jnp.where(jnp.isneginf(near), 0, near))
+
+    def _mean(
+        self, values: Array, counts: Array | None, axis: int, *, train: bool
+    ) -> tuple[MeanOf, Any, Counted]:
+        """The mean over all axes but the first and the features; of how many values; which."""
         reduced = tuple(other for other in range(1, values.ndim) if other != axis)
         count = math.prod(values.shape[other] for other in reduced)
         if self.axis_name is not None:
             groups = self.axis_index_groups
             count *= lax.axis_size(self.axis_name) if groups is None else len(groups[0])
-        if count < 2:
+        # A model is initialised by one example, without any statistics.
+        if count < 2 and (train or not self.is_initializing()):
             raise ValueError(
                 "BatchNorm needs at least two values per feature in training, whose spread is not "
                 f"zero by necessity, got {count} from inputs of shape {values.shape[1:]}; "
-                "pass a larger batch or train=False"
+                f"pass a larger batch{' or train=False' if self.track_running_stats else ''}"
             )
 
-        def mean_of(numbers: Array) -> Array:
-            mean = jnp.mean(numbers, reduced, keepdims=True)
+        def sum_of(numbers: Array) -> Array:
+            summed = jnp.sum(numbers, reduced, keepdims=True)
             if self.axis_name is None:
-                return mean
+                return summed
             groups = self.axis_index_groups
-            shared: Array = lax.pmean(mean, self.axis_name, axis_index_groups=groups)
+            shared: Array = lax.psum(summed, self.axis_name, axis_index_groups=groups)
             return shared
 
-        return mean_of, count
+        size = 2.0 ** math.ceil(math.log2(count))  # numbers / size have a sum that is no infinity
+
+        def mean_of(numbers: Array, counted: Counted) -> Array:
+            if counted is None:
+                return sum_of(numbers / size) / (count / size)
+            which, number = counted
+            return sum_of(jnp.where(which, numbers, 0) / size) / (jnp.maximum(number, 1) / size)
+
+        if counts is None:
+            return mean_of, float(count), None
+        # An axis of length 1 stands for all places of the values' axis.
+        times = math.prod(values.shape[other] // counts.shape[other] for other in reduced)
+        number = times * sum_of(counts.astype(values.dtype))
+        return mean_of, number, (counts, number)

@@ -22,8 +22,8 @@ def convolve(inputs: Array, kernel: Array, *settings: Any, **named: Any) -> Arra
         >>> conv.init_with_output(jax.random.key(0), jnp.ones((1, 5, 5, 3)))[0].shape
         (1, 5, 5, 8)
     """
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and jnp.issubdtype(inputs.dtype, jnp.inexact):
         # A one that is known only at run time: XLA would simplify a constant away.
-        unknown = jnp.isnan(lax.stop_gradient(kernel).ravel()[0])
+        unknown = jnp.isnan(lax.stop_gradient(kernel).ravel()[:1]).any()
         inputs = inputs / jnp.where(unknown, 2, 1).astype(inputs.dtype)
     return lax.conv_general_dilated(inputs, kernel, *settings, **named)

@@ -1,6 +1,7 @@
 """Batch normalisation with outputs that are shifted and scaled at random."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdl.layers.batch_norm import BatchNorm
+from jaxdl.layers.inputs import as_mask, floating
 
 
 class NoisyBatchNorm(nn.Module):
@@ -63,9 +65,16 @@ class NoisyBatchNorm(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch ..."], *, train: bool) -> Float[Array, "batch ..."]:
-        """Normalise `x`; with `train=True` also needs `rngs={"dropout": key}`."""
-        y = self.norm(x, train=train)
+    def __call__(self, x: Any, *, train: bool, mask: Any = None) -> Float[Array, "batch ..."]:
+        """Normalise `x`; with `train=True` also needs `rngs={"dropout": key}`.
+
+        Arguments:
+            x: the inputs, as those of BatchNorm.
+            train: whether the batch's statistics are used, and noise is added.
+            mask: as that of BatchNorm; the padding's outputs are 0.
+        """
+        x = floating("NoisyBatchNorm", x)
+        y = self.norm(x, train=train, mask=mask)
         if not train or self.is_initializing():
             return y
         axis = self.norm.feature_axis % x.ndim
@@ -80,4 +89,7 @@ class NoisyBatchNorm(nn.Module):
             keys[2], of_examples, jnp.float32, -1.0, 1.0
         )
         scale = stddev + self.stddev_spread * jax.random.normal(keys[3], of_examples)
-        return (scale * y + shift).astype(x.dtype)
+        noisy = scale * y + shift
+        if mask is not None:
+            noisy = jnp.where(as_mask(mask, x.shape), noisy, 0)
+        return noisy.astype(x.dtype)

@@ -4,32 +4,42 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
+
+from jaxdl.layers.inputs import require_real
 
 
 def max_pool(
-    x: Float[Array, "batch height width channels"], window: tuple[int, int] = (2, 2)
-) -> Float[Array, "batch rows columns channels"]:
+    x: Any, window: tuple[int, int] = (2, 2)
+) -> Shaped[Array, "batch rows columns channels"]:
     r"""The largest value of each window; windows stand side by side.
 
     $$y_{ij} = \max_{0 \le a < h,\, 0 \le b < w} x_{hi + a,\, wj + b}$$
 
     Bit for bit the same as `flax.linen.max_pool(x, window, strides=window)` and PyTorch's
     `max_pool2d(x, window)`. Rows and columns that fill no window are dropped. Of equal values the
-    first, row by row, gets the gradient. A NaN is kept. It is written as comparisons of slices: on
+    first, row by row, gets the gradient. A NaN is kept. Integers and booleans stay what they are.
+    It is written as comparisons of slices: on
     a CPU the gradient of XLA's windowed maximum takes many times as long.
 
     Arguments:
-        x: images.
+        x: images, (batch, height, width, channels).
         window: height and width, each 1 or more.
 
     Raises:
-        ValueError: a window below 1, or larger than the image.
+        TypeError: complex numbers, of which none is the largest.
+        ValueError: inputs without four axes; a window below 1, or larger than the image.
 
     Example:
         >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel().tolist()
         [5.0, 7.0, 13.0, 15.0]
     """
+    x = require_real("max_pool", x)
+    if x.ndim != 4:
+        raise ValueError(
+            "max_pool needs images of shape (batch, height, width, channels), got shape "
+            f"{x.shape}; add the axes that are missing, of length 1"
+        )
     height, width = window
     if not (1 <= height <= x.shape[1] and 1 <= width <= x.shape[2]):
         raise ValueError(

@@ -1,6 +1,7 @@
 """Values minus their mean, divided by their deviation, with the derivative in closed form."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,15 +10,20 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-MeanOf = Callable[[Array], Array]
+Counted = tuple[Array, Array] | None
+"""Which values count, and how many those are for each mean; None where all count."""
+
+MeanOf = Callable[[Array, Counted], Array]
 """A mean over some axes, kept with length 1, and over the devices that share statistics."""
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
 def standardize(
     values: Float[Array, "..."],
     scale: Float[Array, "..."],
     bias: Float[Array, "..."],
+    near: Float[Array, "..."],
+    counted: Any,
     mean_of: MeanOf,
     epsilon: float,
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
@@ -34,40 +40,89 @@ def standardize(
     out, because its sums of g and of g x_hat are also the gradients of beta and gamma. So it takes
     two passes over the gradient; automatic differentiation takes four.
 
+    Squares are taken in a unit that epsilon allows. At 1e-5 y is right for deviations up to 1e31 in
+    float32; the variance that is returned is infinite where no float can hold it. A feature without
+    spread has y = beta, and the gradient 0 if epsilon is 0.
+
     Arguments:
         values: x.
         scale: gamma, of a shape that broadcasts against mean_of(x).
         bias: beta, which must broadcast in the same way.
+        near: one of the values of each mean, from which the others are measured: their sum is then
+            rounded less, and not at all where they are equal. It may have any value.
+        counted: what `mean_of` is told of the values that count; None where all do. The gradient is
+            right for values that do not count only if those of y are not used.
         mean_of: a linear function; x - mean_of(x) must have the mean zero.
         epsilon: 0 or more.
 
     Example:
         >>> x = jnp.array([[1.0], [3.0]])
-        >>> mean_of = lambda x: x.mean(0, keepdims=True)
-        >>> y, mean, var = standardize(x, jnp.ones(1), jnp.zeros(1), mean_of, 0.0)
+        >>> mean_of = lambda x, counted: x.mean(0, keepdims=True)
+        >>> y, mean, var = standardize(x, jnp.ones(1), jnp.zeros(1), x[:1], None, mean_of, 0.0)
         >>> y.ravel().tolist(), mean.item(), var.item()
         ([-1.0, 1.0], 2.0, 1.0)
 
     Source: Ioffe and Szegedy (2015), section 3, the chain rule carried out.
     """
-    mean = mean_of(values)
-    var = mean_of(jnp.square(values - mean))
-    return (values - mean) * (scale * lax.rsqrt(var + epsilon)) + bias, mean, var
+    mean, var, multiplier = _moments(values, near, counted, mean_of, epsilon)
+    return (values - mean) * (scale * multiplier) + bias, mean, var
+
+
+def _moments(
+    values: Array, near: Array, counted: Counted, mean_of: MeanOf, epsilon: float
+) -> tuple[Array, Array, Array]:
+    """The mean, the variance, and the inverse of the deviation."""
+    unit = _unit(values.dtype, epsilon)
+    mean = near + mean_of(values - near, counted)
+    square = mean_of(jnp.square((values - mean) * unit), counted)
+    return mean, square / unit**2, _inverse_deviation(square, unit, epsilon)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _inverse_deviation(square: Array, unit: float, epsilon: float) -> Array:
+    """One by the root of variance + epsilon, where `square` is the variance times unit^2."""
+    total = square + epsilon * unit**2
+    return jnp.where(total == 0, 0, lax.rsqrt(total) * unit)
+
+
+@_inverse_deviation.defjvp
+def _slope_of_inverse(
+    unit: float, epsilon: float, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    inverse = _inverse_deviation(primals[0], unit, epsilon)
+    root = inverse / unit
+    # Its cube, as JAX takes it, would be no float.
+    return inverse, -0.5 * inverse * root * (root * tangents[0])
+
+
+def _unit(dtype: Any, epsilon: float) -> float:
+    """A power of two, 1 or less, in which large squares are floats, and small ones that count too.
+
+    A deviation counts if its square changes epsilon, that is if it is at least sqrt(epsilon) times
+    2^(-digits / 2). Its square is to be a normal number, just so.
+    """
+    limits = jnp.finfo(dtype)
+    if epsilon == 0:
+        return 1.0
+    counts = math.log2(epsilon) / 2 - limits.nmant / 2 - 1
+    return float(2.0 ** min(math.ceil(limits.minexp / 2 - counts), 0))
 
 
 @standardize.defjvp
 def _tangents(
     mean_of: MeanOf,
     epsilon: float,
-    primals: tuple[Any, Any, Any],
-    tangents: tuple[Any, Any, Any],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
-    values, scale, bias = primals
-    d_values, d_scale, d_bias = tangents
-    y, mean, var = standardize(values, scale, bias, mean_of, epsilon)
-    multiplier = lax.rsqrt(var + epsilon)
+    values, scale, bias, near, counted = primals
+    d_values, d_scale, d_bias, *_ = tangents
+    y, mean, var = standardize(values, scale, bias, near, counted, mean_of, epsilon)
+    _, _, multiplier = _moments(values, near, counted, mean_of, epsilon)
     standard, slope = (values - mean) * multiplier, scale * multiplier
-    d_mean, covariance = mean_of(d_values), mean_of(standard * d_values)
+    d_mean, covariance = mean_of(d_values, counted), mean_of(standard * d_values, counted)
     # Group terms of one shape: transposed, each group is one sum over the gradient.
     d_y = slope * d_values + (d_bias - slope * d_mean) + standard * (d_scale - slope * covariance)
-    return (y, mean, var), (d_y, d_mean, 2 * covariance / multiplier)
+    flat = multiplier == 0
+    deviation = jnp.where(flat, 0, 1 / jnp.where(flat, 1, multiplier))
+    return (y, mean, var), (d_y, d_mean, 2 * covariance * deviation)

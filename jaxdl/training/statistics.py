@@ -13,6 +13,7 @@ from jaxdl.calling import call_model
 from jaxdl.checks import is_traced
 from jaxdl.compiling import once_for_equal
 from jaxdl.layers import BatchNorm
+from jaxdl.layers.inputs import as_mask
 from jaxdl.training.task import scale_images
 
 Path = tuple[str, ...]
@@ -40,9 +41,10 @@ def recalibrate(
     $$\mu = \frac{1}{N}\sum_b n_b\,\mu_b, \qquad
       \sigma^2 = \frac{1}{N}\sum_b \bigl(n_b\,\sigma_b^2 + n_b(\mu_b - \mu)^2\bigr)$$
 
-    over the values that reach each norm, in one pass over the batches, combined in float64. For a
-    norm with the unbiased variance it is multiplied by N / (N - 1). This is the variance of all
-    examples in one batch. The mean of the batches' variances would miss the spread between batches.
+    over the values that reach each norm and that its mask does not leave out, in one pass over the
+    batches, combined in float64. For a norm with the unbiased variance it is multiplied by
+    N / (N - 1). This is the variance of all examples in one batch. The mean of the batches'
+    variances would miss the spread between batches.
 
     In this pass every norm normalises with its batch's own statistics, as in training. With large
     batches this changes little. Dropout is off, as in evaluation. Inside `jit` or `vmap`, as in a
@@ -73,7 +75,9 @@ def recalibrate(
     moments_of, keeps_unbiased = _program(model, preprocess)
     total: dict[Path, Moments] = {}
     for batch in batches:
-        inputs = jnp.asarray(batch["inputs"] if isinstance(batch, Mapping) else batch)
+        inputs = batch["inputs"] if isinstance(batch, Mapping) else batch
+        several = isinstance(inputs, Mapping | tuple)  # arguments of the model
+        inputs = jax.tree.map(jnp.asarray, inputs) if several else jnp.asarray(inputs)
         found = jax.tree.map(_float64, moments_of(variables, inputs))
         total = {
             path: combined(total[path], new) if path in total else new
@@ -89,14 +93,19 @@ def recalibrate(
         node = statistics
         for name in path:
             node = node[name]
-        variance = squares / (count - 1 if keeps_unbiased[path] else count)
+        divisor = count - 1 if keeps_unbiased[path] else count
+        variance = squares / (divisor + (divisor == 0))  # one value has no spread
         for name, value in (("mean", mean), ("var", variance)):
-            node[name] = jnp.asarray(value, node[name].dtype)
+            dtype = node[name].dtype
+            if jnp.iscomplexobj(value):  # a mean, of which Flax starts with a real zero
+                dtype = jnp.promote_types(dtype, jnp.complex64)
+            node[name] = jnp.asarray(value, dtype)
     return {**variables, "batch_stats": statistics}
 
 
 def _float64(leaf: Any) -> Any:
-    return leaf if is_traced(leaf) else np.asarray(leaf, np.float64)
+    wide = np.complex128 if jnp.iscomplexobj(leaf) else np.float64
+    return leaf if is_traced(leaf) else np.asarray(leaf, wide)
 
 
 @once_for_equal
@@ -107,7 +116,7 @@ def _program(
     keeps_unbiased: dict[Path, bool] = {}
 
     @jax.jit
-    def moments_of(variables: Any, inputs: Array) -> dict[Path, Moments]:
+    def moments_of(variables: Any, inputs: Any) -> dict[Path, Moments]:
         seen: dict[Path, Moments] = {}
 
         def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -115,7 +124,7 @@ def _program(
             if context.method_name == "__call__" and isinstance(module, nn.Dropout):
                 return args[0]
             if context.method_name == "__call__" and is_batch_norm(module):
-                new = moments(args[0], feature_axis(module))
+                new = moments(args[0], feature_axis(module), _counts(module, args[0], kwargs))
                 seen[module.path] = combined(seen[module.path], new) if module.path in seen else new
                 keeps_unbiased[module.path] = getattr(module, "unbiased_variance", False)
             return call(*args, **kwargs)
@@ -133,28 +142,45 @@ def _program(
     return moments_of, keeps_unbiased
 
 
-def moments(x: Array, axis: int) -> Moments:
-    """The moments over all axes but the feature axis, in two passes."""
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    x = jnp.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]).astype(dtype)
-    mean = x.mean(0)
-    return Moments(jnp.asarray(len(x), dtype), mean, jnp.square(x - mean).sum(0))
+def moments(x: Array, axis: int, counts: Array | None = None) -> Moments:
+    """The moments over all axes but the feature axis, in two passes, of the values that count."""
+    x = jnp.moveaxis(x, axis, -1).astype(jnp.promote_types(x.dtype, jnp.float32))
+    which = jnp.ones((), bool) if counts is None else jnp.moveaxis(counts, axis, -1)
+    which = jnp.broadcast_to(which, x.shape).reshape(-1, x.shape[-1])
+    x = jnp.where(which, x.reshape(which.shape), 0)
+    number = which.sum(0, dtype=x.real.dtype)
+    mean = x.sum(0) / jnp.maximum(number, 1)
+    deviation = jnp.where(which, jnp.abs(x - mean), 0)
+    return Moments(number, mean, jnp.square(deviation).sum(0))
+
+
+def _counts(module: Any, x: Array, called_with: Mapping[str, Any]) -> Array | None:
+    """Which values count: a mask has the leading axes of the inputs here, and the last in Flax."""
+    mask = called_with.get("mask")
+    if mask is None:
+        return None
+    return (
+        as_mask(mask, x.shape) if isinstance(module, BatchNorm) else jnp.broadcast_to(mask, x.shape)
+    )
 
 
 def combined(one: Moments, other: Moments) -> Moments:
     """The moments of both batches together (Chan, Golub and LeVeque, 1979)."""
     count = one.number + other.number
+    count = count + (count == 0)  # nothing counts in either
     apart = other.mean - one.mean
     return Moments(
-        count,
+        one.number + other.number,
         one.mean + apart * (other.number / count),
-        one.squares + other.squares + apart**2 * (one.number * other.number / count),
+        one.squares + other.squares + abs(apart) ** 2 * (one.number * other.number / count),
     )
 
 
 def is_batch_norm(module: Any) -> bool:
     """Whether a module keeps running statistics that this file understands."""
-    return isinstance(module, (BatchNorm, nn.BatchNorm))
+    if isinstance(module, BatchNorm):
+        return module.track_running_stats
+    return isinstance(module, nn.BatchNorm)
 
 
 def feature_axis(module: Any) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from processes import STRICT_PYTHON, with_devices
 
-from jaxdl import activations, losses, models, training
+from jaxdl import activations, data, losses, models, optimizers, training
 from jaxdl.layers import BatchNorm
 from jaxdl.layers.norm import apply_norm
 from jaxdl.models.block import activate
@@ -316,3 +316,33 @@ def test_forgotten_collections_are_named_by_whole_models(name):
     step = jax.jit(training.make_eval_step(model, losses.cross_entropy))
     with pytest.raises(ValueError, match="without 'batch_stats'; apply the model to"):
         step(forgotten, {"inputs": images(), "targets": jnp.arange(12) % 3})
+
+
+def test_a_model_without_running_statistics_is_trained_and_measured():
+    norm = functools.partial(BatchNorm, track_running_stats=False)
+    model = models.MLP([6, 3], norm=norm)
+    x, targets = images(), jnp.arange(12) % 3
+    dataset = data.Dataset("own", data.Arrays(x, targets), None, data.Arrays(x, targets))
+    result = training.fit(
+        model, dataset, optimizers.sgd(0.1), loss=losses.cross_entropy, epochs=2, batch_size=6,
+        key=jax.random.key(0),
+    )  # fmt: skip
+    assert not result.state.batch_stats
+    params = result.state.params
+    hidden = x.reshape(12, -1) @ params["dense_0"]["kernel"]
+    normed = BatchNorm().apply(
+        {"params": params["norm_0"], "batch_stats": {"mean": hidden.mean(0), "var": hidden.var(0)}},
+        hidden,
+        train=False,
+    )
+    outputs = jax.nn.relu(normed) @ params["dense_1"]["kernel"] + params["dense_1"]["bias"]
+    # Sums of 32 and 12 terms.
+    np.testing.assert_allclose(
+        model.apply({"params": params}, x, train=False), outputs, rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(ValueError, match="batches must reach a batch norm of the model, got none"):
+        training.recalibrate(model, result.state.variables, [x])
+    with pytest.raises(
+        ValueError, match=r"fold takes a model of jaxdl\.models with norm=BatchNorm"
+    ):
+        training.fold(model, result.state.variables)

@@ -145,3 +145,48 @@ def test_both_refuse_one_value_per_feature_in_training():
         torch.nn.BatchNorm1d(CHANNELS)(torch.zeros(1, CHANNELS))
     with pytest.raises(ValueError, match="at least two values per feature"):
         norm.apply(variables, x, train=True, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize("layout", ["NC", "NHWC"])
+def test_without_running_statistics_both_take_the_batchs_in_evaluation(layout):
+    shape, axis, order = LAYOUTS[layout]
+    layer = torch.nn.BatchNorm2d if len(shape) == 4 else torch.nn.BatchNorm1d
+    theirs = layer(CHANNELS, track_running_stats=False)
+    ours = BatchNorm(feature_axis=axis, track_running_stats=False)
+    draw = np.random.default_rng(0)
+    x, upstream = (2 + 3 * draw.normal(size=(2, *shape))).astype(np.float32)
+    variables = ours.init(jax.random.key(0), jnp.asarray(x[:1]), train=False)
+    assert set(variables) == {"params"}
+    assert not dict(theirs.named_buffers())
+    for train in (True, False):
+        theirs.train(train)
+        inputs = torch.tensor(x.transpose(order)).requires_grad_()
+        outputs = theirs(inputs)
+        (gradient,) = torch.autograd.grad(
+            outputs, inputs, torch.tensor(upstream.transpose(order).copy())
+        )
+        y, pull = jax.vjp(lambda x, t=train: ours.apply(variables, x, train=t), jnp.asarray(x))
+        back = np.argsort(order)
+        tolerance = TOLERANCE["float32"]
+        check(y, outputs.detach().numpy().transpose(back), tolerance, tolerance)
+        got = pull(jnp.asarray(upstream))[0]
+        check(got, gradient.numpy().transpose(back), tolerance, tolerance)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        theirs(torch.zeros((1, CHANNELS) if len(shape) == 2 else (1, CHANNELS, 1, 1)))
+    with pytest.raises(ValueError, match="at least two values per feature"):
+        ours.apply(variables, jnp.zeros((1, *[1] * (len(shape) - 2), CHANNELS)), train=False)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e10, 1e18, 1e19, 1e25])
+def test_where_pytorch_is_right_so_are_we(scale):
+    x = (scale * np.random.default_rng(0).normal(size=(16, 3))).astype(np.float32)
+    expected = x.astype(np.float64) - x.mean(0, dtype=np.float64)
+    expected /= np.sqrt(np.square(expected).mean(0) + 1e-5)
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=False)
+    y, _ = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    theirs = torch.nn.BatchNorm1d(3)(torch.tensor(x)).detach().numpy()
+    largest = np.abs(expected).max()
+    off = [np.abs(np.asarray(each, np.float64) - expected).max() / largest for each in (y, theirs)]
+    assert off[0] < 1e-6
+    assert (off[1] < 1e-6) == (scale < 1e19), off  # its variance is infinite: it gives 0

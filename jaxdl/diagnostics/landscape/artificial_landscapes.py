@@ -3,12 +3,14 @@
 Each takes points (..., 2), with x and y on the last axis, and returns their heights (...).
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
 def ravine(
-    point: Float[Array, "*batch 2"], *, condition_number: float = 100.0, angle: float = 0.0
+    point: Any, *, condition_number: float = 100.0, angle: float = 0.0
 ) -> Float[Array, "*batch"]:
     r"""A long valley: a quadratic whose curvatures differ by the condition number.
 
@@ -29,13 +31,13 @@ def ravine(
 
     Source: Polyak (1964) analyses gradient descent and momentum on it.
     """
-    x, y = point[..., 0], point[..., 1]
+    x, y = _coordinates(point)
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
     along, across = x * cosine + y * sine, y * cosine - x * sine
     return (along**2 + condition_number * across**2) / 2
 
 
-def beale(point: Float[Array, "*batch 2"]) -> Float[Array, "*batch"]:
+def beale(point: Any) -> Float[Array, "*batch"]:
     r"""Beale's function: a plain with steep walls and one narrow valley.
 
     $$f = (1.5 - x + xy)^2 + (2.25 - x + xy^2)^2 + (2.625 - x + xy^3)^2$$
@@ -51,13 +53,11 @@ def beale(point: Float[Array, "*batch 2"]) -> Float[Array, "*batch"]:
 
     Source: Beale (1958).
     """
-    x, y = point[..., 0], point[..., 1]
+    x, y = _coordinates(point)
     return (1.5 - x + x * y) ** 2 + (2.25 - x + x * y**2) ** 2 + (2.625 - x + x * y**3) ** 2
 
 
-def rosenbrock(
-    point: Float[Array, "*batch 2"], *, steepness: float = 100.0
-) -> Float[Array, "*batch"]:
+def rosenbrock(point: Any, *, steepness: float = 100.0) -> Float[Array, "*batch"]:
     r"""Rosenbrock's function: a valley along a parabola.
 
     $$f = (1 - x)^2 + b\, (y - x^2)^2$$
@@ -74,11 +74,11 @@ def rosenbrock(
 
     Source: Rosenbrock (1960).
     """
-    x, y = point[..., 0], point[..., 1]
+    x, y = _coordinates(point)
     return (1 - x) ** 2 + steepness * (y - x**2) ** 2
 
 
-def saddle(point: Float[Array, "*batch 2"]) -> Float[Array, "*batch"]:
+def saddle(point: Any) -> Float[Array, "*batch"]:
     r"""A saddle between two minima.
 
     $$f = x^2 - y^2 + \tfrac{1}{4} y^4$$
@@ -94,5 +94,17 @@ def saddle(point: Float[Array, "*batch 2"]) -> Float[Array, "*batch"]:
         >>> saddle(jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2**0.5]])).round(6).tolist()
         [0.0, 1.0, -1.0]
     """
-    x, y = point[..., 0], point[..., 1]
+    x, y = _coordinates(point)
     return x**2 - y**2 + y**4 / 4
+
+
+def _coordinates(point: Any) -> tuple[Array, Array]:
+    """x and y, the last axis, as floats."""
+    point = jnp.asarray(point)
+    if jnp.iscomplexobj(point) or point.shape[-1:] != (2,):
+        raise ValueError(
+            "a point must be two real numbers on the last axis, got "
+            f"{point.dtype} of shape {point.shape}; pass x and y, (..., 2)"
+        )
+    point = point.astype(jnp.result_type(point, float))
+    return point[..., 0], point[..., 1]

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl.checks import require_choice
+from jaxdl.diagnostics.sizes import norm
 
 
 def surface(
@@ -29,15 +30,16 @@ def surface(
 
     Arguments:
         loss: L, a pure function of the parameters that returns a scalar.
-        params: theta, any tree of floating-point arrays.
+        params: theta, any tree of floating-point or complex arrays.
         directions: d_1, d_2, ..., trees like `params`; one for a line, two for a plane.
         coordinates: x, y, ..., one array for each direction, in multiples of it.
         batch_size: points evaluated at once. More than 1 is faster if one point leaves the device
             idle, and needs that many times the memory.
 
     Raises:
-        ValueError: not one array of coordinates for each direction; a direction with another tree
-            or other shapes than the parameters; a loss that is no scalar.
+        ValueError: not one array of coordinates for each direction; parameters of whole numbers; a
+            direction with another tree or other shapes than the parameters, or complex where they
+            are real; a loss that is no real scalar.
 
     Example:
         >>> def loss(params):
@@ -56,17 +58,25 @@ def surface(
         )
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1 point, got {batch_size}; pass 1 or more")
-    shape = getattr(jax.eval_shape(loss, params), "shape", None)
+    made = jax.eval_shape(loss, params)
+    shape = getattr(made, "shape", None)
     if shape != ():
         raise ValueError(
             f"loss must return a scalar, got shape {shape}; take the mean over the batch"
         )
+    if jnp.issubdtype(made.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"loss must return a real number, got {made.dtype}; take its modulus or its real part"
+        )
 
     def at(point: Float[Array, " directions"]) -> Array:
         def move(value: Array, *along: Array) -> Array:
-            step = sum(x.astype(value.dtype) * d for x, d in zip(point, along, strict=True))
-            moved: Array = value + step
-            return moved
+            dtype = jnp.result_type(value)
+            wide = jnp.promote_types(dtype, jnp.float32)  # coordinates are not half precision
+            moved = jnp.asarray(value, wide)
+            for x, direction in zip(point, along, strict=True):
+                moved = moved + x.astype(wide) * jnp.asarray(direction, wide)
+            return moved.astype(dtype)
 
         return loss(jax.tree.map(move, params, *directions))
 
@@ -94,16 +104,18 @@ def random_directions(
     axes (biases, scales and shifts of norms) have the direction 0, as in the authors' code. Without
     normalization they move too.
 
-    In many dimensions the directions are nearly, not exactly, orthogonal.
+    In many dimensions the directions are nearly, not exactly, orthogonal. Of a complex leaf the
+    direction is a complex normal, and a norm is that of the moduli. Norms are right for weights
+    from the smallest float to the largest.
 
     Arguments:
         key: the key of the draws.
-        params: theta, a tree of floating-point arrays.
+        params: theta, a tree of floating-point or complex arrays.
         count: the number of directions.
         normalization: "filter", "layer" (the norm of a whole kernel), or None for the normal draws.
 
     Raises:
-        ValueError: no direction to draw; a leaf that is not floating point; a normalization where
+        ValueError: no direction to draw; a leaf of whole numbers; a normalization where
             no leaf has two axes; an unknown normalization.
 
     Example:
@@ -121,12 +133,7 @@ def random_directions(
     if count < 1:
         raise ValueError(f"count must be at least 1 direction, got {count}; pass 1 or 2")
     leaves, tree = jax.tree.flatten(params)
-    for leaf in leaves:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise ValueError(
-                "params must be floating-point arrays, got a leaf of "
-                f"{jnp.result_type(leaf)}; leave it out of the parameters"
-            )
+    _check_inexact(leaves)
     if not any(jnp.ndim(leaf) >= (2 if normalization else 0) for leaf in leaves):
         raise ValueError(
             "params must hold a kernel (a leaf of two axes or more) to move, got shapes "
@@ -140,12 +147,8 @@ def random_directions(
         if jnp.ndim(leaf) < 2:
             return jnp.zeros_like(direction)
         axes = tuple(range(leaf.ndim - (normalization == "filter")))
-        wide = jnp.promote_types(leaf.dtype, jnp.float32)
-        norm_of_leaf, norm = (
-            jnp.sqrt(jnp.sum(jnp.square(each.astype(wide)), axis=axes, keepdims=True))
-            for each in (leaf, direction)
-        )
-        return (direction * (norm_of_leaf / norm)).astype(leaf.dtype)
+        ratio = norm([leaf], axes) / norm([direction], axes)
+        return (direction * ratio).astype(leaf.dtype)
 
     def draw_all(direction_key: PRNGKeyArray) -> Any:
         keys = jax.random.split(direction_key, len(leaves))
@@ -154,8 +157,18 @@ def random_directions(
     return tuple(draw_all(direction_key) for direction_key in jax.random.split(key, count))
 
 
+def _check_inexact(leaves: Sequence[Any]) -> None:
+    for leaf in leaves:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise ValueError(
+                "params must be floating-point or complex arrays, got a leaf of "
+                f"{jnp.result_type(leaf)}; leave it out of the parameters"
+            )
+
+
 def check_directions(params: Any, directions: Sequence[Any]) -> None:
-    """Refuse an empty list, and directions with other trees or shapes than the parameters."""
+    """Refuse no directions, and those that the parameters cannot follow."""
+    _check_inexact(jax.tree.leaves(params))
     if not directions:
         raise ValueError("directions must be at least one tree, got none; pass one or two")
     shapes = _shapes(params)
@@ -166,6 +179,13 @@ def check_directions(params: Any, directions: Sequence[Any]) -> None:
                 f"{_shapes(direction)} at place {number}; "
                 "draw them with random_directions, or find them with principal_directions"
             )
+        for leaf, along in zip(jax.tree.leaves(params), jax.tree.leaves(direction), strict=True):
+            if jnp.iscomplexobj(along) and not jnp.iscomplexobj(leaf):
+                raise ValueError(
+                    "directions must be real where the parameters are, got "
+                    f"{jnp.result_type(along)} along {jnp.result_type(leaf)} at place {number}; "
+                    "take the real part"
+                )
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxdl.diagnostics.landscape.surface import check_directions
-from jaxdl.training.steps import extra_arguments
+from jaxdl.training.steps import extra_arguments, uphill
 
 # Parameters converted to float64 at a time: half a gigabyte for a path of 1,000 points.
 COLUMNS_AT_ONCE = 1 << 16
@@ -41,7 +41,8 @@ def descend(
     $$\theta_{t+1} = \theta_t + u_t(\nabla f(\theta_t))$$
 
     A pure function: it may be jitted, and mapped over starts, or over learning rates if the
-    optimizer is made inside.
+    optimizer is made inside. The gradient of a complex parameter is that of its two parts: the path
+    goes downhill.
 
     Arguments:
         function: f, a pure function of the parameters that returns a scalar.
@@ -67,12 +68,13 @@ def descend(
     def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Any]:
         params, opt_state = carry
         value, gradient = jax.value_and_grad(function)(params)
+        gradient = uphill(gradient)
         extra = extra_arguments(
             update,
             value=value,
             gradient=gradient,
             value_of=function,
-            gradient_of=jax.grad(function),
+            gradient_of=lambda params: uphill(jax.grad(function)(params)),
         )
         updates, opt_state = update(gradient, opt_state, params, **extra)
         params = optax.apply_updates(params, updates)
@@ -91,7 +93,8 @@ def principal_directions(path: Any, *, count: int = 2) -> PrincipalDirections:
 
     These are the leading right singular vectors of M. The rows are not centred: distances are from
     the last point, and the plane through this point is the closest to the path. All sums are in
-    float64, and form an n x n matrix for any number of parameters.
+    float64, and form an n x n matrix for any number of parameters. A complex parameter is the pair
+    of its parts.
 
     Arguments:
         path: a tree like the parameters with a leading axis of points, as `descend` returns it.
@@ -110,8 +113,9 @@ def principal_directions(path: Any, *, count: int = 2) -> PrincipalDirections:
     Source: Li, Xu, Taylor, Studer and Goldstein (2018), section 7.2.
     """
     leaves, tree = jax.tree.flatten(path)
-    leaves = [np.asarray(leaf) for leaf in leaves]
-    points = _points(leaves)
+    given = [np.asarray(leaf) for leaf in leaves]
+    points = _points(given)
+    leaves = [_reals(leaf) for leaf in given]
     gram = np.zeros((points - 1, points - 1))
     for _, block in _differences(leaves, [leaf[-1] for leaf in leaves]):
         gram += block[:-1] @ block[:-1].T
@@ -136,9 +140,8 @@ def principal_directions(path: Any, *, count: int = 2) -> PrincipalDirections:
     _orthonormalize(flat)
 
     def as_tree(index: int) -> Any:
-        rows = zip((each[index] for each in flat), leaves, strict=True)
-        parts = [jnp.asarray(row.reshape(leaf.shape[1:]), leaf.dtype) for row, leaf in rows]
-        return jax.tree.unflatten(tree, parts)
+        rows = zip((each[index] for each in flat), given, strict=True)
+        return jax.tree.unflatten(tree, [_like(row, leaf[0]) for row, leaf in rows])
 
     directions = tuple(as_tree(index) for index in range(count))
     return PrincipalDirections(directions, eigenvalues[:count] / np.trace(gram))
@@ -152,7 +155,8 @@ def project(
     $$c_t = (D D^\top)^{-1} D\, (\theta_t - \theta)$$
 
     where the rows of D are the directions, orthogonal or not. The coordinates are in float64. They
-    are the coordinates of `surface` with `params=origin`.
+    are the coordinates of `surface` with `params=origin`, so they are real for complex parameters
+    too, whose parts count by themselves.
 
     Arguments:
         path: a tree as the parameters with a leading axis of points.
@@ -172,11 +176,13 @@ def project(
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(path)]
     points = _points(leaves)
     check_directions(origin, [jax.tree.map(lambda leaf: leaf[0], path)])
+    origins = [np.asarray(leaf) for leaf in jax.tree.leaves(origin)]
+    kinds = [np.iscomplexobj(leaf) for leaf in origins]
+    leaves, origins = (list(map(_reals, each, kinds)) for each in (leaves, origins))
     by_leaf = zip(*(jax.tree.leaves(each) for each in directions), strict=True)
-    along = [np.stack(parts) for parts in by_leaf]
+    along = [_reals(np.stack(parts), kind) for parts, kind in zip(by_leaf, kinds, strict=True)]
     gram = np.zeros((len(directions), len(directions)))
     products = np.zeros((len(directions), points))
-    origins = [np.asarray(leaf) for leaf in jax.tree.leaves(origin)]
     zeros = [np.zeros_like(leaf) for leaf in origins]
     blocks = zip(_differences(leaves, origins), _differences(along, zeros), strict=True)
     for (_, moved), (_, direction) in blocks:
@@ -188,6 +194,20 @@ def project(
             f"{gram.tolist()}; pass directions that span as many dimensions as they are"
         )
     return np.linalg.solve(gram, products).T
+
+
+def _reals(leaf: np.ndarray, is_complex: bool | None = None) -> np.ndarray:
+    """The leaf; a complex one (or one of a complex parameter) as the pairs of its parts."""
+    if np.iscomplexobj(leaf) if is_complex is None else is_complex:
+        return np.stack([leaf.real, leaf.imag], -1)
+    return leaf
+
+
+def _like(row: np.ndarray, leaf: np.ndarray) -> Array:
+    """The numbers of `_reals` in the shape and dtype of the leaf that they come from."""
+    if np.iscomplexobj(leaf):
+        row = row[0::2] + 1j * row[1::2]
+    return jnp.asarray(row.reshape(leaf.shape), leaf.dtype)
 
 
 def _points(leaves: Sequence[np.ndarray]) -> int:

@@ -152,7 +152,7 @@ def _signal(measured: Propagation) -> Advice | None:
     rows = np.flatnonzero(measured.has_weights)[:-1]
     if len(rows) < 2:
         return None
-    size = np.sqrt(np.asarray(measured.second_moment))[rows]
+    size = _root_mean_square(measured.mean, measured.stddev)[rows]
     return _drift(
         measured,
         rows,
@@ -165,12 +165,19 @@ def _signal(measured: Propagation) -> Advice | None:
 def _gradient(measured: Propagation) -> Advice | None:
     rows = np.flatnonzero(measured.has_weights)[::-1]
     units = np.array([np.prod(shape[1:]) for shape in measured.shapes])
-    size = (np.sqrt(np.asarray(measured.gradient_second_moment)) * np.sqrt(units))[rows]
+    size = _root_mean_square(measured.gradient_mean, measured.gradient_stddev)[rows]
+    size = size * np.sqrt(units)[rows]
     # A gradient of exactly 0 has its own advice.
     rows, size = rows[size > 0], size[size > 0]
     if len(rows) < 2:
         return None
     return _drift(measured, rows, size / size[0], "gradient", GRADIENT_RANGE)
+
+
+def _root_mean_square(mean: Any, stddev: Any) -> np.ndarray:
+    """Without the squares, of which those of 1e-200 vanish."""
+    size: np.ndarray = np.hypot(np.asarray(mean, np.float64), np.asarray(stddev, np.float64))
+    return size
 
 
 def _drift(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from jaxdl.jaxprs import inner_programs
@@ -32,9 +33,9 @@ def count_flops(program: Jaxpr, learned: Sequence[bool]) -> tuple[Flops, list[bo
     The backward pass costs the same again for each factor that depends on a learned input. The data
     do not, so a first layer needs no gradient of its input.
 
-    Elementwise operations and reductions are not counted. The body of a scan counts as often as it
-    runs. The body of a while loop counts once, because its length is unknown. A conditional counts
-    its costliest branch.
+    A product of complex matrices is 4 real ones. Elementwise operations and reductions are not
+    counted. The body of a scan counts as often as it runs. The body of a while loop counts once,
+    because its length is unknown. A conditional counts its costliest branch.
 
     Arguments:
         program: a jaxpr.
@@ -62,6 +63,8 @@ def _of_equation(eqn: JaxprEqn, reads: list[bool]) -> tuple[Flops, list[bool]]:
     any_out = [any(reads)] * len(eqn.outvars)
     if name in ("dot_general", "conv_general_dilated"):
         forward = _dot(eqn) if name == "dot_general" else _convolution(eqn)
+        if all(_is_complex(atom) for atom in eqn.invars[:2]):
+            forward *= 4
         return Flops(forward, forward * sum(reads[:2])), any_out
     programs = inner_programs(eqn)
     if not programs:
@@ -119,6 +122,10 @@ def _convolution(eqn: JaxprEqn) -> int:
 
 def _pairs(left: Sequence[Any], right: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     return zip(left, right, strict=True)
+
+
+def _is_complex(atom: Any) -> bool:
+    return bool(np.issubdtype(atom.aval.dtype, np.complexfloating))
 
 
 def _shape(atom: Any) -> tuple[int, ...]:

@@ -48,9 +48,9 @@ class Histograms:
     """What `histograms` measured: one entry for each row of `propagation`, in its order.
 
     Attributes:
-        activations: counts of the values.
+        activations: counts of the values; of complex ones, of their moduli.
         gradients: counts of the gradients of the summed per-example losses with respect to the
-            values; None without a loss.
+            values, of complex ones the moduli; None without a loss.
         names: the rows' names.
         kinds: the modules' classes, or "activation".
     """
@@ -137,6 +137,8 @@ def _count(
 
 def _counter(number: int | None, given: Any) -> Callable[[Array], Histogram]:
     def count(values: Array) -> Histogram:
+        if jnp.iscomplexobj(values):
+            values = jnp.abs(values)
         values = values.astype(jnp.promote_types(values.dtype, jnp.float32)).ravel()
         finite = jnp.isfinite(values)
         edges = given if number is None else _own_edges(values, finite, number)
@@ -161,12 +163,16 @@ def _own_edges(values: Array, finite: Array, number: int) -> Array:
     high = jnp.max(values, where=finite, initial=-jnp.inf)
     none = low > high
     low, high = jnp.where(none, 0, low), jnp.where(none, 0, high)
-    # Wide enough that the edges around a single value are different float32 numbers.
-    half = jnp.where(low < high, 0, jnp.maximum(0.5 * (low == 0), 1e-3 * jnp.abs(low)))
+    # Wide enough that the edges around a single value are different normal numbers.
+    limits = jnp.finfo(values.dtype)
+    narrowest = number * limits.smallest_normal
+    around = jnp.maximum(jnp.where(low == 0, 0.5, 1e-3 * jnp.abs(low)), narrowest)
+    half = jnp.where(high - low > narrowest, 0, around)
+    first, last = jnp.maximum(low - half, limits.min), jnp.minimum(high + half, limits.max)
     steps = jnp.arange(number + 1, dtype=values.dtype) / number
-    edges = (low - half) * (1 - steps) + (high + half) * steps
+    edges = first * (1 - steps) + last * steps
     # Set the ends exactly: rounding would leave the extreme values outside.
-    return edges.at[0].set(low - half).at[-1].set(high + half)
+    return edges.at[0].set(first).at[-1].set(last)
 
 
 def _bins_or_edges(name: str, bins: Any) -> Any:
@@ -177,10 +183,11 @@ def _bins_or_edges(name: str, bins: Any) -> Any:
     if isinstance(bins, jax.core.Tracer):
         return bins
     edges = np.asarray(bins)
-    if edges.ndim != 1 or edges.size < 2 or not np.issubdtype(edges.dtype, np.number):
+    is_real = np.issubdtype(edges.dtype, np.floating) or np.issubdtype(edges.dtype, np.integer)
+    if edges.ndim != 1 or edges.size < 2 or not (is_real or edges.dtype.name == "bfloat16"):
         raise ValueError(
-            f"{name} must be a number of bins or 2 edges and more in one axis, got {bins!r}; "
-            "pass e.g. jnp.linspace(-1, 1, 51)"
+            f"{name} must be a number of bins or 2 edges and more, real, in one axis, "
+            f"got {bins!r}; pass e.g. jnp.linspace(-1, 1, 51)"
         )
     if not (np.all(np.isfinite(edges)) and np.all(np.diff(edges.astype(np.float32)) > 0)):
         raise ValueError(

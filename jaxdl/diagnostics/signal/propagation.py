@@ -20,6 +20,7 @@ from jaxdl.diagnostics.signal.recording import (
     record,
 )
 from jaxdl.diagnostics.signal.rows import ACTIVATION, Row
+from jaxdl.diagnostics.sizes import mean_and_deviation, norm
 from jaxdl.plotting import signal_figure
 from jaxdl.training.task import Batch, PerExample, parts_of, scale_images
 
@@ -36,7 +37,9 @@ class Propagation:
 
     The fields are float32 arrays of shape (rows,), after any axes of a `vmap`. They hold standard
     deviations, not variances: a gradient of 1e-25 is a float32 number, but its square is not. The
-    properties square them in float64.
+    properties square them in float64. They are right for every normal float32.
+
+    Complex values count by their modulus: the mean is |E[a]|, the variance E|a - E[a]|^2.
 
     Attributes:
         names: the module's path of each row, joined by "/".
@@ -49,7 +52,7 @@ class Propagation:
             positions. A unit is an index of the last axis.
         saturated_fraction: share of entries where the activation's slope is below `saturation` in
             size and the activation is not 0. (A ReLU that is off is not saturated.) NaN for rows of
-            modules with parameters.
+            modules with parameters, and of functions of complex numbers.
         nonfinite_fraction: share of entries of the value that are NaN or infinite.
         gradient_mean: mean over all entries of dL/da. L is the SUM of the per-example losses, so it
             does not shrink with the batch.
@@ -234,18 +237,12 @@ class _Statistics(NamedTuple):
 
 
 def _statistics(values: Array) -> _Statistics:
-    """The statistics of one row. Entries are divided by the largest: squares do not underflow."""
     units = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
-    dead = jnp.max(units, axis=0) == jnp.min(units, axis=0)
-    wide = _at_least_float32(values)
-    largest = jnp.max(jnp.abs(wide))
-    scale = jnp.where(largest > 0, largest, 1)
-    scaled = wide / scale
-    mean = jnp.mean(scaled)
+    mean, stddev = mean_and_deviation(values)
     return _Statistics(
-        mean=scale * mean,
-        stddev=scale * jnp.sqrt(jnp.mean(jnp.square(scaled - mean))),
-        dead_fraction=_share(dead),
+        mean=mean,
+        stddev=stddev,
+        dead_fraction=_share(jnp.all(units == units[:1], axis=0)),
         zero_fraction=_share(values == 0),
         nonfinite_fraction=_share(~jnp.isfinite(values)),
     )
@@ -264,16 +261,6 @@ def _saturated_fractions(slopes: Sequence[Slope | None], saturation: float) -> A
     return jnp.stack([jnp.asarray(fraction, jnp.float32) for fraction in fractions])
 
 
-def _norm(arrays: list[Array]) -> Array:
-    """The joint Euclidean norm, by the same division: the square of 1e-25 would underflow."""
-    if not arrays:
-        return jnp.asarray(jnp.nan, jnp.float32)
-    entries = jnp.concatenate([_at_least_float32(array).ravel() for array in arrays])
-    largest = jnp.max(jnp.abs(entries))
-    scale = jnp.where(largest > 0, largest, 1)
-    return scale * jnp.sqrt(jnp.sum(jnp.square(entries / scale)))
-
-
 def _share(holds: Array) -> Array:
     return jnp.mean(holds, dtype=jnp.float32)
 
@@ -283,7 +270,8 @@ def _norms(rows: tuple[Row, ...], params: Any) -> Array:
     for row in rows:
         parameters = parameters_of(params, row)
         kernels = [parameter for parameter in parameters if parameter.ndim > 1]
-        norms.append(_norm(kernels or parameters))
+        none = jnp.asarray(jnp.nan, jnp.float32)
+        norms.append(norm(kernels or parameters) if parameters else none)
     return jnp.stack(norms)
 
 
@@ -300,10 +288,6 @@ def _update_ratio(
         opt_state = optimizer.init(params)
     updates, _ = optimizer.update(recorded.parameter_gradients, opt_state, params)
     return _norms(recorded.rows, updates) / weight_norms
-
-
-def _at_least_float32(values: Array) -> Array:
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
 def _wide(values: Any) -> Any:

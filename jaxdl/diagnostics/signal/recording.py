@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxdl.diagnostics.signal.rows import ACTIVATION, Row, signals_of, trace
 from jaxdl.jaxprs import Segment, holds_primitive
+from jaxdl.training.steps import uphill
 from jaxdl.training.task import (
     Batch,
     PerExample,
@@ -24,7 +25,7 @@ from jaxdl.training.task import (
 
 
 class Slope(NamedTuple):
-    """A function's value and |f'| at each entry of its argument."""
+    """A function's value and |f'| at each entry of its real argument."""
 
     value: Array
     slope: Array
@@ -36,10 +37,10 @@ class Recording(NamedTuple):
     Attributes:
         rows: the row of each array.
         values: the forward pass's values.
-        slopes: the slope of the function from the row before to this row, if it has no parameters;
-            None for other rows.
+        slopes: the slope of the function from the row before to this row, if it has no parameters
+            and both rows are real; None for other rows.
         gradients: gradients of the summed per-example losses with respect to the values; empty
-            without a loss.
+            without a loss. They point uphill, for complex values too.
         parameter_gradients: gradients of the mean loss with respect to the parameters; None without
             a loss.
         loss: the mean loss over the batch; NaN without a loss.
@@ -111,8 +112,9 @@ def record(
     (total, (values, slopes)), (of_params, of_values) = jax.value_and_grad(
         total_loss, argnums=(0, 1), has_aux=True
     )(params, taps)
-    mean_gradients = jax.tree.map(lambda gradient: gradient / examples, of_params)
-    return Recording(traced.rows, values, slopes, of_values, mean_gradients, total / examples)
+    mean_gradients = jax.tree.map(lambda gradient: gradient / examples, uphill(of_params))
+    gradients = uphill(of_values)
+    return Recording(traced.rows, values, slopes, gradients, mean_gradients, total / examples)
 
 
 def map_stacked(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any:
@@ -154,6 +156,8 @@ def _slope(
     if row_before is None or row_before.variable not in segment.reads:
         return None
     made = _last_of_same_shape(segment.program, row_before.variable, row.variable)
+    if jnp.issubdtype(row_before.dtype, jnp.complexfloating):
+        return None  # the slope of a complex function depends on the direction
     if made is None or holds_primitive(segment.program, "custom_vjp_call"):
         return None  # a hand-written backward pass has no forward derivative
     function = replace(segment, gives=(made,), program=segment.program.replace(outvars=[made]))

@@ -190,11 +190,11 @@ def _watcher(seen: list[_Seen]) -> Callable[..., Any]:
 
 
 def _signals(tree: Any) -> list[Any]:
-    """The arrays of floating dtype that have a batch axis."""
+    """The arrays of floating or complex dtype that have a batch axis."""
     return [
         leaf
         for leaf in jax.tree.leaves(tree)
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.ndim
     ]
 
 

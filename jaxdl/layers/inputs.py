@@ -1,0 +1,65 @@
+"""What a layer may be given: real numbers in a floating dtype, and masks of what counts."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+
+def floating(owner: str, x: Any) -> Array:
+    """The inputs of a layer in a floating dtype: integers and booleans become float32.
+
+    Raises:
+        TypeError: complex numbers, which have no order and no one variance; what holds no numbers.
+
+    Example:
+        >>> floating("PReLU", jnp.array([1, 2])).dtype, floating("PReLU", jnp.ones(2)).dtype
+        (dtype('float32'), dtype('float32'))
+        >>> floating("PReLU", jnp.array([1j]))
+        Traceback (most recent call last):
+        TypeError: PReLU needs real inputs, got complex64; pass x.real and x.imag side by side, ...
+    """
+    real = require_real(owner, x)
+    return real if jnp.issubdtype(real.dtype, jnp.floating) else real.astype(jnp.float32)
+
+
+def require_real(owner: str, x: Any) -> Array:
+    """The inputs as an array, in their own dtype; refuse what has no order."""
+    array: Array = jnp.asarray(x)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{owner} needs real inputs, got {array.dtype}; pass x.real and x.imag side by side, "
+            "as features of their own"
+        )
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == jnp.bool_):
+        raise TypeError(f"{owner} needs numbers, got {array.dtype}; pass an array of floats")
+    return array
+
+
+def as_mask(mask: Any, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+    """The mask with as many axes as the inputs, those that it lacks of length 1.
+
+    Raises:
+        TypeError: a mask that holds no booleans.
+        ValueError: axes that are not the leading ones of the inputs, nor of length 1.
+
+    Example:
+        >>> as_mask(jnp.array([True, False]), (2, 5, 3)).shape
+        (2, 1, 1)
+        >>> as_mask(jnp.ones(3, bool), (2, 3))
+        Traceback (most recent call last):
+        ValueError: mask must have the leading axes of the inputs, (2, 3), got (3,); pass one ...
+    """
+    which: Array = jnp.asarray(mask)
+    if which.dtype != jnp.bool_:
+        raise TypeError(
+            f"mask must hold booleans, True for what counts, got {which.dtype}; pass "
+            "mask.astype(bool)"
+        )
+    pairs = zip(which.shape, shape, strict=False)
+    if which.ndim > len(shape) or any(length not in (1, whole) for length, whole in pairs):
+        raise ValueError(
+            f"mask must have the leading axes of the inputs, {shape}, got {which.shape}; pass one "
+            f"entry for each example, of shape {shape[:1]}, or 1 for an axis that is whole"
+        )
+    return which.reshape(*which.shape, *[1] * (len(shape) - which.ndim))

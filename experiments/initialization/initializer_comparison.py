@@ -1,8 +1,8 @@
 """Every initialiser of the library in one network, and what training makes of its weights.
 
 [784, 200, 10] on MNIST digits, ReLU, gradient descent at rate 0.1, batches of 50, 10 epochs, zero
-biases (PyTorch's own with its kernel). Seed k fixes weights and order, one order for all. `dirac` is for convolutions alone; `zero_hadamard` is `identity`
-where no layer widens.
+biases (PyTorch's own with its kernel). A seed fixes weights and order, one order for all. `dirac`
+is for convolutions alone; `zero_hadamard` is `identity` where no layer widens.
 Source: He et al. (2015) and Glorot and Bengio (2010) for the variances; the lecture's network.
 Run: python experiments/initialization/initializer_comparison.py
 Expected: test accuracy 91 to 92 % from every start of variance about 1/fan (He, Glorot, LeCun,

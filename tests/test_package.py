@@ -31,7 +31,7 @@ ROOMS = (
         "intervals",
         "tails",
     ),
-    ("initializers", "activations", "losses", "metrics", "plotting"),
+    ("initializers", "activations", "backpropagation", "losses", "metrics", "plotting"),
     ("layers", "optimizers", "data"),
     ("models",),
     ("training",),

@@ -71,6 +71,7 @@ def test_the_deltas_of_the_house_follow_from_its_values():
     """By the chain rule in NumPy: 2 (y - t) at the output, nothing through a unit that is off."""
     results = measured()
     value, delta = results["house"].values
+    assert np.nan_to_num(delta).any(1).all()  # a dead network would show nothing
     assert delta[5, 0] == pytest.approx(2 * (value[5, 0] - float(results["house_price"])))
     for before, after in ((1, 2), (3, 4)):
         on = value[before] > 0

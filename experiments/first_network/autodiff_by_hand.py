@@ -253,11 +253,8 @@ def plot(results: xarray.Dataset) -> Any:
     figure = new_figure(13, 8)
     grid = figure.add_gridspec(2, 2, height_ratios=[1, 1.1])
     table, apart, cost = (figure.add_subplot(at) for at in (grid[0, :], grid[1, 0], grid[1, 1]))
-    house = results["house"].values
-    rows = [
-        [name, shown(value), formula, shown(delta)]
-        for (name, formula), value, delta in zip(PLACES.items(), *house, strict=True)
-    ]
+    signal = [[shown(row) for row in direction] for direction in results["house"].values]
+    rows = list(zip(PLACES, signal[0], PLACES.values(), signal[1], strict=True))
     cells = table.table(
         rows, colLabels=["", "forward: value", "formula of dL by it", "backward: dL by it"],
         loc="center", colWidths=[0.18, 0.28, 0.26, 0.28], cellLoc="left",
@@ -265,9 +262,8 @@ def plot(results: xarray.Dataset) -> Any:
     cells.auto_set_font_size(False)
     cells.scale(1, 1.7)
     table.set_axis_off()
-    table.set_title(
-        f"House of t = {float(results['house_price']):g} (1000 dollars), loss (y - t)$^2$"
-    )
+    title = f"A house of t = {float(results['house_price']):g} (1000 dollars), loss (y - t)$^2$"
+    table.set(title=title)
     places, floor = np.arange(len(CATALOGUE)), np.finfo(float).eps / 4
     for kind, marker in zip(DERIVATIVES, "os^D", strict=True):
         shift = np.maximum(results["apart"].sel(derivative=kind), floor)

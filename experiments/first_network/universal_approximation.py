@@ -12,7 +12,7 @@ Run: python experiments/first_network/universal_approximation.py
 Expected: B bumps of width h = 1/B miss by rms(f') h sqrt(1/12 - 1/k), with k = w h: the error falls
 as 1/B. Training does better with 20 units, for it puts the steps where they are needed; with 320 it
 ends 18 times as far off as the network written by hand: that a network exists does not say that
-gradient descent finds it. 3 x 64 ReLU units do much better, and 5 times worse with dropout.
+gradient descent finds it. 3 x 64 ReLU units do much better, and 4 to 5 times worse with dropout.
 Time: 2 minutes on 2 CPU cores.
 """
 

@@ -48,6 +48,38 @@ def holds_primitive(program: Jaxpr, *names: str) -> bool:
     return any(equation.primitive.name in names for equation in equations(program))
 
 
+_MOVES = (
+    "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "gather", "iota", "pad",
+    "reshape", "slice", "squeeze", "stop_gradient", "transpose",
+)  # fmt: skip
+
+
+def operations(program: Jaxpr) -> int:
+    """Additions, multiplications, comparisons, powers and the like; moving numbers is free.
+
+    A product of matrices has two for each term; everything else one for each entry of the largest
+    array that it reads or writes. The body of a loop counts once; convolutions are not counted
+    right.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> x, w = jnp.ones((5, 4)), jnp.ones((4, 3))
+        >>> operations(jax.make_jaxpr(lambda x: jnp.sin(x @ w))(x).jaxpr) == 2 * 5 * 4 * 3 + 5 * 3
+        True
+    """
+    total = 0
+    for equation in equations(program):
+        atoms: list[Any] = [*equation.invars, *equation.outvars]
+        sizes = [math.prod(getattr(atom.aval, "shape", ())) for atom in atoms]
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            terms = math.prod(atoms[0].aval.shape[axis] for axis in contracted)
+            total += 2 * sizes[-1] * terms
+        elif equation.primitive.name not in _MOVES and not inner_programs(equation):
+            total += max(sizes)
+    return total
+
+
 def atom_bytes(atom: Any) -> int:
     """The size of a value in memory; a key counts as four bytes."""
     aval = atom.aval

@@ -1,6 +1,7 @@
 """Data sets: find, read, check, split, scale, augment and stream them."""
 
 from jaxdl.data import augmentation
+from jaxdl.data.functions import nielsen, sample_function
 from jaxdl.data.label_noise import mislabel
 from jaxdl.data.preprocessing import (
     Scaler,
@@ -27,8 +28,10 @@ __all__ = [
     "load",
     "load_or_small",
     "mislabel",
+    "nielsen",
     "normalize_images",
     "prepare",
+    "sample_function",
     "shrink_images",
     "split",
     "standardize",

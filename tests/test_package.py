@@ -50,7 +50,7 @@ INSIDE = {
         "run", "checkpoints", "fit", "sweep", "statistics",
     ),
     "diagnostics": ("sizes", "signal", "landscape", "theory", "batch_norm_check"),
-    "plotting": ("figure", "bands", "curves", "signal", "contours", "animation", "page"),
+    "plotting": ("figure", "bands", "curves", "images", "signal", "contours", "animation", "page"),
     "claims": (
         "claim", "estimates", "shares", "slopes", "pairs", "report", "stored_results", "runner",
         "gallery",

@@ -47,7 +47,9 @@ INSIDE = {
         "task", "state", "refusals", "steps", "loops", "orders", "evaluation", "run",
         "checkpoints", "fit", "sweep", "statistics",
     ),
-    "diagnostics": ("signal", "landscape", "theory", "batch_norm_check"),
+    "diagnostics": (
+        "signal", "landscape", "theory", "batch_norm_theory", "batch_norm_check",
+    ),
     "plotting": ("figure", "bands", "curves", "signal", "contours", "animation", "page"),
     "claims": (
         "claim", "estimates", "shares", "slopes", "pairs", "report", "stored_results", "runner",

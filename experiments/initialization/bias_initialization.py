@@ -65,7 +65,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(seeds=60, epochs=100),
+    "smoke": Config(seeds=60),
     "full": Config(seeds=4000),
 }
 

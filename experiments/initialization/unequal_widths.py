@@ -135,7 +135,8 @@ def run(config: Config) -> xarray.Dataset:
 def weight_variance(widths: tuple[int, ...], mode: Mode) -> np.ndarray:
     """By layer: 2/n, of `initializers.variance_scaling(2.0, mode, "normal")`."""
     inputs, outputs = np.array(widths[:-1], float), np.array(widths[1:], float)
-    return 2 / {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2}[mode]
+    fans = {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2}
+    return np.asarray(2 / fans[mode])
 
 
 def law(widths: tuple[int, ...], mode: Mode) -> dict[str, np.ndarray]:
@@ -228,12 +229,12 @@ def plot(results: xarray.Dataset) -> Any:
     for row, (shape, widths) in zip(panels, SHAPES.items(), strict=True):
         for axes, (what, label) in zip(row, QUANTITIES.items(), strict=True):
             for mode, style in zip(MODES, STYLES, strict=True):
-                values = results[what].sel(shape=shape, mode=mode).transpose("seed", "layer")
-                expected = results[f"{what}_law"].sel(shape=shape, mode=mode).values
-                values = values.values
-                if what == "update":  # in units of what the law says of the last layer, fan_avg
-                    unit = results["update"].sel(shape=shape, mode=mode, layer=DEPTH).mean().item()
-                    values, expected = np.sqrt(values / unit), np.sqrt(expected)
+                of = results.sel(shape=shape, mode=mode)
+                values = of[what].transpose("seed", "layer").values
+                expected = of[f"{what}_law"].values
+                if what == "update":
+                    values = np.sqrt(values / values[:, -1].mean())
+                    expected = np.sqrt(expected)
                 band(axes, layers, values, style, spread="interval", alpha=0.3, lw=2.5, label=mode)
                 axes.plot(layers, expected, "k-", lw=0.8)
             axes.axhline(1.0, color="0.8", lw=0.6, zorder=0)

@@ -49,7 +49,9 @@ INSIDE = {
         "fields", "pairing", "task", "state", "refusals", "steps", "loops", "orders", "evaluation",
         "run", "checkpoints", "fit", "sweep", "statistics",
     ),
-    "diagnostics": ("sizes", "signal", "landscape", "theory", "batch_norm_check"),
+    "diagnostics": (
+        "sizes", "signal", "landscape", "theory", "batch_norm_theory", "batch_norm_check",
+    ),
     "plotting": ("figure", "bands", "curves", "images", "signal", "contours", "animation", "page"),
     "claims": (
         "claim", "estimates", "shares", "slopes", "pairs", "report", "stored_results", "runner",

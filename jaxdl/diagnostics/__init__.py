@@ -1,6 +1,7 @@
 """Why a network trains, or does not: signal and gradient, measured and predicted."""
 
 from jaxdl.diagnostics.batch_norm_check import check_batch_norm
+from jaxdl.diagnostics.batch_norm_theory import batch_norm_gradient_growth
 from jaxdl.diagnostics.landscape import artificial_landscapes
 from jaxdl.diagnostics.landscape.rate_range import RateCurve, RateRange, rate_range
 from jaxdl.diagnostics.landscape.surface import random_directions, surface
@@ -31,6 +32,7 @@ __all__ = [
     "Summary",
     "advise",
     "artificial_landscapes",
+    "batch_norm_gradient_growth",
     "check_batch_norm",
     "critical_weight_variance",
     "descend",

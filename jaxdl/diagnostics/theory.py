@@ -38,12 +38,13 @@ class MeanField:
     r"""The prediction for each hidden layer, l = 1 to depth, in float64.
 
     Attributes:
-        preactivation_variance: q_l, the variance of z_l, whose mean is 0.
+        preactivation_variance: q_l, the variance of z_l, whose mean is 0; before BatchNorm.
         activation_mean: E[a_l], a_l = f(z_l).
         activation_variance: E[a_l^2] - E[a_l]^2.
         activation_second_moment: E[a_l^2].
-        gradient_factor: chi_l = fan_out Var(W) E[f'(z_l)^2]. E[(dL/dz)^2] grows by this factor from
-            layer l + 1 back to layer l, if layer l + 1 has the same weight variance.
+        gradient_factor: chi_l. E[(dL/dz)^2] grows by this factor from layer l + 1 back to layer l,
+            if layer l + 1 has the same weight variance. Without BatchNorm and sums it is
+            fan_out Var(W) E[f'(z_l)^2].
         preactivation_gradient: E[(dL/dz_l)^2], divided by that of the last hidden layer.
         activation_gradient: E[(dL/da_l)^2], divided by that of the last hidden layer.
     """
@@ -65,6 +66,8 @@ def mean_field(
     bias_variance: float = 0.0,
     input_second_moment: float = 1.0,
     fan_ratio: float = 1.0,
+    batch_norm: bool = False,
+    residual: bool = False,
     kinks: Sequence[float] = (),
 ) -> MeanField:
     r"""Follow variance forward and gradient backward through hidden layers of infinite width.
@@ -82,6 +85,23 @@ def mean_field(
     those of the forward pass. This holds for wide layers. In ReLU layers of n units, one draw of
     the weights differs from q_l by a relative sqrt(5 l / n) or so.
 
+    A residual layer adds what it gets, z_{l+1} = z_l + W f(z_l) + b:
+
+    $$q_{l+1} = q_l + \sigma_w^2 E[f(z_l)^2] + \sigma_b^2, \qquad
+      \chi_l = 1 + \sigma_w^2 E[f'(z_l)^2]$$
+
+    BatchNorm before f, in the limit of large batches, divides z_l by the standard deviation over
+    the batch, so f gets N(0, 1) at every layer. What differs between examples has the variance v_l,
+    and with a sum the skip connection stands outside of BatchNorm and f (the terms in brackets):
+
+    $$v_1 = \sigma_w^2 E[x^2], \qquad v_{l+1} = [v_l +]\; \sigma_w^2 \mathrm{Var}[f(z)], \qquad
+      \chi_l = [1 +]\; r\, \sigma_w^2 E[f'(z)^2] / v_l, \qquad z \sim N(0, 1)$$
+
+    Without a sum chi_l = r E[f'^2] / Var[f], pi / (pi - 1) for ReLU: BatchNorm alone makes the
+    gradient explode. With the sum v_l grows by one share a layer, and the gradient grows like a
+    power of the depth. Examples and their gradients are uncorrelated at the start, and of mean 0.
+    `batch_norm_gradient_growth` has the formula for small batches.
+
     Arguments:
         activation: an elementwise function f in JAX.
         weight_variance: sigma_w^2 = fan_in Var(W); He is 2, LeCun 1. Glorot and Bengio's
@@ -91,11 +111,14 @@ def mean_field(
         bias_variance: sigma_b^2.
         input_second_moment: E[x^2], the mean square of an input's entries.
         fan_ratio: r.
+        batch_norm: BatchNorm between each z_l and f, of scale 1, shift 0 and epsilon 0.
+        residual: each layer after the first adds what it gets.
         kinks: where f or f' jumps, besides 0, +-1/2, +-1, +-2, +-3 and +-6.
 
     Raises:
         ValueError: a setting that is negative or not finite, a depth below 1, an f that is not
-            elementwise, a signal beyond the range of float64.
+            elementwise, a signal beyond the range of float64; a sum of layers of unequal widths;
+            BatchNorm of what is the same for all examples.
 
     Example:
         >>> he = mean_field(jax.nn.relu, weight_variance=2.0, depth=50)
@@ -105,9 +128,13 @@ def mean_field(
         ...     jnp.tanh, weight_variance=1 / 3, depth=5, input_second_moment=1e-6)
         >>> (standard.activation_variance[1:] / standard.activation_variance[:-1]).round(4)
         array([0.3333, 0.3333, 0.3333, 0.3333])
+        >>> normalised = mean_field(jax.nn.relu, weight_variance=2.0, depth=3, batch_norm=True)
+        >>> (normalised.gradient_factor[1:] / (math.pi / (math.pi - 1))).round(9)
+        array([1., 1.])
 
     Source: Poole et al. (2016), equation 3; Schoenholz et al. (2017), equations 3 and 17; Glorot
-    and Bengio (2010), equations 5 and 6.
+    and Bengio (2010), equations 5 and 6. Sums: Yang and Schoenholz (2017). BatchNorm: Yang et al.
+    (2019); with sums, De and Smith (2020).
     """
     require_non_negative("weight_variance", weight_variance)
     require_non_negative("bias_variance", bias_variance)
@@ -116,19 +143,38 @@ def mean_field(
     if depth < 1:
         raise ValueError(f"depth must be at least 1 hidden layer, got {depth}; pass a larger depth")
     gaussian_expectation(activation, kinks=kinks)  # refuses what is no elementwise function
+    if residual and fan_ratio != 1:
+        raise ValueError(
+            f"a residual sum must have layers of one width, got fan_ratio={fan_ratio}; leave out "
+            "fan_ratio, or residual"
+        )
     rows: list[tuple[float, ...]] = []
-    square = input_second_moment
+    moments: _Moments | None = None
+    variance = weight_variance * input_second_moment + bias_variance
+    between = weight_variance * input_second_moment  # the part that differs between examples
     for layer in range(1, depth + 1):
-        variance = weight_variance * square + bias_variance
-        moments = _moments(activation, variance, kinks) if math.isfinite(variance) else None
+        if batch_norm and not between > 0:
+            raise ValueError(
+                f"BatchNorm must have a signal that differs between examples, got the variance "
+                f"{between:g} at layer {layer}; pass positive weight_variance and "
+                "input_second_moment, and an activation that is not constant"
+            )
+        if not math.isfinite(variance):
+            moments = None
+        elif not batch_norm:
+            moments = _moments(activation, variance, kinks)
+        elif layer == 1:  # f gets the same N(0, 1) at every layer
+            moments = _moments(activation, 1.0, kinks)
         if moments is None or not math.isfinite(moments.square):
             raise ValueError(
                 "the signal must stay within float64, got a variance that is not finite at layer "
                 f"{layer} of {depth}; pass a smaller depth or weight_variance"
             )
-        square = moments.square
         factor = fan_ratio * weight_variance * moments.squared_slope
-        rows.append((variance, moments.mean, moments.variance, square, factor))
+        factor = residual + factor / (between if batch_norm else 1.0)
+        rows.append((variance, moments.mean, moments.variance, moments.square, factor))
+        variance = residual * variance + weight_variance * moments.square + bias_variance
+        between = residual * between + weight_variance * moments.variance
     variances, means, spreads, squares, factors = np.array(rows).T
     with np.errstate(under="ignore", over="ignore"):
         below, above = (

@@ -263,6 +263,7 @@ def plot(results: xarray.Dataset) -> Any:
         ylabel="root mean square of dL/dz, last layer = 1",
         title=f"Gradient at initialisation, batches of {int(results['batch'][-1])}",
     )
+    left.locator_params(axis="x", integer=True)
     left.legend(loc="upper left", frameon=False)
     sizes = np.unique(np.geomspace(6, 1.5 * int(results["batch"][-1]), 60).astype(int))
     for name in CHAINS:

@@ -62,7 +62,7 @@ def test_the_claims_hold_for_what_is_published():
     assert double_descent.plot(results).axes
 
 
-AT_PEAK = {"noise": 0.135, "width": 47}
+AT_PEAK = {"noise": slice(0.1, None), "width": 47}
 CLEAN = {"noise": 0.0}
 
 
@@ -100,19 +100,20 @@ def test_an_error_that_only_falls_has_no_second_phase():
     results = double_descent_results((40, 9, 5, 0))
     assert refuted(results) == [9, 10]
     rise, fall = double_descent.turns(results)
-    assert (rise == 0).all()
-    assert (fall == 0).all()
+    assert (rise < 0).all()
+    assert (fall <= rise).all()
 
 
 def test_noise_alone_is_no_turn():
-    # White noise: the largest of many numbers lies above the last; where the others say, it does
-    # not. The mean of 400 runs' differences is within 4.5 standard errors of 0.
+    # White noise: the largest of many numbers lies above the last and the least; where the others
+    # say, it does not. Means of 400 runs' differences, within 4.5 standard errors.
     draw = np.random.default_rng(0).normal(size=(400, 100))
     results = xarray.Dataset(
         {"test": (("noise", "width", "seed", "epoch"), draw[None, None])}, {"noise": [0.135]}
     )
-    _, fall = double_descent.turns(results)
-    assert abs(fall.mean()) < 4.5 * fall.std() / np.sqrt(len(fall))
+    rise, fall = double_descent.turns(results)
+    assert abs(rise.mean()) < 4.5 * rise.std() / np.sqrt(len(rise))
+    assert fall.mean() < 4.5 * fall.std() / np.sqrt(len(fall))
 
 
 def test_the_peak_is_right_of_a_lesser_value_and_the_fit_is_the_first():

@@ -9,8 +9,11 @@ Source: Goodfellow, Bengio and Courville (2016), Deep Learning, figures 6.6 and 
 Goodfellow et al. (2014): street numbers, 92.0 % with 3 hidden layers to 96.5 % with 11, and wide
 shallow networks that over-fit where deep ones do not.
 Run: python experiments/first_network/depth.py
-Expected: EXPECTED
-Time: TIME
+Expected: with convolutions as published: 95 % with 3 layers, 98 % with 6 and with 11; 1 layer with
+as many parameters has 57 %. At equal parameters 11 layers are 7 channels wide, and worse again.
+The dense networks are best with 2 or 3 layers: depth does not help where it shares no weights, and
+what over-fits less with 11 layers also learns less.
+Time: 2 minutes on 2 CPU cores.
 """
 
 import functools
@@ -203,23 +206,36 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 
 def plot(results: xarray.Dataset) -> Any:
-    """Accuracy by depth: dense, convolutional."""
-    figure = new_figure(12, 5)
-    depths = results["depth"].values
-    for axes, (name, kind) in zip(figure.subplots(1, 2, sharey=True), KINDS.items(), strict=True):
+    """Accuracy by depth: dense, convolutional; beside the second arm its widths."""
+    figure = new_figure(12, 6)
+    depths, panels = results["depth"].values, figure.subplots(1, 2, sharey=True)
+    for axes, (name, kind) in zip(panels, KINDS.items(), strict=True):
         for (arm, label), style in zip(ARMS.items(), ("C0o-", "C3s-"), strict=True):
             at = results.sel(kind=name, arm=arm).transpose("seed", "depth")
             band(axes, depths, at["test"], style, spread="range", label=f"test, {label}")
-            axes.plot(depths, at["train"].mean("seed"), f"{style[:2]}:", label="training")
-        widths = at["width"].values  # of the second arm
-        for depth, width, mean in zip(depths, widths, at["test"].mean("seed").values, strict=True):
+            train = at["train"].mean("seed")
+            axes.plot(depths, train, f"{style[:2]}:", label=f"training, {label}")
+        for depth, of_arm, mean in zip(
+            depths, at["width"].values, at["test"].mean("seed").values, strict=True
+        ):
             axes.annotate(
-                f"{width}", (depth, mean), (4, -12), textcoords="offset points", color="C3"
+                f"{of_arm}", (depth, mean), (5, -14), textcoords="offset points", color="C3"
             )
-        label = "street numbers, Goodfellow et al."
-        axes.plot([*PUBLISHED], [*PUBLISHED.values()], "k*", ms=10, label=label)
-        axes.set(xlabel="hidden layers", ylabel="accuracy (%)", title=kind.label)
-        axes.legend(fontsize=8, loc="lower right")
+        axes.plot(
+            [*PUBLISHED], [*PUBLISHED.values()], "k*", ms=10, label="test, street numbers (2014)"
+        )
+        axes.set(xlabel="hidden layers", title=kind.label, ylim=(30, 103))
+    seeds = results.sizes["seed"]
+    panels[0].set_ylabel(f"accuracy (%), mean and range of {seeds} seeds")
+    panels[0].text(
+        0.98,
+        0.02,
+        "numbers: the widths of equal parameters",
+        color="C3",
+        ha="right",
+        transform=panels[0].transAxes,
+    )
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

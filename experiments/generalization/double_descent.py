@@ -4,11 +4,14 @@ MNIST-1D with wrong labels, [40, w, w, 10] and a network of three convolutions, 
 weights, momentum at rate 0.01, batches of 100, 20,000 steps. With the width the test error falls,
 rises to a peak where the network can just learn all labels by heart, and falls again.
 
-Source: Nakkiran et al. (2019), figures 1, 2 and 11; the published notebook deep-double-descent of
-MNIST-1D (2024), whose networks and rates these are; Prince (2023), section 8.4.
+Source: Nakkiran et al. (2019), figures 1, 2 and 11; the notebook deep-double-descent of MNIST-1D
+(2024), whose networks and rates these are; Prince (2023), section 8.4.
 Run: python experiments/generalization/double_descent.py
-Expected: EXPECTED
-Time: TIME
+Expected: the published curves, to 3 %: with wrong labels a peak at width 47, 7 % high, none with
+true ones; with fewer examples it stands at narrower networks, near as many weights as examples.
+Not seen at this size: that more examples hurt (twice as many gain 5 % at the peak), and a second
+descent with time: once all labels are learned, at 100 epochs, the test error stays where it is.
+Time: 9 minutes on 2 CPU cores.
 """
 
 import functools
@@ -31,7 +34,7 @@ CLASSES, BATCH_SIZE, RATE, EXAMPLES = 10, 100, 0.01, 4000
 KERNEL, BIAS = initializers.torch_kernel(), initializers.torch_bias
 PUBLISHED_NOISE, PUBLISHED_EPOCHS = 0.135, 500
 """The notebook draws 15 % of the labels anew from all ten classes: 13.5 % are wrong."""
-NOISES = (0.0, 0.1, PUBLISHED_NOISE, 0.2)
+NOISES, WRONG = (0.0, 0.1, PUBLISHED_NOISE, 0.2), slice(0.1, None)
 WIDTHS = (4, 9, 16, 27, 36, 47, 61, 104, 177, 300)
 CHANNELS = (6, 10, 18, 24, 30, 45, 60, 95)
 # The notebook's test errors, %: one run each, on another draw of the set.
@@ -111,18 +114,14 @@ def run(config: Config) -> xarray.Dataset:
     counted = {n: last(by_width(published, n), n) for n in config.samples}
     counted[EXAMPLES] = last(mlps).sel(noise=published)
     others = {"cnn": last(joined("channels", cnns)), "samples": joined("samples", counted)}
-    named = [
-        other.squeeze("noise", drop=True).rename(test=f"{name}_test", train=f"{name}_train")
-        for name, other in others.items()
-    ]
-    return xarray.merge([mlps, *named])
+    for name, other in others.items():
+        one = other.squeeze("noise", drop=True)
+        mlps = mlps.assign({f"{name}_{split}": one[split] for split in ("test", "train")})
+    return mlps
 
 
 def errors(model: Any, signals: Any, noises: Sequence[float], config: Config) -> xarray.Dataset:
-    """In %, by share of wrong labels, seed and epoch: on the test set, and before each step.
-
-    One compiled sweep over shares and seeds. The test labels are true.
-    """
+    """By share of wrong labels, seed and epoch, %: on the true test set; before each step."""
     inputs, true = jnp.asarray(signals.train.inputs), signals.train.targets
     epochs = config.epochs * EXAMPLES // len(true)
     task = training.Task(model, losses.cross_entropy, metrics=[metrics.accuracy])
@@ -185,11 +184,11 @@ def top(curves: np.ndarray) -> np.ndarray:
 
 
 def peaks(results: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """By seed and examples: the width of the peak, and the least that fits; NaN if none always."""
-    at = results.transpose("seed", "samples", "width", ...)
-    fits, widths = at["samples_train"].values <= FITTED, results["width"].values
+    """By seed and share of wrong labels: the width of the peak, and the least that fits, or NaN."""
+    at = last(results).sel(noise=WRONG).transpose("seed", "noise", "width", ...)
+    fits, widths = at["train"].values <= FITTED, results["width"].values
     least = np.where(fits.any(-1).all(0), widths[fits.argmax(-1)], np.nan)
-    return widths[top(at["samples_test"].values)], least
+    return widths[top(at["test"].values)], least
 
 
 def turns(results: xarray.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -211,12 +210,13 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     """What is published; each of the three descents; what wrong labels have to do with it."""
     seeds, test, cnn = results.sizes["seed"], last(results)["test"], results["cnn_test"]
     clean, noisy = test.sel(noise=0.0), test.sel(noise=PUBLISHED_NOISE)
-    wrong = above(test.sel(noise=slice(0.05, None)).mean("noise"), PEAK, LEFT)
+    wrong = above(test.sel(noise=WRONG).mean("noise"), PEAK, LEFT)
     widest, most = int(results["width"][-1]), int(results["channels"][-1])
-    fewer, examples = results["samples"].values[-2:]
-    by_channels = above(cnn, CHANNELS_PEAK, CHANNELS_LEFT)
-    counted, clear = results["samples_test"].sel(width=PEAK), above(clean, PEAK, LEFT)
-    hurt = counted.sel(samples=examples) - counted.sel(samples=fewer)
+    clear, by_channels = above(clean, PEAK, LEFT), above(cnn, CHANNELS_PEAK, CHANNELS_LEFT)
+    few, some, all_ = results["samples"].values[[0, -2, -1]]
+    left, at_peak = (results["samples_test"].sel(width=width, drop=True) for width in (LEFT, PEAK))
+    hurt = at_peak.sel(samples=all_) - at_peak.sel(samples=some)
+    moved = (at_peak - left).sel(samples=all_) - (at_peak - left).sel(samples=few)
     (peak, fitting), (rise, fall) = peaks(results), turns(results)
     theirs = "test errors are the published notebook's: ours less theirs, mean over the sizes, %"
     at, longer = "the peak, test error at {} less that at {} and {}, %", f"Longer, width {widest}"
@@ -231,10 +231,10 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         f"True labels: no peak, test error at {LEFT} less that at {PEAK}, %": -clear[:, 0],
         "Wrong labels raise the peak: its height above the mean of both sides, % for each % of "
         "wrong labels": slopes(100 * test["noise"], above(test, PEAK, LEFT).mean("side")),
-        "More examples move the peak to wider networks: s in width ~ examples^s (0.5 where weights "
-        "grow as examples)": slopes(np.log(results["samples"]), np.log(peak)),
-        f"At a peak more examples hurt: test error at width {PEAK} with {examples} less that with "
-        f"{fewer}, % (Nakkiran et al.: somewhere 4.5 times as many hurt)": hurt,
+        f"More examples move the peak to wider networks: test error at {PEAK} less that at {LEFT}, "
+        f"with {all_} examples above that with {few}, %": moved,
+        f"At a peak more examples hurt: test error at width {PEAK} with {all_} less that with "
+        f"{some}, % (Nakkiran et al.: somewhere 4.5 times as many hurt)": hurt,
     }
     turning = {
         f"{longer}: the test error rises after its least, by how much, %": rise,
@@ -247,9 +247,9 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         for text, of in part.items()
     ]
     if (known := np.isfinite(fitting).all(0)).any():
-        text = "The peak stands where a network can just fit its examples: its width over the first"
-        text += f" of at most {FITTED:g} % training error, by number of examples; {seeds} seeds"
-        made.append(about_ratios(text, (peak / fitting)[:, known], 0.5, 2.0))
+        text = f"The peak stands where labels are just fitted: width over the first of {FITTED:g} %"
+        ratio = np.exp(np.log(peak / fitting)[:, known].mean(1))
+        made.append(about_ratios(f"{text} training error; {seeds} seeds", ratio, 0.5, 2.0))
     return made
 
 
@@ -260,11 +260,11 @@ def plot(results: xarray.Dataset) -> Any:
 
     def draw(axes: Any, test: Any, train: Any, color: int, label: str) -> None:
         (name,) = set(test.dims) - {"seed"}
-        runs = test.transpose("seed", name)
-        band(axes, test[name].values, runs, f"C{color}-", spread="range", label=label)
+        x, runs = test[name].values, test.transpose("seed", name)
+        band(axes, x, runs, f"C{color}-", spread="range", label=label)
         axes.plot(test[name], train.mean("seed"), f"C{color}:")
 
-    final, widest = last(results), results["width"].values[-1]
+    final = last(results)
     for color, noise in enumerate(final["noise"].values):
         at, label = final.sel(noise=noise), f"{100 * noise:g} % wrong labels"
         draw(by_width, at["test"], at["train"], color, label)
@@ -272,10 +272,10 @@ def plot(results: xarray.Dataset) -> Any:
     for color, samples in enumerate(results["samples"].values, 4):
         at, label = final.sel(samples=samples), f"{samples} examples"
         draw(by_samples, at["samples_test"], at["samples_train"], color, label)
-        width = (26**2 - 10 + samples) ** 0.5 - 26  # w^2 + 52 w + 10 weights and biases
-        by_samples.axvline(width, color=f"C{color}", ls="--", lw=1)
+        # w^2 + 52 w + 10 weights and biases
+        by_samples.axvline((666 + samples) ** 0.5 - 26, color=f"C{color}", ls="--", lw=1)
     by_samples.plot([], [], "k--", lw=1, label="as many weights as examples")
-    for color, size in zip((7, 8, 9), (LEFT, PEAK, widest), strict=True):
+    for color, size in zip((7, 8, 9), (LEFT, PEAK, results["width"].values[-1]), strict=True):
         at = results.sel(width=size, noise=PUBLISHED_NOISE)
         draw(by_epoch, at["test"], at["train"], color, f"width {size}")
     star = {"mec": "k", "mew": 0.5, "ms": 10}

@@ -46,7 +46,7 @@ LEFT, PEAK, CHANNELS_LEFT, CHANNELS_PEAK = 16, 47, 10, 18
 TEST_ERROR = 300 * (0.5 * 0.5 / 1000) ** 0.5
 """Three standard deviations of a share of a half of 1,000 test examples, %."""
 FITTED = 10.0
-"""The training error, %, at which Nakkiran et al. say that a network fits its examples."""
+"""The training error, %, at which examples count as fitted: the heuristic of Nakkiran et al."""
 
 
 @dataclass(frozen=True)

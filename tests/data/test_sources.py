@@ -375,7 +375,7 @@ def test_available_agrees_with_what_load_gives():
     entries = {entry.name: entry for entry in available() if entry.kind == "embedded"}
     for name, entry in entries.items():
         dataset = load(name)
-        assert entry.examples == len(dataset.train)
+        assert entry.examples == len(dataset.train) + (len(dataset.test) if dataset.test else 0)
         assert entry.shape == dataset.train.inputs.shape[1:]
         assert entry.task == ("classification" if dataset.classes else "regression")
 
@@ -387,7 +387,8 @@ import jaxdl.data
 for _ in range(2):  # decoded, then from the decoded copy
     dataset = jaxdl.data.load("mnist", data_dir={str(tmp_path)!r}, raw_dir={str(fashion_raw)!r})
 jaxdl.data.available(data_dir={str(tmp_path)!r})
-heavy = ("tensorflow", "tensorflow_datasets", "matplotlib", "grain", "orbax", "sklearn", "mlxtend")
+heavy = ("tensorflow", "tensorflow_datasets", "matplotlib", "grain", "orbax", "sklearn", "mlxtend",
+    "mnist1d")
 print(len(dataset.train), [name for name in heavy if name in sys.modules])
 """
     done = subprocess.run(

@@ -7,8 +7,8 @@ rises to a peak where the network can just learn all labels by heart, and falls 
 Source: Nakkiran et al. (2019), figures 1, 2 and 11; the notebook deep-double-descent of MNIST-1D
 (2024), whose networks and rates these are; Prince (2023), section 8.4.
 Run: python experiments/generalization/double_descent.py
-Expected: the published curves, to 3 %: with wrong labels a peak at width 47, 7 % high; whether there
-is none with true ones, four seeds cannot tell; with fewer examples it stands at narrower networks.
+Expected: the published curves, to 3 %: with wrong labels a peak at width 47, 7 % high; whether
+there is none with true ones, four seeds cannot tell; with fewer examples it moves to narrower ones.
 Not seen at this size: that more examples hurt (twice as many gain 5 % at the peak), and a second
 descent with time: once all labels are learned, at 100 epochs, the test error stays where it is.
 Time: 9 minutes on 2 CPU cores.

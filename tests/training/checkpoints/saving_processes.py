@@ -135,7 +135,7 @@ def starve(folder: Path) -> None:
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     outcomes = {"restored": 0, "refused": 0}
-    for limit in range(3, highest + 9):
+    for limit in range(3, highest + 64):
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         try:
             with open_store(folder) as store:

@@ -200,7 +200,7 @@ def test_a_process_out_of_file_descriptors_keeps_its_checkpoints(tmp_path: Path)
         output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     outcomes = json.loads(output)
-    assert outcomes["refused"] > 5
+    assert outcomes["refused"] > 0
     assert outcomes["restored"] > 0
     assert sorted(path.name[8:] for path in tmp_path.glob("*step*")) == [
         f"-step-{n}" for n in (1, 2, 3)

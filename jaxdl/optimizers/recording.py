@@ -17,12 +17,12 @@ class RecordedState(NamedTuple):
 
     Attributes:
         inner: the optimizer's own state.
-        count: the updates made.
+        step: the updates made.
         values: what was measured, with a leading axis of steps; 0 where no update was made yet.
     """
 
     inner: Any
-    count: Array
+    step: Array
     values: Any
 
 
@@ -77,10 +77,10 @@ def recorded(
     ) -> tuple[Any, RecordedState]:
         made, after = inner.update(updates, state.inner, params, **extra)
         values = jax.tree.map(
-            lambda rows, row: rows.at[state.count].set(row, mode="drop"),
+            lambda rows, row: rows.at[state.step].set(row, mode="drop"),
             state.values,
             measure(updates, made),
         )
-        return made, RecordedState(after, optax.safe_increment(state.count), values)
+        return made, RecordedState(after, optax.safe_increment(state.step), values)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

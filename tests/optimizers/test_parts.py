@@ -251,7 +251,7 @@ def test_recorded_keeps_what_each_of_the_first_updates_did_and_changes_none():
         expected.append(-velocity)
     np.testing.assert_array_equal(state.values["update"], expected[:2])  # halves are exact
     assert state.values["clipped"].tolist() == [0.5, 1.0]
-    assert state.count == 3
+    assert state.step == 3
 
 
 def test_recorded_passes_on_what_an_optimizer_asks_for():

@@ -16,9 +16,9 @@ from jaxdl.optimizers.precision import in_wide_type
 def adadelta(
     learning_rate: LearningRate = 1.0,
     *,
-    decay: float = 0.9,
-    epsilon: float = 1e-6,
-    gradient_epsilon: float | None = None,
+    decay: Any = 0.9,
+    epsilon: Any = 1e-6,
+    gradient_epsilon: Any = None,
     moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""A step in the parameter's own units, so that the rate needs no search.
@@ -64,7 +64,7 @@ def adadelta(
 
 
 def scale_by_adadelta(
-    decay: float, epsilon: float, gradient_epsilon: float
+    decay: Any, epsilon: Any, gradient_epsilon: Any
 ) -> optax.GradientTransformation:
     """The gradient in units of the parameter: see `jaxdl.optimizers.adadelta`.
 

@@ -16,8 +16,8 @@ from jaxdl.optimizers.precision import in_wide_type
 def adagrad(
     learning_rate: LearningRate,
     *,
-    initial_accumulator: float = 0.0,
-    epsilon: float = 1e-8,
+    initial_accumulator: Any = 0.0,
+    epsilon: Any = 1e-8,
     epsilon_position: EpsilonPosition = "inside",
     moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
@@ -54,7 +54,7 @@ def adagrad(
 
 
 def scale_by_adagrad(
-    initial_accumulator: float, epsilon: float, epsilon_position: EpsilonPosition
+    initial_accumulator: Any, epsilon: Any, epsilon_position: EpsilonPosition
 ) -> optax.GradientTransformation:
     """The gradient over the root of the sum of its squares: see `jaxdl.optimizers.adagrad`.
 

@@ -29,9 +29,9 @@ from jaxdl.optimizers.weight_decay import decayed_weights, is_kernel
 def adam(
     learning_rate: LearningRate,
     *,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    epsilon: float = 1e-8,
+    beta1: Any = 0.9,
+    beta2: Any = 0.999,
+    epsilon: Any = 1e-8,
     epsilon_position: EpsilonPosition = "inside",
     amsgrad: bool = False,
     maximum_of: Moment = "raw",
@@ -90,11 +90,11 @@ def adam(
 def adamw(
     learning_rate: LearningRate,
     *,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    epsilon: float = 1e-8,
+    beta1: Any = 0.9,
+    beta2: Any = 0.999,
+    epsilon: Any = 1e-8,
     epsilon_position: EpsilonPosition = "outside",
-    weight_decay: float = 1e-2,
+    weight_decay: Any = 1e-2,
     mask: Any = is_kernel,
     moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
@@ -138,9 +138,9 @@ def adamw(
 
 def scale_by_adam(
     *,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    epsilon: float = 1e-8,
+    beta1: Any = 0.9,
+    beta2: Any = 0.999,
+    epsilon: Any = 1e-8,
     epsilon_position: EpsilonPosition = "inside",
 ) -> optax.GradientTransformation:
     r"""Adam's direction, m_hat over the root of v_hat: see `jaxdl.optimizers.adam`.
@@ -177,9 +177,9 @@ def scale_by_adam(
 
 def scale_by_amsgrad(
     *,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
+    beta1: Any,
+    beta2: Any,
+    epsilon: Any,
     epsilon_position: EpsilonPosition,
     maximum_of: Moment,
 ) -> optax.GradientTransformation:

@@ -15,9 +15,9 @@ from jaxdl.optimizers.precision import in_wide_type
 def adamax(
     learning_rate: LearningRate,
     *,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    epsilon: float = 1e-8,
+    beta1: Any = 0.9,
+    beta2: Any = 0.999,
+    epsilon: Any = 1e-8,
     moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""Adam with the largest decayed gradient instead of the second moment's root.
@@ -51,7 +51,7 @@ def adamax(
     return in_wide_type(optax.chain(rule, scale_by_learning_rate(learning_rate)), moment_dtype)
 
 
-def scale_by_adamax(*, beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+def scale_by_adamax(*, beta1: Any, beta2: Any, epsilon: Any) -> optax.GradientTransformation:
     """Adamax's direction: see `jaxdl.optimizers.adamax`.
 
     The state is optax's `ScaleByAdamState`, with u as its nu. `optax.scale_by_adamax` differs in

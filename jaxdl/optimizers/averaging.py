@@ -21,7 +21,7 @@ class AverageState(NamedTuple):
     average: optax.Params
 
 
-def ema(decay: float = 0.999, *, debias: bool = False) -> optax.GradientTransformation:
+def ema(decay: Any = 0.999, *, debias: bool = False) -> optax.GradientTransformation:
     r"""An exponential moving average of the parameters.
 
     $$\bar\theta_1 = \theta_1, \qquad \bar\theta_t = \beta\bar\theta_{t-1} + (1-\beta)\theta_t$$

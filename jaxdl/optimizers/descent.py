@@ -45,7 +45,7 @@ def sgd(learning_rate: LearningRate) -> optax.GradientTransformation:
 def momentum(
     learning_rate: LearningRate,
     *,
-    decay: float = 0.9,
+    decay: Any = 0.9,
     rate_position: RatePosition = "inside",
     moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
@@ -85,7 +85,7 @@ def momentum(
 def nesterov(
     learning_rate: LearningRate,
     *,
-    decay: float = 0.9,
+    decay: Any = 0.9,
     rate_position: RatePosition = "inside",
     moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
@@ -118,7 +118,7 @@ def nesterov(
     )
 
 
-def nesterov_theta(params: Any, opt_state: optax.OptState, *, decay: float = 0.9) -> Any:
+def nesterov_theta(params: Any, opt_state: optax.OptState, *, decay: Any = 0.9) -> Any:
     r"""The lecture's parameters from those that `nesterov` holds: $\theta = \phi + \gamma v$.
 
     With `rate_position="outside"` v is multiplied by the rate of the next update. This is exact
@@ -156,9 +156,9 @@ def velocity(
 def lion(
     learning_rate: LearningRate,
     *,
-    beta1: float = 0.9,
-    beta2: float = 0.99,
-    weight_decay: float = 0.0,
+    beta1: Any = 0.9,
+    beta2: Any = 0.99,
+    weight_decay: Any = 0.0,
     mask: Any = is_kernel,
     moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:

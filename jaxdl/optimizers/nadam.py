@@ -27,11 +27,11 @@ from jaxdl.optimizers.precision import in_wide_type
 def nadam(
     learning_rate: LearningRate,
     *,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    epsilon: float = 1e-8,
+    beta1: Any = 0.9,
+    beta2: Any = 0.999,
+    epsilon: Any = 1e-8,
     epsilon_position: EpsilonPosition = "outside",
-    momentum_decay: float | None = 4e-3,
+    momentum_decay: Any = 4e-3,
     moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""Adam with Nesterov's look-ahead.
@@ -87,11 +87,11 @@ class NadamState(NamedTuple):
 
 def scale_by_nadam(
     *,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
+    beta1: Any,
+    beta2: Any,
+    epsilon: Any,
     epsilon_position: EpsilonPosition,
-    momentum_decay: float | None,
+    momentum_decay: Any,
 ) -> optax.GradientTransformation:
     """Adam's direction with a look-ahead: see `jaxdl.optimizers.nadam`.
 

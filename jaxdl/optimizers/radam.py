@@ -27,9 +27,9 @@ RECTIFIED_ABOVE = 5.0  # Liu et al. (2020) rectify above 4, PyTorch and optax ab
 def radam(
     learning_rate: LearningRate,
     *,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    epsilon: float = 1e-8,
+    beta1: Any = 0.9,
+    beta2: Any = 0.999,
+    epsilon: Any = 1e-8,
     epsilon_added_to: Moment = "raw",
     moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
@@ -93,7 +93,7 @@ def length_of_average(beta2: Any, count: Array) -> Array:
 
 
 def scale_by_radam(
-    *, beta1: float, beta2: float, epsilon: float, epsilon_added_to: Moment
+    *, beta1: Any, beta2: Any, epsilon: Any, epsilon_added_to: Moment
 ) -> optax.GradientTransformation:
     """Adam's direction, rectified: see `jaxdl.optimizers.radam`."""
     longest = 2 / (1 - beta2) - 1

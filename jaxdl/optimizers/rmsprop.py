@@ -17,11 +17,11 @@ from jaxdl.optimizers.precision import in_wide_type
 def rmsprop(
     learning_rate: LearningRate,
     *,
-    decay: float = 0.9,
-    epsilon: float = 1e-8,
+    decay: Any = 0.9,
+    epsilon: Any = 1e-8,
     epsilon_position: EpsilonPosition = "inside",
     centered: bool = False,
-    momentum: float = 0.0,
+    momentum: Any = 0.0,
     rate_position: RatePosition = "inside",
     moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
@@ -82,7 +82,7 @@ class CenteredState(NamedTuple):
 
 
 def scale_by_centered_rms(
-    decay: float, epsilon: float, epsilon_position: EpsilonPosition
+    decay: Any, epsilon: Any, epsilon_position: EpsilonPosition
 ) -> optax.GradientTransformation:
     r"""The gradient over the root of its moving variance: `jaxdl.optimizers.rmsprop(centered)`.
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 from problems import PROBLEMS, trajectory
 
-from jaxdl import models, optimizers
+from jaxdl import losses, models, optimizers, training
 from jaxdl.layers import BatchNorm
 
 QUADRATIC = PROBLEMS["quadratic"]
@@ -228,3 +228,52 @@ def test_sam_takes_the_gradient_uphill():
     np.testing.assert_array_equal(updates, 0)
     with pytest.raises(ValueError, match="grad_fn"):
         optimizer.update(jnp.ones(4), state, w)
+
+
+def test_recorded_keeps_what_each_of_the_first_updates_did_and_changes_none():
+    """Clipping by value, then a step, beside NumPy; the third update is beyond what is kept."""
+    optimizer = optax.chain(optimizers.clip_by_value(1.0), optimizers.momentum(0.5, decay=0.5))
+    watched = optimizers.recorded(
+        optimizer,
+        lambda g, u: {"clipped": jnp.mean(jnp.abs(g["w"]) > 1.0), "update": u["w"]},
+        steps=np.int64(2),
+    )
+    gradients = np.array([[0.5, 4.0], [8.0, -2.0], [0.0, 0.0]], np.float32)
+    params = {"w": jnp.zeros(2)}
+    plain, state, velocity = optimizer.init(params), watched.init(params), 0.0
+    assert state.values["update"].tolist() == [[0.0, 0.0]] * 2
+    expected = []
+    for gradient in gradients:
+        update, state = watched.update({"w": jnp.asarray(gradient)}, state, params)
+        alone, plain = optimizer.update({"w": jnp.asarray(gradient)}, plain, params)
+        np.testing.assert_array_equal(update["w"], alone["w"])
+        velocity = 0.5 * velocity + 0.5 * np.clip(gradient, -1, 1)
+        expected.append(-velocity)
+    np.testing.assert_array_equal(state.values["update"], expected[:2])  # halves are exact
+    assert state.values["clipped"].tolist() == [0.5, 1.0]
+    assert state.step == 3
+
+
+def test_recorded_passes_on_what_an_optimizer_asks_for():
+    """SAM's second gradient, through the wrapper, in a train step."""
+    task = training.Task(models.MLP([1]), losses.mean_squared_error)
+    batch = {"inputs": jnp.ones((4, 2)), "targets": jnp.ones((4, 1))}
+    sam = optimizers.sam(optimizers.sgd(0.1))
+    ends = []
+    for optimizer in (sam, optimizers.recorded(sam, lambda g, u: g, steps=1)):
+        learn = training.make_run(task, optimizer, batch_size=4)
+        ends.append(learn.step(learn.init(jax.random.key(0), batch), batch)[0].params)
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "steps", "error", "message"),
+    [
+        (optimizers.sgd, 1, TypeError, "an optax gradient transformation, got function; make one"),
+        (optimizers.sgd(0.1), 0, ValueError, "steps must be at least 1, got 0; pass 1 or more"),
+        (optimizers.sgd(0.1), 1.5, TypeError, "steps must be a whole number, got 1.5; pass an int"),
+    ],
+)
+def test_recorded_refuses_what_it_cannot_record(optimizer, steps, error, message):
+    with pytest.raises(error, match=message):
+        optimizers.recorded(optimizer, lambda g, u: g, steps=steps)

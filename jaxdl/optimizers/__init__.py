@@ -12,7 +12,7 @@ from jaxdl.optimizers.learning_rate import LearningRate, current_learning_rate
 from jaxdl.optimizers.nadam import nadam
 from jaxdl.optimizers.plateau import plateau, report_metric
 from jaxdl.optimizers.radam import radam
-from jaxdl.optimizers.recording import RecordedState, recorded
+from jaxdl.optimizers.recorded_updates import RecordedState, recorded
 from jaxdl.optimizers.rmsprop import rmsprop
 from jaxdl.optimizers.weight_decay import decoupled_decay, is_kernel, l2
 from jaxdl.optimizers.wrappers import accumulate, sam

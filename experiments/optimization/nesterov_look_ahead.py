@@ -8,7 +8,7 @@ Source: Sutskever, Martens, Dahl and Hinton (2013), section 2.1, fig. 1 and theo
 (1983); the lecture on optimisation.
 Run: python experiments/optimization/nesterov_look_ahead.py
 Expected: the optimizers' paths are the lecture's equations to rounding; across the valley
-Nesterov's path shoots a quarter as far past the floor, for it feels the other wall before it climbs.
+Nesterov's path shoots a quarter as far past the floor: it feels the other wall before it climbs.
 Time: 4 s on 2 CPU cores.
 """
 

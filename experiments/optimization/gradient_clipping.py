@@ -197,7 +197,8 @@ def plot(results: xarray.Dataset) -> Any:
         ("norm", CHOSEN, "C0-", f"norm {LIMITS['norm'][CHOSEN]:g}"),
         ("value", CHOSEN, "C1--", f"value {LIMITS['value'][CHOSEN]:g}"),
     ):
-        curve = fast["loss"].sel(way=way, place=place).rolling(step=window).mean().clip(max=1e3)
+        loss = fast["loss"].sel(way=way, place=place).fillna(1e3).clip(max=1e3)
+        curve = loss.rolling(step=window).mean()
         by_step.plot(steps, curve.median("seed"), style, lw=2, label=f"{label}, rate {RATES[0]:g}")
     plain = results["loss"].sel(rate=RATES[1], way="norm", place=NONE)
     by_step.plot(
@@ -226,7 +227,7 @@ def plot(results: xarray.Dataset) -> Any:
         axes.axhline(CHANCE_LOSS, color="k", lw=0.7)
     by_step.set(
         xlabel="step", ylabel="cross-entropy (nats), 10 steps", yscale="log",
-        title=f"Median of {results.sizes['seed']} runs (thin line: chance)",
+        title=f"Median of {results.sizes['seed']} runs (line: chance; 1000: overflow)",
     )  # fmt: skip
     by_share.set(
         xlabel="share of steps clipped", ylabel="last loss, median (nats; 4: overflow)",

@@ -247,7 +247,7 @@ def plot(results: xarray.Dataset) -> Any:
         )  # fmt: skip
     rates.set(
         xscale="log", yscale="log", xlabel="step", ylabel="effective rate: movement / gradient",
-        title="Effective rates (dashed: the rarest quarter)",
+        ylim=(6e-4, 1), title="Effective rates (dashed: the rarest quarter)",
     )  # fmt: skip
     rare.legend(loc="lower left")
     rates.legend(fontsize=8, loc="lower left")

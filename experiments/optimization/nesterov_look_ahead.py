@@ -7,13 +7,8 @@ gamma (1 - eta lambda) of the velocity, momentum gamma. Nothing is drawn at rand
 Source: Sutskever, Martens, Dahl and Hinton (2013), section 2.1, fig. 1 and theorem 2.1; Nesterov
 (1983); the lecture on optimisation.
 Run: python experiments/optimization/nesterov_look_ahead.py
-<<<<<<< HEAD
-Expected: the optimizers' paths are the lecture's equations to rounding; across the valley Nesterov's
-path shoots a quarter as far past the floor, for it feels the other wall before it climbs.
-=======
-Expected: the optimizers' paths are the lecture's equations to rounding; across the valley
+Expected: the optimizers' paths are the lecture's equations to rounding. Across the valley
 Nesterov's path shoots a quarter as far past the floor: it feels the other wall before it climbs.
->>>>>>> s3
 Time: 4 s on 2 CPU cores.
 """
 

@@ -227,7 +227,7 @@ def plot(results: xarray.Dataset) -> Any:
         for axes, quarter in ((rare, "rare"), (common, "common")):
             band(
                 axes, steps, chosen["error"].sel(quarter=quarter).transpose("seed", "step"),
-                arm.style, label=label,
+                arm.style, spread="range", alpha=0.12, label=label,
             )  # fmt: skip
         moved = effective_rate(chosen, WINDOW).mean("seed")
         middle = WINDOW * (np.arange(moved.sizes["step"]) + 0.5)
@@ -243,12 +243,13 @@ def plot(results: xarray.Dataset) -> Any:
     for axes, title in ((rare, "rarest"), (common, "most common")):
         axes.set(
             xlabel="step", ylabel="squared error of a weight", yscale="log",
-            title=f"The {title} quarter: mean of {results.sizes['seed']} seeds, 95 % band",
+            title=f"The {title} quarter: mean of {results.sizes['seed']} seeds, range",
         )  # fmt: skip
     rates.set(
         xscale="log", yscale="log", xlabel="step", ylabel="effective rate: movement / gradient",
-        ylim=(6e-4, 1), title="Effective rates (dashed: the rarest quarter)",
+        ylim=(6e-4, 3), title="Effective rates (dashed: the rarest quarter)",
     )  # fmt: skip
+    rates.minorticks_off()
     rare.legend(loc="lower left")
     rates.legend(fontsize=8, loc="lower left")
     return figure

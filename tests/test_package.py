@@ -54,8 +54,8 @@ INSIDE = {
     "diagnostics": ("sizes", "signal", "landscape", "theory", "batch_norm_check"),
     "plotting": ("figure", "bands", "curves", "images", "signal", "contours", "animation", "page"),
     "claims": (
-        "claim", "estimates", "shares", "slopes", "pairs", "report", "stored_results", "runner",
-        "gallery",
+        "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",
+        "runner", "gallery",
     ),
 }  # fmt: skip
 

@@ -4,12 +4,14 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
+from jaxdl.compiling import once_for_equal
 from jaxdl.training.search_space import Setting
-from jaxdl.training.sweep.by_seed import BySeed
+from jaxdl.training.sweep.by_seed import BySeed, Make
 from jaxdl.training.sweep.folder import SweepFolder
 from jaxdl.training.sweep.outputs import check_outputs
 from jaxdl.training.sweep.program import Program, prepare, trace_member
@@ -35,14 +37,20 @@ class Bench:
         self.fixed = {name: each for name, each in settings.items() if each.dtype is None}
         axes = [each.choices for each in self.fixed.values() if each.choices is not None]
         self.programs: dict[tuple[Any, ...], Program] = {}
-        self.compiled: dict[tuple[Any, ...], Any] = {}
+        self.traced: dict[tuple[Any, ...], _Traced] = {}
         dtypes = {name: each.dtype for name, each in self.moving.items() if each.dtype is not None}
         for rung, epochs in enumerate(heights):
             for places in itertools.product(*(range(len(axis.values)) for axis in axes)):
                 given = {a.name: a.values[i] for a, i in zip(axes, places, strict=True)}
                 given |= {} if epochs is None else {"epochs": epochs}
-                run = functools.partial(member, **given)
-                self.programs[rung, *places] = trace_member(run, dtypes, by_seed=made)
+                run = _Traced(
+                    member,
+                    tuple(given.items()),
+                    tuple(dtypes.items()),
+                    tuple((each.name, each.make, each.shared) for each in made),
+                    jnp.result_type(float) == jnp.float64,
+                )
+                self.programs[rung, *places], self.traced[rung, *places] = _program(run), run
         programs = list(self.programs.values())
         check_outputs(programs, axes)
         self.outputs = programs[0].outputs
@@ -91,11 +99,10 @@ class Bench:
             programs.setdefault(which, []).extend(members[~done[members]])
         for which, todo in programs.items():
             if todo:
-                if which not in self.compiled:
-                    # Static choices share the batch; a folder may have most of it already.
-                    size = -(-len(rows) * len(self.heights) // len(self.programs))
-                    self.compiled[which] = prepare(self.programs[which], size, self.chunk)
-                self.compiled[which](arguments, np.asarray(todo), finished)
+                # Static choices share the batch; a folder may have most of it already.
+                size = -(-len(rows) * len(self.heights) // len(self.programs))
+                execute = _prepared(self.traced[which], size, self.chunk)
+                execute(arguments, np.asarray(todo), finished)
         return [column[rows].reshape(len(drawn), each, *column.shape[1:]) for column in columns[1:]]
 
     def _loaded(
@@ -114,3 +121,25 @@ class Bench:
                 "settings; pass a sampler with a seed, or another folder"
             )
         return done
+
+
+class _Traced(NamedTuple):
+    """What decides a program: like `jax.jit`, a search traces an equal member once."""
+
+    member: Callable[..., Any]
+    given: tuple[tuple[str, Any], ...]
+    dtypes: tuple[tuple[str, Any], ...]
+    by_seed: tuple[tuple[str, Make, bool], ...]
+    x64: bool
+
+
+@once_for_equal
+def _program(traced: _Traced) -> Program:
+    made = [BySeed(*each, seeds=np.zeros(1, np.uint32)) for each in traced.by_seed]
+    run = functools.partial(traced.member, **dict(traced.given))
+    return trace_member(run, dict(traced.dtypes), by_seed=made)
+
+
+@once_for_equal
+def _prepared(traced: _Traced, size: int, chunk: int | None) -> Any:
+    return prepare(_program(traced), size, chunk)

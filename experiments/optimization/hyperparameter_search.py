@@ -10,8 +10,12 @@ halving stops most trials early. The best trial is chosen on 599 validation digi
 Source: Bergstra and Bengio (2012), figures 1, 5 and 6, and table 1 for the ranges; Bergstra et al.
 (2011), section 4; Jamieson and Talwalkar (2016), figure 1; the lecture on optimisation.
 Run: python experiments/optimization/hyperparameter_search.py
-Expected: EXPECTED
-Time: TIME
+Expected: 64 random trials find a network 0.9 points better than the grid's, 16 one as good. 8, which
+Bergstra and Bengio found enough, end a point below it (0.9 in 16 seeds, 1.3 in 48 others): too near
+to the point that counts as none to be decided. Bayesian search gains 0.3 to 0.6 points of
+validation accuracy on 64 random trials, the same in batches of 8 as one at a time; successive
+halving gains 1.3 on random search of as many epochs.
+Time: 45 s on 2 CPU cores.
 """
 
 import functools
@@ -68,7 +72,7 @@ class Config:
     seed: int = 0
     """The first seed; the others follow."""
     trials: int = 64
-    """Of random and of Bayesian search; a multiple of 8."""
+    """Of random and of Bayesian search; a multiple of 8, at least 16."""
     batch: int = 8
     """Trials that batched Bayesian search draws at once."""
     epochs: int = 27
@@ -97,7 +101,7 @@ def scaled(params: Any, scale: Any, width: Any) -> Any:
     """LeCun's first weights times `scale`, with the fan-in that the width leaves."""
     factors = {"dense_0": scale, "dense_1": scale * jnp.sqrt(WIDEST / width)}
     return {
-        name: layer | {"kernel": factors[name] * layer["kernel"]} for name, layer in params.items()
+        name: params[name] | {"kernel": by * params[name]["kernel"]} for name, by in factors.items()
     }
 
 
@@ -111,12 +115,8 @@ def make_member(parts: Mapping[str, data.Arrays]) -> Any:
         def annealed(step: Any) -> Any:
             return rate * annealing / jnp.maximum(step, annealing)
 
-        descent = optimizers.momentum(annealed, decay=momentum)
-        learn = training.make_run(
-            make_task(width, activation),
-            optax.chain(optimizers.l2(l2), descent),
-            batch_size=BATCH_SIZE,
-        )
+        rule = optax.chain(optimizers.l2(l2), optimizers.momentum(annealed, decay=momentum))
+        learn = training.make_run(make_task(width, activation), rule, batch_size=BATCH_SIZE)
         start = learn.init(key, parts["train"], scaled(params, scale, width))
         state, _ = learn(key, {"train": parts["train"]}, orders[:epochs], start)
         return {name: 100 * learn.evaluate(state, parts[name])["accuracy"] for name in SPLITS}
@@ -132,13 +132,17 @@ def levels(name: str) -> Any:
     middles = (np.arange(GRID_LEVELS[name]) + 0.5) / GRID_LEVELS[name]
     if isinstance(drawn, Uniform):
         return drawn.low + middles * (drawn.high - drawn.low)
-    values = drawn.low * (drawn.high / drawn.low) ** middles
-    return values.round().astype(int) if isinstance(drawn, Integers) else values
+    return drawn.low * (drawn.high / drawn.low) ** middles
 
 
 def run(config: Config) -> xarray.Dataset:
     """By search, seed and trial: accuracies and the rate; prints the times of Bayesian search."""
-    digits = data.split(data.load("digits"), key=jax.random.key(0), fractions=(1 / 3, 1 / 3, 1 / 3))
+    if config.trials < 2 * FEW or config.trials % FEW or config.epochs % COST:
+        raise ValueError(
+            f"trials must be a multiple of {FEW} from {2 * FEW} on and epochs one of {COST}, got "
+            f"{config.trials} and {config.epochs}; pass e.g. --trials 64 --epochs 27"
+        )
+    digits = data.split(data.load("digits"), key=jax.random.key(0), fractions=(1 / 3,) * 3)
     parts = {name: vars(digits)[name] for name in ("train", *SPLITS)}
     member, examples = make_member(parts), len(parts["train"])
     whole = functools.partial(member, epochs=config.epochs)
@@ -147,22 +151,20 @@ def run(config: Config) -> xarray.Dataset:
         "params": training.first_weights(make_task(WIDEST, 0), parts["train"]),
     }
     seeds = range(config.seed, config.seed + config.seeds)
-    grid = training.sweep(
-        whole, {name: levels(name) for name in SPACE}, seeds=seeds, by_seed=by_seed
-    )
+    over = {name: levels(name) for name in SPACE}
+    grid = training.sweep(whole, over, seeds=seeds, by_seed=by_seed)
     grid = grid.stack(trial=list(SPACE)).reset_index("trial")
     found = {"grid": grid[[*SPLITS, "rate"]].reset_coords("rate")}
     search = functools.partial(training.search, maximize="validation", by_seed=by_seed)
     rungs = [config.epochs // 9, config.epochs // 3, config.epochs]
+    random = {"member": whole, "sampler": "random", "batch": config.trials}
+    bracket = {"batch": BRACKET, "trials": BRACKET, "rungs": rungs}
     kinds: dict[str, Any] = {
-        "random": {"member": whole, "sampler": "random", "batch": config.trials},
+        "random": random,
         "bayesian": {"member": whole, "batch": 1},
         "batched": {"member": whole, "batch": config.batch},
-        "halving": {
-            "member": member, "sampler": "random", "batch": BRACKET, "trials": BRACKET,
-            "rungs": rungs,
-        },
-    }  # fmt: skip
+        "halving": random | {"member": member} | bracket,
+    }
     seconds = dict.fromkeys(kinds, 0.0)
     for kind, given in kinds.items():
         runs = []
@@ -175,20 +177,16 @@ def run(config: Config) -> xarray.Dataset:
                 seconds[kind] += time.perf_counter() - started
             if kind == "halving":
                 made = made.isel(trial=made["epochs"].values == config.epochs)
-            runs.append(made.reset_coords("rate")[[*SPLITS, "rate"]].reset_coords(drop=True))
-        found[kind] = xarray.concat(
-            [each.drop_vars("trial") for each in runs], "seed", data_vars="all"
-        )
+            made = made.reset_coords("rate")[[*SPLITS, "rate"]]
+            runs.append(made.reset_coords(drop=True).drop_vars("trial"))
+        found[kind] = xarray.concat(runs, "seed", data_vars="all")
     ratio = seconds["bayesian"] / seconds["batched"]
     print(f"Bayesian search one trial at a time took {ratio:.1f} times as long as in batches.")
-    return xarray.merge(
-        [
-            of.rename({name: f"{kind}_{name}" for name in (*SPLITS, "rate")}).rename(
-                trial=f"trial_{kind}"
-            )
-            for kind, of in found.items()
-        ]
-    ).transpose("seed", ...)
+    own_names = [
+        of.rename({name: f"{kind}_{name}" for name in of} | {"trial": f"trial_{kind}"})
+        for kind, of in found.items()
+    ]
+    return xarray.merge(own_names).transpose("seed", ...)
 
 
 def chosen(results: xarray.Dataset, kind: str, trials: int) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,7 @@ def sgd(learning_rate: LearningRate) -> optax.GradientTransformation:
 def momentum(
     learning_rate: LearningRate,
     *,
-    decay: float = 0.9,
+    decay: Any = 0.9,
     rate_position: RatePosition = "inside",
     moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
@@ -62,7 +62,7 @@ def momentum(
 
     Arguments:
         learning_rate: eta, a `LearningRate`.
-        decay: gamma, in [0, 1).
+        decay: gamma, in [0, 1); it may be traced, to be vmapped over.
         rate_position: "inside" the velocity, or "outside" for PyTorch's and optax's numerics.
         moment_dtype: of the velocity, as in `adam`.
 
@@ -85,7 +85,7 @@ def momentum(
 def nesterov(
     learning_rate: LearningRate,
     *,
-    decay: float = 0.9,
+    decay: Any = 0.9,
     rate_position: RatePosition = "inside",
     moment_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
@@ -118,7 +118,7 @@ def nesterov(
     )
 
 
-def nesterov_theta(params: Any, opt_state: optax.OptState, *, decay: float = 0.9) -> Any:
+def nesterov_theta(params: Any, opt_state: optax.OptState, *, decay: Any = 0.9) -> Any:
     r"""The lecture's parameters from those that `nesterov` holds: $\theta = \phi + \gamma v$.
 
     With `rate_position="outside"` v is multiplied by the rate of the next update. This is exact

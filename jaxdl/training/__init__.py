@@ -1,7 +1,7 @@
 """The train step, written once, whole runs of it, and many runs at once.
 
 The state of a run is in state.py, one step in steps.py, a run from the host in fit/, what survives
-a kill in checkpoints/, many runs in sweep/.
+a kill in checkpoints/, many runs in sweep/, the search for good settings in search.py.
 """
 
 from jaxdl.compiling import compiler_options

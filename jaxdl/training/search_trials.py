@@ -60,7 +60,7 @@ class Bench:
         return {
             "seeds": self.seeds.tolist(),
             "digest of member": [program.digest() for program in self.programs.values()],
-            "by seed": [each.name for each in self.made],
+            "by seed": {each.name: each.digest() for each in self.made},
         }
 
     def run(

@@ -218,3 +218,21 @@ def test_a_range_has_ends_in_order(make, ends):
 def test_whole_numbers_have_whole_ends():
     with pytest.raises(TypeError, match=r"an end of Integers must be a whole number, got 1.5"):
         training.Integers(1.5, 3)
+
+
+@pytest.mark.parametrize("name", ["rate", "trial"])
+def test_a_metric_has_a_name_of_its_own(name):
+    with pytest.raises(ValueError, match=f"metrics must not be named like settings .*'{name}'"):
+        search(lambda key, *, rate: {name: rate}, RATE, trials=1, batch=1, minimize=name)
+
+
+def test_a_folder_of_other_orders_is_refused(tmp_path):
+    def run(first):
+        return search(
+            lambda key, orders, *, rate: {"loss": rate * orders[0]}, RATE, trials=2, batch=2,
+            minimize="loss", folder=tmp_path, by_seed={"orders": lambda key: np.array([first, 2])},
+        )  # fmt: skip
+
+    run(1)
+    with pytest.raises(ValueError, match=r"by seed orders is .* there and .* here"):
+        run(3)

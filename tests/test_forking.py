@@ -42,6 +42,8 @@ for name, call in {
     "make_run": lambda: training.make_run(task, sgd, batch_size=4),
     "evaluate": lambda: result.evaluate("test"),
     "sweep": lambda: training.sweep(lambda key: {"x": key}, seeds=2),
+    "search": lambda: training.search(
+        lambda key, *, x: {"x": x}, {"x": [1, 2]}, trials=1, batch=1, minimize="x"),
 }.items():
     try:
         call()
@@ -63,7 +65,7 @@ def printed(*arguments):
 
 
 def test_a_fork_after_jax_has_started_is_refused_everywhere():
-    everywhere = ["fit", "a Run", "Run.evaluate", "make_run", "evaluate", "sweep"]
+    everywhere = ["fit", "a Run", "Run.evaluate", "make_run", "evaluate", "sweep", "search"]
     assert printed("started") == everywhere
 
 

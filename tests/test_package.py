@@ -47,15 +47,17 @@ ROOMS = (
 INSIDE = {
     "training": (
         "fields", "pairing", "task", "state", "refusals", "steps", "loops", "orders", "evaluation",
-        "run", "checkpoints", "fit", "sweep", "statistics",
+        "run", "checkpoints", "fit", "sweep", "search_space",
+        "search_trials", "search",
+        "statistics",
     ),
     "diagnostics": (
         "sizes", "signal", "landscape", "theory", "batch_norm_theory", "batch_norm_check",
     ),
     "plotting": ("figure", "bands", "curves", "images", "signal", "contours", "animation", "page"),
     "claims": (
-        "claim", "estimates", "shares", "slopes", "pairs", "report", "stored_results", "runner",
-        "gallery",
+        "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",
+        "runner", "gallery",
     ),
 }  # fmt: skip
 

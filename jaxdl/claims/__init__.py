@@ -5,6 +5,7 @@ measures and claims; `jaxdl.claims.runner` says what such a module has.
 """
 
 from jaxdl.claims.claim import CHANCE, Claim, Verdict, chance_of_all
+from jaxdl.claims.draws import expected_best
 from jaxdl.claims.estimates import (
     about_mean,
     about_means,
@@ -36,6 +37,7 @@ __all__ = [
     "about_slope",
     "as_before",
     "chance_of_all",
+    "expected_best",
     "interval",
     "main",
     "mean_of_last",

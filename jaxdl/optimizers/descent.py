@@ -62,7 +62,7 @@ def momentum(
 
     Arguments:
         learning_rate: eta, a `LearningRate`.
-        decay: gamma, in [0, 1).
+        decay: gamma, in [0, 1); it may be traced, to be vmapped over.
         rate_position: "inside" the velocity, or "outside" for PyTorch's and optax's numerics.
         moment_dtype: of the velocity, as in `adam`.
 

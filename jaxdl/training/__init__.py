@@ -1,7 +1,7 @@
 """The train step, written once, whole runs of it, and many runs at once.
 
 The state of a run is in state.py, one step in steps.py, a run from the host in fit/, what survives
-a kill in checkpoints/, many runs in sweep/.
+a kill in checkpoints/, many runs in sweep/, the search for good settings in search.py.
 """
 
 from jaxdl.compiling import compiler_options
@@ -20,6 +20,7 @@ from jaxdl.training.fit import (
 )
 from jaxdl.training.orders import epoch_order, orders, step_orders
 from jaxdl.training.run import Run, first_weights, make_run
+from jaxdl.training.search import Integers, LogUniform, Uniform, search
 from jaxdl.training.state import TrainState, init_state
 from jaxdl.training.statistics import fold, recalibrate
 from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step
@@ -30,6 +31,8 @@ __all__ = [
     "Change",
     "Event",
     "History",
+    "Integers",
+    "LogUniform",
     "NonFiniteError",
     "Observer",
     "Result",
@@ -38,6 +41,7 @@ __all__ = [
     "Streamed",
     "Task",
     "TrainState",
+    "Uniform",
     "checkpoints",
     "compiler_options",
     "epoch_order",
@@ -53,6 +57,7 @@ __all__ = [
     "orders",
     "recalibrate",
     "scale_images",
+    "search",
     "step_orders",
     "sweep",
 ]

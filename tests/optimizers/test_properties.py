@@ -297,3 +297,22 @@ def test_any_of_optaxs_goes_where_ours_go():
         )  # fmt: skip
         first, last = result.history.train["loss"][[0, -1]]
         assert last < first
+
+
+@pytest.mark.parametrize("factory", [optimizers.momentum, optimizers.nesterov])
+@pytest.mark.parametrize("rate_position", ["inside", "outside"])
+def test_vmapped_over_decays_equals_one_at_a_time(factory, rate_position):
+    def last(decay):
+        rule = factory(0.1, decay=decay, rate_position=rate_position)
+        weight = jnp.array([1.0, -2.0])
+        state = rule.init(weight)
+        for _ in range(4):
+            updates, state = rule.update(3 * weight, state, weight)
+            weight = weight + updates
+        return weight
+
+    decays = jnp.array([0.0, 0.5, 0.9], jnp.float32)
+    together = jax.jit(jax.vmap(last))(decays)
+    alone = np.stack([last(float(decay)) for decay in decays])
+    # Twenty float32 operations on numbers of at most 3.
+    np.testing.assert_allclose(together, alone, atol=20 * 3 * 2.0**-23)

@@ -1,5 +1,6 @@
 """What a sweep makes on the host for each seed: orders, data, anything a member takes as arrays."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,14 @@ class BySeed:
             if _bytes([made, *self._kept.values()]) <= KEPT_BYTES:
                 self._kept[seed] = made
             return made
+
+    def digest(self) -> str:
+        """The digest of what is made for the first seed."""
+        seen = hashlib.blake2b(str(self.shared).encode(), digest_size=16)
+        for leaf in self.of_seed(int(self.seeds[0])):
+            seen.update(f"{leaf.dtype} {leaf.shape}".encode())
+            seen.update(np.ascontiguousarray(leaf).data)
+        return seen.hexdigest()
 
     def take(self, members: np.ndarray) -> list[np.ndarray]:
         """The arrays of these members, with a leading axis of members unless they are shared."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -147,7 +146,7 @@ def sweep(
     if folder is not None:
         identity = _identity(programs, axes, seed_values)
         if made:
-            identity["by seed"] = {each.name: _digest_of_first(each) for each in made}
+            identity["by seed"] = {each.name: each.digest() for each in made}
         kept = open_folder(as_path(folder), identity)
 
     numbers = member_arguments(moving, seed_values)
@@ -271,14 +270,6 @@ def _member(run: Callable[..., Any]) -> Callable[..., Any]:
         return run(key, orders=orders)[1]
 
     return member
-
-
-def _digest_of_first(made: BySeed) -> str:
-    seen = hashlib.blake2b(str(made.shared).encode(), digest_size=16)
-    for leaf in made.of_seed(int(made.seeds[0])):
-        seen.update(f"{leaf.dtype} {leaf.shape}".encode())
-        seen.update(np.ascontiguousarray(leaf).data)
-    return seen.hexdigest()
 
 
 def _identity(

@@ -107,7 +107,7 @@ def data_digest(arrays: Any) -> str:
         False
     """
     leaves, structure = jax.tree.flatten(arrays)
-    return _hash(str(structure), *(_array(np.asarray(leaf)) for leaf in leaves)).hex()
+    return _hash(str(structure), *map(_array, leaves)).hex()
 
 
 def _follow(

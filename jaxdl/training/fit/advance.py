@@ -42,7 +42,7 @@ def advance(
     looped: bool,
     skip: bool,
 ) -> Advanced:
-    """Take these steps of an epoch. The state may be overwritten.
+    """Take these steps of an epoch. The state given is not overwritten.
 
     Arguments:
         programs: what to call.
@@ -90,8 +90,8 @@ def _attempt(
     programs: Programs, reader: Reader, state: TrainState, epoch: int, steps: range, looped: bool
 ) -> tuple[TrainState, TrainState, dict[str, np.ndarray], bool]:
     """The state before and after these steps, their metrics, and whether all is finite."""
-    # A single step overwrites its state.
-    before = state if looped else jax.tree.map(jnp.copy, state)
+    # A single step overwrites its state. The caller's own stays: an error may need it.
+    before, state = state, state if looped else jax.tree.map(jnp.copy, state)
     pieces: list[Piece] = []
     while steps:
         source, rows, batch = reader.read(epoch, steps)

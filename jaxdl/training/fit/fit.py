@@ -199,11 +199,12 @@ def fit(
                     programs, reader, moment.state, epoch, steps, looped=looped, skip=skip
                 )
                 seconds = time.perf_counter() - started
-                moment = moment.after(taken.state, taken.measured, seconds)
+                after = moment.after(taken.state, taken.measured, seconds)
                 if timed:
                     limit = next_limit(limit, len(steps), seconds)
 
                 if taken.bad:
+                    moment = after
                     left = steps[len(taken.measured["loss"]) :]
                     fault = diagnose(task, moment.state, train, plan, epoch, left)
                     moment, reason, error = end_of(moment, fault, on_nonfinite)
@@ -211,8 +212,10 @@ def fit(
 
                 ended = steps.stop == per_epoch
                 if ended:
-                    means = programs.measure(moment.state.evaluated, validation)
-                    moment = moment.epoch_closed(plan, means)
+                    means = programs.measure(after.state.evaluated, validation)
+                    after = after.epoch_closed(plan, means)
+                # Only now: were the measurement to fail, its epoch would stay open for ever.
+                moment = after
                 sizes = plan.sizes[at : steps.stop]
                 shown = moment.epochs[-1].train if ended else epoch_means(taken.measured, sizes)
                 bar(sum(sizes), shown)

@@ -99,7 +99,8 @@ def save(store: Store, moment: Moment, since: Moment, end: int) -> None:
     Arguments:
         end: the step at which the run ends, if nothing stops it.
     """
-    dtypes = {name: str(values.dtype) for name, values in moment.history.steps.items()}
+    newest = moment.steps or (moment.epochs[-1].steps if moment.epochs else {})
+    dtypes = {name: str(values.dtype) for name, values in newest.items()}
     extra = {"seconds": moment.seconds, "stopped": moment.stopped, "end": end, "dtypes": dtypes}
     store.save(moment.step, _parts(moment), extra=extra, lines=_lines(moment, since))
 

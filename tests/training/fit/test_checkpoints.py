@@ -299,3 +299,73 @@ def test_a_source_that_fails_ends_the_run_with_its_result(tmp_path: Path) -> Non
     assert 0 < taken < 16
     kept = [int(path.name.split("-")[-1]) for path in tmp_path.glob("*-step-*")]
     assert kept == [taken]
+
+
+def test_a_measurement_that_fails_leaves_no_epoch_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is well again in the next life, which ends as one life does."""
+    from jaxdl.training.fit.programs import Programs
+
+    real, calls = Programs.measure, []
+
+    def failing(self: Any, variables: Any, split: Any) -> Any:
+        calls.append(split)
+        if len(calls) == 2:
+            raise OSError("the validation split is gone")
+        return real(self, variables, split)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Programs, "measure", failing)
+        with pytest.raises(OSError, match="validation split is gone") as caught:
+            fit(tmp_path, epochs=4, steps_per_call=3)
+    error: Any = caught.value
+    assert len(error.result.history.validation["loss"]) == 1
+    resumed, whole = fit(tmp_path, epochs=4), fit(None, epochs=4)
+    chex.assert_trees_all_equal(resumed.state.params, whole.state.params)
+    for part in ("steps", "train", "validation"):
+        chex.assert_trees_all_equal(getattr(resumed.history, part), getattr(whole.history, part))
+
+
+def test_an_error_between_single_steps_keeps_the_state_of_before(tmp_path: Path) -> None:
+    """A convolution is stepped one by one on a CPU, and each step overwrites its state."""
+
+    class Failing:
+        reads = 0
+
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, index: int) -> Any:
+            self.reads += 1
+            if self.reads > 65:
+                raise OSError("the server is gone")
+            image = np.full((6, 6, 1), INPUTS[index, 0])
+            return {"inputs": image, "targets": TARGETS[index]}
+
+    stream = dataclasses.replace(NOISE, train=Failing(), validation=None)
+    with pytest.raises(data.DataError, match="the server is gone") as caught:
+        fit(
+            tmp_path, dataset=stream, model=models.ConvNet([2], [2]), epochs=3, batch_size=10,
+            steps_per_call=4, checkpoint_every=100,
+        )  # fmt: skip
+    error: Any = caught.value
+    assert np.isfinite(jax.tree.leaves(error.result.state.params)[0]).all()
+    assert not [note for note in getattr(error, "__notes__", []) if "deleted" in note]
+    assert [int(path.name.split("-")[-1]) for path in tmp_path.glob("*-step-*")] == [
+        int(error.result.state.step)
+    ]
+
+
+def test_an_optimizer_may_hold_a_key(tmp_path: Path) -> None:
+    def noisy(seed: int) -> Any:
+        return optax.chain(
+            optax.add_noise(eta=0.01, gamma=0.5, key=jax.random.key(seed)), optax.sgd(0.1)
+        )
+
+    fit(tmp_path, optimizer=noisy(0))
+    resumed = fit(tmp_path, optimizer=noisy(0), epochs=3)
+    whole = fit(None, optimizer=noisy(0), epochs=3)
+    chex.assert_trees_all_equal(resumed.state.params, whole.state.params)
+    with pytest.raises(ValueError, match="another optimizer than there"):
+        fit(tmp_path, optimizer=noisy(1), epochs=4)

@@ -227,7 +227,7 @@ def plot(results: xarray.Dataset) -> Any:
         xscale="log",
         xlabel="test error ((1000 dollars)$^2$)",
         ylabel="share of the seeds at or below",
-        title="The dead have about 118",
+        title="A run that died gives one price for all houses",
         xticks=[13, 20, 30, 50, 80, 120],
     )
     right.xaxis.set_major_formatter("{x:g}")

@@ -7,8 +7,8 @@ Parzen estimator) learns from the trials before, one at a time or a batch at a t
 halving stops most trials early. The best trial is chosen on 599 validation digits and judged on
 599 test digits. A seed gives the first weights, the order and what is drawn.
 
-Source: Bergstra and Bengio (2012), figures 1, 5 and 6, and table 1 for the ranges; Bergstra et al.
-(2011), section 4; Jamieson and Talwalkar (2016), figure 1; the lecture on optimisation.
+Source: Bergstra and Bengio (2012); Bergstra, Bardenet, Bengio and Kegl (2011) for the estimator;
+Jamieson and Talwalkar (2016) for successive halving; the lecture on optimisation.
 Run: python experiments/optimization/hyperparameter_search.py
 Expected: 64 random trials find a better network than the grid, by 0.9 points; 16 one as good.
 8 trials, which Bergstra and Bengio found enough, end a point below it (0.9 in 16 seeds, 1.3 in 48

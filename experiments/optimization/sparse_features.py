@@ -11,7 +11,7 @@ Run: python experiments/optimization/sparse_features.py
 Expected: after 1000 steps Adagrad's error of the rare weights is a fifth of SGD's, Adam's a third,
 RMSprop's less too. RMSprop's and Adam's effective rates do not fall. Adagrad's falls for good, but
 slower than steps^-1/2 at first, which is refuted here: its sum still holds the first, large
-gradients. That of rare weights stays about ten times larger.
+gradients. That of rare weights stays far larger.
 Time: 15 s on 2 CPU cores.
 """
 

@@ -29,7 +29,7 @@ def expected_best(scores: ArrayLike, draws: Any, outcomes: ArrayLike | None = No
         >>> expected_best([0.0, 1.0], [1, 2, 3])
         array([0.5  , 0.75 , 0.875])
 
-    Source: David and Nagaraja (2003), section 2.1, for the empirical distribution.
+    Source: David and Nagaraja (2003), Order Statistics, for the distribution of a maximum.
     """
     scores, counts = np.asarray(scores, np.float64), np.atleast_1d(draws)
     judged = scores if outcomes is None else np.asarray(outcomes, np.float64)

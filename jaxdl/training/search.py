@@ -100,8 +100,8 @@ def search(
         >>> 0.002 < study.best_params["rate"] < 0.05
         True
 
-    Source: Bergstra et al. (2011), section 4 (the estimator); Jamieson and Talwalkar (2016),
-    figure 1 (successive halving).
+    Source: Bergstra, Bardenet, Bengio and Kegl (2011) for the estimator; Jamieson and Talwalkar
+    (2016) for successive halving.
     """
     require_own_threads("search")
     module = import_extra("xarray", "a search")

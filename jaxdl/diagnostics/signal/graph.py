@@ -1,6 +1,5 @@
 """A model as a graph: who feeds whom, for Graphviz, a notebook or TensorBoard."""
 
-import functools
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -12,10 +11,8 @@ import jax
 from jax.extend.core import Literal
 from jaxtyping import Array
 
-from jaxdl.calling import initial_variables
-from jaxdl.checks import require_module
-from jaxdl.diagnostics.signal.recording import parameters_of
-from jaxdl.diagnostics.signal.rows import Trace, root_of, trace
+from jaxdl.diagnostics.signal.recording import parameter_counts
+from jaxdl.diagnostics.signal.rows import Trace, root_of, trace_shapes
 from jaxdl.jaxprs import makers
 from jaxdl.training.task import scale_images
 
@@ -111,12 +108,7 @@ def graph(
         >>> [node.parameters for node in drawn.nodes]
         [0, 16, 0, 10, 0]
     """
-    require_module(model)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    inputs = jax.eval_shape(preprocess, inputs)
-    variables = jax.eval_shape(functools.partial(initial_variables, model), key, inputs)
-    traced, _ = trace(model, variables, inputs, train=train, key=key)
-    return _graph_of(traced, variables, inputs)
+    return _graph_of(*trace_shapes(model, inputs, train=train, preprocess=preprocess))
 
 
 def _graph_of(traced: Trace, variables: Mapping[str, Any], inputs: Any) -> Graph:
@@ -125,7 +117,7 @@ def _graph_of(traced: Trace, variables: Mapping[str, Any], inputs: Any) -> Graph
     read = _named(INPUT, inputs)
     first = len(jax.tree.leaves(dict(variables)))
     known = dict(zip(program.invars[first : first + len(read)], read, strict=True))
-    counted: set[tuple[str, ...]] = set()
+    counts = parameter_counts(variables.get("params", {}), traced.rows)
     nodes = [Node(name, INPUT, tuple(leaf.shape)) for name, leaf in read.items()]
     edges: list[tuple[str, str]] = []
 
@@ -144,10 +136,8 @@ def _graph_of(traced: Trace, variables: Mapping[str, Any], inputs: Any) -> Graph
                 open_ += program.eqns[made_by[variable]].invars
         return list(found)
 
-    for row in traced.rows:
-        own = [] if row.path in counted else parameters_of(variables.get("params", {}), row)
-        counted.add(row.path)
-        nodes.append(Node(row.name, row.kind, row.shape, sum(leaf.size for leaf in own)))
+    for row, count in zip(traced.rows, counts, strict=True):
+        nodes.append(Node(row.name, row.kind, row.shape, count))
         root = root_of(program, made_by, row.variable)
         taken = [
             name for atom in program.eqns[made_by[root]].invars for name in reversed(sources(atom))

@@ -145,6 +145,17 @@ def parameters_of(params: Any, row: Row) -> list[Any]:
     return jax.tree.leaves(params)
 
 
+def parameter_counts(params: Any, rows: Sequence[Row]) -> list[int]:
+    """The learned numbers of each row's module; 0 where an earlier row counts them."""
+    counted: set[tuple[str, ...]] = set()
+    counts = []
+    for row in rows:
+        own = [] if row.path in counted else parameters_of(params, row)
+        counted.add(row.path)
+        counts.append(sum(leaf.size for leaf in own))
+    return counts
+
+
 def _slope(
     row: Row, row_before: Row | None, segment: Segment, before: Mapping[Var, Any]
 ) -> Slope | None:

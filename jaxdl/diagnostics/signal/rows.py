@@ -4,6 +4,7 @@ The program itself is cut, not the outputs of modules. So the gradient of a valu
 of it, also a residual connection outside of any module.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from flax.errors import InvalidRngError
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 from jaxtyping import Array
 
-from jaxdl.calling import call_model
+from jaxdl.calling import call_model, initial_variables
 from jaxdl.checks import require_key, require_module
 from jaxdl.jaxprs import Segment, cut, makers
 
@@ -151,6 +152,25 @@ def trace(
     after = [row.variable for row in rows]
     segments = cut(program.jaxpr, after, program.jaxpr.outvars[: len(outputs)])
     return Trace(rows, segments, program, structure, len(outputs)), arguments
+
+
+def trace_shapes(
+    model: nn.Module, inputs: Any, *, train: bool, preprocess: Callable[[Array], Array]
+) -> tuple[Trace, Mapping[str, Any], Any]:
+    """The forward pass of a model that was not built: no value and no parameter is computed.
+
+    Returns:
+        The trace; the shapes of its variables, and of its inputs after `preprocess`.
+
+    Raises:
+        TypeError: the model is no module.
+        ValueError: the model has no rows.
+    """
+    require_module(model)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    inputs = jax.eval_shape(preprocess, inputs)
+    variables = jax.eval_shape(functools.partial(initial_variables, model), key, inputs)
+    return trace(model, variables, inputs, train=train, key=key)[0], variables, inputs
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """A model's layers, their sizes and their cost, without computing anything."""
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxdl.calling import initial_variables
-from jaxdl.checks import require_module
 from jaxdl.diagnostics.signal.flops import Flops, count_flops
-from jaxdl.diagnostics.signal.recording import parameters_of
-from jaxdl.diagnostics.signal.rows import Trace, trace
+from jaxdl.diagnostics.signal.recording import parameter_counts
+from jaxdl.diagnostics.signal.rows import Trace, trace_shapes
 from jaxdl.training.task import scale_images
 
 
@@ -92,25 +89,15 @@ def summary(
         >>> sizes.total_flops
         Flops(forward=20326400, backward=20582400)
     """
-    require_module(model)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    inputs = jax.eval_shape(preprocess, inputs)
-    variables = jax.eval_shape(functools.partial(initial_variables, model), key, inputs)
-    traced, _ = trace(model, variables, inputs, train=train, key=key)
+    traced, variables, inputs = trace_shapes(model, inputs, train=train, preprocess=preprocess)
     params = variables.get("params", {})
     flops, total_flops = _flops(traced, variables, inputs)
-    counted: set[tuple[str, ...]] = set()
-    parameters = []
-    for row in traced.rows:
-        own = [] if row.path in counted else parameters_of(params, row)
-        counted.add(row.path)
-        parameters.append(sum(leaf.size for leaf in own))
     leaves = jax.tree.leaves(params)
     return Summary(
         names=tuple(row.name for row in traced.rows),
         kinds=tuple(row.kind for row in traced.rows),
         shapes=tuple(row.shape for row in traced.rows),
-        parameters=tuple(parameters),
+        parameters=tuple(parameter_counts(params, traced.rows)),
         flops=flops,
         activation_bytes=tuple(_bytes(row) for row in traced.rows),
         total_parameters=sum(leaf.size for leaf in leaves),

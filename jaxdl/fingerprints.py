@@ -100,14 +100,17 @@ def fingerprint(
 
 
 def data_digest(arrays: Any) -> str:
-    """The digest of arrays: their shapes, dtypes and bytes.
+    """The digest of arrays: names in the tree, shapes, dtypes and bytes; in any version of JAX.
 
     Example:
         >>> data_digest(np.zeros(2)) == data_digest(np.zeros(2, np.float32))
         False
     """
-    leaves, structure = jax.tree.flatten(arrays)
-    return _hash(str(structure), *map(_array, leaves)).hex()
+    seen = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        # A tree's own text is JAX's to change.
+        seen += [jax.tree_util.keystr(path, simple=True, separator="/"), _array(leaf)]
+    return _hash(*seen).hex()
 
 
 def _follow(

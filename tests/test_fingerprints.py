@@ -1,5 +1,6 @@
 """What a function computes has one digest in every process; what it computes else, another."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -149,3 +150,21 @@ def test_data_are_known_by_shape_dtype_and_bytes() -> None:
     others = [values.reshape(2, 3), values.astype(np.float32), values[::-1], {"a": values}]
     assert len({data_digest(each) for each in [values, *others]}) == 5
     assert data_digest(values) == data_digest(np.stack([values, values], 1)[:, 0])
+
+
+def test_the_digest_of_data_is_that_of_every_version() -> None:
+    """Written out: a later version must give the same, or old checkpoints are refused."""
+    arrays = {"inputs": np.arange(3, dtype=np.float32), "targets": [np.int32(7)]}
+    parts: list[bytes] = []
+    for name, dtype, values in (
+        ("inputs", "float32(3,)", arrays["inputs"].tobytes()),
+        ("targets/0", "int32()", np.int32(7).tobytes()),
+    ):
+        inner = hashlib.blake2b(digest_size=8)
+        for part in (dtype.encode(), values):
+            inner.update(f"{len(part)}:".encode() + part)
+        parts += [name.encode(), inner.digest()]
+    outer = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        outer.update(f"{len(part)}:".encode() + part)
+    assert data_digest(arrays) == outer.hexdigest()

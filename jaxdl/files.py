@@ -9,7 +9,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -234,20 +233,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """The installed versions; a package that runs from a checkout has none.
-
-    Example:
-        >>> versions("no-such-package")
-        {'no-such-package': 'not installed'}
-    """
-
-    def version(package: str) -> str:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return "not installed"
-
-    return {package: version(package) for package in packages}

@@ -25,6 +25,7 @@ ROOMS = (
         "jaxprs",
         "host_loops",
         "compiling",
+        "environment",
         "fingerprints",
         "forking",
         "files",

@@ -17,7 +17,6 @@ Its docstring says what it shows, its source, the command and the time. Its last
 
 import argparse
 import dataclasses
-import io
 import json
 import reprlib
 import time
@@ -28,8 +27,10 @@ from typing import Any
 from jaxdl.claims.claim import Claim
 from jaxdl.claims.report import EXPLAINED, as_row, chance_in_words, report, write_claims
 from jaxdl.claims.stored_results import write_results
+from jaxdl.environment import machine
 from jaxdl.extras import import_extra
 from jaxdl.files import as_path
+from jaxdl.plotting.figure import save_figure
 from jaxdl.plotting.page import html_page
 
 _PARTS = {
@@ -45,7 +46,8 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
 
     Every field of `Config` is an option. `--preset NAME` chooses the other knobs: "default", if it
     is left out. `--output DIR` says where the folder NAME of the script is written (default
-    `runs`): config.json, results.npz (see `write_results`), claims.json, figure.png and index.html.
+    `runs`): config.json, results.npz (see `write_results`), claims.json,
+    figure.png and figure.svg, index.html, and made.json: the versions, the machine, the seconds.
     Several processes run as one with `--coordinator HOST:PORT --processes N --process I`, the same
     command but for I; the first of them writes.
 
@@ -82,7 +84,7 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"preset": chosen.preset, **dataclasses.asdict(config)}
         (folder / "config.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
-        for earlier in ("claims.json", "figure.png", "index.html"):
+        for earlier in ("claims.json", "figure.png", "figure.svg", "index.html", "made.json"):
             (folder / earlier).unlink(missing_ok=True)
         # Before anything that can fail: a long run is not lost by a slip in a claim or a figure.
         write_results(folder, results)
@@ -91,7 +93,10 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
         write_claims(folder, claims)
         report(claims)
         _write_page(folder, experiment, results, claims)
-        print(f"{folder}/index.html: figure and claims; {seconds_since_start():.1f} s in all")
+        seconds = round(seconds_since_start(), 1)
+        made = machine() | {"seconds": seconds, "date": time.strftime("%Y-%m-%d", time.gmtime())}
+        (folder / "made.json").write_text(json.dumps(made, indent=2) + "\n")
+        print(f"{folder}/index.html: figure and claims; {seconds} s in all")
     return 1 if any(claim.refuted for claim in claims) else 0
 
 
@@ -172,13 +177,12 @@ def _checked(claims: Any) -> Sequence[Claim]:
 
 
 def _write_page(folder: Path, experiment: Any, results: Any, claims: Sequence[Claim]) -> None:
-    """Draw figure.png and the animations, if there are any; write index.html."""
+    """Draw the figure and the animations, if there are any; write index.html."""
     png, gifs = None, []
     if hasattr(experiment, "plot"):
-        drawn = io.BytesIO()
-        experiment.plot(results).savefig(drawn, format="png", dpi=150)
-        png = drawn.getvalue()
-        (folder / "figure.png").write_bytes(png)
+        figure = experiment.plot(results)
+        save_figure(figure, folder / "figure.svg")
+        png = save_figure(figure, folder / "figure.png").read_bytes()
     if hasattr(experiment, "animate"):
         files = experiment.animate(results, folder)
         gifs = [file.read_bytes() for file in files if file.suffix == ".gif"]

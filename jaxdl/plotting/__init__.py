@@ -7,7 +7,7 @@ from jaxdl.plotting.animation import animate_paths, has_ffmpeg
 from jaxdl.plotting.bands import band
 from jaxdl.plotting.contours import Landscape, contour_levels, contours
 from jaxdl.plotting.curves import learning_curves
-from jaxdl.plotting.figure import new_figure
+from jaxdl.plotting.figure import new_figure, save_figure
 from jaxdl.plotting.images import images
 from jaxdl.plotting.signal import signal_figure
 
@@ -21,5 +21,6 @@ __all__ = [
     "images",
     "learning_curves",
     "new_figure",
+    "save_figure",
     "signal_figure",
 ]

@@ -1,8 +1,11 @@
-"""An empty figure to draw on."""
+"""An empty figure to draw on, and its file."""
 
+import os
+from pathlib import Path
 from typing import Any, SupportsFloat
 
 from jaxdl.extras import import_extra
+from jaxdl.files import as_path
 
 
 def new_figure(width: SupportsFloat, height: SupportsFloat) -> Any:
@@ -21,3 +24,23 @@ def new_figure(width: SupportsFloat, height: SupportsFloat) -> Any:
     """
     matplotlib_figure = import_extra("matplotlib.figure", "a figure")
     return matplotlib_figure.Figure(figsize=(float(width), float(height)), layout="constrained")
+
+
+def save_figure(figure: Any, file: str | os.PathLike[str]) -> Path:
+    """Write a figure, PNG or SVG by the file's name. Equal figures are written as equal files.
+
+    matplotlib writes the date and random identifiers into an SVG; here it has neither.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> one, two = (save_figure(new_figure(4, 3), folder / f"{name}.svg") for name in "ab")
+        >>> one.read_bytes() == two.read_bytes()
+        True
+    """
+    matplotlib = import_extra("matplotlib", "a figure")
+    file = as_path(file)
+    metadata = {"Date": None} if file.suffix == ".svg" else None
+    with matplotlib.rc_context({"svg.hashsalt": "jaxdl"}):
+        figure.savefig(file, dpi=150, metadata=metadata)
+    return file

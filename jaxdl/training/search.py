@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from jaxdl.checks import Count, require_choice, whole_number
+from jaxdl.environment import versions
 from jaxdl.extras import import_extra
-from jaxdl.files import as_path, versions
+from jaxdl.files import as_path
 from jaxdl.forking import require_own_threads
 from jaxdl.training.search_space import RESERVED, Integers, LogUniform, Uniform, settings_of
 from jaxdl.training.search_trials import Bench

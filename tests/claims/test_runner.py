@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 import xarray
@@ -74,6 +75,11 @@ def test_writes_everything_and_exits_by_the_claims(tmp_path, capsys, arguments, 
         "holds",
     ]
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (folder / "figure.svg").read_text()
+    made = json.loads((folder / "made.json").read_text())
+    assert made["jax"] == jax.__version__
+    assert made["cores"] == len(os.sched_getaffinity(0))
+    assert made["seconds"] > 0
     page = (folder / "index.html").read_text()
     assert "A toy with &lt;signs&gt; &amp; more." in page
     assert (">refuted<" in page) == (code == 1)
@@ -104,7 +110,7 @@ def test_a_run_may_return_a_dataset(tmp_path):
 def test_without_a_figure_the_page_has_none(tmp_path):
     assert main(experiment(plot=None), ["--output", str(tmp_path)]) == 0
     assert {path.name for path in (tmp_path / "toy").iterdir()} == {
-        "config.json", "results.npz", "claims.json", "index.html",
+        "config.json", "results.npz", "claims.json", "index.html", "made.json",
     }  # fmt: skip
     assert "<img" not in (tmp_path / "toy" / "index.html").read_text()
 

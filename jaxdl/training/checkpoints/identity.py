@@ -1,16 +1,12 @@
 """The identity of a run: what a checkpoint must share with it, and what may differ."""
 
-import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import jax
-
-import jaxdl
-from jaxdl.files import differences, versions
+from jaxdl.environment import environment
+from jaxdl.files import differences
 from jaxdl.training.checkpoints.packing import describe
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 SCHEDULES = "schedules"
 STEP = "step"
 OPTIMIZER = "optimizer"
@@ -50,20 +46,11 @@ def identify(
         >>> identify({"bias": jnp.zeros(2)}, config={"batch_size": 4})["leaves"]
         {'bias': 'float32[2]'}
     """
-    devices = jax.devices()
     return {
         "leaves": describe(tree),
         "config": dict(config),
         "recipe": dict(recipe or {}),
-        "environment": versions(*_PACKAGES)
-        | {
-            "jaxdl": jaxdl.__version__,
-            "device": devices[0].device_kind,
-            "devices": len(devices),
-            "processes": jax.process_count(),
-            "layout": layout,
-            "cores": _visible_cores(),
-        },
+        "environment": environment() | {"layout": layout},
     }
 
 
@@ -118,8 +105,8 @@ def _changed_recipe(stored: Mapping[str, Any], current: Mapping[str, Any]) -> li
     """The parts of the recipe that both know, and that differ."""
     there, here = stored.get("recipe", {}), current.get("recipe", {})
     environments = [dict(each.get("environment", {})) for each in (stored, current)]
-    for environment in environments:
-        environment.pop("cores", None)
+    for each in environments:
+        each.pop("cores", None)
     comparable = environments[0] == environments[1]
     changed = list(
         dict.fromkeys(
@@ -132,10 +119,3 @@ def _changed_recipe(stored: Mapping[str, Any], current: Mapping[str, Any]) -> li
     # The step is the whole: it is named where no part of it is.
     parts = [name for name in changed if name not in _BESIDE_THE_STEP]
     return changed if parts == [STEP] else [name for name in changed if name != STEP]
-
-
-def _visible_cores() -> int:
-    """The number of cores. XLA divides a sum among its threads, so it decides the last bits."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

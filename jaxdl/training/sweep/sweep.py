@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from jaxdl.checks import Count, whole_number
-from jaxdl.files import as_path, versions
+from jaxdl.environment import versions
+from jaxdl.files import as_path
 from jaxdl.forking import require_own_threads
 from jaxdl.training.fit.fit import fit
 from jaxdl.training.run import Run

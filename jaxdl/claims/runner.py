@@ -47,8 +47,8 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
     Every field of `Config` is an option. `--preset NAME` chooses the other knobs: "default", if it
     is left out. `--output DIR` says where the folder NAME of the script is written (default
     `runs`): config.json, results.npz (see `write_results`), claims.json,
-    figure.png and figure.svg, index.html, and made.json: the versions, the machine, the seconds.
-    Several processes run as one with `--coordinator HOST:PORT --processes N --process I`, the same
+    figure.png and figure.svg, index.html, and made.json, which has the knobs that were changed, the
+    versions, the machine and the time. Several processes run as one with `--coordinator HOST:PORT --processes N --process I`, the same
     command but for I; the first of them writes.
 
     Arguments:
@@ -93,10 +93,9 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
         write_claims(folder, claims)
         report(claims)
         _write_page(folder, experiment, results, claims)
-        seconds = round(seconds_since_start(), 1)
-        made = machine() | {"seconds": seconds, "date": time.strftime("%Y-%m-%d", time.gmtime())}
-        (folder / "made.json").write_text(json.dumps(made, indent=2) + "\n")
-        print(f"{folder}/index.html: figure and claims; {seconds} s in all")
+        made = _made(config, presets[chosen.preset])
+        (folder / "made.json").write_text(json.dumps(made, indent=2, default=str) + "\n")
+        print(f"{folder}/index.html: figure and claims; {made['seconds']} s in all")
     return 1 if any(claim.refuted for claim in claims) else 0
 
 
@@ -165,6 +164,17 @@ def _start(chosen: argparse.Namespace) -> None:
         from jaxdl.training.fit.layouts import initialize
 
         initialize(chosen.coordinator, processes=chosen.processes, process=chosen.process)
+
+
+def _made(config: Any, preset: Any) -> dict[str, Any]:
+    """The knobs that differ from the preset, versions and machine, time and date."""
+    given, plain = dataclasses.asdict(config), dataclasses.asdict(preset)
+    return {
+        "changed": {name: value for name, value in given.items() if value != plain[name]},
+        **machine(),
+        "seconds": round(seconds_since_start(), 1),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
 
 
 def _checked(claims: Any) -> Sequence[Claim]:

@@ -77,6 +77,7 @@ def test_writes_everything_and_exits_by_the_claims(tmp_path, capsys, arguments, 
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (folder / "figure.svg").read_text()
     made = json.loads((folder / "made.json").read_text())
+    assert made["changed"] == ({"value": value} if "--value" in arguments else {})
     assert made["jax"] == jax.__version__
     assert made["cores"] == len(os.sched_getaffinity(0))
     assert made["seconds"] > 0

@@ -16,9 +16,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from jaxdl.claims.gallery import docstring, write_gallery
+from jaxdl.claims import keep_runs, write_gallery
+from jaxdl.claims.past_runs import summary
 
 FOLDER = Path(os.path.relpath(Path(__file__).parent))
+KEPT = Path(os.path.relpath(Path(__file__).parents[1] / "docs" / "gallery"))
 THEMES = {
     "first_network": "Training a first network",
     "initialization": "Initialisation",
@@ -54,7 +56,7 @@ def list_experiments(names_alone: bool) -> int:
         table = Table.grid(padding=(0, 2))
         table.add_column(min_width=width)
         for script in scripts:
-            table.add_row(script.stem, docstring(script).partition("\n")[0])
+            table.add_row(script.stem, summary(script))
         console.print(table)
     return 0
 
@@ -132,9 +134,14 @@ def main() -> int:
         "--skip-missing", action="store_true", help="skip those whose data are not on this machine"
     )
     runner.add_argument("--jobs", type=int, default=1, help="how many at a time (default 1)")
-    gallery = commands.add_parser("gallery", help="write one page of all that were run")
+    gallery = commands.add_parser(
+        "gallery", help="write one page of all that were run, here or for the project"
+    )
     gallery.add_argument(
         "--output", type=Path, default=Path("runs"), help="where they were written (default runs)"
+    )
+    gallery.add_argument(
+        "--keep", action="store_true", help=f"copy the runs of default presets into {KEPT} first"
     )
     arguments, others = parser.parse_known_args()
     if arguments.command != "run" and others:
@@ -143,7 +150,10 @@ def main() -> int:
         return list_experiments(arguments.names)
     if arguments.command == "gallery":
         titled = {THEMES[theme]: scripts for theme, scripts in by_theme().items()}
-        print(write_gallery(titled, arguments.output))
+        if arguments.keep:
+            for name, why in keep_runs(titled, arguments.output, KEPT).items():
+                print(f"{name} is not copied: {why}", file=sys.stderr)
+        print(write_gallery(titled, arguments.output, KEPT))
         return 0
     if arguments.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {arguments.jobs}")

@@ -58,7 +58,7 @@ INSIDE = {
     "plotting": ("figure", "bands", "curves", "images", "signal", "contours", "animation", "page"),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",
-        "runner", "gallery",
+        "runner", "past_runs", "gallery",
     ),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from jaxdl.claims.estimates import (
     as_before,
     mean_of_last,
 )
-from jaxdl.claims.gallery import write_gallery
+from jaxdl.claims.gallery import keep_runs, write_gallery
 from jaxdl.claims.pairs import Pair, ordered_pairs
 from jaxdl.claims.report import read_claims, report, write_claims
 from jaxdl.claims.runner import main, seconds_since_start
@@ -39,6 +39,7 @@ __all__ = [
     "chance_of_all",
     "expected_best",
     "interval",
+    "keep_runs",
     "main",
     "mean_of_last",
     "ordered_pairs",

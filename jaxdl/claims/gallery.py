@@ -1,29 +1,41 @@
-"""Many experiments on one page: by theme, with figures, claims and what chance may refute."""
+"""Many experiments on one page: by lecture, with thumbnails and claims by verdict."""
 
-import ast
-import json
 import os
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from jaxdl.claims.claim import Claim
-from jaxdl.claims.report import EXPLAINED, as_row, chance_in_words, read_claims
+from jaxdl.claims.past_runs import (
+    THUMBNAIL,
+    PastRun,
+    docstring,
+    find_run,
+    summary,
+    tally,
+    tally_of,
+)
+from jaxdl.claims.report import EXPLAINED, as_row, chance_in_words
 from jaxdl.files import as_path
-from jaxdl.plotting.page import Entry, gallery_page
+from jaxdl.plotting.page import Card, gallery_page, html_page
 
-_HEADING = re.compile(r"(?m)^[A-Z][a-z]+: ")
+Themes = Mapping[str, Sequence[Path]]
+"""By title of a theme, its scripts' files. They are read, not imported."""
 
 
-def write_gallery(themes: Mapping[str, Sequence[Path]], output: str | os.PathLike[str]) -> Path:
+def write_gallery(
+    themes: Themes,
+    output: str | os.PathLike[str],
+    kept: str | os.PathLike[str] | None = None,
+) -> Path:
     """Write `gallery.html`: the experiments that were run, and those that were not.
 
-    Figures are inside: the page needs no other file. Each experiment has a link to its own page.
+    Thumbnails are inside the page, with a link from each to the page of its experiment. Claims are
+    listed by verdict, the refuted ones first.
 
     Arguments:
-        themes: by title of a theme, its scripts' files. They are read, not imported.
+        themes: by title of a theme, its scripts' files.
         output: the folder where `main` wrote each script's folder; the page goes there, too.
+        kept: a folder of `keep_runs`, for those that are not in `output`.
 
     Returns:
         The page's path.
@@ -39,74 +51,127 @@ def write_gallery(themes: Mapping[str, Sequence[Path]], output: str | os.PathLik
         'gallery.html'
     """
     output = as_path(output)
-    scripts = [script for of in themes.values() for script in of]
-    ran = {script: read_claims(output / script.stem) for script in scripts if _ran(script, output)}
-    entries = {
-        title: [_entry(script, ran.get(script), output) for script in of]
-        for title, of in themes.items()
-    }
-    claims = [claim for of in ran.values() for claim in of]
-    lead = f"{len(ran)} of {len(scripts)} experiments were run. "
-    if claims:
-        lead += f"They make {len(claims)} claims: {_tally(claims)}. {EXPLAINED} "
-        lead += chance_in_words(claims)
+    places = [output] if kept is None else [output, as_path(kept)]
+    groups, ran = {}, []
+    for title, scripts in themes.items():
+        runs = {script: _first_run(script, places) for script in scripts}
+        found = [run for run in runs.values() if run]
+        cards = [_card(script, run, output) for script, run in runs.items()]
+        groups[title] = tally_of(found, len(scripts)), cards
+        ran += found
+    lead = tally_of(ran, sum(map(len, themes.values())))
+    if claims := [claim for run in ran for claim in run.claims]:
+        lead += f" {EXPLAINED} {chance_in_words(claims)}"
     output.mkdir(parents=True, exist_ok=True)
     file = output / "gallery.html"
-    file.write_text(gallery_page("Experiments and their claims", lead, entries), encoding="utf-8")
+    page = gallery_page("Experiments and their claims", lead, groups)
+    file.write_text(page, encoding="utf-8")
     return file
 
 
-def docstring(script: Path) -> str:
-    """A script's docstring, "" if it has none; the script is not run."""
-    return ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
+def keep_runs(
+    themes: Themes, output: str | os.PathLike[str], kept: str | os.PathLike[str]
+) -> dict[str, str]:
+    """Copy from every run of a default preset what a gallery needs: about 0.3 MB each.
 
+    That is claims.json, config.json, made.json, figure.svg, a thumbnail and a page. A README.md is
+    made of all that are kept, these and earlier ones.
 
-def _ran(script: Path, output: Path) -> bool:
-    return (output / script.stem / "claims.json").is_file()
+    Arguments:
+        themes: by title of a theme, its scripts' files.
+        output: the folder where `main` wrote each script's folder.
+        kept: the folder to copy to.
 
-
-def _entry(script: Path, claims: Sequence[Claim] | None, output: Path) -> Entry:
-    """What the page shows of a script; of one that was not run there are no claims."""
-    summary, text = _first_paragraph(script)
-    if claims is None:
-        return Entry(script.stem, summary, f"not run yet: python {script}")
-    folder = output / script.stem
-    preset = json.loads((folder / "config.json").read_text(encoding="utf-8"))["preset"]
-    figure = folder / "figure.png"
-    return Entry(
-        script.stem,
-        summary,
-        state=_tally(claims) or "no claims",
-        link=f"{script.stem}/index.html",
-        text=text,
-        claims=[as_row(claim) for claim in claims],
-        note=f'Preset "{preset}". {chance_in_words(claims)}',
-        png=figure.read_bytes() if figure.is_file() else None,
-    )
-
-
-def _first_paragraph(script: Path) -> tuple[str, str]:
-    """The docstring's first line, and what follows up to an empty line, "Run: " or the like."""
-    summary, _, rest = docstring(script).partition("\n")
-    paragraph = rest.strip().partition("\n\n")[0]
-    return summary, " ".join(_HEADING.split(paragraph)[0].split())
-
-
-def _tally(claims: Sequence[Claim]) -> str:
-    """How many hold, are undecided, are refuted, in words.
+    Returns:
+        Why a script's run was not copied, by its name.
 
     Example:
-        >>> _tally([Claim("", 1, 0, 2), Claim("", 3, 0, 2), Claim("", 2, 0, 2)])
-        '2 hold, 1 is refuted'
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "mine.py").write_text("'What it shows.'")
+        >>> keep_runs({"Mine": [folder / "mine.py"]}, folder / "runs", folder / "kept")
+        {'mine': 'not run'}
     """
-    words = {
-        "holds": ("holds", "hold"),
-        "undecided": ("is undecided", "are undecided"),
-        "refuted": ("is refuted", "are refuted"),
-    }
-    counts: Counter[str] = Counter(claim.verdict for claim in claims)
-    return ", ".join(
-        f"{counts[verdict]} {words[verdict][counts[verdict] > 1]}"
-        for verdict in words
-        if counts[verdict]
+    output, kept = as_path(output), as_path(kept)
+    refused = {}
+    for script in (script for scripts in themes.values() for script in scripts):
+        run = find_run(output / script.stem)
+        if run is None:
+            refused[script.stem] = "not run"
+        elif not run.is_default:
+            refused[script.stem] = f"not a run of the default preset alone: {run.how()}"
+        else:
+            _copy(script, run, kept / script.stem)
+    kept.mkdir(parents=True, exist_ok=True)
+    (kept / "README.md").write_text(_overview(themes, kept), encoding="utf-8")
+    return refused
+
+
+def _first_run(script: Path, places: Iterable[Path]) -> PastRun | None:
+    return next(filter(None, (find_run(place / script.stem) for place in places)), None)
+
+
+def _card(script: Path, run: PastRun | None, output: Path) -> Card:
+    """What the page shows of a script; of one that was not run there are no claims."""
+    if run is None:
+        return Card(script.stem, summary(script), f"python {script}")
+    return Card(
+        script.stem,
+        summary(script),
+        tally(run.claims),
+        link=Path(os.path.relpath(run.folder / "index.html", output)).as_posix(),
+        thumbnail=run.thumbnail(),
+        note=run.how(),
+        claims=[as_row(claim) for claim in run.claims],
     )
+
+
+def _copy(script: Path, run: PastRun, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("claims.json", "config.json", "made.json", "figure.svg"):
+        if (run.folder / name).is_file():
+            shutil.copyfile(run.folder / name, folder / name)
+    if small := run.thumbnail():
+        (folder / THUMBNAIL).write_bytes(small)
+    page = html_page(
+        script.stem,
+        docstring(script),
+        [as_row(claim) for claim in run.claims],
+        f"{EXPLAINED} {chance_in_words(run.claims)} {run.how()}",
+        "figure.svg" if (folder / "figure.svg").is_file() else None,
+    )
+    (folder / "index.html").write_text(page, encoding="utf-8")
+
+
+def _overview(themes: Themes, kept: Path) -> str:
+    """Markdown: of every theme the figures, and the claims that were refuted or undecided."""
+    runs = {title: [(s, find_run(kept / s.stem)) for s in of] for title, of in themes.items()}
+    found = {title: [(s, run) for s, run in of if run] for title, of in runs.items()}
+    every = [run for of in found.values() for _, run in of]
+    count = sum(map(len, themes.values()))
+    lines = [
+        "# Experiments and their claims",
+        "",
+        f"{tally_of(every, count)} {EXPLAINED}",
+        "`python -m experiments gallery` writes a page of these, and of your own runs.",
+    ]
+    for title, of in found.items():
+        lines += ["", f"## {title}", "", tally_of([run for _, run in of], len(themes[title]))]
+        lines += ["", "| | |", "|---|---|"]
+        for script, run in of:
+            name = script.stem
+            code = Path(os.path.relpath(script, kept)).as_posix()
+            lines.append(
+                f'| <a href="{name}/figure.svg"><img src="{name}/{THUMBNAIL}" width="280"></a> '
+                f"| **[{name}]({code})** {summary(script)} <br>{tally(run.claims)}. "
+                f"<br>{run.how()} |"
+            )
+        for verdict in ("refuted", "undecided"):
+            rows = [
+                f"- **{script.stem}**: {claim.text}: {claim.number}, expected {claim.band}"
+                for script, run in of
+                for claim in run.claims
+                if claim.verdict == verdict
+            ]
+            lines += ["", f"{verdict.capitalize()}:", "", *rows] if rows else []
+    return "\n".join(lines) + "\n"

@@ -48,8 +48,8 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
     is left out. `--output DIR` says where the folder NAME of the script is written (default
     `runs`): config.json, results.npz (see `write_results`), claims.json,
     figure.png and figure.svg, index.html, and made.json, which has the knobs that were changed, the
-    versions, the machine and the time. Several processes run as one with `--coordinator HOST:PORT --processes N --process I`, the same
-    command but for I; the first of them writes.
+    versions, the machine and the time. Several processes run as one with `--coordinator HOST:PORT
+    --processes N --process I`, the same command but for I; the first of them writes.
 
     Arguments:
         experiment: a module with what `jaxdl.claims.runner` lists.

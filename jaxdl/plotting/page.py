@@ -12,40 +12,59 @@ STYLE = """
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 sans-serif; }
 pre { white-space: pre-wrap; font: inherit; }
 img { max-width: 100%; }
+a { color: #0b57a4; }
+code { overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { border-bottom: 1px solid #ccc; padding: .3rem .7rem; text-align: left; }
 td + td { white-space: nowrap; }
 h2 { margin-top: 3rem; border-bottom: 2px solid; }
-h3 { margin: 2.5rem 0 0; }
-.note { color: #555; }
+h3 { margin: 1.5rem 0 0; }
+h4 { margin: 1rem 0 0; }
+details h3 { display: inline; }
+.note { color: #555; font-size: .9rem; }
+.links a { margin-right: 1rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; }
+.card { border: 1px solid #ccc; padding: .7rem; overflow-wrap: anywhere; }
+.card p { margin: .3rem 0 0; }
+.card a { display: block; }
+.card img { display: block; width: 100%; margin-bottom: .5rem; }
 .refuted td:last-child { color: #b00020; font-weight: bold; }
 .holds td:last-child { color: #11691d; }
 .undecided td:last-child { color: #8a5a00; }
+@media (max-width: 40rem) {
+  td, tr { display: block; }
+  tr:first-child { display: none; }
+  td { border: 0; padding: 0; }
+  td + td { white-space: normal; }
+  td:nth-child(2)::before { content: "measured: "; }
+  td:nth-child(3)::before { content: "expected: "; }
+  tr { border-bottom: 1px solid #ccc; padding: .5rem 0; }
+}
 """
+_VERDICTS = {"refuted": "Refuted", "undecided": "Undecided", "holds": "Holds"}
+"""In the order in which a page shows them, with their headings."""
 
 
-class Entry(NamedTuple):
+class Card(NamedTuple):
     """An experiment on the page of many.
 
     Attributes:
         name: the experiment's name.
         summary: what it shows, in one line.
-        state: what came of it, in a few words for the list of contents.
-        link: the address of its own page; without one it is in the list of contents only.
-        text: more of what it shows, a paragraph.
+        state: what came of it, in a few words; without a link, how to run it.
+        link: the address of its own page, "" if it was not run.
+        thumbnail: its figure as a small PNG.
+        note: how it was made, a line.
         claims: its claims.
-        note: a line below them.
-        png: its figure.
     """
 
     name: str
     summary: str
     state: str
     link: str = ""
-    text: str = ""
-    claims: Rows = ()
+    thumbnail: bytes | None = None
     note: str = ""
-    png: bytes | None = None
+    claims: Rows = ()
 
 
 def html_page(
@@ -53,17 +72,17 @@ def html_page(
     text: str,
     claims: Rows,
     note: str,
-    png: bytes | None = None,
+    figure: str | bytes | None = None,
     gifs: Sequence[bytes] = (),
 ) -> str:
-    """A page that needs no other file.
+    """The page of one experiment. It needs no other file but a figure that is given by address.
 
     Arguments:
         title: the page's title.
         text: the text above the table; line breaks are kept.
         claims: the table; a verdict is also the class of its row.
         note: a sentence below the table.
-        png: the figure, if there is one.
+        figure: a PNG, or the address of a figure; None if there is none.
         gifs: animations below it.
 
     Example:
@@ -76,52 +95,84 @@ def html_page(
         f"<pre>{html.escape(text.strip())}</pre>",
         _table(claims),
         f"<p>{html.escape(note)}</p>",
-        *([_image(f"{title}: the figure", "png", png)] if png else []),
+        *([_image(f"{title}: the figure", "png", figure)] if figure else []),
         *(_image(f"{title}: the animation", "gif", gif) for gif in gifs),
     ]
     return _document(title, parts)
 
 
-def gallery_page(title: str, lead: str, themes: Mapping[str, Sequence[Entry]]) -> str:
-    """A page of many experiments by theme, with a list of contents; it needs no other file.
+def gallery_page(title: str, lead: str, groups: Mapping[str, tuple[str, Sequence[Card]]]) -> str:
+    """A page of many experiments in groups: thumbnails, then the claims by verdict.
+
+    It needs no other file. Refuted claims come first, those that hold are folded in.
 
     Arguments:
         title: the page's title.
         lead: the text below it.
-        themes: the experiments, by title of their theme.
+        groups: by title, a line on the group, and its experiments.
 
     Example:
-        >>> page = gallery_page("All", "One.", {"Toys": [Entry("toy", "Is 1 < 2?", "not run")]})
-        >>> "<b>toy</b>: Is 1 &lt; 2? <span class=note>(not run)</span>" in page
+        >>> toy = Card("toy", "Is 1 < 2?", "python toy.py")
+        >>> page = gallery_page("All", "One.", {"Toys": ("None was run.", [toy])})
+        >>> "<b>toy</b> Is 1 &lt; 2?" in page
         True
     """
-    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(lead)}</p>"]
-    for theme, entries in themes.items():
-        lines = "\n".join(f"<li>{_line(entry)}</li>" for entry in entries)
-        parts.append(f"<p>{html.escape(theme)}</p>\n<ul>\n{lines}\n</ul>")
-    for theme, entries in themes.items():
-        articles = [_article(entry) for entry in entries if entry.link]
-        parts += [f"<h2>{html.escape(theme)}</h2>", *articles] if articles else []
+    links = [f'<a href="#{_anchor(group)}">{html.escape(group)}</a>' for group in groups]
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>{html.escape(lead)}</p>",
+        f"<p class=links>{' '.join(links)}</p>",
+    ]
+    for group, (line, cards) in groups.items():
+        ran = [card for card in cards if card.link]
+        parts += [
+            f'<h2 id="{_anchor(group)}">{html.escape(group)}</h2>',
+            f"<p>{html.escape(line)}</p>",
+            "<div class=cards>\n" + "\n".join(map(_card, ran)) + "\n</div>",
+            *map(_not_run, (card for card in cards if not card.link)),
+            *(_of_verdict(verdict, ran) for verdict in _VERDICTS),
+        ]
     return _document(title, parts)
 
 
-def _line(entry: Entry) -> str:
-    name, summary = html.escape(entry.name), html.escape(entry.summary)
-    shown = f'<a href="#{name}"><b>{name}</b></a>' if entry.link else f"<b>{name}</b>"
-    return f"{shown}: {summary} <span class=note>({html.escape(entry.state)})</span>"
+def _card(card: Card) -> str:
+    name, link = html.escape(card.name), html.escape(card.link)
+    picture = f"<b>{name}</b>"
+    if card.thumbnail:
+        picture = _image(f"{card.name}: the figure", "png", card.thumbnail) + picture
+    return (
+        f'<div class=card><a href="{link}">{picture}</a> {html.escape(card.summary)}'
+        f"<p>{html.escape(card.state)}</p><p class=note>{html.escape(card.note)}</p></div>"
+    )
 
 
-def _article(entry: Entry) -> str:
-    name = html.escape(entry.name)
-    parts = [
-        f'<h3 id="{name}">{name}</h3>',
-        f"<p><b>{html.escape(entry.summary)}</b> {html.escape(entry.text)}</p>",
-        *([_image(f"{entry.name}: the figure", "png", entry.png)] if entry.png else []),
-        _table(entry.claims),
-        f"<p class=note>{html.escape(entry.note)} "
-        f'<a href="{html.escape(entry.link)}">More on its own page.</a></p>',
-    ]
-    return "\n".join(parts)
+def _not_run(card: Card) -> str:
+    name, summary = html.escape(card.name), html.escape(card.summary)
+    return (
+        f"<p class=note><b>{name}</b> {summary} Not run: <code>{html.escape(card.state)}</code></p>"
+    )
+
+
+def _of_verdict(verdict: str, cards: Sequence[Card]) -> str:
+    """The claims of one verdict, by experiment; "" if there are none."""
+    bodies, count = [], 0
+    for card in cards:
+        claims = [claim for claim in card.claims if claim[-1] == verdict]
+        if claims:
+            name, link = html.escape(card.name), html.escape(card.link)
+            bodies.append(f'<h4><a href="{link}">{name}</a></h4>\n{_table(claims)}')
+        count += len(claims)
+    if not count:
+        return ""
+    heading = f"{_VERDICTS[verdict]}: {count} claim{'s' * (count > 1)}"
+    if verdict == "holds":
+        body = "\n".join(bodies)
+        return f"<details><summary><h3>{heading}</h3></summary>\n{body}\n</details>"
+    return "\n".join([f"<h3>{heading}</h3>", *bodies])
+
+
+def _anchor(group: str) -> str:
+    return html.escape(group.replace(" ", "-"))
 
 
 def _table(claims: Rows) -> str:
@@ -133,9 +184,11 @@ def _table(claims: Rows) -> str:
     return f"<table>{head}\n{rows}\n</table>"
 
 
-def _image(alternative: str, kind: str, data: bytes) -> str:
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return f'<img alt="{html.escape(alternative)}" src="{source}">'
+def _image(alternative: str, kind: str, data: str | bytes) -> str:
+    """An image inside the page, or that at an address."""
+    if isinstance(data, bytes):
+        data = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f'<img alt="{html.escape(alternative)}" src="{data}">'
 
 
 def _document(title: str, parts: Sequence[str]) -> str:

@@ -2,7 +2,9 @@
 
 import base64
 import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,19 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from jaxdl.claims import Claim, write_claims
+from jaxdl.claims import Claim, keep_runs, write_claims, write_gallery
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [path for path in (ROOT / "experiments").rglob("*.py") if path.stem != "__main__"]
 EXPERIMENTS = [path for path in SCRIPTS if path.parent.name != "benchmarks"]
 
 
-def run(*arguments, **variables):
+def run(*arguments, cwd=ROOT, **variables):
     return subprocess.run(
         [sys.executable, "-m", "experiments", *arguments],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | variables,
     )
 
@@ -86,23 +88,71 @@ def test_a_failing_script_makes_the_run_fail(jobs):
 
 
 def test_the_gallery_has_what_was_run_and_names_what_was_not(tmp_path):
-    folder = tmp_path / "gains"
-    folder.mkdir()
-    write_claims(folder, [Claim("a < b", 1, 0, 2), Claim("false", 3, 0, 2)])
-    (folder / "config.json").write_text('{"preset": "smoke"}')
-    (folder / "figure.png").write_bytes(b"PNG")
-    done = run("gallery", "--output", str(tmp_path))
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'gallery.html'}\n")
-    page = (tmp_path / "gallery.html").read_text()
-    assert f"1 of {len(EXPERIMENTS)} experiments were run" in page
-    assert "<td>a &lt; b</td>" in page
-    assert "They make 2 claims: 1 holds, 1 is refuted." in page
-    assert "(1 holds, 1 is refuted)" in page
-    assert "Preset &quot;smoke&quot;. Chance refutes" in page
+    claims = [Claim("a < b", 1, 0, 2), Claim("false", 3, 0, 2)]
+    stored(tmp_path / "runs", "gains", claims, preset="smoke")
+    # In a copy, what the project has kept is not there.
+    copy = tmp_path / "copy" / "experiments"
+    shutil.copytree(ROOT / "experiments", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    done = run("gallery", "--output", str(tmp_path / "runs"), cwd=copy.parent)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'runs' / 'gallery.html'}\n")
+    page = (tmp_path / "runs" / "gallery.html").read_text()
+    said = f"1 of {len(EXPERIMENTS)} experiments were run. Of 2 claims 1 holds, 1 is refuted."
+    assert f"<p>{said}" in page
     assert f"data:image/png;base64,{base64.b64encode(b'PNG').decode()}" in page
-    assert page.count("(not run yet: python experiments/") == len(EXPERIMENTS) - 1
-    assert page.index("<p>Initialisation") < page.index("<p>Generalisation")
-    assert page.count("<h2>") == 1
+    assert '<a href="gains/index.html">' in page
+    assert "<p>1 holds, 1 is refuted</p>" in page
+    assert "Preset &quot;smoke&quot;" in page
+    assert page.count("Not run: <code>python experiments/") == len(EXPERIMENTS) - 1
+    refuted, holds = page.index("<h3>Refuted: 1 claim</h3>"), page.index("Holds: 1 claim</h3>")
+    assert refuted < page.index("<td>false</td>") < holds < page.index("<td>a &lt; b</td>")
+    order = [page.index(f">{title}</h2>") for title in ("Initialisation", "Generalisation")]
+    assert order == sorted(order)
+
+
+def test_runs_of_default_presets_are_kept_and_fill_the_gaps_of_a_gallery(tmp_path):
+    scripts = {name: tmp_path / f"{name}.py" for name in ("kept", "changed", "smoke", "old", "no")}
+    for name, script in scripts.items():
+        script.write_text(f'"""What {name} shows."""')
+    runs, kept, claims = tmp_path / "runs", tmp_path / "docs", [Claim("1 < 2", 1, 0, 2)]
+    stored(runs, "kept", [*claims, Claim("false", 3, 0, 2)])
+    stored(runs, "changed", claims, changed={"seeds": 2})
+    stored(runs, "smoke", claims, preset="smoke")
+    stored(runs, "old", claims)
+    (runs / "old" / "made.json").unlink()
+    refused = keep_runs({"All": list(scripts.values())}, runs, kept)
+    assert {name: why.partition(":")[0] for name, why in refused.items()} == {
+        "changed": "not a run of the default preset alone",
+        "smoke": "not a run of the default preset alone",
+        "old": "not a run of the default preset alone",
+        "no": "not run",
+    }
+    assert ", seeds 2: 9 s on 2 cores of a CPU" in refused["changed"]
+    assert sorted(path.name for path in kept.iterdir()) == ["README.md", "kept"]
+    assert sorted(path.name for path in (kept / "kept").iterdir()) == [
+        "claims.json", "config.json", "figure.svg", "index.html", "made.json", "thumbnail.png",
+    ]  # fmt: skip
+    overview = (kept / "README.md").read_text()
+    assert "1 of 5 experiments were run. Of 2 claims 1 holds, 1 is refuted." in overview
+    assert "- **kept**: false: 3, expected 0 to 2" in overview
+    assert "](../kept.py)** What kept shows." in overview
+    assert '<img alt="kept: the figure" src="figure.svg">' in (kept / "kept/index.html").read_text()
+
+    page = write_gallery({"All": list(scripts.values())}, tmp_path / "new", kept).read_text()
+    assert '<a href="../docs/kept/index.html">' in page
+    assert "1 of 5 experiments were run" in page
+
+
+def stored(output, name, claims, *, preset="default", changed=None):
+    """What a run leaves that a gallery reads."""
+    folder = output / name
+    folder.mkdir(parents=True)
+    write_claims(folder, claims)
+    (folder / "config.json").write_text(json.dumps({"preset": preset}))
+    made = {"changed": changed or {}, "seconds": 9.0, "cores": 2, "processor": "a CPU"}
+    made |= {"python": "3.11", "jax": "0.10", "date": "2026-01-01"}
+    (folder / "made.json").write_text(json.dumps(made))
+    (folder / "figure.png").write_bytes(b"PNG")
+    (folder / "figure.svg").write_text("<svg/>")
 
 
 def test_a_theme_is_run_whole_and_a_script_once():

@@ -1,8 +1,8 @@
 """A traced program: what is in it, and how to cut it into pieces."""
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,29 +105,53 @@ class Segment:
         return given
 
 
-def cut(program: Jaxpr, after: Sequence[Var], outputs: Sequence[Any]) -> tuple[Segment, ...]:
-    """Cut a program into pieces, one up to each variable and one to the end.
+def scan_parts(scan: JaxprEqn) -> tuple[int, int]:
+    """How many inputs of a scan are constants, and how many are carried; the others are slices.
 
-    Equations that neither these variables nor the outputs depend on are left out.
+    Only slices have one axis less inside. jax 0.11 dropped the parameters that count them.
+    """
+
+    def axes(atoms: Sequence[Any]) -> list[int]:
+        return [len(atom.aval.shape) for atom in atoms]
+
+    (body,) = inner_programs(scan)
+    carries = sum(map(operator.eq, axes(scan.outvars), axes(body.outvars)))
+    slices = sum(map(operator.ne, axes(scan.invars), axes(body.invars)))
+    return len(body.invars) - carries - slices, carries
+
+
+def cut(program: Jaxpr, stops: Sequence[Var | int], outputs: Sequence[Any]) -> tuple[Segment, ...]:
+    """Cut a program into pieces, one up to each stop and one to the end.
+
+    Equations that neither the stops nor the outputs depend on are left out.
 
     Arguments:
         program: straight-line at the outer level.
-        after: the variables, in the order in which the program makes them.
+        stops: in order of execution, a variable, which its piece makes, or the index of an
+            equation that stands between two pieces.
         outputs: the atoms needed at the end.
     """
     made_by = makers(program)
-    bounds = [0, *(made_by[variable] + 1 for variable in after), len(program.eqns)]
     needed = {atom for atom in outputs if not isinstance(atom, Literal)}
-    needed |= set(after)
+    pieces, start = [], 0
+    for end in stops:
+        if isinstance(end, int):
+            needed |= _variables(program.eqns[end].invars)
+            pieces.append((start, end))
+        else:
+            needed.add(end)
+            pieces.append((start, made_by[end] + 1))
+        start = pieces[-1][1] + isinstance(end, int)
+    pieces.append((start, len(program.eqns)))
     segments = []
-    for start, stop in reversed(list(itertools.pairwise(bounds))):
+    for first, stop in reversed(pieces):
         wanted = set(needed)
         kept = []
-        for eqn in reversed(program.eqns[start:stop]):
+        for eqn in reversed(program.eqns[first:stop]):
             if wanted.isdisjoint(eqn.outvars) and not eqn.effects:
                 continue
             kept.append(eqn)
-            wanted |= {atom for atom in eqn.invars if not isinstance(atom, Literal)}
+            wanted |= _variables(eqn.invars)
         kept.reverse()
         made = [variable for eqn in kept for variable in eqn.outvars]
         gives = tuple(variable for variable in made if variable in needed)
@@ -139,3 +163,7 @@ def cut(program: Jaxpr, after: Sequence[Var], outputs: Sequence[Any]) -> tuple[S
         piece = program.replace(constvars=[], invars=reads, outvars=gives, eqns=kept)
         segments.append(Segment(reads, gives, piece))
     return tuple(reversed(segments))
+
+
+def _variables(atoms: Iterable[Any]) -> set[Var]:
+    return {atom for atom in atoms if not isinstance(atom, Literal)}

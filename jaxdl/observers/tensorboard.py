@@ -181,10 +181,9 @@ def _record(settings: tuple[Any, ...], variables: Any, batch: Any, key: Any) -> 
     recorded = record(
         model, variables, batch, loss=loss, train=True, key=key, preprocess=preprocess
     )
-    names = [row.name for row in recorded.rows]
     return {
-        "activations": dict(zip(names, recorded.values, strict=True)),
-        "gradients": dict(zip(names, recorded.gradients, strict=True)),
+        "activations": {row.name: recorded.values[row.site][row.layer] for row in recorded.rows},
+        "gradients": {row.name: recorded.gradients[row.site][row.layer] for row in recorded.rows},
         "weight_gradients": recorded.parameter_gradients,
     }
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from jaxdl.jaxprs import inner_programs
+from jaxdl.jaxprs import inner_programs, scan_parts
 
 
 class Flops(NamedTuple):
@@ -84,11 +84,7 @@ def _of_equation(eqn: JaxprEqn, reads: list[bool]) -> tuple[Flops, list[bool]]:
 
 
 def _of_scan(eqn: JaxprEqn, body: Jaxpr, reads: list[bool]) -> tuple[Flops, list[bool]]:
-    # The inputs are constants, carries, then slices. Only slices have one axis less inside. jax
-    # 0.11 dropped the parameters that count them.
-    carries = sum(len(_shape(a)) == len(_shape(b)) for a, b in _pairs(eqn.outvars, body.outvars))
-    slices = sum(len(_shape(a)) != len(_shape(b)) for a, b in _pairs(eqn.invars, body.invars))
-    consts = len(body.invars) - carries - slices
+    consts, carries = scan_parts(eqn)
     while True:
         flops, gives = count_flops(body, reads)
         carried = [

@@ -8,12 +8,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.extend.core import Literal
 from jaxtyping import Array
 
-from jaxdl.diagnostics.signal.recording import parameter_counts
-from jaxdl.diagnostics.signal.rows import Trace, root_of, trace_shapes
-from jaxdl.jaxprs import makers
+from jaxdl.diagnostics.signal.feeds import Feeds
+from jaxdl.diagnostics.signal.rows import Trace, trace_shapes
 from jaxdl.training.task import scale_images
 
 INPUT, OUTPUT = "input", "output"
@@ -112,43 +110,21 @@ def graph(
 
 
 def _graph_of(traced: Trace, variables: Mapping[str, Any], inputs: Any) -> Graph:
-    program = traced.program.jaxpr
-    made_by = makers(program)
     read = _named(INPUT, inputs)
+    program = traced.top.program
     first = len(jax.tree.leaves(dict(variables)))
     known = dict(zip(program.invars[first : first + len(read)], read, strict=True))
-    counts = parameter_counts(variables.get("params", {}), traced.rows)
+    feeds = Feeds(traced, known)
     nodes = [Node(name, INPUT, tuple(leaf.shape)) for name, leaf in read.items()]
     edges: list[tuple[str, str]] = []
-
-    def sources(atom: Any) -> list[str]:
-        """The nearest values with a name that this one is computed from."""
-        found: dict[str, None] = {}
-        open_, seen = [atom], set()
-        while open_:
-            variable = open_.pop()
-            if isinstance(variable, Literal) or variable in seen:
-                continue
-            seen.add(variable)
-            if variable in known:
-                found[known[variable]] = None
-            elif variable in made_by:
-                open_ += program.eqns[made_by[variable]].invars
-        return list(found)
-
-    for row, count in zip(traced.rows, counts, strict=True):
-        nodes.append(Node(row.name, row.kind, row.shape, count))
-        root = root_of(program, made_by, row.variable)
-        taken = [
-            name for atom in program.eqns[made_by[root]].invars for name in reversed(sources(atom))
-        ]
-        edges += [(name, row.name) for name in dict.fromkeys(taken)]
-        known |= {root: row.name, row.variable: row.name}
-    given = program.outvars[: traced.outputs]
+    for number, row in enumerate(traced.rows):
+        nodes.append(Node(row.name, row.kind, row.shape, row.parameters))
+        edges += [(name, row.name) for name in feeds.of_row(number)]
+    given = program.outvars
     outputs = _named(OUTPUT, jax.tree.unflatten(traced.structure, [atom.aval for atom in given]))
     for (name, value), atom in zip(outputs.items(), given, strict=True):
         nodes.append(Node(name, OUTPUT, tuple(value.shape)))
-        edges += [(source, name) for source in reversed(sources(atom))]
+        edges += [(source, name) for source in feeds.of_output(atom)]
     return Graph(tuple(nodes), tuple(edges))
 
 

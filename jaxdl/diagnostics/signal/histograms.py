@@ -11,7 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from jaxdl.compiling import jit_with
-from jaxdl.diagnostics.signal.recording import map_stacked, record
+from jaxdl.diagnostics.signal.recording import record
 from jaxdl.training.task import Batch, PerExample, parts_of, scale_images
 
 
@@ -128,8 +128,8 @@ def _count(
         _counter(number, edges) for number, edges in zip(numbers, given, strict=True)
     )
     return Histograms(
-        activations=map_stacked(of_activations, recorded.values),
-        gradients=None if loss is None else map_stacked(of_gradients, recorded.gradients),
+        activations=recorded.map_rows(of_activations, recorded.values),
+        gradients=None if loss is None else recorded.map_rows(of_gradients, recorded.gradients),
         names=tuple(row.name for row in recorded.rows),
         kinds=tuple(row.kind for row in recorded.rows),
     )

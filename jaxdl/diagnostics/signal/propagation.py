@@ -1,6 +1,6 @@
 """Signal and gradient, layer by layer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,14 +12,8 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from jaxdl.compiling import jit_with
-from jaxdl.diagnostics.signal.recording import (
-    Recording,
-    Slope,
-    map_stacked,
-    parameters_of,
-    record,
-)
-from jaxdl.diagnostics.signal.rows import ACTIVATION, Row
+from jaxdl.diagnostics.signal.recording import Recording, Slope, map_stacked, record
+from jaxdl.diagnostics.signal.rows import ACTIVATION, Trace
 from jaxdl.diagnostics.sizes import mean_and_deviation, norm
 from jaxdl.plotting import signal_figure
 from jaxdl.training.task import Batch, PerExample, parts_of, scale_images
@@ -32,8 +26,10 @@ class Propagation:
     r"""What `propagation` measured: one entry for each row, in order of execution.
 
     A row is the output of a module that calls no other module (kind: the module's class), or the
-    result of plain functions between two modules (kind: "activation", also for pooling). A module
-    that is called again has a row for each call, named `path:2` and so on.
+    result of plain functions between two modules (kind: "activation", also for pooling; with
+    parameters of their own: "parameters"). A module that is called again has a row for each call,
+    named `path:2` and so on. The layers of a scan or of a vmap have a row each, `blocks[2]/dense`;
+    a scan over time has one row for all times.
 
     The fields are float32 arrays of shape (rows,), after any axes of a `vmap`. They hold standard
     deviations, not variances: a gradient of 1e-25 is a float32 number, but its square is not. The
@@ -204,27 +200,27 @@ def _measure(
         model, variables, batch, loss=loss, train=train, key=key, preprocess=preprocess
     )
     rows = recorded.rows
-    of_values = map_stacked(_statistics, recorded.values)
-    of_gradients = map_stacked(_statistics, recorded.gradients)
-    weights = _norms(rows, variables["params"])
+    of_values = recorded.map_rows(_statistics, recorded.values)
+    of_gradients = recorded.map_rows(_statistics, recorded.gradients)
+    weights = _norms(recorded.trace, variables["params"])
     return Propagation(
         mean=of_values.mean,
         stddev=of_values.stddev,
         dead_fraction=of_values.dead_fraction,
-        saturated_fraction=_saturated_fractions(recorded.slopes, saturation),
+        saturated_fraction=_saturated_fractions(recorded, saturation),
         nonfinite_fraction=of_values.nonfinite_fraction,
         gradient_mean=of_gradients.mean,
         gradient_stddev=of_gradients.stddev,
         gradient_zero_fraction=of_gradients.zero_fraction,
         gradient_nonfinite_fraction=of_gradients.nonfinite_fraction,
         weight_norm=weights,
-        weight_gradient_norm=_norms(rows, recorded.parameter_gradients),
+        weight_gradient_norm=_norms(recorded.trace, recorded.parameter_gradients),
         update_ratio=_update_ratio(recorded, variables["params"], optimizer, opt_state, weights),
         loss=recorded.loss,
         names=tuple(row.name for row in rows),
         kinds=tuple(row.kind for row in rows),
         shapes=tuple(row.shape for row in rows),
-        has_weights=tuple(bool(parameters_of(variables["params"], row)) for row in rows),
+        has_weights=tuple(row.has_weights for row in rows),
     )
 
 
@@ -248,31 +244,36 @@ def _statistics(values: Array) -> _Statistics:
     )
 
 
-def _saturated_fractions(slopes: Sequence[Slope | None], saturation: float) -> Array:
+def _saturated_fractions(recorded: Recording, saturation: float) -> Array:
     def saturated(slope: Slope) -> Array:
         return _share((slope.slope < saturation) & (slope.value != 0))
 
-    fractions: list[Any] = [jnp.nan] * len(slopes)
-    known = [index for index, slope in enumerate(slopes) if slope is not None]
+    counts = [values.shape[0] for values in recorded.values]
+    fractions = [jnp.full(count, jnp.nan, jnp.float32) for count in counts]
+    known = [number for number, slope in enumerate(recorded.slopes) if slope is not None]
     if known:
-        measured = map_stacked(saturated, [slopes[index] for index in known])
-        for place, index in enumerate(known):
-            fractions[index] = measured[place]
-    return jnp.stack([jnp.asarray(fraction, jnp.float32) for fraction in fractions])
+        measured = map_stacked(saturated, [recorded.slopes[number] for number in known])
+        ends = np.cumsum([counts[number] for number in known])
+        for number, end in zip(known, ends, strict=True):
+            fractions[number] = measured[end - counts[number] : end]
+    return recorded.trace.in_order(jnp.concatenate(fractions))
 
 
 def _share(holds: Array) -> Array:
     return jnp.mean(holds, dtype=jnp.float32)
 
 
-def _norms(rows: tuple[Row, ...], params: Any) -> Array:
+def _norms(traced: Trace, params: Any) -> Array:
+    """By row, the norm of its kernels, or of all its parameters; NaN without any."""
     norms = []
-    for row in rows:
-        parameters = parameters_of(params, row)
-        kernels = [parameter for parameter in parameters if parameter.ndim > 1]
-        none = jnp.asarray(jnp.nan, jnp.float32)
-        norms.append(norm(kernels or parameters) if parameters else none)
-    return jnp.stack(norms)
+    for site, count in zip(traced.sites, traced.layers(), strict=True):
+        parameters = traced.parameters(site, params)
+        kernels = [parameter for parameter in parameters if parameter.ndim > 2]
+        if parameters:
+            norms.append(jax.vmap(norm)(kernels or parameters))
+        else:
+            norms.append(jnp.full(count, jnp.nan, jnp.float32))
+    return traced.in_order(jnp.concatenate(norms))
 
 
 def _update_ratio(
@@ -287,7 +288,7 @@ def _update_ratio(
     if opt_state is None:
         opt_state = optimizer.init(params)
     updates, _ = optimizer.update(recorded.parameter_gradients, opt_state, params)
-    return _norms(recorded.rows, updates) / weight_norms
+    return _norms(recorded.trace, updates) / weight_norms
 
 
 def _wide(values: Any) -> Any:

@@ -1,5 +1,6 @@
 """The values of a forward pass, row by row, and the gradients of the loss with respect to them."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,7 +12,8 @@ import numpy as np
 from jax.extend.core import Jaxpr, Literal, Var
 from jaxtyping import Array, Float
 
-from jaxdl.diagnostics.signal.rows import ACTIVATION, Row, signals_of, trace
+from jaxdl.diagnostics.signal.rows import Row, Trace, trace
+from jaxdl.diagnostics.signal.sites import Site
 from jaxdl.jaxprs import Segment, holds_primitive
 from jaxdl.training.steps import uphill
 from jaxdl.training.task import (
@@ -32,13 +34,13 @@ class Slope(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """One array for each row, in order of execution.
+    """One array for each site: for each row, but once for all layers of a scan.
 
     Attributes:
-        rows: the row of each array.
-        values: the forward pass's values.
-        slopes: the slope of the function from the row before to this row, if it has no parameters
-            and both rows are real; None for other rows.
+        trace: the rows, and the site and the layer of each.
+        values: the forward pass's values, with a first axis of layers.
+        slopes: the slope of the function from the value before to this one, if it has no parameters
+            and both are real; None for others. With a first axis of layers.
         gradients: gradients of the summed per-example losses with respect to the values; empty
             without a loss. They point uphill, for complex values too.
         parameter_gradients: gradients of the mean loss with respect to the parameters; None without
@@ -46,12 +48,21 @@ class Recording(NamedTuple):
         loss: the mean loss over the batch; NaN without a loss.
     """
 
-    rows: tuple[Row, ...]
+    trace: Trace
     values: list[Array]
     slopes: list[Slope | None]
     gradients: list[Array]
     parameter_gradients: Any
     loss: Float[Array, ""]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows, in order of execution."""
+        return self.trace.rows
+
+    def map_rows(self, function: Callable[[Any], Any], arrays: Sequence[Any]) -> Any:
+        """`function` of every row of arrays by site, stacked in the order of the rows."""
+        return jax.tree.map(self.trace.in_order, map_stacked(function, arrays))
 
 
 def record(
@@ -81,98 +92,89 @@ def record(
     traced, (variables, _, _) = trace(model, variables, inputs, train=train, key=key)
     unlike_params = {name: value for name, value in variables.items() if name != "params"}
 
-    def run(params: Any, taps: list[Array]) -> tuple[Any, list[Array], list[Slope | None]]:
-        values: list[Array] = []
-        slopes: list[Slope | None] = []
-
-        def on_row(index: int, value: Any, segment: Segment, before: Mapping[Var, Any]) -> Any:
-            row, row_before = traced.rows[index], traced.rows[index - 1] if index else None
-            flat = None if parameters_of(params, row) else _slope(row, row_before, segment, before)
-            slopes.append(flat)
-            values.append(value + taps[index])
-            return values[-1]
+    def run(params: Any, taps: list[Array] | None) -> tuple[Any, list[Any]]:
+        def on_site(
+            number: int, value: Any, tap: Any, segment: Segment, before: Mapping[Var, Any]
+        ) -> tuple[Any, Any]:
+            value = value if tap is None else value + tap
+            site = traced.sites[number]
+            flat = None if site.own else _slope(traced, number, segment, before)
+            return value, (value, flat)
 
         arguments = ({**unlike_params, "params": params}, inputs, key)
-        return traced.replay(arguments, on_row), values, slopes
+        return traced.replay(arguments, taps, on_site)
 
-    def total_loss(params: Any, taps: list[Array]) -> tuple[Array, Any]:
+    def layers_first(arrays: Sequence[Any]) -> list[Any]:
+        return [
+            jax.tree.map(functools.partial(traced.by_layer, site), array)
+            for site, array in zip(traced.sites, arrays, strict=True)
+        ]
+
+    def total_loss(params: Any, taps: list[Array]) -> tuple[Array, list[Any]]:
         assert loss is not None
-        outputs, values, slopes = run(params, taps)
+        outputs, kept = run(params, taps)
         total = sum_over_batch(*per_example("loss", loss, outputs, batch))
         if isinstance(total, Weighted):
             total = total.total / total.weight * examples
-        return total, (values, slopes)
+        return total, kept
 
     examples = batch["inputs"].shape[0]
-    taps = signals_of(traced)
     params = variables["params"]
     if loss is None:
-        _, values, slopes = run(params, taps)
-        return Recording(traced.rows, values, slopes, [], None, jnp.asarray(jnp.nan))
-    (total, (values, slopes)), (of_params, of_values) = jax.value_and_grad(
+        _, kept = run(params, None)
+        values, slopes = zip(*layers_first(kept), strict=True)
+        return Recording(traced, list(values), list(slopes), [], None, jnp.asarray(jnp.nan))
+    (total, kept), (of_params, of_values) = jax.value_and_grad(
         total_loss, argnums=(0, 1), has_aux=True
-    )(params, taps)
+    )(params, traced.taps())
+    values, slopes = zip(*layers_first(kept), strict=True)
     mean_gradients = jax.tree.map(lambda gradient: gradient / examples, uphill(of_params))
-    gradients = uphill(of_values)
-    return Recording(traced.rows, values, slopes, gradients, mean_gradients, total / examples)
+    gradients = layers_first(uphill(of_values))
+    return Recording(
+        traced, list(values), list(slopes), gradients, mean_gradients, total / examples
+    )
 
 
 def map_stacked(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any:
-    """Apply `function` to each argument and stack the results.
+    """Apply `function` to each slice along the first axis of each argument; stack the results.
 
-    Arguments of one shape are computed together. A deep network has many layers of one shape, and a
+    Slices of one shape are computed together. A deep network has many layers of one shape, and a
     program that repeats the same reductions for each takes minutes to compile.
     """
     alike: dict[Any, list[int]] = {}
     for index, argument in enumerate(arguments):
-        kind = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(argument))
+        kind = tuple((leaf.shape[1:], str(leaf.dtype)) for leaf in jax.tree.leaves(argument))
         alike.setdefault(kind, []).append(index)
+    counts = [jax.tree.leaves(argument)[0].shape[0] for argument in arguments]
+    starts = np.cumsum([0, *counts[:-1]])
     mapped, order = [], []
     for indices in alike.values():
         group = [arguments[index] for index in indices]
-        mapped.append(jax.vmap(function)(jax.tree.map(lambda *each: jnp.stack(each), *group)))
-        order += indices
+        mapped.append(jax.vmap(function)(jax.tree.map(lambda *each: jnp.concatenate(each), *group)))
+        order += [starts[index] + place for index in indices for place in range(counts[index])]
     places = np.argsort(order)
     return jax.tree.map(lambda *each: jnp.concatenate(each)[places], *mapped)
 
 
-def parameters_of(params: Any, row: Row) -> list[Any]:
-    """The parameters of the row's module as a list; empty for an activation."""
-    if row.kind == ACTIVATION:
-        return []
-    for part in row.path:
-        params = params.get(part, {})
-    return jax.tree.leaves(params)
-
-
-def parameter_counts(params: Any, rows: Sequence[Row]) -> list[int]:
-    """The learned numbers of each row's module; 0 where an earlier row counts them."""
-    counted: set[tuple[str, ...]] = set()
-    counts = []
-    for row in rows:
-        own = [] if row.path in counted else parameters_of(params, row)
-        counted.add(row.path)
-        counts.append(sum(leaf.size for leaf in own))
-    return counts
-
-
-def _slope(
-    row: Row, row_before: Row | None, segment: Segment, before: Mapping[Var, Any]
-) -> Slope | None:
-    r"""The slope of the function from the row before to `row`.
+def _slope(traced: Trace, number: int, segment: Segment, before: Mapping[Var, Any]) -> Slope | None:
+    r"""The slope of the function from the value before to this one.
 
     For a vector v of signs, |J v| = |f'(z)| in every entry if f is elementwise. The signs alternate
     at random: a norm or a softmax has J v = 0 for a constant v and would look flat.
     """
-    if row_before is None or row_before.variable not in segment.reads:
+    site = traced.sites[number]
+    site_before: Site | None = traced.sites[number - 1] if number else None
+    if site_before is None or site_before.level is not site.level:
         return None
-    made = _last_of_same_shape(segment.program, row_before.variable, row.variable)
-    if jnp.issubdtype(row_before.dtype, jnp.complexfloating):
+    if site_before.variable not in segment.reads:
+        return None
+    made = _last_of_same_shape(segment.program, site_before.variable, site.variable)
+    if jnp.issubdtype(site_before.dtype, jnp.complexfloating):
         return None  # the slope of a complex function depends on the direction
     if made is None or holds_primitive(segment.program, "custom_vjp_call"):
         return None  # a hand-written backward pass has no forward derivative
     function = replace(segment, gives=(made,), program=segment.program.replace(outvars=[made]))
-    at = segment.reads.index(row_before.variable)
+    at = segment.reads.index(site_before.variable)
     values = [jax.lax.stop_gradient(before[variable]) for variable in segment.reads]
     signs = _scattered_signs(values[at])
 

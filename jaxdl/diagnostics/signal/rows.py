@@ -5,101 +5,132 @@ of it, also a residual connection outside of any module.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import tracers
+import numpy as np
 from flax.errors import InvalidRngError
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 from jaxtyping import Array
 
 from jaxdl.calling import call_model, initial_variables
 from jaxdl.checks import require_key, require_module
-from jaxdl.jaxprs import Segment, cut, makers
+from jaxdl.diagnostics.signal.labels import keys_of, labelled, received
+from jaxdl.diagnostics.signal.levels import Level, OnSite
+from jaxdl.diagnostics.signal.opened import written_out
+from jaxdl.diagnostics.signal.sites import Site, Source, find_sites
 
 ACTIVATION = "activation"
-
-# These operations move or round values: a reshaped value is the same signal.
-_MOVES = {"reshape", "squeeze", "expand_dims", "transpose", "convert_element_type", "copy"}
-_CALLS = {"jit", "pjit", "closed_call"}
+PARAMETERS = "parameters"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A value of the model's forward pass.
+    """A value of the model's forward pass, of one layer.
 
     Attributes:
         name: the module's path; for an activation the name of the row before, with "/activation".
-        kind: the module's class, or "activation".
-        path: the module's place in the parameters; empty for an activation.
-        variable: its variable in the traced program.
+            A layer of a scan or of a vmap has its number, "blocks[2]/dense".
+        kind: the module's class; "activation"; or "parameters" of a plain function with parameters.
+        site: the number of its site.
+        layer: its number among the layers of the site.
+        shape: the value's shape, the batch included.
+        dtype: the value's dtype.
+        parameters: the number of its parameters; 0 where an earlier row counts them.
+        has_weights: whether it has parameters.
     """
 
     name: str
     kind: str
-    path: tuple[str, ...]
-    variable: Var
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The value's shape, the batch included."""
-        aval: Any = self.variable.aval
-        return tuple(aval.shape)
-
-    @property
-    def dtype(self) -> Any:
-        """The value's dtype."""
-        aval: Any = self.variable.aval
-        return aval.dtype
+    site: int
+    layer: int
+    shape: tuple[int, ...]
+    dtype: Any
+    parameters: int
+    has_weights: bool
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A model's forward pass as straight-line pieces, one up to each row and one to the end.
+    """A model's forward pass, cut after every site.
 
     Attributes:
         rows: the values, in order of execution.
-        segments: one more than the rows.
-        program: the whole program, with its constants.
+        sites: the values, once for all layers of a scan.
+        top: the program.
         structure: the tree structure of the model's outputs.
-        outputs: the number of output arrays.
+        hidden: the modules whose values cannot be looked at.
     """
 
     rows: tuple[Row, ...]
-    segments: tuple[Segment, ...]
-    program: ClosedJaxpr
+    sites: tuple[Site, ...]
+    top: Level
     structure: Any
-    outputs: int
+    hidden: tuple[str, ...]
+    layered: frozenset[Level]
 
     def replay(
-        self, arguments: Any, on_row: Callable[[int, Any, Segment, Mapping[Var, Any]], Any]
-    ) -> Any:
-        """Compute the model's outputs again, and pass every row's value through `on_row`.
+        self, arguments: Any, taps: Sequence[Any] | None, on_site: OnSite
+    ) -> tuple[Any, list[Any]]:
+        """Compute the model's outputs again, and pass every site's value through `on_site`.
 
         Arguments:
             arguments: arguments like those of the trace, with the same structure.
-            on_row: (index, value, segment that made it, values before it) -> the value to go on
-                with.
+            taps: one for each site, handed to `on_site` with the value.
+            on_site: see `OnSite`.
+
+        Returns:
+            The outputs; what `on_site` kept of every site.
         """
-        jaxpr = self.program.jaxpr
-        values: dict[Var, Any] = dict(zip(jaxpr.constvars, self.program.consts, strict=True))
-        values.update(zip(jaxpr.invars, jax.tree.leaves(arguments), strict=True))
-        for index, segment in enumerate(self.segments):
-            before = dict(values)
-            given = segment.run([values[variable] for variable in segment.reads])
-            values.update(zip(segment.gives, given, strict=True))
-            if index < len(self.rows):
-                variable = self.rows[index].variable
-                values[variable] = on_row(index, values[variable], segment, before)
-        outputs = [
-            atom.val if isinstance(atom, Literal) else values[atom]
-            for atom in jaxpr.outvars[: self.outputs]
+        inputs = jax.tree.leaves(_ordered(arguments))
+        outputs, kept = self.top.run(inputs, dict(enumerate(taps or ())), on_site)
+        return (
+            jax.tree.unflatten(self.structure, outputs),
+            [kept[number] for number in range(len(self.sites))],
+        )
+
+    def taps(self) -> list[Array]:
+        """Zeros for each site, of its value's shape and dtype, with axes of all scans around it."""
+        return [
+            jnp.zeros((*(scan.length for scan in site.scans), *site.shape), site.dtype)
+            for site in self.sites
         ]
-        return jax.tree.unflatten(self.structure, outputs)
+
+    def by_layer(self, site: Site, values: Array) -> Array:
+        """A site's values with one first axis of layers, of length 1 without layers."""
+        axes = list(_layer_axes(site, self.layered).values())
+        front = jnp.moveaxis(values, axes, range(len(axes)))
+        count = math.prod(front.shape[: len(axes)])
+        return front.reshape(count, *front.shape[len(axes) :])
+
+    def in_order(self, values: Array) -> Array:
+        """Values of all layers of the first site, of the second..., in the order of the rows."""
+        starts = np.cumsum([0, *self.layers()[:-1]])
+        return values[np.array([starts[row.site] + row.layer for row in self.rows])]
+
+    def layers(self) -> list[int]:
+        """How many rows each site has."""
+        return [_layers(site, self.layered) for site in self.sites]
+
+    def parameters(self, site: Site, params: Any) -> list[Array]:
+        """A site's parameters, each with a first axis of layers."""
+        leaves = jax.tree.leaves(params)
+        sources = _layer_axes(site, self.layered)
+        sizes = _sizes(site, self.layered)
+        found = []
+        for own in site.own:
+            axes = [own.axes[source] for source in sources if source in own.axes]
+            front = jnp.moveaxis(leaves[own.leaf], axes, range(len(axes)))
+            rest = front.shape[len(axes) :]
+            held = [size if s in own.axes else 1 for s, size in zip(sources, sizes, strict=True)]
+            spread = jnp.broadcast_to(front.reshape(*held, *rest), (*sizes, *rest))
+            found.append(spread.reshape(math.prod(sizes), *rest))
+        return found
 
 
 def trace(
@@ -109,7 +140,9 @@ def trace(
 
     Rows are the outputs of modules that call no other module. A value that a module receives, or
     the model returns, is a row too if a plain function made it from such an output. A reshaped
-    value has no second row. A lifted transformation (`nn.scan`, `nn.remat`, `nn.vmap`) is one row.
+    value has no second row. Blocks under `nn.remat` and `nn.jit` have the rows that they have
+    without; a scan or a vmap over layers has those of every layer. A scan over time has one row for
+    all times. Only what depends on a parameter has a row.
     `variables`, `inputs` and `key` may be traced, or only shapes and dtypes.
 
     Raises:
@@ -120,22 +153,21 @@ def trace(
     if key is not None:
         require_key(key)
     arguments = (dict(variables), inputs, key)
-    seen: list[_Seen] = []
     structure = None
 
-    def forward(variables: Any, inputs: Any, key: Any) -> tuple[list[Any], list[Any]]:
+    def forward(ordered: Any) -> list[Any]:
         nonlocal structure
-        seen.clear()
-        with nn.intercept_methods(_watcher(seen)):
+        params, others, inputs, key = ordered
+        with labelled():
             outputs, _ = call_model(
-                model, variables, inputs, train=train, dropout_key=key, moving=True
-            )
-        seen.extend(_Seen(value, "", None) for value in _signals(outputs))
-        leaves, structure = jax.tree.flatten(outputs)
-        return leaves, [each.value for each in seen]
+                model, {**others, "params": params}, inputs, train=train, dropout_key=key,
+                moving=True,
+            )  # fmt: skip
+        leaves, structure = jax.tree.flatten(received(outputs))
+        return leaves
 
     try:
-        program, (outputs, _) = jax.make_jaxpr(forward, return_shape=True)(*arguments)
+        program = jax.make_jaxpr(forward)(_ordered(arguments))
     except InvalidRngError as error:
         if key is not None:
             raise
@@ -143,15 +175,27 @@ def trace(
             f"a model that draws random numbers needs a key, got key=None with train={train}; "
             "pass key=jax.random.key(0), or train=False"
         ) from error
-    rows = _rows(program.jaxpr, seen, program.jaxpr.outvars[len(outputs) :])
-    if not rows:
+    program, hidden = written_out(program)
+    top = Level(program.jaxpr, program.consts)
+    paths = [keys_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(_params(variables))]
+    count = len(program.jaxpr.invars)
+    top.mark_learned([index < len(paths) for index in range(count)])
+    sites = tuple(find_sites(top, len(paths), program.jaxpr.outvars))
+    if not sites:
         raise ValueError(
             "a model must compute at least one array in a module, "
             f"got {type(model).__name__}, which computes none; pass a model with layers"
         )
-    after = [row.variable for row in rows]
-    segments = cut(program.jaxpr, after, program.jaxpr.outvars[: len(outputs)])
-    return Trace(rows, segments, program, structure, len(outputs)), arguments
+    layered = frozenset(
+        source
+        for site in sites
+        for own in site.own
+        for source in own.axes
+        if isinstance(source, Level)
+    )
+    sizes = [leaf.size for leaf in jax.tree.leaves(_params(variables))]
+    rows = tuple(_Rows(sites, layered, paths, sizes).of(top))
+    return Trace(rows, sites, top, structure, hidden, layered), arguments
 
 
 def trace_shapes(
@@ -173,97 +217,146 @@ def trace_shapes(
     return trace(model, variables, inputs, train=train, key=key)[0], variables, inputs
 
 
-@dataclass
-class _Seen:
-    """An input or an output of a module; an output has its module's path as name."""
-
-    value: Any
-    name: str
-    module: nn.Module | None
+def _params(variables: Mapping[str, Any]) -> Any:
+    return variables.get("params", {})
 
 
-def _watcher(seen: list[_Seen]) -> Callable[..., Any]:
-    """An interceptor that lists the inputs of modules, and the outputs of leaf modules."""
-    level = tracers.current_trace()
-    has_child = [False]
-
-    def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        # Inside a lifted transformation values belong to another trace and cannot be taken out.
-        if context.method_name != "__call__" or tracers.current_trace() != level:
-            return call(*args, **kwargs)
-        seen.extend(_Seen(value, "", None) for value in _signals((args, kwargs)))
-        has_child[-1] = True
-        has_child.append(False)
-        try:
-            outputs = call(*args, **kwargs)
-        finally:
-            leaf = not has_child.pop()
-        if leaf:
-            signals = _signals(outputs)
-            name = "/".join(context.module.path) or type(context.module).__name__
-            for number, value in enumerate(signals):
-                part = f"{name}[{number}]" if len(signals) > 1 else name
-                seen.append(_Seen(value, part, context.module))
-        return outputs
-
-    return watch
+def _ordered(arguments: Any) -> Any:
+    """The parameters first: so the first inputs of the program are theirs."""
+    variables, inputs, key = arguments
+    others = {name: value for name, value in variables.items() if name != "params"}
+    return _params(variables), others, inputs, key
 
 
-def _signals(tree: Any) -> list[Any]:
-    """The arrays of floating or complex dtype that have a batch axis."""
-    return [
-        leaf
-        for leaf in jax.tree.leaves(tree)
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.ndim
-    ]
+def _layer_axes(site: Site, layered: frozenset[Level]) -> dict[Source, int]:
+    """The axes of layers in an array of the site's values, with axes of all scans around it."""
+    scans = site.scans
+    axes: dict[Source, int] = {scan: n for n, scan in enumerate(scans) if scan in layered}
+    return axes | {number: len(scans) + axis for number, axis in site.mapped.items()}
 
 
-def _rows(jaxpr: Jaxpr, seen: Sequence[_Seen], atoms: Sequence[Any]) -> tuple[Row, ...]:
-    """The distinct values among `seen`, in the order in which the program computes them."""
-    made_by = makers(jaxpr)
-    listed: dict[Any, tuple[Var, _Seen]] = {}
-    for each, atom in zip(seen, atoms, strict=True):
-        root = root_of(jaxpr, made_by, atom)
-        if root in made_by and root not in listed:
-            # Of a reshaped activation take the value before the reshape; of a module its own
-            # output.
-            listed[root] = (root if each.module is None else atom, each)
-    in_order = sorted(listed.values(), key=lambda pair: made_by[pair[0]])
-    rows: list[Row] = []
-    names: dict[str, int] = {}
-    last = None
-    for variable, each in in_order:
-        if each.module is None and last is None:
-            continue  # a function of the inputs, before any module
-        name = each.name if each.module is not None else f"{last}/{ACTIVATION}"
-        names[name] = names.get(name, 0) + 1
-        unique = name if names[name] == 1 else f"{name}:{names[name]}"
-        if each.module is None:
-            rows.append(Row(unique, ACTIVATION, (), variable))
-        else:
-            last = unique
-            rows.append(Row(unique, type(each.module).__name__, each.module.path, variable))
-    return tuple(rows)
+def _sizes(site: Site, layered: frozenset[Level]) -> list[int]:
+    scans = [scan.length for scan in site.scans if scan in layered]
+    return scans + _members(site)
 
 
-def root_of(jaxpr: Jaxpr, made_by: Mapping[Var, int], atom: Any) -> Any:
-    """The variable that `atom` is a reshaped or rounded copy of; None for a literal."""
-    while not isinstance(atom, Literal) and atom in made_by:
-        eqn = jaxpr.eqns[made_by[atom]]
-        name = eqn.primitive.name
-        if name in _MOVES:
-            atom = eqn.invars[0]
-        elif name in _CALLS and "jaxpr" in eqn.params:
-            inner = eqn.params["jaxpr"].jaxpr
-            out = root_of(inner, makers(inner), inner.outvars[eqn.outvars.index(atom)])
-            if out not in inner.invars:
-                return atom
-            atom = eqn.invars[inner.invars.index(out)]
-        else:
-            return atom
-    return None if isinstance(atom, Literal) else atom
+def _layers(site: Site, layered: frozenset[Level]) -> int:
+    return math.prod(_sizes(site, layered))
 
 
-def signals_of(traced: Trace) -> list[Array]:
-    """Zeros for each row, of its shape and dtype."""
-    return [jnp.zeros(row.shape, row.dtype) for row in traced.rows]
+class _Rows:
+    """Names the rows of a trace, level by level."""
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        layered: frozenset[Level],
+        paths: Sequence[tuple[str, ...]],
+        sizes: Sequence[int],
+    ) -> None:
+        self.sites, self.layered, self.leaves, self.sizes = sites, layered, paths, sizes
+        self.paths = _module_paths(sites, paths)
+        self.names: dict[str, int] = {}
+        self.last = ""
+        self.counted: set[tuple[int, int]] = set()
+
+    def of(
+        self, level: Level, layer: int = 0, places: Sequence[tuple[int, int]] = ()
+    ) -> Iterator[Row]:
+        """The rows of a level, for one layer of the scans around it.
+
+        Arguments:
+            places: of each of these scans how many parts of a path lead to it, and the layer.
+        """
+        for step in level.steps:
+            if step.scan is not None and step.scan in self.layered:
+                length, depth = step.scan.length, self._depth(step.scan)
+                for number in range(length):
+                    yield from self.of(
+                        step.scan, layer * length + number, (*places, (depth, number))
+                    )
+            elif step.scan is not None:
+                yield from self.of(step.scan, layer, places)
+            elif step.site is not None:
+                mapped = self.sites[step.site].mapped
+                members = math.prod(_members(self.sites[step.site]))
+                for member in range(members):
+                    own = [(len(self.paths[step.site]), member)] if mapped else []
+                    yield self._row(step.site, layer * members + member, [*places, *own])
+
+    def _row(self, number: int, layer: int, places: Sequence[tuple[int, int]]) -> Row:
+        site = self.sites[number]
+        name, kind = self._name(number, places)
+        self.names[name] = self.names.get(name, 0) + 1
+        unique = name if self.names[name] == 1 else f"{name}:{self.names[name]}"
+        if site.path is not None:
+            self.last = unique
+        times = [scan.length for scan in site.scans if scan not in self.layered]
+        inside = [size for axis, size in enumerate(site.shape) if axis not in site.mapped.values()]
+        count = 0
+        for own in site.own:
+            # The layers share a parameter that has no axis of them.
+            here = (own.leaf, layer if own.axes else 0)
+            if here not in self.counted:
+                self.counted.add(here)
+                layers = _layers(site, self.layered) if own.axes else 1
+                count += self.sizes[own.leaf] // layers
+        return Row(
+            unique, kind, number, layer, (*times, *inside), site.dtype, count, bool(site.own)
+        )
+
+    def _name(self, number: int, places: Sequence[tuple[int, int]]) -> tuple[str, str]:
+        site, parts = self.sites[number], list(self.paths[number])
+        if site.path is None and not site.own:
+            return f"{self.last}/{ACTIVATION}", ACTIVATION
+        if site.path is None:
+            leaves = [self.leaves[own.leaf] for own in site.own]
+            parts = [*leaves[0][:-1], "+".join(leaf[-1] for leaf in leaves)]
+        for depth, layer in places:
+            place = min(depth or len(parts), len(parts)) - 1
+            if parts:
+                parts[place] += f"[{layer}]"
+        name = "/".join(parts) or site.kind
+        return (name, PARAMETERS) if site.path is None else (name + site.part, site.kind)
+
+    def _depth(self, scan: Level) -> int:
+        """How many parts the paths of all modules in a scan share."""
+        inside = [
+            path
+            for site, path in zip(self.sites, self.paths, strict=True)
+            if scan in site.scans and site.path is not None
+        ]
+        parts = zip(*inside, strict=False)
+        return len(list(itertools.takewhile(lambda part: len(set(part)) == 1, parts)))
+
+
+def _module_paths(
+    sites: Sequence[Site], leaves: Sequence[tuple[str, ...]]
+) -> list[tuple[str, ...]]:
+    """The places of the sites' modules in the model.
+
+    A module's parameters know its place. Its own path is another one if it is called by `apply`
+    inside a module, or if `nn.jit` found its block in a cache, with the names of an earlier call.
+    """
+    found = []
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    for site in sites:
+        path = site.path or ()
+        read = [(leaves[own.leaf], own.depth) for own in site.own if own.depth is not None]
+        if read:
+            leaf, depth = read[0]
+            place = leaf[: len(leaf) - depth]
+            shared = 0
+            while shared < min(len(path), len(place)) and path[-1 - shared] == place[-1 - shared]:
+                shared += 1
+            before, after = path[: len(path) - shared], place[: len(place) - shared]
+            path = place
+        elif before and path[: len(before)] == before:
+            path = (*after, *path[len(before) :])
+        found.append(path)
+    return found
+
+
+def _members(site: Site) -> list[int]:
+    return [site.shape[axis] for axis in site.mapped.values()]

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxdl.diagnostics.signal.flops import Flops, count_flops
-from jaxdl.diagnostics.signal.recording import parameter_counts
+from jaxdl.diagnostics.signal.flops import NONE, Flops, count_flops
+from jaxdl.diagnostics.signal.levels import Level
 from jaxdl.diagnostics.signal.rows import Trace, trace_shapes
 from jaxdl.training.task import scale_images
 
@@ -91,13 +91,13 @@ def summary(
     """
     traced, variables, inputs = trace_shapes(model, inputs, train=train, preprocess=preprocess)
     params = variables.get("params", {})
-    flops, total_flops = _flops(traced, variables, inputs)
+    flops, total_flops = _flops(traced)
     leaves = jax.tree.leaves(params)
     return Summary(
         names=tuple(row.name for row in traced.rows),
         kinds=tuple(row.kind for row in traced.rows),
         shapes=tuple(row.shape for row in traced.rows),
-        parameters=tuple(parameter_counts(params, traced.rows)),
+        parameters=tuple(row.parameters for row in traced.rows),
         flops=flops,
         activation_bytes=tuple(_bytes(row) for row in traced.rows),
         total_parameters=sum(leaf.size for leaf in leaves),
@@ -106,22 +106,28 @@ def summary(
     )
 
 
-def _flops(traced: Trace, variables: Any, inputs: Any) -> tuple[tuple[Flops, ...], Flops]:
-    """The operations of each segment that ends in a row, and of the whole program."""
-    jaxpr = traced.program.jaxpr
-    is_param = jax.tree.map(lambda _: False, (dict(variables), inputs))
-    is_param[0]["params"] = jax.tree.map(lambda _: True, variables.get("params", {}))
-    # The key, the last argument, is not learned.
-    learned = [*jax.tree.leaves(is_param), False]
-    depends = {variable for variable, known in zip(jaxpr.invars, learned, strict=True) if known}
-    pieces = []
-    for segment in traced.segments:
-        flops, gives = count_flops(
-            segment.program, [variable in depends for variable in segment.reads]
-        )
-        depends.update(v for v, given in zip(segment.gives, gives, strict=True) if given)
-        pieces.append(flops)
-    return tuple(pieces[:-1]), Flops(*(sum(each) for each in zip(*pieces, strict=True)))
+def _flops(traced: Trace) -> tuple[tuple[Flops, ...], Flops]:
+    """The operations of the code up to each row, and of the whole program."""
+    of_site: dict[int, Flops] = {}
+    total = _count(traced.top, of_site, 1)
+    layers = traced.layers()
+    return tuple(
+        Flops(*(part // layers[row.site] for part in of_site[row.site])) for row in traced.rows
+    ), total
+
+
+def _count(level: Level, of_site: dict[int, Flops], times: int) -> Flops:
+    """The operations of a level that runs some times; those up to each site go into `of_site`."""
+    total = NONE
+    for step in level.steps:
+        learned = [level.is_learned(variable) for variable in step.segment.reads]
+        flops = NONE.plus(count_flops(step.segment.program, learned)[0], times)
+        if step.site is not None:
+            of_site[step.site] = flops
+        total = total.plus(flops)
+        if step.scan is not None:
+            total = total.plus(_count(step.scan, of_site, times * step.scan.length))
+    return total
 
 
 def _bytes(array: Any) -> int:

@@ -1,0 +1,107 @@
+"""Labels in a traced program: which values enter and leave a model's modules.
+
+A label is an operation that returns its value unchanged. So it stays where a module computed the
+value, also inside the inner program of `nn.remat`, `nn.jit`, `nn.scan` and `nn.vmap`, from which no
+value could be taken out.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+LABEL = "label"
+
+_label_p = Primitive(LABEL)
+"""label(value, *parameters, path, part, kind, depths, mapped) is the value.
+
+The parameters are those of its module, `depths` says how far below the module each of them stands.
+`mapped` has, for every vmap around the label from the inside out, the mapped axis of each operand.
+"""
+_label_p.def_impl(lambda value, *_, **__: value)
+_label_p.def_abstract_eval(lambda value, *_, **__: value)
+mlir.register_lowering(_label_p, lambda _, value, *__, **___: [value])
+
+
+def _jvp(primals: Any, tangents: Any, **parts: Any) -> Any:
+    return _label_p.bind(*primals, **parts), tangents[0]
+
+
+def _batch(operands: Any, axes: Any, **parts: Any) -> Any:
+    parts["mapped"] = (*parts["mapped"], tuple(axes))
+    return _label_p.bind(*operands, **parts), axes[0]
+
+
+ad.primitive_jvps[_label_p] = _jvp
+batching.primitive_batchers[_label_p] = _batch
+
+
+@contextmanager
+def labelled() -> Iterator[None]:
+    """Within, modules label their inputs, and those that call no other module their outputs."""
+    has_child = [False]
+
+    def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        module = context.module
+        received: dict[int, Any] = {}  # an object that is passed twice stays one object
+        args, kwargs = jax.tree.map(lambda each: _received(each, received), (args, kwargs))
+        has_child[-1] = True
+        has_child.append(False)
+        try:
+            outputs = call(*args, **kwargs)
+        finally:
+            is_leaf = not has_child.pop()
+        return _given(outputs, module) if is_leaf else outputs
+
+    with nn.intercept_methods(watch):
+        yield
+
+
+def received(tree: Any) -> Any:
+    """A pytree with a label on each array that can be a signal."""
+    return jax.tree.map(lambda each: _received(each, {}), tree)
+
+
+def _received(value: Any, known: dict[int, Any]) -> Any:
+    if not _can_be_signal(value):
+        return value
+    if id(value) not in known:
+        known[id(value)] = _label_p.bind(value, path=None, part="", kind="", depths=(), mapped=())
+    return known[id(value)]
+
+
+def _given(outputs: Any, module: nn.Module) -> Any:
+    params = jax.tree_util.tree_leaves_with_path(module.variables.get("params", {}))
+    depths = tuple(len(keys_of(path)) for path, _ in params)
+    leaves, structure = jax.tree.flatten(outputs)
+    places = [place for place, value in enumerate(leaves) if _can_be_signal(value)]
+    for number, place in enumerate(places):
+        leaves[place] = _label_p.bind(
+            leaves[place],
+            *(leaf for _, leaf in params),
+            path=module.path,
+            part=f"[{number}]" if len(places) > 1 else "",
+            kind=type(module).__name__,
+            depths=depths,
+            mapped=(),
+        )
+    return jax.tree.unflatten(structure, leaves)
+
+
+def keys_of(path: Sequence[Any]) -> tuple[str, ...]:
+    """The dictionary keys in the path of a leaf; boxes around a parameter have none."""
+    return tuple(str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey))
+
+
+def _can_be_signal(value: Any) -> bool:
+    """Whether it is an array of floating or complex dtype that has an axis."""
+    if not isinstance(value, jax.Array) or not value.ndim:
+        return False
+    return bool(jnp.issubdtype(value.dtype, jnp.inexact))

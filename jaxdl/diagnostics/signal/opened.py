@@ -1,0 +1,92 @@
+"""A program in which calls that hold labels are written out, as if they stood there plainly."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+
+from jaxdl.diagnostics.signal.labels import LABEL
+from jaxdl.jaxprs import equations, holds_primitive, inner_programs
+
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
+
+
+def written_out(program: ClosedJaxpr) -> tuple[ClosedJaxpr, tuple[str, ...]]:
+    """The program without calls around labels, and the names of the labels that stay hidden.
+
+    The inner program of `jit` and `remat` is put in its place, that of a scan is written out in
+    itself. A branch, a while loop, a function with its own derivative and a callback stay as they
+    are; what they hold is hidden.
+    """
+    hidden: dict[str, None] = {}
+
+    def run(*values: Any) -> list[Any]:
+        return _run(program.jaxpr, program.consts, values, hidden)
+
+    made = jax.make_jaxpr(run)(*map(_like, program.jaxpr.invars))
+    return made, tuple(hidden)
+
+
+def _run(
+    program: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], hidden: dict[str, None]
+) -> list[Any]:
+    """Compute a program, equation by equation, inside those that are opened."""
+    values: dict[Var, Any] = dict(zip(program.constvars, consts, strict=True))
+    values.update(zip(program.invars, arguments, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
+    for equation in program.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        holds = any(holds_primitive(inner, LABEL) for inner in inner_programs(equation))
+        if holds and equation.primitive.name in _CALLS:
+            inner, own = _program_of(equation)
+            results = _run(inner, own, operands, hidden)
+        elif holds and equation.primitive.name == "scan":
+            body, names = written_out(equation.params["jaxpr"])
+            hidden.update(dict.fromkeys(names))
+            results = equation.primitive.bind(*operands, **{**equation.params, "jaxpr": body})
+        else:
+            if holds:
+                hidden.update(dict.fromkeys(_names(inner_programs(equation))))
+            results = _alone(program, equation)(*operands)
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in program.outvars]
+
+
+def _alone(program: Jaxpr, equation: JaxprEqn) -> Any:
+    """One equation as a function of its operands."""
+    invars = [atom for atom in equation.invars if not isinstance(atom, Literal)]
+    distinct = list(dict.fromkeys(invars))
+    piece = program.replace(
+        constvars=[], invars=distinct, outvars=equation.outvars, eqns=[equation]
+    )
+    function = jaxpr_as_fun(ClosedJaxpr(piece, ()))
+    places = [
+        equation.invars.index(variable)  # the first of those that are equal
+        for variable in distinct
+    ]
+    return lambda *operands: function(*(operands[place] for place in places))
+
+
+def _program_of(equation: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
+    (inner,) = (
+        value for value in equation.params.values() if isinstance(value, ClosedJaxpr | Jaxpr)
+    )
+    return (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, ())
+
+
+def _names(programs: Iterable[Jaxpr]) -> list[str]:
+    return [
+        "/".join(equation.params["path"])
+        for program in programs
+        for equation in equations(program)
+        if equation.primitive.name == LABEL and equation.params["path"] is not None
+    ]
+
+
+def _like(variable: Var) -> jax.ShapeDtypeStruct:
+    aval: Any = variable.aval
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))

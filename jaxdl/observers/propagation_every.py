@@ -69,14 +69,12 @@ def _measure(
 ) -> Propagation:
     setup = event.setup
     return propagation(
-        setup.task.model,
+        setup.task,
         host_variables(event),
         batch,
-        loss=setup.task.loss,
         optimizer=setup.optimizer if updates else None,
         opt_state=_on_host(event.state.opt_state) if updates else None,
         key=jax.random.key(event.step),
-        preprocess=setup.task.preprocess,
         saturation=saturation,
     )
 

@@ -102,7 +102,7 @@ def tensorboard(
 def _write_graph(file: EventFile, setup: Setup, batch: Mapping[str, Any]) -> None:
     task = setup.task
     try:
-        drawn = graph(task.model, batch["inputs"], preprocess=task.preprocess)
+        drawn = graph(task, batch["inputs"])
     except Exception as error:
         # A picture is not worth a run.
         warnings.warn(f"TensorBoard gets no graph of this model: {error}", stacklevel=2)
@@ -162,7 +162,7 @@ def _write_histograms(
     file: EventFile, event: Event, variables: Any, batch: Mapping[str, Any], bins: int
 ) -> None:
     setup = event.setup
-    settings = (setup.task.model, setup.task.loss, setup.task.preprocess)
+    settings = (setup.task,)
     key = jax.random.key(event.step)
     recorded = jax.device_get(jit_with(_record, settings)(variables, dict(batch), key))
     groups = {
@@ -177,10 +177,8 @@ def _write_histograms(
 
 
 def _record(settings: tuple[Any, ...], variables: Any, batch: Any, key: Any) -> dict[str, Any]:
-    model, loss, preprocess = settings
-    recorded = record(
-        model, variables, batch, loss=loss, train=True, key=key, preprocess=preprocess
-    )
+    (task,) = settings
+    recorded = record(task, variables, batch, train=True, key=key)
     return {
         "activations": {row.name: recorded.values[row.site][row.layer] for row in recorded.rows},
         "gradients": {row.name: recorded.gradients[row.site][row.layer] for row in recorded.rows},

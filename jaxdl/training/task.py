@@ -176,6 +176,22 @@ def as_task(model: nn.Module | Task, loss: PerExample | None = None, **settings:
     return Task(model, loss, **settings)
 
 
+def as_measured(model: Any, loss: PerExample | None = None, **settings: Any) -> Task:
+    """As `as_task`, but the loss may be missing, for what measures none."""
+    if loss is None and not isinstance(model, Task):
+        loss = _no_loss
+    return as_task(model, loss, **settings)
+
+
+def has_loss(task: Task) -> bool:
+    """Whether it has a loss."""
+    return task.loss is not _no_loss
+
+
+def _no_loss(outputs: Any, targets: Any) -> Any:
+    raise ValueError("a loss is needed here, got none; pass e.g. loss=losses.cross_entropy")
+
+
 def _is_given(value: Any) -> bool:
     is_empty = isinstance(value, Sized) and not len(value)
     return value is not None and value is not scale_images and not is_empty

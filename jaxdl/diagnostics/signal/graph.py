@@ -8,11 +8,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array
 
+from jaxdl.calling import GivenMode
 from jaxdl.diagnostics.signal.feeds import Feeds
 from jaxdl.diagnostics.signal.rows import Trace, trace_shapes
-from jaxdl.training.task import scale_images
+from jaxdl.training.task import Task, as_measured, scale_images
 
 INPUT, OUTPUT = "input", "output"
 
@@ -80,19 +80,21 @@ class Graph:
 
 
 def graph(
-    model: nn.Module,
+    model: nn.Module | Task,
     inputs: Any,
     *,
     train: bool = False,
-    preprocess: Callable[[Array], Array] = scale_images,
+    preprocess: Callable[[Any], Any] = scale_images,
+    mode: GivenMode = None,
 ) -> Graph:
     """The values of a model's forward pass and their dependencies, without computing anything.
 
     Arguments:
-        model: a Linen module.
+        model: a Linen module, or a `training.Task`.
         inputs: (batch, ...), arrays or `jax.ShapeDtypeStruct`s.
         train: whether dropout and batch statistics are on.
         preprocess: a pure function of the inputs, as in `training.fit`.
+        mode: how the model is told of training, as in `training.Task`.
 
     Raises:
         TypeError: the model is no module.
@@ -106,7 +108,8 @@ def graph(
         >>> [node.parameters for node in drawn.nodes]
         [0, 16, 0, 10, 0]
     """
-    return _graph_of(*trace_shapes(model, inputs, train=train, preprocess=preprocess))
+    task = as_measured(model, preprocess=preprocess, mode=mode)
+    return _graph_of(*trace_shapes(task, inputs, train=train))
 
 
 def _graph_of(traced: Trace, variables: Mapping[str, Any], inputs: Any) -> Graph:

@@ -10,9 +10,18 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from jaxdl.calling import GivenMode
 from jaxdl.compiling import jit_with
 from jaxdl.diagnostics.signal.recording import record
-from jaxdl.training.task import Batch, PerExample, parts_of, scale_images
+from jaxdl.training.task import (
+    Batch,
+    PerExample,
+    Task,
+    as_measured,
+    has_loss,
+    parts_of,
+    scale_images,
+)
 
 
 @struct.dataclass
@@ -62,7 +71,7 @@ class Histograms:
 
 
 def histograms(
-    model: nn.Module,
+    model: nn.Module | Task,
     variables: Mapping[str, Any],
     batch: Batch,
     *,
@@ -71,14 +80,15 @@ def histograms(
     gradient_bins: int | Any | None = None,
     train: bool = True,
     key: Any = None,
-    preprocess: Callable[[Array], Array] = scale_images,
+    preprocess: Callable[[Any], Any] = scale_images,
+    mode: GivenMode = None,
 ) -> Histograms:
     """Count each row's activations, and its gradients, in bins.
 
     A pure function, as `propagation`: it may be jitted, and mapped over keys or variables.
 
     Arguments:
-        model: a Linen module, which needs no change.
+        model: a Linen module, which needs no change; or a `training.Task`.
         variables: what `model.init` returned, or `state.variables`.
         batch: {"inputs": (batch, ...)}, and "targets" where there is a loss; 2 examples or more.
         bins: the number of bins, of equal width between each row's smallest and largest value. Or
@@ -88,6 +98,7 @@ def histograms(
         train: whether dropout and batch statistics are on.
         key: the key of the dropout masks, if the model draws any.
         preprocess: a pure function of the inputs, as in `training.fit`.
+        mode: how the model is told of training, as in `training.Task`.
 
     Raises:
         ValueError: fewer than one bin, edges that do not ascend or are not finite,
@@ -105,14 +116,15 @@ def histograms(
 
     Source: Glorot and Bengio (2010), figures 6 and 7.
     """
-    if gradient_bins is not None and loss is None:
+    task = as_measured(model, loss, preprocess=preprocess, mode=mode)
+    if gradient_bins is not None and not has_loss(task):
         raise ValueError("gradient_bins must come with a loss, got loss=None; pass the loss too")
     if gradient_bins is None:
         gradient_bins = bins if isinstance(bins, int) else 50
     edges = _bins_or_edges("bins", bins), _bins_or_edges("gradient_bins", gradient_bins)
     numbers = tuple(each if isinstance(each, int) else None for each in edges)
     given = tuple(None if isinstance(each, int) else each for each in edges)
-    count = jit_with(_count, (model, loss, train, preprocess, numbers))
+    count = jit_with(_count, (task, train, numbers))
     counted: Histograms = count(dict(variables), parts_of(batch), key, given)
     return counted
 
@@ -120,16 +132,16 @@ def histograms(
 def _count(
     settings: tuple[Any, ...], variables: Any, batch: Any, key: Any, given: tuple[Any, Any]
 ) -> Histograms:
-    model, loss, train, preprocess, numbers = settings
-    recorded = record(
-        model, variables, batch, loss=loss, train=train, key=key, preprocess=preprocess
-    )
+    task, train, numbers = settings
+    recorded = record(task, variables, batch, train=train, key=key)
     of_activations, of_gradients = (
         _counter(number, edges) for number, edges in zip(numbers, given, strict=True)
     )
     return Histograms(
         activations=recorded.map_rows(of_activations, recorded.values),
-        gradients=None if loss is None else recorded.map_rows(of_gradients, recorded.gradients),
+        gradients=(
+            recorded.map_rows(of_gradients, recorded.gradients) if recorded.gradients else None
+        ),
         names=tuple(row.name for row in recorded.rows),
         kinds=tuple(row.kind for row in recorded.rows),
     )

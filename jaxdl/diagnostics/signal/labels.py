@@ -50,6 +50,7 @@ def labelled() -> Iterator[None]:
         if context.method_name != "__call__":
             return call(*args, **kwargs)
         module = context.module
+        _leave_unmapped(module)
         received: dict[int, Any] = {}  # an object that is passed twice stays one object
         args, kwargs = jax.tree.map(lambda each: _received(each, received), (args, kwargs))
         has_child[-1] = True
@@ -62,6 +63,19 @@ def labelled() -> Iterator[None]:
 
     with nn.intercept_methods(watch):
         yield
+
+
+def _leave_unmapped(module: nn.Module) -> None:
+    """Let a norm that averages over a mapped axis do without, where nothing maps over it.
+
+    `apply` calls a copy of the module, which lives only for the call.
+    """
+    name = getattr(module, "axis_name", None)
+    if isinstance(name, str):
+        try:
+            jax.lax.axis_size(name)
+        except NameError:
+            object.__setattr__(module, "axis_name", None)
 
 
 def received(tree: Any) -> Any:

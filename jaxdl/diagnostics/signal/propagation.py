@@ -11,12 +11,13 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float
 
+from jaxdl.calling import GivenMode
 from jaxdl.compiling import jit_with
 from jaxdl.diagnostics.signal.recording import Recording, Slope, map_stacked, record
 from jaxdl.diagnostics.signal.rows import ACTIVATION, Trace
 from jaxdl.diagnostics.sizes import mean_and_deviation, norm
 from jaxdl.plotting import signal_figure
-from jaxdl.training.task import Batch, PerExample, parts_of, scale_images
+from jaxdl.training.task import Batch, PerExample, Task, as_task, parts_of, scale_images
 
 Values = Float[Array | np.ndarray, "..."]
 
@@ -42,6 +43,8 @@ class Propagation:
         kinds: the modules' classes, or "activation".
         shapes: the values' shapes, the batch axis included.
         has_weights: whether the row's module has parameters.
+        hidden: modules without rows, inside a branch, a while loop, a callback or a function with
+            its own derivative. A warning names them, too.
         mean: mean over all entries of the value a.
         stddev: standard deviation of these entries.
         dead_fraction: share of units whose value is the same over the batch and all image
@@ -81,6 +84,7 @@ class Propagation:
     kinds: tuple[str, ...] = struct.field(pytree_node=False)
     shapes: tuple[tuple[int, ...], ...] = struct.field(pytree_node=False)
     has_weights: tuple[bool, ...] = struct.field(pytree_node=False)
+    hidden: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
     @property
     def variance(self) -> Any:
@@ -129,16 +133,17 @@ class Propagation:
 
 
 def propagation(
-    model: nn.Module,
+    model: nn.Module | Task,
     variables: Mapping[str, Any],
     batch: Batch,
     *,
-    loss: PerExample,
+    loss: PerExample | None = None,
     optimizer: optax.GradientTransformation | None = None,
     opt_state: optax.OptState | None = None,
     train: bool = True,
     key: Any = None,
-    preprocess: Callable[[Array], Array] = scale_images,
+    preprocess: Callable[[Any], Any] = scale_images,
+    mode: GivenMode = None,
     saturation: float = 0.01,
 ) -> Propagation:
     r"""Measure how the signal goes forward through a model, and the gradient back.
@@ -150,20 +155,23 @@ def propagation(
     variables, which do not change. The gradient of a value counts every use of it.
 
     Arguments:
-        model: a Linen module, which needs no change.
+        model: a Linen module, which needs no change; or a `training.Task`, which has a loss,
+            `preprocess` and `mode` of its own.
         variables: what `model.init` returned, or `state.variables`.
-        batch: {"inputs": (batch, ...), "targets": (batch, ...)}, 2 examples or more.
+        batch: {"inputs": (batch, ...), "targets": (batch, ...)}, 2 examples or more. Several
+            inputs are a tuple or a dictionary, as in `training.Task`.
         loss: per example, (outputs, targets) -> (batch,).
         optimizer: if given, its next update is measured.
         opt_state: the optimizer's state; None for that of a first step.
         train: whether dropout and batch statistics are on.
-        key: the key of the dropout masks, if the model draws any.
+        key: the key of the dropout masks and other random numbers, if the model draws any.
         preprocess: a pure function of the inputs, as in `training.fit`.
+        mode: how the model is told of training, as in `training.Task`.
         saturation: the slope below which an activation is saturated: at 0.01 it passes less than
             a hundredth of the gradient (|tanh| > 0.995; a sigmoid below 0.0101 or above 0.9899).
 
     Raises:
-        TypeError: the model is no Linen module, or the key no `jax.random.key`.
+        TypeError: the model is no Linen module, the key no `jax.random.key`, or there is no loss.
         ValueError: fewer than 2 examples, a batch without its keys, a model without layers or
             parameters, a missing key, a loss that is not per example, an `opt_state` without an
             optimizer, a `saturation` that is not positive.
@@ -186,7 +194,8 @@ def propagation(
         raise ValueError(
             "opt_state must come with its optimizer, got optimizer=None; pass both or neither"
         )
-    settings = (model, loss, optimizer, train, preprocess, saturation)
+    task = as_task(model, loss, preprocess=preprocess, mode=mode)
+    settings = (task, optimizer, train, saturation)
     measure = jit_with(_measure, settings)
     measured: Propagation = measure(dict(variables), parts_of(batch), opt_state, key)
     return measured
@@ -195,10 +204,8 @@ def propagation(
 def _measure(
     settings: tuple[Any, ...], variables: Any, batch: Any, opt_state: Any, key: Any
 ) -> Propagation:
-    model, loss, optimizer, train, preprocess, saturation = settings
-    recorded = record(
-        model, variables, batch, loss=loss, train=train, key=key, preprocess=preprocess
-    )
+    task, optimizer, train, saturation = settings
+    recorded = record(task, variables, batch, train=train, key=key)
     rows = recorded.rows
     of_values = recorded.map_rows(_statistics, recorded.values)
     of_gradients = recorded.map_rows(_statistics, recorded.gradients)
@@ -221,6 +228,7 @@ def _measure(
         kinds=tuple(row.kind for row in rows),
         shapes=tuple(row.shape for row in rows),
         has_weights=tuple(row.has_weights for row in rows),
+        hidden=recorded.trace.hidden,
     )
 
 

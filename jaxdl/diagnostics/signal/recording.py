@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +18,9 @@ from jaxdl.training.steps import uphill
 from jaxdl.training.task import (
     Batch,
     PerExample,
+    Task,
     Weighted,
+    has_loss,
     parts_of,
     per_example,
     sum_over_batch,
@@ -66,14 +67,7 @@ class Recording(NamedTuple):
 
 
 def record(
-    model: nn.Module,
-    variables: Mapping[str, Any],
-    batch: Batch,
-    *,
-    loss: PerExample | None,
-    train: bool,
-    key: Any,
-    preprocess: Callable[[Array], Array],
+    task: Task, variables: Mapping[str, Any], batch: Batch, *, train: bool, key: Any
 ) -> Recording:
     """Run the model on a batch and keep every row's value and gradient.
 
@@ -82,14 +76,16 @@ def record(
             examples; no parameters; what `trace` and the loss refuse.
     """
     batch = parts_of(batch)
-    _check_batch(batch, loss)
+    loss = task.loss if has_loss(task) else None
+    examples = _check_batch(batch, loss)
     if not variables.get("params"):
         raise ValueError(
             "variables must hold the model's parameters under 'params', "
             f"got {sorted(variables)}; pass what model.init returned"
         )
-    inputs = preprocess(jnp.asarray(batch["inputs"]))
-    traced, (variables, _, _) = trace(model, variables, inputs, train=train, key=key)
+    inputs = task.preprocess(jax.tree.map(jnp.asarray, batch["inputs"]))
+    traced, arguments = trace(task, variables, inputs, train=train, key=key)
+    variables, _, key = arguments
     unlike_params = {name: value for name, value in variables.items() if name != "params"}
 
     def run(params: Any, taps: list[Array] | None) -> tuple[Any, list[Any]]:
@@ -118,7 +114,6 @@ def record(
             total = total.total / total.weight * examples
         return total, kept
 
-    examples = batch["inputs"].shape[0]
     params = variables["params"]
     if loss is None:
         _, kept = run(params, None)
@@ -212,15 +207,19 @@ def _last_of_same_shape(program: Jaxpr, source: Var, target: Var) -> Var | None:
     return found
 
 
-def _check_batch(batch: Mapping[str, Any], loss: PerExample | None) -> None:
+def _check_batch(batch: Mapping[str, Any], loss: PerExample | None) -> int:
+    """The number of examples."""
     required = ["inputs"] if loss is None else ["inputs", "targets"]
     if missing := [name for name in required if name not in batch]:
         raise ValueError(
             f"a batch must have the keys {required}, got {sorted(batch)} without {missing}; "
             "name the arrays so"
         )
-    if jnp.ndim(batch["inputs"]) == 0 or jnp.shape(batch["inputs"])[0] < 2:
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch["inputs"])]
+    counts = {shape[0] if shape else 0 for shape in shapes}
+    if len(counts) != 1 or min(counts) < 2:
         raise ValueError(
             "a batch must hold at least 2 examples, for a unit is dead if it never changes, "
-            f"got inputs of shape {jnp.shape(batch['inputs'])}; pass a larger batch"
+            f"got inputs of shape {' and '.join(map(str, shapes))}; pass a larger batch"
         )
+    return int(min(counts))

@@ -4,26 +4,26 @@ The program itself is cut, not the outputs of modules. So the gradient of a valu
 of it, also a residual connection outside of any module.
 """
 
-import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.errors import InvalidRngError
 from jaxtyping import Array
 
-from jaxdl.calling import call_model, initial_variables
-from jaxdl.checks import require_key, require_module
+from jaxdl.calling import call_model
+from jaxdl.checks import require_key
 from jaxdl.diagnostics.signal.labels import keys_of, labelled, received
 from jaxdl.diagnostics.signal.levels import Level, OnSite
 from jaxdl.diagnostics.signal.opened import written_out
 from jaxdl.diagnostics.signal.sites import Site, Source, find_sites
+from jaxdl.training.task import Task
 
 ACTIVATION = "activation"
 PARAMETERS = "parameters"
@@ -134,7 +134,7 @@ class Trace:
 
 
 def trace(
-    model: nn.Module, variables: Mapping[str, Any], inputs: Any, *, train: bool, key: Any
+    task: Task, variables: Mapping[str, Any], inputs: Any, *, train: bool, key: Any
 ) -> tuple[Trace, tuple[Any, ...]]:
     """The model's forward pass and the arguments to replay it with: (variables, inputs, key).
 
@@ -146,12 +146,13 @@ def trace(
     `variables`, `inputs` and `key` may be traced, or only shapes and dtypes.
 
     Raises:
-        TypeError: the model is no module, or the key no key.
+        TypeError: the key is no key.
         ValueError: the model has no rows, or draws random numbers without a key.
     """
-    require_module(model)
     if key is not None:
         require_key(key)
+    elif not train and task.evaluation_seed is not None:
+        key = jax.random.key(task.evaluation_seed)
     arguments = (dict(variables), inputs, key)
     structure = None
 
@@ -160,8 +161,8 @@ def trace(
         params, others, inputs, key = ordered
         with labelled():
             outputs, _ = call_model(
-                model, {**others, "params": params}, inputs, train=train, dropout_key=key,
-                moving=True,
+                task.model, {**others, "params": params}, inputs, train=train, dropout_key=key,
+                moving=True, mode=task.mode,
             )  # fmt: skip
         leaves, structure = jax.tree.flatten(received(outputs))
         return leaves
@@ -176,6 +177,13 @@ def trace(
             "pass key=jax.random.key(0), or train=False"
         ) from error
     program, hidden = written_out(program)
+    if hidden:
+        warnings.warn(
+            f"the modules {', '.join(hidden)} run inside a branch, a while loop, a callback or a "
+            "function with its own derivative, where their values cannot be looked at: they have "
+            "no rows",
+            stacklevel=2,
+        )
     top = Level(program.jaxpr, program.consts)
     paths = [keys_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(_params(variables))]
     count = len(program.jaxpr.invars)
@@ -184,7 +192,7 @@ def trace(
     if not sites:
         raise ValueError(
             "a model must compute at least one array in a module, "
-            f"got {type(model).__name__}, which computes none; pass a model with layers"
+            f"got {type(task.model).__name__}, which computes none; pass a model with layers"
         )
     layered = frozenset(
         source
@@ -198,23 +206,26 @@ def trace(
     return Trace(rows, sites, top, structure, hidden, layered), arguments
 
 
-def trace_shapes(
-    model: nn.Module, inputs: Any, *, train: bool, preprocess: Callable[[Array], Array]
-) -> tuple[Trace, Mapping[str, Any], Any]:
+def trace_shapes(task: Task, inputs: Any, *, train: bool) -> tuple[Trace, Mapping[str, Any], Any]:
     """The forward pass of a model that was not built: no value and no parameter is computed.
 
     Returns:
-        The trace; the shapes of its variables, and of its inputs after `preprocess`.
+        The trace; the shapes of its variables, and of its inputs after the task's `preprocess`.
 
     Raises:
-        TypeError: the model is no module.
+        TypeError: an input has no shape and dtype.
         ValueError: the model has no rows.
     """
-    require_module(model)
+    for leaf in jax.tree.leaves(inputs):
+        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+            raise TypeError(
+                f"inputs must be arrays, or shapes with a dtype, got {inputs!r}; "
+                "pass jax.ShapeDtypeStruct((batch, ...), 'float32')"
+            )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    inputs = jax.eval_shape(preprocess, inputs)
-    variables = jax.eval_shape(functools.partial(initial_variables, model), key, inputs)
-    return trace(model, variables, inputs, train=train, key=key)[0], variables, inputs
+    inputs = jax.eval_shape(task.preprocess, inputs)
+    variables = jax.eval_shape(task.init, key, inputs)
+    return trace(task, variables, inputs, train=train, key=key)[0], variables, inputs
 
 
 def _params(variables: Mapping[str, Any]) -> Any:

@@ -204,7 +204,7 @@ def _own(level: Level, label: JaxprEqn, leaves: int) -> Iterator[Own]:
     depths = label.params["depths"]
     for operand, depth in enumerate(depths, start=1):
         axes: dict[Source, int] = {}
-        axes.update(_positions(label.params["mapped"], operand))
+        axes |= dict(_positions(label.params["mapped"], operand).items())
         own = _leaf(level, label.invars[operand], axes, leaves)
         if own is not None:
             yield own._replace(depth=depth)

@@ -8,12 +8,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
+from jaxdl.calling import GivenMode
 from jaxdl.diagnostics.signal.flops import NONE, Flops, count_flops
 from jaxdl.diagnostics.signal.levels import Level
 from jaxdl.diagnostics.signal.rows import Trace, trace_shapes
-from jaxdl.training.task import scale_images
+from jaxdl.training.task import Task, as_measured, scale_images
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,24 @@ class Summary:
 
 
 def summary(
-    model: nn.Module,
+    model: nn.Module | Task,
     inputs: Any,
     *,
     train: bool = False,
-    preprocess: Callable[[Array], Array] = scale_images,
+    preprocess: Callable[[Any], Any] = scale_images,
+    mode: GivenMode = None,
 ) -> Summary:
     """The layers of a model in order of execution: shapes, parameters, operations and memory.
 
     No value and no parameter is computed, so the model may be too large for the machine.
 
     Arguments:
-        model: a Linen module.
+        model: a Linen module, or a `training.Task`.
         inputs: (batch, ...), an array or a `jax.ShapeDtypeStruct`; operations and activations are
             counted for this batch.
         train: whether dropout and batch statistics are on.
         preprocess: a pure function of the inputs, as in `training.fit`.
+        mode: how the model is told of training, as in `training.Task`.
 
     Raises:
         TypeError: the model is no module.
@@ -89,7 +91,8 @@ def summary(
         >>> sizes.total_flops
         Flops(forward=20326400, backward=20582400)
     """
-    traced, variables, inputs = trace_shapes(model, inputs, train=train, preprocess=preprocess)
+    task = as_measured(model, preprocess=preprocess, mode=mode)
+    traced, variables, inputs = trace_shapes(task, inputs, train=train)
     params = variables.get("params", {})
     flops, total_flops = _flops(traced)
     leaves = jax.tree.leaves(params)

@@ -18,9 +18,10 @@ from jax.interpreters import ad, batching, mlir
 LABEL = "label"
 
 _label_p = Primitive(LABEL)
-"""label(value, *parameters, path, part, kind, depths, mapped) is the value.
+"""label(value, *parameters, path, part, kind, depths, features, mapped) is the value.
 
-The parameters are those of its module, `depths` says how far below the module each of them stands.
+The parameters are those of its module, `depths` says how far below the module each of them stands,
+`features` how many of the value's last axes tell its units apart.
 `mapped` has, for every vmap around the label from the inside out, the mapped axis of each operand.
 """
 _label_p.def_impl(lambda value, *_, **__: value)
@@ -83,11 +84,16 @@ def received(tree: Any) -> Any:
     return jax.tree.map(lambda each: _received(each, {}), tree)
 
 
+_UNNAMED = {"path": None, "part": "", "kind": "", "depths": (), "features": 1, "mapped": ()}
+
+
 def _received(value: Any, known: dict[int, Any]) -> Any:
     if not _can_be_signal(value):
         return value
     if id(value) not in known:
-        known[id(value)] = _label_p.bind(value, path=None, part="", kind="", depths=(), mapped=())
+        known[id(value)] = _label_p.bind(
+            value, path=None, part="", kind="", depths=(), features=1, mapped=()
+        )
     return known[id(value)]
 
 
@@ -104,9 +110,16 @@ def _given(outputs: Any, module: nn.Module) -> Any:
             part=f"[{number}]" if len(places) > 1 else "",
             kind=type(module).__name__,
             depths=depths,
+            features=_feature_axes(module),
             mapped=(),
         )
     return jax.tree.unflatten(structure, leaves)
+
+
+def _feature_axes(module: nn.Module) -> int:
+    """2 of the heads of an attention and their features, 1 of most modules."""
+    features = getattr(module, "features", None)
+    return len(features) if isinstance(features, tuple) else 1
 
 
 def keys_of(path: Sequence[Any]) -> tuple[str, ...]:

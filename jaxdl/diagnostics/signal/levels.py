@@ -188,18 +188,24 @@ OnSite = Callable[[int, Any, Any, Segment, Mapping[Var, Any]], tuple[Any, Any]]
 
 
 def before_moves(
-    program: Jaxpr, made_by: Mapping[Var, int], atom: Any, axes: Sequence[int] = ()
+    program: Jaxpr,
+    made_by: Mapping[Var, int],
+    atom: Any,
+    axes: Sequence[int] = (),
+    *,
+    through_transpose: bool = True,
 ) -> tuple[Any, tuple[int, ...] | None]:
     """The value that `atom` is a moved or rounded copy of, and where its axes stand there.
 
     Arguments:
         axes: some axes of `atom`; None if they cannot be followed.
+        through_transpose: whether a transposed value is a copy, too.
     """
     known: tuple[int, ...] | None = tuple(axes)
     while not isinstance(atom, Literal) and atom in made_by:
         equation = program.eqns[made_by[atom]]
         name = equation.primitive.name
-        if name in _MOVES:
+        if name in _MOVES and (through_transpose or name != "transpose"):
             known = _axes_before(equation, known)
             atom = equation.invars[0]
         elif name in _CALLS and "jaxpr" in equation.params:

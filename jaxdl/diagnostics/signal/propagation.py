@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 
 from jaxdl.calling import GivenMode
 from jaxdl.compiling import jit_with
+from jaxdl.diagnostics.signal.names import ACTIVATION
 from jaxdl.diagnostics.signal.recording import Recording, Slope, map_stacked, record
-from jaxdl.diagnostics.signal.rows import ACTIVATION, Trace
+from jaxdl.diagnostics.signal.rows import Trace
 from jaxdl.diagnostics.sizes import mean_and_deviation, norm
 from jaxdl.plotting import signal_figure
 from jaxdl.training.task import Batch, PerExample, Task, as_task, parts_of, scale_images
@@ -48,7 +49,7 @@ class Propagation:
         mean: mean over all entries of the value a.
         stddev: standard deviation of these entries.
         dead_fraction: share of units whose value is the same over the batch and all image
-            positions. A unit is an index of the last axis.
+            positions. A unit is an index of the last axis; in an attention, of its heads, too.
         saturated_fraction: share of entries where the activation's slope is below `saturation` in
             size and the activation is not 0. (A ReLU that is off is not saturated.) NaN for rows of
             modules with parameters, and of functions of complex numbers.
@@ -207,7 +208,7 @@ def _measure(
     task, optimizer, train, saturation = settings
     recorded = record(task, variables, batch, train=train, key=key)
     rows = recorded.rows
-    of_values = recorded.map_rows(_statistics, recorded.values)
+    of_values = recorded.map_rows(_statistics, recorded.units())
     of_gradients = recorded.map_rows(_statistics, recorded.gradients)
     weights = _norms(recorded.trace, variables["params"])
     return Propagation(

@@ -11,7 +11,8 @@ import numpy as np
 from jax.extend.core import Jaxpr, Literal, Var
 from jaxtyping import Array, Float
 
-from jaxdl.diagnostics.signal.rows import Row, Trace, trace
+from jaxdl.diagnostics.signal.names import Row
+from jaxdl.diagnostics.signal.rows import Trace, trace
 from jaxdl.diagnostics.signal.sites import Site
 from jaxdl.jaxprs import Segment, holds_primitive
 from jaxdl.training.steps import uphill
@@ -60,6 +61,13 @@ class Recording(NamedTuple):
     def rows(self) -> tuple[Row, ...]:
         """The rows, in order of execution."""
         return self.trace.rows
+
+    def units(self) -> list[Array]:
+        """The values with one last axis of units: of an attention the features of all heads."""
+        return [
+            values.reshape(*values.shape[: values.ndim - site.features], -1)
+            for site, values in zip(self.trace.sites, self.values, strict=True)
+        ]
 
     def map_rows(self, function: Callable[[Any], Any], arrays: Sequence[Any]) -> Any:
         """`function` of every row of arrays by site, stacked in the order of the rows."""

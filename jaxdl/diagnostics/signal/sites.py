@@ -1,7 +1,8 @@
 """The values of a labelled program that are looked at, and the parameters that belong to each."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from jax.extend.core import JaxprEqn, Literal, Var
@@ -40,17 +41,19 @@ class Site:
         part: "[0]", "[1]" ... of a module that gives several.
         kind: its module's class; "" of a value that no module gave.
         own: the parameters that belong to it.
+        features: how many of the last axes tell units apart.
         mapped: the axes over which vmaps around the module run, by their number.
     """
 
     level: Level
     variable: Var
     root: Var
-    path: tuple[str, ...] | None
-    part: str
-    kind: str
-    own: tuple[Own, ...]
-    mapped: Mapping[int, int]
+    path: tuple[str, ...] | None = None
+    part: str = ""
+    kind: str = ""
+    own: tuple[Own, ...] = ()
+    features: int = 1
+    mapped: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,49 +90,71 @@ def find_sites(top: Level, leaves: int, outputs: Sequence[Any]) -> list[Site]:
         outputs: the atoms of the model's outputs.
     """
     found: dict[tuple[Level, Var], Site] = {}
-    decided: dict[tuple[Level, int], frozenset[int]] = {}
-    for level, _, equation in top.walk():
-        if equation.primitive.name != LABEL:
+    # By level and number of vmaps, over which of them models are mapped, and not examples.
+    members: dict[tuple[Level, int], frozenset[int]] = {}
+    for level, _, label in top.walk():
+        if label.primitive.name != LABEL:
             continue
-        value = equation.invars[0]
-        mapped = equation.params["mapped"]
-        here = (level, len(mapped))
-        if equation.params["path"] is None:
-            members = decided.get(here, frozenset())
-        else:
-            # Of several examples at once the parameters are shared; of several models they are not.
-            members = decided[here] = frozenset(
+        mapped = label.params["mapped"]
+        if label.params["path"] is not None:
+            # Several models have parameters of their own; several examples share them.
+            members[level, len(mapped)] = frozenset(
                 number for number, axes in enumerate(mapped) if any(a is not None for a in axes[1:])
             )
-        positions = _positions(mapped, 0)
-        root, axes = before_moves(level.program, level.made_by, value, list(positions.values()))
-        for where in _origins(level, value, set()):
-            if where in found or not where[0].is_learned(where[1]):
-                continue
-            given = equation.params["path"] is not None and where == (level, root)
-            if given:
-                assert isinstance(value, Var)
-                of_value, variable = positions, value
-            else:
-                followed = where == (level, root) and axes is not None
-                of_value = dict(zip(positions, axes or (), strict=False)) if followed else {}
-                variable = where[1]
-            found[where] = Site(
-                where[0],
-                variable,
-                where[1],
-                path=equation.params["path"] if given else None,
-                part=equation.params["part"] if given else "",
-                kind=equation.params["kind"] if given else "",
-                own=tuple(_own(level, equation, leaves)) if given else (),
-                mapped={number: axis for number, axis in of_value.items() if number in members},
-            )
-    ordered = sorted(found, key=lambda where: _when(*where))
-    sites = [found[where] for where in ordered]
+        of_models = members.get((level, len(mapped)), frozenset())
+        for origin in _origins(level, label.invars[0], set()):
+            if origin not in found and origin[0].is_learned(origin[1]):
+                found[origin] = _site(origin, level, label, of_models, leaves)
+    sites = sorted(found.values(), key=lambda site: _when(site.level, site.variable))
+    for number, (before, site) in enumerate(itertools.pairwise(sites), start=1):
+        if site.path is None and site.shape == before.shape:
+            sites[number] = replace(site, features=sites[number - 1].features)
     for level in _levels(top):
         numbers = {site.variable: n for n, site in enumerate(sites) if site.level is level}
         level.cut(numbers, level.program.outvars if level.above else outputs)
     return _with_the_rest(top, sites, leaves)
+
+
+def _site(
+    origin: tuple[Level, Var],
+    level: Level,
+    label: JaxprEqn,
+    of_models: frozenset[int],
+    leaves: int,
+) -> Site:
+    """The site of a label's value, which was computed at its origin."""
+    value = label.invars[0]
+    positions = _positions(label.params["mapped"], 0)
+
+    def at(axes: Sequence[int]) -> dict[int, int]:
+        return {
+            number: axis
+            for number, axis in zip(positions, axes, strict=False)
+            if number in of_models
+        }
+
+    if origin[0] is not level or origin[1] != before_moves(level.program, level.made_by, value)[0]:
+        # Carried by a scan, or computed in one.
+        return Site(*origin, origin[1])
+    if label.params["path"] is None:
+        # The units are on the last axis where a module reads them: not before a transposition.
+        variable, axes = before_moves(
+            level.program, level.made_by, value, list(positions.values()), through_transpose=False
+        )
+        assert isinstance(variable, Var)
+        return Site(level, variable, origin[1], mapped=at(axes or ()))
+    assert isinstance(value, Var)
+    return Site(
+        level,
+        value,
+        origin[1],
+        path=label.params["path"],
+        part=label.params["part"],
+        kind=label.params["kind"],
+        own=tuple(_own(level, label, leaves)),
+        features=label.params["features"],
+        mapped=at(list(positions.values())),
+    )
 
 
 def _with_the_rest(top: Level, sites: list[Site], leaves: int) -> list[Site]:

@@ -224,3 +224,20 @@ def test_the_parameters_of_cells_are_counted(cell):
     assert np.all(np.isfinite(measured.stddev))
     sizes = summary(Reads(), ids)
     assert sum(sizes.parameters) == sizes.total_parameters
+
+
+def test_a_unit_of_attention_is_a_feature_of_one_head():
+    class Attends(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(1)(nn.MultiHeadDotProductAttention(2, name="attention")(x).mean(1))
+
+    batch = {"inputs": normal(8, 6, 4), "targets": normal(8, 1)}
+    variables = init(Attends(), batch["inputs"])
+    value = variables["params"]["attention"]["value"]
+    # One of 2 heads x 2 features; the same feature of the other head lives.
+    value["kernel"] = value["kernel"].at[:, 1, 0].set(0.0)
+    measured = propagation(Attends(), variables, batch, loss=losses.mean_squared_error)
+    dead = dict(zip(measured.names, measured.dead_fraction, strict=True))
+    assert dead["attention/value"] == dead["attention/value/activation"] == 0.25
+    assert dead["attention/query"] == 0

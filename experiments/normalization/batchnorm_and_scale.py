@@ -255,7 +255,7 @@ def plot(results: xarray.Dataset) -> Any:
         axes.grid(lw=0.3)
     turning.legend(fontsize=8, loc="lower left")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure
 
 

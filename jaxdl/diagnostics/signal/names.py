@@ -136,9 +136,9 @@ class Namer:
     def _depth(self, scan: Level) -> int:
         """How many parts the paths of all modules in a scan share."""
         inside = [
-            path
+            path if site.path is not None else self.leaves[site.own[0].leaf][:-1]
             for site, path in zip(self.sites, self.paths, strict=True)
-            if scan in site.scans and site.path is not None
+            if scan in site.scans and (site.path is not None or site.own)
         ]
         parts = zip(*inside, strict=False)
         return len(list(itertools.takewhile(lambda part: len(set(part)) == 1, parts)))

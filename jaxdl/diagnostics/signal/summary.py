@@ -7,7 +7,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxdl.calling import GivenMode
 from jaxdl.diagnostics.signal.flops import NONE, Flops, count_flops
@@ -18,7 +17,7 @@ from jaxdl.training.task import Task, as_measured, scale_images
 
 @dataclass(frozen=True)
 class Summary:
-    """One entry for each row of `propagation`, in order of execution, and totals.
+    """One entry for each row of `propagation`, in order of execution, and totals; `print` shows it.
 
     Attributes:
         names: the rows' names.
@@ -31,6 +30,12 @@ class Summary:
         total_parameters: parameters of the model, those held by containers included.
         parameter_bytes: the size of these parameters.
         total_flops: operations of a forward pass over this batch, and of its backward pass.
+        state_numbers: numbers that are not learned: `batch_stats` and other collections.
+        state_bytes: the size of these numbers.
+        input_bytes: the size of what the model receives, after `preprocess`.
+        pass_bytes: a forward and a backward pass as torchinfo counts them: twice the size of the
+            values of layers with parameters, for the values and their gradients.
+        hidden: modules without rows, as in `Propagation`.
     """
 
     names: tuple[str, ...]
@@ -42,11 +47,21 @@ class Summary:
     total_parameters: int
     parameter_bytes: int
     total_flops: Flops
+    state_numbers: int
+    state_bytes: int
+    input_bytes: int
+    pass_bytes: int
+    hidden: tuple[str, ...] = ()
 
     @property
     def total_activation_bytes(self) -> int:
         """The memory that a backward pass keeps if it recomputes and shares nothing."""
         return sum(self.activation_bytes)
+
+    @property
+    def total_bytes(self) -> int:
+        """The estimated total, as torchinfo adds it: inputs, both passes, and all variables."""
+        return self.input_bytes + self.pass_bytes + self.parameter_bytes + self.state_bytes
 
     def table(self) -> Any:
         """A `rich.table.Table` of the rows, the totals below."""
@@ -56,6 +71,11 @@ class Summary:
 
     def __rich__(self) -> Any:
         return self.table()
+
+    def __str__(self) -> str:
+        from jaxdl.diagnostics.signal.tables import as_text
+
+        return as_text(self.table())
 
 
 def summary(
@@ -72,30 +92,44 @@ def summary(
 
     Arguments:
         model: a Linen module, or a `training.Task`.
-        inputs: (batch, ...), an array or a `jax.ShapeDtypeStruct`; operations and activations are
-            counted for this batch.
+        inputs: (batch, ...), an array or a `jax.ShapeDtypeStruct`, or several as a tuple or a
+            dictionary; operations and activations are counted for this batch.
         train: whether dropout and batch statistics are on.
         preprocess: a pure function of the inputs, as in `training.fit`.
         mode: how the model is told of training, as in `training.Task`.
 
     Raises:
-        TypeError: the model is no module.
+        TypeError: the model is no module, or an input has no shape and dtype.
         ValueError: a model without layers.
 
     Example:
         >>> from jaxdl import diagnostics, models
         >>> sizes = diagnostics.summary(
-        ...     models.MLP([128, 10]), jax.ShapeDtypeStruct((100, 28, 28, 1), jnp.uint8))
+        ...     models.MLP([128, 10]), jax.ShapeDtypeStruct((100, 28, 28, 1), "uint8"))
         >>> sizes.names, sizes.parameters, sizes.total_parameters
         (('dense_0', 'dense_0/activation', 'dense_1'), (100480, 0, 1290), 101770)
         >>> sizes.total_flops
         Flops(forward=20326400, backward=20582400)
+        >>> print(sizes)
+                                     output             forward backward output
+         layer              type       shape  parameters   FLOPs    FLOPs   (MB)
+         ...
+         total                                  101,770  20.3 M   20.6 M   0.11
+        <BLANKLINE>
+        total params: 101,770
+        trainable params: 101,770
+        non-trainable params: 0
+        input size (MB): 0.31
+        forward/backward pass size (MB): 0.11
+        params size (MB): 0.41
+        estimated total size (MB): 0.83
+        1 MB is 10^6 bytes of the arrays' own dtypes.
     """
     task = as_measured(model, preprocess=preprocess, mode=mode)
     traced, variables, inputs = trace_shapes(task, inputs, train=train)
     params = variables.get("params", {})
+    state = {name: value for name, value in variables.items() if name != "params"}
     flops, total_flops = _flops(traced)
-    leaves = jax.tree.leaves(params)
     return Summary(
         names=tuple(row.name for row in traced.rows),
         kinds=tuple(row.kind for row in traced.rows),
@@ -103,9 +137,14 @@ def summary(
         parameters=tuple(row.parameters for row in traced.rows),
         flops=flops,
         activation_bytes=tuple(_bytes(row) for row in traced.rows),
-        total_parameters=sum(leaf.size for leaf in leaves),
-        parameter_bytes=sum(_bytes(leaf) for leaf in leaves),
+        total_parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        parameter_bytes=_bytes(params),
         total_flops=total_flops,
+        state_numbers=sum(leaf.size for leaf in jax.tree.leaves(state)),
+        state_bytes=_bytes(state),
+        input_bytes=_bytes(inputs),
+        pass_bytes=2 * sum(_bytes(row) for row in traced.rows if row.has_weights),
+        hidden=traced.hidden,
     )
 
 
@@ -133,5 +172,7 @@ def _count(level: Level, of_site: dict[int, Flops], times: int) -> Flops:
     return total
 
 
-def _bytes(array: Any) -> int:
-    return int(jnp.dtype(array.dtype).itemsize * math.prod(array.shape))
+def _bytes(tree: Any) -> int:
+    """The size of a tree's arrays; a row is one."""
+    leaves = [tree] if hasattr(tree, "dtype") else jax.tree.leaves(tree)
+    return sum(leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in leaves)

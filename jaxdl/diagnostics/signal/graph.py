@@ -12,7 +12,7 @@ from jax.extend.core import Literal
 from jaxtyping import Array
 
 from jaxdl.diagnostics.signal.recording import parameter_counts
-from jaxdl.diagnostics.signal.rows import Trace, root_of, trace_shapes
+from jaxdl.diagnostics.signal.rows import Trace, require_rows, root_of, trace_shapes
 from jaxdl.jaxprs import makers
 from jaxdl.training.task import scale_images
 
@@ -97,7 +97,7 @@ def graph(
         preprocess: a pure function of the inputs, as in `training.fit`.
 
     Raises:
-        TypeError: the model is no module.
+        TypeError: the model is no module, or an input has no shape and dtype.
         ValueError: a model without layers.
 
     Example:
@@ -108,7 +108,9 @@ def graph(
         >>> [node.parameters for node in drawn.nodes]
         [0, 16, 0, 10, 0]
     """
-    return _graph_of(*trace_shapes(model, inputs, train=train, preprocess=preprocess))
+    traced, variables, inputs = trace_shapes(model, inputs, train=train, preprocess=preprocess)
+    require_rows(traced, model)
+    return _graph_of(traced, variables, inputs)
 
 
 def _graph_of(traced: Trace, variables: Mapping[str, Any], inputs: Any) -> Graph:

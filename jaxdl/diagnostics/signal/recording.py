@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend.core import Jaxpr, Literal, Var
 from jaxtyping import Array, Float
 
-from jaxdl.diagnostics.signal.rows import ACTIVATION, Row, signals_of, trace
+from jaxdl.diagnostics.signal.rows import ACTIVATION, Row, require_rows, signals_of, trace
 from jaxdl.jaxprs import Segment, holds_primitive
 from jaxdl.training.steps import uphill
 from jaxdl.training.task import (
@@ -79,6 +79,7 @@ def record(
         )
     inputs = preprocess(jnp.asarray(batch["inputs"]))
     traced, (variables, _, _) = trace(model, variables, inputs, train=train, key=key)
+    require_rows(traced, model)
     unlike_params = {name: value for name, value in variables.items() if name != "params"}
 
     def run(params: Any, taps: list[Array]) -> tuple[Any, list[Array], list[Slope | None]]:

@@ -114,7 +114,7 @@ def trace(
 
     Raises:
         TypeError: the model is no module, or the key no key.
-        ValueError: the model has no rows, or draws random numbers without a key.
+        ValueError: the model draws random numbers without a key.
     """
     require_module(model)
     if key is not None:
@@ -144,14 +144,18 @@ def trace(
             "pass key=jax.random.key(0), or train=False"
         ) from error
     rows = _rows(program.jaxpr, seen, program.jaxpr.outvars[len(outputs) :])
-    if not rows:
-        raise ValueError(
-            "a model must compute at least one array in a module, "
-            f"got {type(model).__name__}, which computes none; pass a model with layers"
-        )
     after = [row.variable for row in rows]
     segments = cut(program.jaxpr, after, program.jaxpr.outvars[: len(outputs)])
     return Trace(rows, segments, program, structure, len(outputs)), arguments
+
+
+def require_rows(traced: Trace, model: nn.Module) -> None:
+    """Refuse a model without rows."""
+    if not traced.rows:
+        raise ValueError(
+            "a model must compute at least one array in a module that no nn.remat or nn.scan "
+            f"hides, got {type(model).__name__}, which computes none; pass a model with layers"
+        )
 
 
 def trace_shapes(
@@ -163,10 +167,15 @@ def trace_shapes(
         The trace; the shapes of its variables, and of its inputs after `preprocess`.
 
     Raises:
-        TypeError: the model is no module.
-        ValueError: the model has no rows.
+        TypeError: the model is no module, or an input has no shape and dtype.
     """
     require_module(model)
+    for leaf in jax.tree.leaves(inputs):
+        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+            raise TypeError(
+                f"inputs must be arrays, or shapes with a dtype, got {inputs!r}; "
+                "pass jax.ShapeDtypeStruct((batch, ...), 'float32')"
+            )
     key = jax.eval_shape(lambda: jax.random.key(0))
     inputs = jax.eval_shape(preprocess, inputs)
     variables = jax.eval_shape(functools.partial(initial_variables, model), key, inputs)

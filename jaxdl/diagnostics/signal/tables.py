@@ -1,10 +1,13 @@
 """Measurements as tables for a terminal."""
 
+import io
 from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def propagation_table(measured: Any) -> Table:
@@ -59,17 +62,17 @@ def _cell(value: float, is_share: bool) -> str:
 
 
 def summary_table(sizes: Any) -> Table:
-    """One line for each row of a `Summary`, and the totals."""
+    """One line for each layer of a `Summary`, and the totals."""
     table = Table(show_footer=True, box=SIMPLE_HEAD, padding=0, pad_edge=False)
     held_elsewhere = sizes.total_parameters - sum(sizes.parameters)
-    table.add_column("row", footer="total", overflow="fold")
-    for name in ("kind", "shape"):
+    table.add_column("layer", footer="total", overflow="fold")
+    for name in ("type", "output\nshape"):
         table.add_column(name, overflow="fold")
     totals = {
         "parameters": f"{sizes.total_parameters:,}",
         "forward\nFLOPs": _operations(sizes.total_flops.forward),
         "backward\nFLOPs": _operations(sizes.total_flops.backward),
-        "activations": _memory(sizes.total_activation_bytes),
+        "output\n(MB)": _megabytes(sizes.total_activation_bytes),
     }
     for name, total in totals.items():
         table.add_column(name, footer=total, justify="right", no_wrap=True)
@@ -80,12 +83,33 @@ def summary_table(sizes: Any) -> Table:
             "x".join(map(str, sizes.shapes[index])),
             f"{sizes.parameters[index]:,}" if sizes.parameters[index] else "",
             *(_operations(count) if count else "" for count in sizes.flops[index]),
-            _memory(sizes.activation_bytes[index]),
+            _megabytes(sizes.activation_bytes[index]),
         )
     if held_elsewhere:
         table.add_row("held by containers", "", "", f"{held_elsewhere:,}", "", "", "")
-    table.caption = f"parameters take {_memory(sizes.parameter_bytes)}"
+    of_sizes = {
+        "input size": sizes.input_bytes,
+        "forward/backward pass size": sizes.pass_bytes,
+        "params size": sizes.parameter_bytes + sizes.state_bytes,
+        "estimated total size": sizes.total_bytes,
+    }
+    lines = [
+        f"total params: {sizes.total_parameters + sizes.state_numbers:,}",
+        f"trainable params: {sizes.total_parameters:,}",
+        f"non-trainable params: {sizes.state_numbers:,}",
+        *(f"{name} (MB): {_megabytes(size)}" for name, size in of_sizes.items()),
+        "1 MB is 10^6 bytes of the arrays' own dtypes.",
+    ]
+    table.caption = Text("\n".join(lines), style="not italic")
+    table.caption_justify = "left"
     return table
+
+
+def as_text(table: Table) -> str:
+    """The table as `print` shows it, in at most 100 columns."""
+    text = io.StringIO()
+    Console(file=text, width=100, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines())
 
 
 def _operations(count: int) -> str:
@@ -98,11 +122,9 @@ def _operations(count: int) -> str:
     return f"{size:.3g} P"
 
 
-def _memory(size: int | float) -> str:
-    if size < 1024:
-        return f"{size} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        size /= 1024
-        if size < 1024:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1024:.1f} TiB"
+def _megabytes(size: int) -> str:
+    """Two decimals; below 1 MB two digits."""
+    millions = size / 1e6
+    if millions >= 1:
+        return f"{millions:,.2f}"
+    return np.format_float_positional(millions, precision=2, fractional=False, trim="-")

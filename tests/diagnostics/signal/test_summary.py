@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from jaxdl import losses, models
-from jaxdl.diagnostics import propagation, summary
+from jaxdl.diagnostics import graph, propagation, summary
 from jaxdl.diagnostics.signal.flops import Flops, count_flops
 from jaxdl.layers import BatchNorm
 
@@ -157,9 +157,7 @@ def test_shared_parameters_count_once_and_those_of_containers_count():
     assert sizes.names == ("dense", "dense/activation", "dense:2")
     assert sizes.parameters == (12, 0, 0)
     assert sizes.total_parameters == 15
-    text = io.StringIO()
-    Console(file=text, width=150).print(sizes)
-    assert "held by containers" in text.getvalue()
+    assert "held by containers" in str(sizes)
 
 
 def test_rows_are_those_of_propagation():
@@ -181,6 +179,178 @@ def test_a_model_larger_than_the_machine_has_a_summary():
     sizes = summary(models.MLP([10**6, 10**6, 10**6]), shape(10**4, 10**6))
     assert sizes.total_parameters == 3 * (10**12 + 10**6)
     assert sizes.total_flops.forward == 6 * 10**16
+    assert "params size (MB): 12,000,012.00" in str(sizes)
     text = io.StringIO()
-    Console(file=text, width=150).print(sizes)
-    assert "10.9 TiB" in text.getvalue()
+    Console(file=text, width=100).print(sizes)
+    assert "params size (MB): 12,000,012.00" in text.getvalue()
+
+
+def lines(sizes):
+    """The totals below the table, by name."""
+    return dict(line.split(": ") for line in str(sizes).splitlines() if ": " in line)
+
+
+def test_the_table_ends_with_what_torchinfo_prints():
+    sizes = summary(models.MLP([128, 10]), jax.ShapeDtypeStruct((100, 28, 28, 1), jnp.uint8))
+    parameters = 784 * 128 + 128 + 128 * 10 + 10
+    # torchinfo: inputs, twice the outputs of layers with parameters, and parameters, 4 bytes each.
+    inputs, both, held = 4 * 100 * 784, 2 * 4 * 100 * (128 + 10), 4 * parameters
+    assert (sizes.input_bytes, sizes.pass_bytes) == (inputs, both)
+    assert (sizes.parameter_bytes, sizes.total_bytes) == (held, inputs + both + held)
+    assert lines(sizes) == {
+        "total params": f"{parameters:,}",
+        "trainable params": f"{parameters:,}",
+        "non-trainable params": "0",
+        "input size (MB)": "0.31",  # 313,600 bytes
+        "forward/backward pass size (MB)": "0.11",  # 110,400
+        "params size (MB)": "0.41",  # 407,080
+        "estimated total size (MB)": "0.83",
+    }
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(4, (3, 3))(x)
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        return nn.Dense(2)(nn.Dropout(0.5, deterministic=not train)(x).reshape(len(x), -1))
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_running_statistics_are_not_trainable(train):
+    sizes = summary(Normed(), shape(2, 8, 8, 3), train=train)
+    learned = (3 * 3 * 3 * 4 + 4) + (4 + 4) + (8 * 8 * 4 * 2 + 2)
+    assert (sizes.total_parameters, sizes.state_numbers, sizes.state_bytes) == (learned, 8, 32)
+    assert lines(sizes)["total params"] == str(learned + 8)
+    assert lines(sizes)["non-trainable params"] == "8"
+    assert sizes.total_bytes == sizes.input_bytes + sizes.pass_bytes + 4 * (learned + 8)
+
+
+class Recurrent(nn.Module):
+    cell: type = nn.LSTMCell
+
+    @nn.compact
+    def __call__(self, ids):
+        sequence = nn.RNN(self.cell(6))(nn.Embed(50, 8)(ids))
+        return {"sequence": sequence, "last": nn.Dense(2)(sequence[:, -1])}
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (8,))
+        return scale * nn.relu(nn.Dense(8)(x))
+
+
+class Turn(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return Block()(x), None
+
+
+class Rematerialized(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(8, name="first")(x)
+        x = nn.remat(Block)(name="one")(x)
+        return nn.Dense(2, name="out")(nn.remat(Block)(name="two")(x))
+
+
+class Stacked(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        stack = nn.scan(
+            nn.remat(Turn), variable_axes={"params": 0}, split_rngs={"params": True}, length=5
+        )
+        return nn.Dense(2, name="out")(stack(name="turns")(x, None)[0])
+
+
+class Bare(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x @ self.param("kernel", nn.initializers.ones, (x.shape[-1], 4), jnp.bfloat16)
+
+
+class Two(nn.Module):
+    @nn.compact
+    def __call__(self, left, right):
+        return nn.Dense(3)(left), nn.Dense(3)(right)
+
+
+LSTM = 4 * (8 * 6 + 6 * 6 + 6)
+GRU = 3 * (8 * 6 + 6 * 6) + 4 * 6  # Flax: biases for three inputs and one state
+BLOCK = 8 * 8 + 8 + 8
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "parameters"),
+    [
+        (Two(), (shape(2, 4), shape(2, 5)), {"Dense_0": 15, "Dense_1": 18}),
+        (
+            Two(),
+            {"left": shape(2, 4), "right": shape(2, 5)},
+            {"Dense_0": 15, "Dense_1": 18},
+        ),
+        (
+            Recurrent(),
+            jax.ShapeDtypeStruct((2, 7), jnp.int32),
+            {"Embed_0": 400, "RNN_0": LSTM, "Dense_0": 14},
+        ),
+        (
+            Recurrent(nn.GRUCell),
+            jax.ShapeDtypeStruct((2, 7), jnp.int32),
+            {"Embed_0": 400, "RNN_0": GRU, "Dense_0": 14},
+        ),
+        (nn.RNN(nn.LSTMCell(6)), shape(2, 7, 8), {"RNN": LSTM}),
+        (Rematerialized(), shape(2, 8), {"first": 72, "one": BLOCK, "two": BLOCK, "out": 18}),
+        (Stacked(), shape(2, 8), {"turns": 5 * BLOCK, "out": 18}),
+        (nn.remat(Bare)(), shape(2, 3), {"Bare": 12}),
+        (
+            nn.remat(nn.Sequential)([nn.Dense(8), nn.Dense(2)]),
+            shape(2, 3),
+            {"layers_0": 32, "layers_1": 18},
+        ),
+        (Bare(), shape(2, 3), {"Bare": 12}),
+        (nn.jit(nn.Dense)(3), shape(2, 8), {"JitDense": 27}),
+    ],
+)
+def test_every_layer_has_a_line(model, inputs, parameters):
+    sizes = summary(model, inputs)
+    layers = zip(sizes.names, sizes.parameters, strict=True)
+    assert {name: count for name, count in layers if count} == parameters
+    printed = str(sizes).splitlines()
+    for name, count in parameters.items():
+        assert any(
+            line.split()[0] == name and str(count) in line.split() for line in printed if line
+        )
+    assert sizes.total_parameters == sum(parameters.values())
+    assert "held by containers" not in str(sizes)
+
+
+def test_a_recurrent_layer_keeps_its_whole_sequence():
+    sizes = summary(Recurrent(), jax.ShapeDtypeStruct((2, 7), jnp.int32))
+    # Outputs of Embed, RNN and Dense.
+    assert sizes.pass_bytes == 2 * 4 * (2 * 7 * 8 + 2 * 7 * 6 + 2 * 2)
+    assert sizes.input_bytes == 4 * 2 * 7
+
+
+def test_a_byte_is_that_of_the_dtype():
+    sizes = summary(Bare(), jax.ShapeDtypeStruct((2, 3), jnp.bfloat16))
+    assert (sizes.input_bytes, sizes.parameter_bytes, sizes.pass_bytes) == (12, 24, 32)
+
+
+@pytest.mark.parametrize("inputs", [(2, 8), [[1.0, 2.0]], "2x8"])
+@pytest.mark.parametrize("of", [summary, graph])
+def test_inputs_without_a_dtype_are_refused(of, inputs):
+    with pytest.raises(TypeError, match=r"pass jax\.ShapeDtypeStruct"):
+        of(models.MLP([2]), inputs)
+
+
+class Nothing(nn.Module):
+    def __call__(self, x):
+        return x
+
+
+def test_a_model_without_layers_is_refused():
+    with pytest.raises(ValueError, match="which computes none"):
+        summary(Nothing(), shape(2, 3))

@@ -1,7 +1,5 @@
 """Smoothing's experiment: its claims hold for the expected numbers, and each can be refuted."""
 
-from dataclasses import replace
-
 import batchnorm_smoothing as experiment
 import chex
 import jax
@@ -31,7 +29,6 @@ def batchnorm_smoothing_results(steps=300):
     return xarray.Dataset(
         {
             "loss": ((*BY_RUN, "step"), loss),
-            "shift": (by_probe, by_norm(0.1, 0.001, 0.3)),
             "gradient_norm": (by_probe, by_norm(1.5, 1.0, 1.0)),
             "along_loss": ((*by_probe, "length"), 2.0 + change),
             "along_change": ((*by_probe, "length"), change),
@@ -53,10 +50,10 @@ def verdicts(results):
 
 def test_the_expected_numbers_hold():
     results = batchnorm_smoothing_results()
-    assert verdicts(results) == ["holds"] * 11
-    assert len(experiment.plot(results).axes) == 6
+    assert verdicts(results) == ["holds"] * 9
+    assert len(experiment.plot(results).axes) == 5
     # Too short for what the paper says.
-    assert verdicts(batchnorm_smoothing_results(steps=30)) == ["holds"] * 2
+    assert verdicts(batchnorm_smoothing_results(steps=30)) == ["holds"]
 
 
 SMALL, LARGE = {"rate": 0.1}, {"rate": 0.5}
@@ -67,17 +64,14 @@ PLAIN, NORM, NOISY = ({"norm": name} for name in ("plain", "norm", "noisy"))
     ("name", "where", "value", "refuted"),
     [
         ("loss", NORM | SMALL, 3.0, {0}),
-        ("loss", NOISY | SMALL, 3.0, {3}),
-        ("loss", NOISY | LARGE, 4.0, {4, 6}),
+        ("loss", NOISY | SMALL, 3.0, {1}),
+        ("loss", NOISY | LARGE, 4.0, {2, 4}),
         ("loss", PLAIN | LARGE, np.nan, set()),  # a diverged run counts as chance
-        ("loss", NORM | LARGE, 4.0, {5, 6}),
-        ("shift", NOISY, 0.0005, {1, 2}),
-        ("shift", NOISY, 0.02, {2}),
-        ("shift", NOISY | SMALL | {"probe": 250, "seed": 0}, np.nan, {1, 2}),
-        ("along_loss", PLAIN, 2.0 + np.linspace(0.0, 0.1, 5), {7}),
-        ("along_change", PLAIN, np.full(5, 0.1), {8, 9, 10}),
-        ("along_change", NORM | SMALL | {"probe": 250, "length": 4.0}, np.nan, {8, 9, 10}),
-        ("gradient_norm", PLAIN, 9.0, {9, 10}),
+        ("loss", NORM | LARGE, 4.0, {3, 4}),
+        ("along_loss", PLAIN, 2.0 + np.linspace(0.0, 0.1, 5), {5}),
+        ("along_change", PLAIN, np.full(5, 0.1), {6, 7, 8}),
+        ("along_change", NORM | SMALL | {"probe": 250, "length": 4.0}, np.nan, {6, 7, 8}),
+        ("gradient_norm", PLAIN, 9.0, {7, 8}),
         ("along_loss", LARGE, np.nan, set()),  # only the small rate is claimed of
     ],
 )
@@ -87,7 +81,7 @@ def test_each_claim_can_be_refuted(name, where, value, refuted):
     assert {i for i, verdict in enumerate(verdicts(results)) if verdict == "refuted"} == refuted
 
 
-@pytest.mark.parametrize(("norm", "claims"), [(PLAIN, []), (NORM, [5, 6]), (NOISY, [4, 6])])
+@pytest.mark.parametrize(("norm", "claims"), [(PLAIN, []), (NORM, [3, 4]), (NOISY, [2, 4])])
 def test_no_claim_holds_because_its_network_diverged(norm, claims):
     results = batchnorm_smoothing_results()
     results["loss"].loc[norm | LARGE] = np.nan
@@ -105,11 +99,11 @@ def test_one_seed_far_off_leaves_a_mean_undecided():
     results = batchnorm_smoothing_results()
     results["loss"].loc[NOISY | LARGE] = np.array([1.2, 1.2, 2.9])[:, None]
     assert results["loss"].sel(NOISY | LARGE).mean() < results["loss"].sel(PLAIN | LARGE).mean()
-    assert verdicts(results)[4] == "undecided"  # the training loss at the larger rate
+    assert verdicts(results)[2] == "undecided"  # the training loss at the larger rate
 
 
 def explored(model, batch, rate, lengths, steps=1):
-    """What `explore` gives of a first state, that state, and the run."""
+    """The run, its first state, and what `explore` gives of it."""
     task = training.Task(model, losses.mean_squared_error)
     learn = training.make_run(task, experiment.recording_sgd(rate), batch_size=len(batch))
     state = learn.init(jax.random.key(0), batch)
@@ -123,7 +117,7 @@ def test_along_the_gradient_of_a_quadratic():
     targets = draw.normal(size=(20, 1)).astype(np.float32)
     batch = data.Arrays(jnp.asarray(inputs), jnp.asarray(targets))
     lengths = np.array([0.05, 0.4])
-    _, state, _, direction, found = explored(models.MLP([1]), batch, 0.1, lengths)
+    _, state, _, found = explored(models.MLP([1]), batch, 0.1, lengths)
 
     with_one = np.c_[np.ones(20), inputs].astype(np.float64)  # bias, kernel
     hessian = 2 * with_one.T @ with_one / 20
@@ -136,7 +130,6 @@ def test_along_the_gradient_of_a_quadratic():
     curvature = gradient @ hessian @ gradient
     along = np.mean(error**2) - lengths * (gradient @ gradient) + lengths**2 / 2 * curvature
     # float32, sums of 20 terms of order one.
-    np.testing.assert_allclose(flat(direction), gradient, rtol=1e-4)
     np.testing.assert_allclose(found["gradient_norm"], np.linalg.norm(gradient), rtol=1e-5)
     np.testing.assert_allclose(found["along_loss"], along, rtol=1e-5)
     change = lengths * np.linalg.norm(hessian @ gradient)
@@ -146,7 +139,7 @@ def test_along_the_gradient_of_a_quadratic():
 def test_looking_leaves_the_steps_as_they_are_and_has_their_noise():
     batch = data.Arrays(jax.random.normal(jax.random.key(1), (16, 4)), jnp.ones((16, 1)))
     model = models.MLP([8, 1], norm=layers.NoisyBatchNorm)
-    learn, state, after, gradient, found = explored(model, batch, 0.5, np.zeros(2), steps=2)
+    learn, state, after, found = explored(model, batch, 0.5, np.zeros(2), steps=2)
     assert int(after.step) == 2
     # At length 0 there is the step's own loss, noise included. The next step's is another.
     np.testing.assert_allclose(found["along_loss"], found["loss"][0], rtol=1e-6)
@@ -157,27 +150,12 @@ def test_looking_leaves_the_steps_as_they_are_and_has_their_noise():
         expected, _ = jax.jit(learn.step)(expected, batch)
     # Sums of 16 float32 products, in another order.
     chex.assert_trees_all_close(after.params, expected.params, rtol=1e-4, atol=1e-5)
-    first, _ = jax.jit(learn.step)(state, batch)
-    chex.assert_trees_all_close(
-        experiment.moved(state, gradient, 0.5).params, first.params, rtol=1e-4, atol=1e-6
-    )
 
 
-@pytest.mark.parametrize("norm", ["norm", "noisy"])
-def test_the_noise_of_the_next_step_moves_inputs_that_the_weights_leave_still(norm):
-    images = jax.random.randint(jax.random.key(1), (8, 32, 32, 3), 0, 256).astype(jnp.uint8)
-    batch = data.Arrays(images, jnp.zeros(8, jnp.int32))
-    task = experiment.task_of(norm, (2, 2, 2, 2, 2))
-    learn = training.make_run(task, experiment.recording_sgd(0.1), batch_size=8)
-    state = learn.init(jax.random.key(0), batch)
-    shift = experiment.relative_shift(task, batch, state, replace(state, step=state.step + 1))
-    # BatchNorm's means are beta, 0, up to float32; the noise's are uniform in +- 0.5.
-    assert shift > 0.01 if norm == "noisy" else shift < 1e-6
-
-
-@pytest.mark.parametrize("name", ["threefry2x32", "rbg"])
-def test_a_seeds_key_of_another_generator(name):
-    assert experiment.as_generator(jax.random.key(3), name) == jax.random.key(3, impl=name)
+def test_a_run_that_leaves_the_noise_out_has_claims_and_a_figure():
+    results = batchnorm_smoothing_results(steps=30).sel(norm=["plain", "norm"])
+    assert verdicts(results) == ["holds"]
+    assert len(experiment.plot(results).axes) == 5
 
 
 def test_a_run_has_the_axes_that_claims_read(monkeypatch):
@@ -186,9 +164,14 @@ def test_a_run_has_the_axes_that_claims_read(monkeypatch):
     noise = data.Arrays(images, draw.integers(0, 10, 40).astype(np.int32))
     few = data.Dataset("few", noise, None, None)
     monkeypatch.setattr(experiment.data, "load", lambda *_, **__: few)
-    monkeypatch.setattr(experiment, "NORMS", {"norm": layers.BatchNorm})  # one to compile
     config = experiment.Config(
-        seeds=3, steps=4, probes=2, batch_size=8, channels=(2, 2, 2, 2, 2), rates=(0.01, 0.02)
+        seeds=3,
+        steps=4,
+        probes=2,
+        batch_size=8,
+        channels=(2, 2, 2, 2, 2),
+        rates=(0.01, 0.02),
+        norms=("norm",),
     )
     results = experiment.run(config)
     expected = batchnorm_smoothing_results(steps=4 * PROBES)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxdl.diagnostics.signal.propagation import Propagation
+from jaxdl.diagnostics.signal.trunk import readers_of, trunk
 
 # One learning rate serves layers whose gradients differ by a factor of 10 or 100. At 1,000 the
 # layers with small gradients hardly learn.
@@ -120,24 +121,33 @@ def _not_finite(measured: Propagation) -> Advice | None:
 
 
 def _cut_off(measured: Propagation) -> Advice | None:
-    """A gradient that is exactly 0 in every entry, and what stopped it."""
+    """A gradient that is exactly 0 in every entry and stays so, and what stopped it."""
     nothing = np.asarray(measured.gradient_zero_fraction) == 1
-    if not np.any(nothing):
+    readers = readers_of(measured.feeds)
+    # From the loss back: a gradient of 0 is no fault where the next step lets one through.
+    sick = np.zeros(len(nothing), bool)
+    for row in reversed(np.flatnonzero(nothing).tolist()):
+        sick[row] = all(
+            sick[reader] if nothing[reader] else not _opens(measured, row, reader)
+            for reader in readers[row]
+        )
+    if not np.any(sick):
         return None
-    row = len(nothing) - 1 - int(np.argmax(nothing[::-1]))
+    row = int(np.flatnonzero(sick)[-1])
     name = measured.names[row]
-    if row == len(nothing) - 1:
+    if not readers[row]:
         cause = "the loss does not depend on it, the targets are met exactly, or it is flat there"
     else:
-        after = measured.names[row + 1]
-        if measured.weight_norm[row + 1] == 0:
+        reader = max(readers[row], key=lambda reader: not nothing[reader])
+        after = measured.names[reader]
+        if measured.weight_norm[reader] == 0:
             cause = f"the kernel of {after} is 0: start it from random weights"
-        elif measured.gradient_stddev[row + 1] < NEAR_UNDERFLOW:
+        elif measured.gradient_stddev[reader] < NEAR_UNDERFLOW:
             cause = (
-                f"it underflowed float32 after {measured.gradient_stddev[row + 1]:.0e} at {after}: "
+                f"it underflowed float32 after {measured.gradient_stddev[reader]:.0e} at {after}: "
                 "start from larger weights or add a norm"
             )
-        elif measured.dead_fraction[row + 1] == 1:
+        elif measured.dead_fraction[reader] == 1:
             # Rows after a dead row are constant too: the first one is the cause.
             source = measured.names[int(np.argmax(np.asarray(measured.dead_fraction) == 1))]
             cause = f"every unit of {source} is dead: raise its biases or lower the learning rate"
@@ -148,8 +158,23 @@ def _cut_off(measured: Propagation) -> Advice | None:
     )
 
 
+def _opens(measured: Propagation, row: int, reader: int) -> bool:
+    """Whether a row gets no gradient from a reader only because of parameters that are 0 and learn.
+
+    They are the reader's own (a last norm, a head or a LayerScale of 0), or a row beside it is the
+    factor (adaLN-zero).
+    """
+    gates = [reader, *(feed for feed in measured.feeds[reader] if feed not in (-1, row))]
+    return any(_is_closed(measured, gate) for gate in gates)
+
+
+def _is_closed(measured: Propagation, row: int) -> bool:
+    """Whether its parameters are 0 and will not be after the next step."""
+    return bool(measured.weight_norm[row] == 0 and measured.weight_gradient_norm[row] > 0)
+
+
 def _signal(measured: Propagation) -> Advice | None:
-    rows = np.flatnonzero(measured.has_weights)[:-1]
+    rows = trunk(measured.feeds, measured.has_weights)[:-1]
     if len(rows) < 2:
         return None
     size = _root_mean_square(measured.mean, measured.stddev)[rows]
@@ -163,7 +188,7 @@ def _signal(measured: Propagation) -> Advice | None:
 
 
 def _gradient(measured: Propagation) -> Advice | None:
-    rows = np.flatnonzero(measured.has_weights)[::-1]
+    rows = trunk(measured.feeds, measured.has_weights)[::-1]
     units = np.array([np.prod(shape[1:]) for shape in measured.shapes])
     size = _root_mean_square(measured.gradient_mean, measured.gradient_stddev)[rows]
     size = size * np.sqrt(units)[rows]
@@ -210,9 +235,16 @@ def _drift(
 
 
 def _dead(measured: Propagation) -> Advice | None:
+    # What a closed gate gives is constant until the next step.
+    closed: set[int] = set()
+    for row, feeds in enumerate(measured.feeds):
+        if _is_closed(measured, row) or (feeds and closed.issuperset(feeds)):
+            closed.add(row)
+    share = np.array(measured.dead_fraction)
+    share[list(closed)] = 0
     return _widespread(
         measured,
-        np.asarray(measured.dead_fraction),
+        share,
         DEAD_FRACTION,
         "dead units",
         "of the units never change over the batch",

@@ -3,14 +3,28 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 from jax.extend.core import Literal, Var
 
 from jaxdl.diagnostics.signal.levels import Level
 from jaxdl.diagnostics.signal.rows import Trace
 from jaxdl.jaxprs import scan_parts
 
+INPUT = "input"
+
 Steps = tuple[int, ...]
 """Of every scan over layers around a value, from the outside in, the step."""
+
+
+def feeds_of(traced: Trace, variables: Any) -> tuple[tuple[int, ...], ...]:
+    """The numbers of the rows that feed each row; -1 is the input."""
+    program = traced.top.program
+    first = len(jax.tree.leaves(dict(variables)))
+    feeds = Feeds(traced, dict.fromkeys(program.invars[first:], INPUT))
+    numbers = {row.name: number for number, row in enumerate(traced.rows)} | {INPUT: -1}
+    return tuple(
+        tuple(numbers[name] for name in feeds.of_row(number)) for number in range(len(traced.rows))
+    )
 
 
 class Feeds:

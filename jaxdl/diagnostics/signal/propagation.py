@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxdl.calling import GivenMode
 from jaxdl.compiling import jit_with
+from jaxdl.diagnostics.signal.feeds import feeds_of
 from jaxdl.diagnostics.signal.names import ACTIVATION
 from jaxdl.diagnostics.signal.recording import Recording, Slope, map_stacked, record
 from jaxdl.diagnostics.signal.rows import Trace
@@ -46,13 +47,15 @@ class Propagation:
         has_weights: whether the row's module has parameters.
         hidden: modules without rows, inside a branch, a while loop, a callback or a function with
             its own derivative. A warning names them, too.
+        feeds: the numbers of the rows from which each row is computed; -1 is the input.
         mean: mean over all entries of the value a.
         stddev: standard deviation of these entries.
         dead_fraction: share of units whose value is the same over the batch and all image
             positions. A unit is an index of the last axis; in an attention, of its heads, too.
         saturated_fraction: share of entries where the activation's slope is below `saturation` in
-            size and the activation is not 0. (A ReLU that is off is not saturated.) NaN for rows of
-            modules with parameters, and of functions of complex numbers.
+            size and below a tenth of its slope elsewhere, and the activation is not 0. (A ReLU that
+            is off is not saturated, nor is a linear map, however small.) NaN for rows of modules
+            with parameters, and of functions of complex numbers.
         nonfinite_fraction: share of entries of the value that are NaN or infinite.
         gradient_mean: mean over all entries of dL/da. L is the SUM of the per-example losses, so it
             does not shrink with the batch.
@@ -86,6 +89,7 @@ class Propagation:
     shapes: tuple[tuple[int, ...], ...] = struct.field(pytree_node=False)
     has_weights: tuple[bool, ...] = struct.field(pytree_node=False)
     hidden: tuple[str, ...] = struct.field(pytree_node=False, default=())
+    feeds: tuple[tuple[int, ...], ...] = struct.field(pytree_node=False, default=())
 
     @property
     def variance(self) -> Any:
@@ -230,6 +234,7 @@ def _measure(
         shapes=tuple(row.shape for row in rows),
         has_weights=tuple(row.has_weights for row in rows),
         hidden=recorded.trace.hidden,
+        feeds=feeds_of(recorded.trace, variables),
     )
 
 
@@ -255,7 +260,8 @@ def _statistics(values: Array) -> _Statistics:
 
 def _saturated_fractions(recorded: Recording, saturation: float) -> Array:
     def saturated(slope: Slope) -> Array:
-        return _share((slope.slope < saturation) & (slope.value != 0))
+        limit = jnp.minimum(saturation, slope.steepest / 10)
+        return _share((slope.slope < limit) & (slope.value != 0))
 
     counts = [values.shape[0] for values in recorded.values]
     fractions = [jnp.full(count, jnp.nan, jnp.float32) for count in counts]

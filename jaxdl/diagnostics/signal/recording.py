@@ -29,10 +29,14 @@ from jaxdl.training.task import (
 
 
 class Slope(NamedTuple):
-    """A function's value and |f'| at each entry of its real argument."""
+    """A function's value and |f'| at each entry of its real argument, and the largest |f'| known.
+
+    That is among these entries and at the argument 0.
+    """
 
     value: Array
     slope: Array
+    steepest: Array
 
 
 class Recording(NamedTuple):
@@ -185,7 +189,11 @@ def _slope(traced: Trace, number: int, segment: Segment, before: Mapping[Var, An
         return function.run([*values[:at], z, *values[at + 1 :]])[0]
 
     value, slope = jax.jvp(activation, (values[at],), (signs,))
-    return Slope(value, jnp.abs(slope))
+    _, at_zero = jax.jvp(activation, (jnp.zeros_like(values[at]),), (signs,))
+    known = jnp.stack(
+        [jnp.where(jnp.isfinite(each), jnp.abs(each), 0) for each in (slope, at_zero)]
+    )
+    return Slope(value, jnp.abs(slope), jnp.broadcast_to(known.max(), slope.shape))
 
 
 def _scattered_signs(like: Array) -> Array:

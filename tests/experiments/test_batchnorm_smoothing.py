@@ -171,7 +171,7 @@ def test_a_run_has_the_axes_that_claims_read(monkeypatch):
         batch_size=8,
         channels=(2, 2, 2, 2, 2),
         rates=(0.01, 0.02),
-        norms=("norm",),
+        norms=("plain", "norm"),
     )
     results = experiment.run(config)
     expected = batchnorm_smoothing_results(steps=4 * PROBES)
@@ -184,3 +184,6 @@ def test_a_run_has_the_axes_that_claims_read(monkeypatch):
 def test_knobs_that_no_run_can_be_made_from_are_refused():
     with pytest.raises(ValueError, match="steps a multiple of probes"):
         experiment.run(experiment.Config(steps=3, probes=2))
+    for norms in (("norm", "noisy"), ("plain", "norm", "group")):
+        with pytest.raises(ValueError, match="'plain' and 'norm' among them"):
+            experiment.run(experiment.Config(norms=norms))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from jaxdl.claims import Claim, keep_runs, write_claims, write_gallery
+from jaxdl.claims.past_runs import find_run
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [path for path in (ROOT / "experiments").rglob("*.py") if path.stem != "__main__"]
@@ -140,6 +141,18 @@ def test_runs_of_default_presets_are_kept_and_fill_the_gaps_of_a_gallery(tmp_pat
     page = write_gallery({"All": list(scripts.values())}, tmp_path / "new", kept).read_text()
     assert '<a href="../docs/kept/index.html">' in page
     assert "1 of 5 experiments were run" in page
+
+
+def test_every_experiment_is_kept_as_the_project_ran_it():
+    kept = ROOT / "docs" / "gallery"
+    folders = {path.name for path in kept.iterdir() if path.is_dir()}
+    assert folders == {path.stem for path in EXPERIMENTS}
+    for folder in folders:
+        run = find_run(kept / folder)
+        assert run is not None
+        assert run.is_default
+        assert (kept / folder / "figure.svg").is_file()
+    assert sum(path.stat().st_size for path in kept.rglob("*")) < 15e6
 
 
 def stored(output, name, claims, *, preset="default", changed=None):

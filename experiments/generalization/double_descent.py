@@ -4,8 +4,9 @@ MNIST-1D with wrong labels, [40, w, w, 10] and a network of three convolutions, 
 weights, momentum at rate 0.01, batches of 100, 20,000 steps. With the width the test error falls,
 rises to a peak where the network can just learn all labels by heart, and falls again.
 
-Source: Nakkiran et al. (2019), figures 1, 2 and 11; the notebook deep-double-descent of MNIST-1D
-(2024), whose networks and rates these are; Prince (2023), section 8.4.
+Source: the lecture on double descent; Nakkiran et al. (2019), figures 1, 2 and 11; the notebook
+deep-double-descent of MNIST-1D (2024), whose networks and rates these are; Prince (2023), section
+8.4.
 Run: python experiments/generalization/double_descent.py
 Expected: the published curves, to 3 %: with wrong labels a peak at width 47, 7 % high; whether
 there is none with true ones, four seeds cannot tell; with fewer examples it moves to narrower ones.

@@ -5,8 +5,8 @@ decay, with SGD and with Adam; weights that no gradient pulls at; and the test l
 rates and strengths, [784, 64, 10] on 1,000 digits with a fifth of the labels wrong, Adam, batches
 of 50, 30 epochs.
 
-Source: Loshchilov and Hutter (2019), sections 2 and 4.1; the decay of the library, as PyTorch's,
-is eta lambda theta a step.
+Source: the lecture on regularisation; Loshchilov and Hutter (2019), sections 2 and 4.1; the decay
+of the library, as PyTorch's, is eta lambda theta a step.
 Run: python experiments/generalization/weight_decay.py
 Expected: with SGD one path, theta (1 - eta lambda)^t for free weights; with Adam an L2 penalty
 moves a free weight by eta a step whatever lambda is, decoupled decay as with SGD. Loshchilov and

@@ -5,7 +5,8 @@ activation f if z ~ N(0, 1) in one layer is N(0, 1) in the next: gain = 1 / sqrt
 quadrature. The table that PyTorch publishes has that for ReLU and leaky ReLU alone; its tanh, 5/3,
 is larger, so that the signal settles where tanh's saturation makes up for it.
 
-Source: `torch.nn.init.calculate_gain`; He et al. (2015), equation 10; Glorot and Bengio (2010).
+Source: the lecture on weight initialisation; `torch.nn.init.calculate_gain`; He et al. (2015),
+equation 10; Glorot and Bengio (2010).
 Run: python experiments/initialization/gains.py
 Expected: the quadrature gives sqrt(2) for ReLU and sqrt(2/(1 + a^2)) for leaky ReLU; 1.5925 for
 tanh, so that 5/3 multiplies the variance of z by 1.095 in one layer and holds it at 1.18; the

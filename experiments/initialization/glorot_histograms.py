@@ -1,11 +1,11 @@
 """Why the standard initialisation starves deep tanh layers, and what the normalised one changes.
 
-Source: Glorot and Bengio (2010), figures 6 and 7. Five hidden tanh layers of 1000 units, softmax
-outputs and zero biases, before any training. Standard weights are U(-1/sqrt(n), 1/sqrt(n)), of
-variance 1/(3n): while tanh is nearly linear, each layer divides the standard deviation of the
-activations, and on the way back that of the gradients, by the square root of 3. Normalised
-weights, U with variance 2/(fan_in + fan_out), leave only what the curvature of tanh takes. The
-paper's images are replaced by handwritten digits.
+Source: the lecture on weight initialisation; Glorot and Bengio (2010), figures 6 and 7. Five hidden
+tanh layers of 1000 units, softmax outputs and zero biases, before any training. Standard weights
+are U(-1/sqrt(n), 1/sqrt(n)), of variance 1/(3n): while tanh is nearly linear, each layer divides
+the standard deviation of the activations, and on the way back that of the gradients, by the square
+root of 3. Normalised weights, U with variance 2/(fan_in + fan_out), leave only what the curvature
+of tanh takes. The paper's images are replaced by handwritten digits.
 Run: python experiments/initialization/glorot_histograms.py
 Expected: ratio of standard deviations from layer to layer 0.574 with the standard initialisation,
 forward and backward; 0.928 (forward) and 0.931 (backward) with the normalised one, as the theory

@@ -5,7 +5,7 @@ epochs. In the network of identical features all units of the layer start with t
 they get the same gradient and stay one unit, but for something that treats them differently: here
 dropout, which lets each unit see batches of its own.
 
-Source: Blumenfeld, Gilboa and Soudry (2020).
+Source: the lecture on weight initialisation; Blumenfeld, Gilboa and Soudry (2020).
 Run: python experiments/initialization/identical_features.py
 Expected: told apart by dropout, identical features end two to three points behind He with dropout.
 Without dropout rounding alone tells them apart, some five epochs later: 70 % after 10 epochs.

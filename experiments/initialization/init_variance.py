@@ -8,7 +8,8 @@ of the gradient with respect to them going back.
 All variances share each seed's draws, scaled. A ReLU network is positively homogeneous, so they
 rise or fall together about their laws; what the seeds test is the law.
 
-Source: Prince, Understanding Deep Learning (2023), section 7.5 and figure 7.4; He et al. (2015).
+Source: the lecture on weight initialisation; Prince, Understanding Deep Learning (2023), section
+7.5 and figure 7.4; He et al. (2015).
 Run: python experiments/initialization/init_variance.py
 Expected: 0.02 = 2/100 (He) keeps both; any other multiplies both by variance/0.02 a layer, so that
 over 49 layers 0.001 loses 64 decades, 0.01 loses 15, 0.1 gains 34 and 1.0 gains 83. One network

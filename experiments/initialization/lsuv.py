@@ -6,7 +6,7 @@ rescales each kernel until its output has variance 1. Then both starts, PyTorch'
 same kernels rescaled, train on MNIST digits with Adam at 1e-3. (Under gradient descent the two
 want different rates: at 0.01 LSUV trains and the default stands still, at 0.2 LSUV diverges.)
 
-Source: Mishkin and Matas (2016), algorithm 1.
+Source: the lecture on weight initialisation; Mishkin and Matas (2016), algorithm 1.
 Run: python experiments/initialization/lsuv.py
 Expected: before, the layers' variances differ by a factor of 70; after one rescaling a layer, for
 the biases are zero, each is 1; the first epoch ends some 20 points of accuracy higher.

@@ -9,7 +9,8 @@ back, is multiplying by these slopes.
 The mean field follows, at each t, the variance of a unit's z, that of dz/dt and their covariance.
 So it knows the distribution of the slope: a normal one at each t, mixed over t.
 
-Source: Goodfellow, Bengio and Courville (2016), figure 10.15; Poole et al. (2016), for the theory.
+Source: the lecture on weight initialisation; Goodfellow, Bengio and Courville (2016), figure 10.15;
+Poole et al. (2016), for the theory.
 Run: python experiments/initialization/repeated_composition.py
 Expected: the median of |dy/dt| falls from 0.07 to some 0.004 in the first layer and stays small,
 while the largest doubles with each layer, past 1 in the third; the curve turns more often after

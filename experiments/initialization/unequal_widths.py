@@ -6,7 +6,8 @@ as wide, or a bottleneck. Weights N(0, 2/n), where n is the layer's inputs (fan_
 normal. A layer multiplies the signal's mean square by fan_in Var(W)/2 going forward and the
 gradient's by fan_out Var(W)/2 going back; both are 1 only if the widths are equal.
 
-Source: Glorot and Bengio (2010), equations 10 to 12 and 16; He et al. (2015), equations 10 and 14.
+Source: the lecture on weight initialisation; Glorot and Bengio (2010), equations 10 to 12 and 16;
+He et al. (2015), equations 10 and 14.
 Run: python experiments/initialization/unequal_widths.py
 Expected: where each layer is half as wide, fan_in keeps the signal and halves the gradient's mean
 square a layer; fan_out keeps the gradient and doubles the signal's; the average makes them 4/3 and

@@ -4,7 +4,8 @@ Three hidden ReLU layers of 256 units on MNIST digits of 14 x 14 pixels, gradien
 0.1, batches of 50, 10 epochs. ZerO starts from identities and, where a layer widens (196 to 256),
 a Hadamard matrix; with a partial identity there instead, the added units stay at zero for ever.
 
-Source: Zhao, Schäfer and Anandkumar (2022), theorem 1 and algorithm 1.
+Source: the lecture on weight initialisation; Zhao, Schäfer and Anandkumar (2022), theorem 1 and
+algorithm 1.
 Run: python experiments/initialization/zero_initialization.py
 Expected: ZerO within half a point of He after 10 epochs, and the same network from any two keys;
 the partial identity two points behind, its second layer changing in no more directions than

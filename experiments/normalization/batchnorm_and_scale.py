@@ -8,7 +8,8 @@ turns a unit's weights w by about eta / |w|^2. Large weights hardly turn; small 
 large then, and hardly turn either. The output layer still learns to read the hidden units. Behind
 it is no norm: where it is scaled too, large logits end the training.
 
-Source: Ioffe and Szegedy (2015), section 3.3; van Laarhoven (2017); Arora, Li and Lyu (2019).
+Source: the lecture on BatchNorm; Ioffe and Szegedy (2015), section 3.3; van Laarhoven (2017);
+Arora, Li and Lyu (2019).
 Run: python experiments/normalization/batchnorm_and_scale.py
 Expected: at the best of the rates, BatchNorm's network has 98 % of the test digits right at a = 1,
 and 92 % or more at every a. The plain one falls to chance at 1/100 and 100. With the output layer

@@ -8,8 +8,8 @@ So the gradient's mean square grows in each layer by E[f'(z)^2] / Var[f(z)], z ~
 the weights' scale. A batch of a few examples makes it worse, and a skip connection makes the growth
 a power of the depth instead of an exponential.
 
-Source: Yang, Pennington, Rao, Sohl-Dickstein and Schoenholz (2019), A mean field theory of batch
-normalization; De and Smith (2020) for the skip connection.
+Source: the lecture on BatchNorm; Yang, Pennington, Rao, Sohl-Dickstein and Schoenholz (2019), A
+mean field theory of batch normalization; De and Smith (2020) for the skip connection.
 Run: python experiments/normalization/batchnorm_depth.py
 Expected: in wide layers and large batches the mean square grows a layer by pi/(pi - 1) = 1.467 with
 ReLU, by 1.178 with tanh, not at all without an activation; by 1.79 with ReLU in batches of 8. In 48

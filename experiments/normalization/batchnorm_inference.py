@@ -7,7 +7,8 @@ averages of several momenta (the weight of the OLD value), with the equal averag
 near 1 still holds, after t steps, momentum^t of the zeros and ones it began with. The averages do
 not act on training, so that one run serves them all.
 
-Source: Ioffe and Szegedy (2015), algorithm 2; Wu and Johnson (2021), section 3.
+Source: the lecture on BatchNorm; Ioffe and Szegedy (2015), algorithm 2; Wu and Johnson (2021),
+section 3.
 Run: python experiments/normalization/batchnorm_inference.py
 Expected: after 100 steps momentum 0.999 costs 19 +- 2 points of accuracy in batches of 64 and 21 +-
 6 in batches of 8. After 2000, momentum 0.9 costs 0.5 +- 0.2 and -0.1 +- 0.3 points: recalibration

@@ -7,7 +7,8 @@ so several rates are run. On a fixed batch of test inputs, the 15th, 50th and 85
 the input to each sigmoid of the last hidden layer are followed through training (with BatchNorm,
 normalised by that batch).
 
-Source: Ioffe and Szegedy (2015), section 4.1 and fig. 1, on 60,000 digits for 50,000 steps.
+Source: the lecture on BatchNorm; Ioffe and Szegedy (2015), section 4.1 and fig. 1, on 60,000 digits
+for 50,000 steps.
 Run: python experiments/normalization/batchnorm_mnist.py [--dataset mnist]
 Expected, on the 5,000 digits: BatchNorm takes a fifth to a fourteenth of the steps to 85 %, less at
 smaller rates; the percentiles move 4 to 8 times less. It ends higher at the smallest rate, where

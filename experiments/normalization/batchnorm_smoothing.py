@@ -6,8 +6,9 @@ at chosen steps, along the batch's gradient g for 0.5 to 4 rates, the noise held
 loss, the greatest change of the gradient, and the effective beta-smoothness,
 max ||g(x) - g(x - eta g)|| / (eta ||g||). How far inputs move: internal_covariate_shift.py.
 
-Source: Santurkar, Tsipras, Ilyas and Madry (2018), figures 1, 2 and 4; the rates are theirs. Tried
-with one seed, the network without a norm trains at 0.03 and 0.1 and stays at chance at 0.5.
+Source: the lecture on BatchNorm; Santurkar, Tsipras, Ilyas and Madry (2018), figures 1, 2 and 4;
+the rates are theirs. Tried with one seed, the network without a norm trains at 0.03 and 0.1 and
+stays at chance at 0.5.
 Run: python experiments/normalization/batchnorm_smoothing.py
 Expected: at rate 0.5 no norm stays at chance, while BatchNorm and noisy BatchNorm train (to 1.6 and
 1.7 nats after 240 steps). That noisy BatchNorm trains nearly as well as BatchNorm, 240 steps do not

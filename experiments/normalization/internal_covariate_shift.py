@@ -6,8 +6,8 @@ ReLU are followed: the 15th, 50th and 85th percentile of each channel, its whole
 few steps, and how far the channels' means move in one step. The norms normalise by that batch, and
 the noise is that of the step.
 
-Source: Ioffe and Szegedy (2015), figure 1, the percentiles; Santurkar, Tsipras, Ilyas and Madry
-(2018), figure 2, the distributions and the noise.
+Source: the lecture on BatchNorm; Ioffe and Szegedy (2015), figure 1, the percentiles; Santurkar,
+Tsipras, Ilyas and Madry (2018), figure 2, the distributions and the noise.
 Run: python experiments/normalization/internal_covariate_shift.py
 Expected: BatchNorm holds the percentiles of a channel 11 times stiller than they are without a norm
 (in units of their own distance). The noise undoes that: in a step it moves inputs 300 times farther

@@ -7,8 +7,9 @@ with its running averages, then with the statistics of the training set; and it 
 more in steps of 128 with statistics over N of them (ghost batches), which tells the batch of the
 statistics from that of the gradient.
 
-Source: Wu and He (2018), figure 1 and table 2: ResNet-50 on ImageNet, 8 devices that normalise
-over N images each and step over 8 N together. Ghost batches: Hoffer, Hubara and Soudry (2017).
+Source: the lecture on BatchNorm; Wu and He (2018), figure 1 and table 2: ResNet-50 on ImageNet, 8
+devices that normalise over N images each and step over 8 N together. Ghost batches: Hoffer, Hubara
+and Soudry (2017).
 Run: python experiments/normalization/normalization_batch_size.py
 Expected: BatchNorm's error is 65.0, 59.5, 59.2, 58.5, 58.9 % at batch 2 to 32; GroupNorm's 59.9 to
 60.2 %. In the paper BatchNorm loses 3.7 points at 4 and 1.2 at 8, and leads by 0.5 at 32; here six

@@ -6,9 +6,9 @@ order: their outputs are set to zero, or to their mean over the training set. Or
 noise, in units of their own standard deviation. The area under the curve of training accuracy says
 how little the network relies on single directions, its units.
 
-Source: Morcos, Barrett, Rabinowitz and Botvinick (2018), who find that networks rely on them more
-where they memorise, and less with BatchNorm; Luo, Wang, Shao and Peng (2019), for whom BatchNorm is
-a regulariser, as strong as its batch is small.
+Source: the lecture on BatchNorm; Morcos, Barrett, Rabinowitz and Botvinick (2018), who find that
+networks rely on them more where they memorise, and less with BatchNorm; Luo, Wang, Shao and Peng
+(2019), for whom BatchNorm is a regulariser, as strong as its batch is small.
 Run: python experiments/normalization/single_directions.py
 Expected: a network that memorises has a smaller area: by 25 to 33 points where units go to zero, 19
 to 26 where they go to their mean, 36 to 41 under noise. With true labels BatchNorm gains 17 points

@@ -26,6 +26,7 @@ ROOMS = (
         "host_loops",
         "compiling",
         "environment",
+        "tracing",
         "fingerprints",
         "forking",
         "files",

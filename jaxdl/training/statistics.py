@@ -1,5 +1,6 @@
 """Two changes to a trained model: exact running statistics, and norms folded into layers."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from jaxdl.checks import is_traced
 from jaxdl.compiling import once_for_equal
 from jaxdl.layers import BatchNorm
 from jaxdl.layers.inputs import as_mask
+from jaxdl.tracing.harvest import Found, harvest, put_aside
+from jaxdl.tracing.labels import keys_of
 from jaxdl.training.task import scale_images
 
 Path = tuple[str, ...]
@@ -115,31 +118,59 @@ def _program(
     """Compile (variables, inputs) -> moments by norm; also say which variances are unbiased."""
     keeps_unbiased: dict[Path, bool] = {}
 
-    @jax.jit
-    def moments_of(variables: Any, inputs: Any) -> dict[Path, Moments]:
-        seen: dict[Path, Moments] = {}
+    def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        if context.method_name == "__call__" and isinstance(module, nn.Dropout):
+            return args[0]
+        if context.method_name == "__call__" and is_batch_norm(module):
+            new = moments(args[0], feature_axis(module), _counts(module, args[0], kwargs))
+            unbiased = getattr(module, "unbiased_variance", False)
+            for field, value in zip(Moments._fields, new, strict=True):
+                name = f"{field}, unbiased" if unbiased else field
+                put_aside(name, value, module.variables["batch_stats"]["mean"])
+        return call(*args, **kwargs)
 
-        def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            module = context.module
-            if context.method_name == "__call__" and isinstance(module, nn.Dropout):
-                return args[0]
-            if context.method_name == "__call__" and is_batch_norm(module):
-                new = moments(args[0], feature_axis(module), _counts(module, args[0], kwargs))
-                seen[module.path] = combined(seen[module.path], new) if module.path in seen else new
-                keeps_unbiased[module.path] = getattr(module, "unbiased_variance", False)
-            return call(*args, **kwargs)
-
+    def forward(variables: Any, inputs: Any) -> Any:
         with nn.intercept_methods(watch):
-            call_model(
+            return call_model(
                 model,
                 variables,
                 preprocess(inputs),
                 train=True,
                 dropout_key=jax.random.key(0),
-            )
+            )[0]
+
+    @jax.jit
+    def moments_of(variables: Any, inputs: Any) -> dict[Path, Moments]:
+        _, found = harvest(forward)(variables, inputs)
+        leaves = jax.tree_util.tree_leaves_with_path(variables)
+        places = [keys_of(path) for path, _ in leaves]
+        seen: dict[Path, Moments] = {}
+        for number, mean, squares in zip(*[iter(found)] * 3, strict=True):
+            own = mean.reads[0]
+            assert own is not None
+            (_, *path, _), unbiased = places[own.leaf], "unbiased" in mean.name
+            new = _over_repetitions(number, mean, squares)
+            key = tuple(path)
+            seen[key] = combined(seen[key], new) if key in seen else new
+            keeps_unbiased[key] = unbiased
         return seen
 
     return moments_of, keeps_unbiased
+
+
+def _over_repetitions(*found: Found) -> Moments:
+    """The moments of a norm in the layout of its running statistics, all times together."""
+    parts = [each.by_layer() for each in found]
+    axes = parts[0][1]
+    layers = len(axes)
+    times = parts[0][0].shape[layers]
+    at = [
+        Moments(*(jnp.take(value, time, axis=layers) for value, _ in parts))
+        for time in range(times)
+    ]
+    total = functools.reduce(combined, at)
+    return Moments(*(jnp.moveaxis(part, range(layers), axes) for part in total))
 
 
 def moments(x: Array, axis: int, counts: Array | None = None) -> Moments:

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 from jax.extend.core import Literal, Var
 
-from jaxdl.diagnostics.signal.levels import Level
 from jaxdl.diagnostics.signal.rows import Trace
 from jaxdl.jaxprs import scan_parts
+from jaxdl.tracing.levels import Level
 
 INPUT = "input"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxdl.diagnostics.signal.levels import Level
-from jaxdl.diagnostics.signal.sites import Site, Source
+from jaxdl.tracing.levels import Level
+from jaxdl.tracing.sites import Site, Source
 
 ACTIVATION = "activation"
 PARAMETERS = "parameters"

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from jaxdl.diagnostics.signal.names import Row
 from jaxdl.diagnostics.signal.rows import Trace, trace
-from jaxdl.diagnostics.signal.sites import Site
 from jaxdl.jaxprs import Segment, holds_primitive
+from jaxdl.tracing.sites import Site
 from jaxdl.training.steps import uphill
 from jaxdl.training.task import (
     Batch,

@@ -18,11 +18,11 @@ from jaxtyping import Array
 
 from jaxdl.calling import call_model
 from jaxdl.checks import require_key
-from jaxdl.diagnostics.signal.labels import keys_of, labelled, received
-from jaxdl.diagnostics.signal.levels import Level, OnSite
 from jaxdl.diagnostics.signal.names import Namer, Row, layer_axes, layer_sizes, layers_of
-from jaxdl.diagnostics.signal.opened import written_out
-from jaxdl.diagnostics.signal.sites import Site, find_sites
+from jaxdl.tracing.labels import keys_of, labelled, received
+from jaxdl.tracing.levels import Level, OnSite
+from jaxdl.tracing.opened import written_out
+from jaxdl.tracing.sites import Site, find_sites
 from jaxdl.training.task import Task
 
 

@@ -10,8 +10,8 @@ import jax
 
 from jaxdl.calling import GivenMode
 from jaxdl.diagnostics.signal.flops import NONE, Flops, count_flops
-from jaxdl.diagnostics.signal.levels import Level
 from jaxdl.diagnostics.signal.rows import Trace, trace_shapes
+from jaxdl.tracing.levels import Level
 from jaxdl.training.task import Task, as_measured, scale_images
 
 

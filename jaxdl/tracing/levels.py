@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from jaxdl.diagnostics.signal.labels import LABEL
 from jaxdl.jaxprs import Segment, cut, holds_primitive, inner_programs, makers, scan_parts
+from jaxdl.tracing.labels import LABEL
 
 # These operations move or round values: a reshaped value is the same signal.
 _MOVES = {
@@ -74,6 +74,16 @@ class Level:
                 yield from self.scans[place].walk()
             else:
                 yield self, place, equation
+
+    def levels(self) -> Iterator["Level"]:
+        """This level, and those within."""
+        yield self
+        for scan in self.scans.values():
+            yield from scan.levels()
+
+    def around(self) -> tuple["Level", ...]:
+        """The scans around its equations, from the outside in, its own included."""
+        return () if self.above is None else (*self.above.around(), self)
 
     def mark_learned(self, inputs: Sequence[bool]) -> list[bool]:
         """Find what depends on inputs that do; whether each output does."""

@@ -79,6 +79,11 @@ def _leave_unmapped(module: nn.Module) -> None:
             object.__setattr__(module, "axis_name", None)
 
 
+def bind_label(value: Any, *reads: Any, kind: str) -> Any:
+    """The value with a label that no module has, and what it is read with."""
+    return _label_p.bind(value, *reads, **_UNNAMED | {"kind": kind})
+
+
 def received(tree: Any) -> Any:
     """A pytree with a label on each array that can be a signal."""
     return jax.tree.map(lambda each: _received(each, {}), tree)

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
-from jaxdl.diagnostics.signal.labels import LABEL
 from jaxdl.jaxprs import equations, holds_primitive, inner_programs
+from jaxdl.tracing.labels import LABEL
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 

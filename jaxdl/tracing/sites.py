@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import JaxprEqn, Literal, Var
 
-from jaxdl.diagnostics.signal.labels import LABEL
-from jaxdl.diagnostics.signal.levels import Level, Step, before_moves
 from jaxdl.jaxprs import scan_parts
+from jaxdl.tracing.labels import LABEL
+from jaxdl.tracing.levels import Level, Step, before_moves
 
 Source = Level | int
 """What gives a value an axis more: the scan, or the vmap by its number from the inside out."""
@@ -68,13 +68,9 @@ class Site:
         return aval.dtype
 
     @property
-    def scans(self) -> list[Level]:
+    def scans(self) -> tuple[Level, ...]:
         """The scans around it, from the outside in."""
-        found, level = [], self.level
-        while level.above is not None:
-            found.append(level)
-            level = level.above
-        return found[::-1]
+        return self.level.around()
 
 
 def find_sites(top: Level, leaves: int, outputs: Sequence[Any]) -> list[Site]:
@@ -109,7 +105,7 @@ def find_sites(top: Level, leaves: int, outputs: Sequence[Any]) -> list[Site]:
     for number, (before, site) in enumerate(itertools.pairwise(sites), start=1):
         if site.path is None and site.shape == before.shape:
             sites[number] = replace(site, features=sites[number - 1].features)
-    for level in _levels(top):
+    for level in top.levels():
         numbers = {site.variable: n for n, site in enumerate(sites) if site.level is level}
         level.cut(numbers, level.program.outvars if level.above else outputs)
     return _with_the_rest(top, sites, leaves)
@@ -124,7 +120,7 @@ def _site(
 ) -> Site:
     """The site of a label's value, which was computed at its origin."""
     value = label.invars[0]
-    positions = _positions(label.params["mapped"], 0)
+    positions = positions_of(label.params["mapped"], 0)
 
     def at(axes: Sequence[int]) -> dict[int, int]:
         return {
@@ -165,7 +161,7 @@ def _with_the_rest(top: Level, sites: list[Site], leaves: int) -> list[Site]:
     number = None
     for level, step in _steps(top):
         for variable in step.segment.reads:
-            own = _leaf(level, variable, {}, leaves)
+            own = source_of(level, variable, {}, leaves)
             if own is not None and own.leaf not in owned:
                 waiting.setdefault(own.leaf, own)
                 owned.add(own.leaf)
@@ -185,12 +181,6 @@ def _steps(level: Level) -> Iterator[tuple[Level, Step]]:
         yield level, step
         if step.scan is not None:
             yield from _steps(step.scan)
-
-
-def _levels(level: Level) -> Iterator[Level]:
-    yield level
-    for scan in level.scans.values():
-        yield from _levels(scan)
 
 
 def _when(level: Level, variable: Var) -> list[int]:
@@ -228,15 +218,27 @@ def _origins(level: Level, atom: Any, seen: set[Any]) -> list[tuple[Level, Var]]
 def _own(level: Level, label: JaxprEqn, leaves: int) -> Iterator[Own]:
     depths = label.params["depths"]
     for operand, depth in enumerate(depths, start=1):
-        axes: dict[Source, int] = {}
-        axes |= dict(_positions(label.params["mapped"], operand).items())
-        own = _leaf(level, label.invars[operand], axes, leaves)
+        axes = as_axes(positions_of(label.params["mapped"], operand))
+        own = source_of(level, label.invars[operand], axes, leaves)
         if own is not None:
             yield own._replace(depth=depth)
 
 
-def _leaf(level: Level, atom: Any, axes: dict[Source, int], leaves: int) -> Own | None:
-    """The parameter that a value is a moved copy or, in a scan, a slice of."""
+def source_of(
+    level: Level,
+    atom: Any,
+    axes: dict[Source, int],
+    leaves: int | None = None,
+    *,
+    through_carry: bool = False,
+) -> Own | None:
+    """The input of the whole program that a value is a moved copy or, in a scan, a slice of.
+
+    Arguments:
+        axes: axes of the value, by what maps over them.
+        leaves: how many of the first inputs count; None for all.
+        through_carry: whether what a scan carries counts as the value that it starts with.
+    """
     while True:
         atom, moved = before_moves(level.program, level.made_by, atom, list(axes.values()))
         axes = {} if moved is None else dict(zip(axes, moved, strict=True))
@@ -244,9 +246,9 @@ def _leaf(level: Level, atom: Any, axes: dict[Source, int], leaves: int) -> Own 
             return None
         index = level.program.invars.index(atom)
         if level.above is None or level.scan is None:
-            return Own(index, axes) if index < leaves else None
+            return Own(index, axes) if leaves is None or index < leaves else None
         consts, carries = scan_parts(level.scan)
-        if consts <= index < consts + carries:
+        if consts <= index < consts + carries and not through_carry:
             return None
         if index >= consts + carries:
             inner = [(source, axis + 1) for source, axis in axes.items()]
@@ -254,7 +256,15 @@ def _leaf(level: Level, atom: Any, axes: dict[Source, int], leaves: int) -> Own 
         atom, level = level.scan.invars[index], level.above
 
 
-def _positions(mapped: Sequence[Sequence[int | None]], operand: int) -> dict[int, int]:
+def as_axes(mapped: Mapping[int, int]) -> dict[Source, int]:
+    """Axes of vmaps, to which those of scans may be added."""
+    axes: dict[Source, int] = {}
+    for number, axis in mapped.items():
+        axes[number] = axis
+    return axes
+
+
+def positions_of(mapped: Sequence[Sequence[int | None]], operand: int) -> dict[int, int]:
     """By the number of each vmap that maps over an operand, its axis there."""
     found: dict[int, int] = {}
     for number, axes in enumerate(mapped):

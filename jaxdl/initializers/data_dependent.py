@@ -3,16 +3,19 @@
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxdl.checks import require_positive
 from jaxdl.initializers.structured import orthogonal
+from jaxdl.tracing.harvest import harvest, put_aside
+from jaxdl.tracing.labels import keys_of
 
 Path = tuple[str, ...]
 Params = dict[Path, Array]
@@ -35,8 +38,9 @@ def lsuv(
       \left| \frac{\mathrm{Var}(W_l h_{l-1} + b_l)}{v} - 1 \right| \le tolerance$$
 
     The variance is over the batch, the positions and the units of the layer's output, before the
-    norm and the activation. A layer is any module with a parameter named `kernel`. If it is called
-    more than once, its first call counts.
+    norm and the activation. A layer is any module with a parameter named `kernel`, also in a block
+    under `nn.remat` or `nn.jit`, and each layer of a scan. If it is called more than once, its
+    first call counts; in a scan over time, all times.
 
     Arguments:
         model: a Linen model.
@@ -54,9 +58,9 @@ def lsuv(
         The variables with rescaled kernels; everything else does not change.
 
     Raises:
-        ValueError: settings out of range, a model without kernels or with kernels inside a lifted
-            transformation such as `nn.scan`; a layer whose output is constant, not finite, or does
-            not reach the target; the message names it.
+        ValueError: settings out of range, a model without kernels or with kernels inside a branch
+            or a while loop; a layer whose output is constant, not finite, or does not reach the
+            target; the message names it.
 
     Example:
         >>> model, x = nn.Dense(64), 5.0 * jax.random.normal(jax.random.key(0), (128, 32))
@@ -72,27 +76,17 @@ def lsuv(
         raise ValueError(f"max_iterations must be at least 1, got {max_iterations}; pass 10")
     if "train" in inspect.signature(type(model).__call__).parameters:
         apply_settings = {"train": False} | apply_settings
-    order: list[Path] = []
+    params: Params = flatten_dict(dict(variables["params"]))
+    order: list[_Layer] = []
 
     @jax.jit
     def measure(params: Params, inputs: Any) -> list[Array]:
         full = {**variables, "params": unflatten_dict(params)}
         found = _output_variances(model, full, inputs, apply_settings)
-        order[:] = found
-        return list(found.values())
+        order[:] = [layer for layer, _ in found]
+        return [variance for _, variance in found]
 
-    def variances_of(params: Params) -> list[Array]:
-        try:
-            variances: list[Array] = measure(params, inputs)
-            return variances
-        except jax.errors.UnexpectedTracerError as error:
-            raise ValueError(
-                "lsuv reads layers outside lifted transformations only, got a kernel inside "
-                "nn.scan, nn.vmap, nn.remat or nn.jit; initialise the model unrolled"
-            ) from error
-
-    params: Params = flatten_dict(dict(variables["params"]))
-    variances_of(params)  # The trace fills `order`.
+    measure(params, inputs)  # The trace fills `order`.
     if not order:
         raise ValueError(
             "lsuv needs a model that calls a layer with a parameter named kernel, "
@@ -100,13 +94,13 @@ def lsuv(
         )
     if orthogonal_key is not None:
         init = orthogonal()
-        for key, path in zip(jax.random.split(orthogonal_key, len(order)), order, strict=True):
-            kernel = params[path]
-            params[path] = init(key, kernel.shape, kernel.dtype)
-    for layer, path in enumerate(order):
+        for key, layer in zip(jax.random.split(orthogonal_key, len(order)), order, strict=True):
+            kernel = layer.of(params)
+            params[layer.path] = layer.put(params, init(key, kernel.shape, kernel.dtype))
+    for number, layer in enumerate(order):
         for rescaled in range(max_iterations + 1):
-            variance = float(variances_of(params)[layer])
-            name = "/".join(path[:-1]) or type(model).__name__
+            variance = float(measure(params, inputs)[number])
+            name = layer.name or type(model).__name__
             if not (math.isfinite(variance) and variance > 0):
                 raise ValueError(
                     f"the output of layer {name} must have a finite variance above 0, "
@@ -120,25 +114,79 @@ def lsuv(
                     f"{tolerance:g} in {max_iterations} rescalings, got {variance:g}; "
                     "start its bias at zero, or allow more iterations or a wider tolerance"
                 )
-            params[path] = params[path] * math.sqrt(target_variance / variance)
+            scaled = layer.of(params) * math.sqrt(target_variance / variance)
+            params[layer.path] = layer.put(params, scaled)
     return {**variables, "params": unflatten_dict(params)}
+
+
+class _Layer(NamedTuple):
+    """A kernel, or one of those that a scan or a vmap has stacked.
+
+    Attributes:
+        path: the kernel's place in the parameters.
+        axes: the kernel's axes of layers.
+        at: the layer's place along them.
+    """
+
+    path: Path
+    axes: tuple[int, ...]
+    at: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The module's path, with the layer's number."""
+        numbers = "".join(f"[{number}]" for number in self.at)
+        return "/".join(self.path[:-1]) + numbers
+
+    def of(self, params: Params) -> Array:
+        """The kernel of this layer."""
+        kernel = params[self.path]
+        return jnp.moveaxis(kernel, self.axes, range(len(self.axes)))[self.at]
+
+    def put(self, params: Params, kernel: Array) -> Array:
+        """All kernels, with another one of this layer."""
+        front = range(len(self.axes))
+        moved = jnp.moveaxis(params[self.path], self.axes, front).at[self.at].set(kernel)
+        return jnp.moveaxis(moved, front, self.axes)
 
 
 def _output_variances(
     model: nn.Module, variables: Mapping[str, Any], inputs: Any, apply_settings: dict[str, Any]
-) -> dict[Path, Array]:
-    """The variance of each layer's output, by the path of its kernel, in order of execution."""
-    found: dict[Path, Array] = {}
+) -> list[tuple[_Layer, Array]]:
+    """The variance of each layer's output, in order of execution."""
 
     def read(next_method: Any, args: Any, kwargs: Any, context: Any) -> Any:
         output = next_method(*args, **kwargs)
-        path = (*context.module.path, "kernel")
-        holds_kernel = context.module.has_variable("params", "kernel")
-        if context.method_name == "__call__" and holds_kernel and path not in found:
+        module = context.module
+        if context.method_name == "__call__" and module.has_variable("params", "kernel"):
             values = output.astype(jnp.promote_types(output.dtype, jnp.float32))
-            found[path] = jnp.var(values)
+            kernel = module.get_variable("params", "kernel")
+            put_aside("mean", jnp.mean(values), kernel)
+            put_aside("variance", jnp.var(values), kernel)
         return output
 
-    with nn.intercept_methods(read):
-        model.apply(variables, inputs, **apply_settings)
-    return found
+    def forward(variables: Any, inputs: Any) -> Any:
+        with nn.intercept_methods(read):
+            return model.apply(variables, inputs, **apply_settings)
+
+    _, found = harvest(forward)(variables, inputs)
+    places = [keys_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(dict(variables))]
+    layers: list[tuple[Any, _Layer, Array]] = []
+    seen: set[Path] = set()
+    group = 0
+    for number, (mean, variance) in enumerate(zip(found[::2], found[1::2], strict=True)):
+        own = variance.reads[0]
+        if own is None or places[own.leaf][0] != "params":
+            continue  # a kernel that the model computes
+        path = places[own.leaf][1:]
+        if path in seen:
+            continue
+        seen.add(path)
+        (of_means, axes), (of_variances, _) = mean.by_layer(), variance.by_layer()
+        # Over all times and examples that are mapped.
+        total = of_variances.mean(-1) + jnp.var(of_means, -1)
+        group += number == 0 or variance.scans != found[2 * number - 1].scans
+        for index in np.ndindex(total.shape):
+            layers.append(((group, index, number), _Layer(path, axes, index), total[index]))
+    # The layers of a scan run one after the other, each of them whole.
+    return [(layer, value) for _, layer, value in sorted(layers, key=lambda each: each[0])]

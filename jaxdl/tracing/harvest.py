@@ -68,8 +68,10 @@ def put_aside(name: str, value: Array, *reads: Array) -> Array:
 def harvest(function: Callable[..., Any]) -> Callable[..., tuple[Any, list[Found]]]:
     """`function` that also returns what was put aside in it, in order of execution.
 
-    The results are those of one call: nothing is computed twice. What is put aside in a branch or a
-    while loop is not found.
+    The results are those of one call: nothing is computed twice.
+
+    Raises:
+        ValueError: something is put aside in a branch or a while loop.
 
     Example:
         >>> import jax.numpy as jnp
@@ -88,7 +90,12 @@ def harvest(function: Callable[..., Any]) -> Callable[..., tuple[Any, list[Found
             leaves, structure = jax.tree.flatten(function(*arguments))
             return leaves
 
-        program, _ = written_out(jax.make_jaxpr(flat)(*arguments))
+        program, hidden = written_out(jax.make_jaxpr(flat)(*arguments))
+        if hidden:
+            raise ValueError(
+                "values must not be put aside in a branch, a while loop, a callback or a function "
+                f"with its own derivative, got {', '.join(hidden)} there; take the module out of it"
+            )
         top = Level(program.jaxpr, program.consts)
         labels = [
             (level, equation)

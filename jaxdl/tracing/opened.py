@@ -79,12 +79,14 @@ def _program_of(equation: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
 
 
 def _names(programs: Iterable[Jaxpr]) -> list[str]:
-    return [
-        "/".join(equation.params["path"])
+    labels = [
+        equation.params
         for program in programs
         for equation in equations(program)
-        if equation.primitive.name == LABEL and equation.params["path"] is not None
+        if equation.primitive.name == LABEL
     ]
+    names = (p["kind"] if p["path"] is None else "/".join(p["path"]) or p["kind"] for p in labels)
+    return [name for name in names if name]
 
 
 def _like(variable: Var) -> jax.ShapeDtypeStruct:

@@ -164,7 +164,7 @@ def _opens(measured: Propagation, row: int, reader: int) -> bool:
     They are the reader's own (a last norm, a head or a LayerScale of 0), or a row beside it is the
     factor (adaLN-zero).
     """
-    gates = [reader, *(feed for feed in measured.feeds[reader] if feed not in (-1, row))]
+    gates = [reader, *(feed for feed in measured.feeds[reader] if feed >= 0 and feed != row)]
     return any(_is_closed(measured, gate) for gate in gates)
 
 

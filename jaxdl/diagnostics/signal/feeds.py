@@ -3,25 +3,22 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 from jax.extend.core import Literal, Var
 
 from jaxdl.diagnostics.signal.rows import Trace
 from jaxdl.jaxprs import scan_parts
 from jaxdl.tracing.levels import Level
 
-INPUT = "input"
-
 Steps = tuple[int, ...]
 """Of every scan over layers around a value, from the outside in, the step."""
 
 
-def feeds_of(traced: Trace, variables: Any) -> tuple[tuple[int, ...], ...]:
-    """The numbers of the rows that feed each row; -1 is the input."""
-    program = traced.top.program
-    first = len(jax.tree.leaves(dict(variables)))
-    feeds = Feeds(traced, dict.fromkeys(program.invars[first:], INPUT))
-    numbers = {row.name: number for number, row in enumerate(traced.rows)} | {INPUT: -1}
+def feeds_of(traced: Trace) -> tuple[tuple[int, ...], ...]:
+    """The numbers of the rows that feed each row; -1 is the first input, -2 the second..."""
+    inputs = {variable: f"input {number}" for number, variable in enumerate(traced.inputs, start=1)}
+    feeds = Feeds(traced, inputs)
+    numbers = {row.name: number for number, row in enumerate(traced.rows)}
+    numbers |= {name: -number for number, name in enumerate(inputs.values(), start=1)}
     return tuple(
         tuple(numbers[name] for name in feeds.of_row(number)) for number in range(len(traced.rows))
     )

@@ -115,9 +115,7 @@ def graph(
 def _graph_of(traced: Trace, variables: Mapping[str, Any], inputs: Any) -> Graph:
     read = _named(INPUT, inputs)
     program = traced.top.program
-    first = len(jax.tree.leaves(dict(variables)))
-    known = dict(zip(program.invars[first : first + len(read)], read, strict=True))
-    feeds = Feeds(traced, known)
+    feeds = Feeds(traced, dict(zip(traced.inputs, read, strict=True)))
     nodes = [Node(name, INPUT, tuple(leaf.shape)) for name, leaf in read.items()]
     edges: list[tuple[str, str]] = []
     for number, row in enumerate(traced.rows):

@@ -47,7 +47,8 @@ class Propagation:
         has_weights: whether the row's module has parameters.
         hidden: modules without rows, inside a branch, a while loop, a callback or a function with
             its own derivative. A warning names them, too.
-        feeds: the numbers of the rows from which each row is computed; -1 is the input.
+        feeds: the numbers of the rows from which each row is computed; -1 is the first input, -2
+            the second, and so on.
         mean: mean over all entries of the value a.
         stddev: standard deviation of these entries.
         dead_fraction: share of units whose value is the same over the batch and all image
@@ -234,7 +235,7 @@ def _measure(
         shapes=tuple(row.shape for row in rows),
         has_weights=tuple(row.has_weights for row in rows),
         hidden=recorded.trace.hidden,
-        feeds=feeds_of(recorded.trace, variables),
+        feeds=feeds_of(recorded.trace),
     )
 
 

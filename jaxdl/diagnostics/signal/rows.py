@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.errors import InvalidRngError
+from jax.extend.core import Var
 from jaxtyping import Array
 
 from jaxdl.calling import call_model
@@ -36,6 +37,8 @@ class Trace:
         top: the program.
         structure: the tree structure of the model's outputs.
         hidden: the modules whose values cannot be looked at.
+        layered: the scans that run over layers.
+        inputs: the variables of the model's inputs.
     """
 
     rows: tuple[Row, ...]
@@ -44,6 +47,7 @@ class Trace:
     structure: Any
     hidden: tuple[str, ...]
     layered: frozenset[Level]
+    inputs: tuple[Var, ...]
 
     def replay(
         self, arguments: Any, taps: Sequence[Any] | None, on_site: OnSite
@@ -174,7 +178,9 @@ def trace(
     )
     sizes = [leaf.size for leaf in jax.tree.leaves(_params(variables))]
     rows = tuple(Namer(sites, layered, paths, sizes).of(top))
-    return Trace(rows, sites, top, structure, hidden, layered), arguments
+    first = len(jax.tree.leaves(dict(variables)))
+    received_by = tuple(program.jaxpr.invars[first : first + len(jax.tree.leaves(inputs))])
+    return Trace(rows, sites, top, structure, hidden, layered, received_by), arguments
 
 
 def trace_shapes(task: Task, inputs: Any, *, train: bool) -> tuple[Trace, Mapping[str, Any], Any]:

@@ -1,11 +1,11 @@
 """The rows that nothing goes around: what the loss sees of a network without its branches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 Feeds = Sequence[Sequence[int]]
-"""The numbers of the rows that feed each row, all smaller; -1 is the input."""
+"""The numbers of the rows that feed each row; -1 is the first input, -2 the second..."""
 
 
 def readers_of(feeds: Feeds) -> list[list[int]]:
@@ -37,24 +37,31 @@ def trunk(feeds: Feeds, has_weights: Sequence[bool]) -> np.ndarray:
         [0, 2, 3]
     """
     readers = readers_of(feeds)
-    first = [row for row, read in enumerate(feeds) if -1 in read]
+    first: dict[int, list[int]] = {}
+    for row, read in enumerate(feeds):
+        for node in read:
+            if node < 0:
+                first.setdefault(node, []).append(row)
     after = _reached(readers, first, without=None)
     found = []
     for row in range(len(feeds)):
         around = _reached(readers, first, without=row)
         behind = after[row] & ~(1 << row)
-        is_beside = any(around[node] & behind for node in range(-1, row) if after[node] >> row & 1)
+        before = [node for node in (*first, *range(row)) if after[node] >> row & 1]
+        is_beside = any(around[node] & behind for node in before)
         if not is_beside and (has_weights[row] or len({*feeds[row]}) > 1):
             found.append(row)
     return np.array(found, int)
 
 
-def _reached(readers: Feeds, first: Sequence[int], without: int | None) -> dict[int, int]:
-    """The rows that each row and the input (-1) reach, as bits, where one row is left out."""
+def _reached(
+    readers: Feeds, first: Mapping[int, Sequence[int]], without: int | None
+) -> dict[int, int]:
+    """The rows that each row and each input reach, as bits, where one row is left out."""
     reached: dict[int, int] = {}
-    for node in [*reversed(range(len(readers))), -1]:
+    for node in [*reversed(range(len(readers))), *first]:
         bits = 0
-        for reader in readers[node] if node >= 0 else first:
+        for reader in readers[node] if node >= 0 else first[node]:
             if without not in (reader, node):
                 bits |= (1 << reader) | reached[reader]
         reached[node] = bits

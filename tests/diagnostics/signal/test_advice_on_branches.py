@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxdl import losses
+from jaxdl import losses, models
 from jaxdl.diagnostics import advise, propagation
 from jaxdl.diagnostics.signal.trunk import trunk
 
@@ -93,6 +93,19 @@ def test_parallel_heads_are_not_compared_with_each_other():
     assert advise(measured) == ()
 
 
+def test_a_dropout_is_no_way_around_the_layers_before_it():
+    model = models.MLP([WIDTH] * 12 + [1], activation=jax.nn.sigmoid, dropout_rate=0.1)
+    inputs = jax.random.normal(jax.random.key(0), (64, 16))
+    batch = {"inputs": inputs, "targets": jnp.ones((64, 1))}
+    variables = model.init(jax.random.key(1), inputs, train=False)
+    measured = propagation(
+        model, variables, batch, loss=losses.mean_squared_error, key=jax.random.key(2)
+    )
+    assert [(each.problem, each.row) for each in advise(measured)] == [
+        ("vanishing gradient", "dense_0")
+    ]
+
+
 def test_a_linear_map_does_not_saturate_however_small():
     class Shrinks(nn.Module):
         @nn.compact
@@ -120,6 +133,7 @@ def measure_regression(model: nn.Module) -> Any:
     [
         ([[-1], [0], [1]], [0, 1, 2]),  # a chain
         ([[-1], [-1], [0, 1], [2]], [2, 3]),  # two ways from one input
+        ([[-1], [-2], [0, 1], [2]], [0, 1, 2, 3]),  # two inputs, a tower each
         ([[-1], [0], [0], [1, 2]], [0, 3]),  # two branches and their sum
         ([[-1], [0], [0]], [0, 1, 2]),  # two heads
         ([[-1], [0], [0, 1], [2], [2, 3], [4]], [0, 2, 4, 5]),  # two residual blocks

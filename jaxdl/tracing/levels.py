@@ -17,7 +17,7 @@ from jaxdl.tracing.labels import LABEL
 # These operations move or round values: a reshaped value is the same signal.
 _MOVES = {
     LABEL, "reshape", "squeeze", "expand_dims", "transpose", "convert_element_type", "copy",
-    "copy_p", "sharding_constraint", "optimization_barrier",
+    "sharding_constraint", "optimization_barrier",
 }  # fmt: skip
 _CALLS = {"jit", "pjit", "closed_call"}
 
@@ -217,7 +217,8 @@ def before_moves(
         name = equation.primitive.name
         if name in _MOVES and (through_transpose or name != "transpose"):
             known = _axes_before(equation, known)
-            atom = equation.invars[0]
+            # A barrier moves several values at once.
+            atom = equation.invars[equation.outvars.index(atom)]
         elif name in _CALLS and "jaxpr" in equation.params:
             inner = equation.params["jaxpr"].jaxpr
             out = inner.outvars[equation.outvars.index(atom)]

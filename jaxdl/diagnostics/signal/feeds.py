@@ -80,7 +80,10 @@ class Feeds:
         elif (place := level.made_by.get(atom)) is not None:
             equation = level.program.eqns[place]
             if place not in level.scans:
-                for read in equation.invars:
+                reads = equation.invars
+                if equation.primitive.name == "optimization_barrier":  # each of its own
+                    reads = [reads[equation.outvars.index(atom)]]
+                for read in reads:
                     yield from self._names(level, read, steps, seen)
                 return
             scan, out = level.scans[place], equation.outvars.index(atom)

@@ -241,3 +241,19 @@ def test_a_unit_of_attention_is_a_feature_of_one_head():
     dead = dict(zip(measured.names, measured.dead_fraction, strict=True))
     assert dead["attention/value"] == dead["attention/value/activation"] == 0.25
     assert dead["attention/query"] == 0
+
+
+def test_values_behind_a_barrier_stay_apart():
+    class Barred(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            left, right = nn.Dense(3, name="left")(x), nn.Dense(3, name="right")(x)
+            left, right = jax.lax.optimization_barrier((left, nn.tanh(right)))
+            return nn.Dense(1, name="a")(left) + nn.Dense(1, name="b")(right)
+
+    inputs = normal(8, 4)
+    drawn = graph(Barred(), inputs)
+    assert {edge for edge in drawn.edges if edge[1] in ("a", "b")} == {
+        ("left", "a"),
+        ("right/activation", "b"),
+    }

@@ -41,7 +41,7 @@ class Site:
         part: "[0]", "[1]" ... of a module that gives several.
         kind: its module's class; "" of a value that no module gave.
         own: the parameters that belong to it.
-        features: how many of the last axes tell units apart.
+        features: how many of the last axes tell units apart; or the axis of channels, from the end.
         mapped: the axes over which vmaps around the module run, by their number.
     """
 
@@ -103,7 +103,9 @@ def find_sites(top: Level, leaves: int, outputs: Sequence[Any]) -> list[Site]:
                 found[origin] = _site(origin, level, label, of_models, leaves)
     sites = sorted(found.values(), key=lambda site: _when(site.level, site.variable))
     for number, (before, site) in enumerate(itertools.pairwise(sites), start=1):
-        if site.path is None and site.shape == before.shape:
+        # The units of an activation, also after a pooling, stand where those before it do.
+        channels_first = sites[number - 1].features < 0 and len(site.shape) == len(before.shape)
+        if site.path is None and (site.shape == before.shape or channels_first):
             sites[number] = replace(site, features=sites[number - 1].features)
     for level in top.levels():
         numbers = {site.variable: n for n, site in enumerate(sites) if site.level is level}

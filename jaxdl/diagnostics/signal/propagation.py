@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +18,7 @@ from jaxdl.diagnostics.signal.recording import Recording, Slope, map_stacked, re
 from jaxdl.diagnostics.signal.rows import Trace
 from jaxdl.diagnostics.sizes import mean_and_deviation, norm
 from jaxdl.plotting import signal_figure
-from jaxdl.training.task import Batch, PerExample, Task, as_task, parts_of, scale_images
+from jaxdl.training.task import Batch, PerExample, as_task, parts_of, scale_images, to_measure
 
 Values = Float[Array | np.ndarray, "..."]
 
@@ -139,8 +138,8 @@ class Propagation:
 
 
 def propagation(
-    model: nn.Module | Task,
-    variables: Mapping[str, Any],
+    model: Any,
+    variables: Any,
     batch: Batch,
     *,
     loss: PerExample | None = None,
@@ -161,9 +160,10 @@ def propagation(
     variables, which do not change. The gradient of a value counts every use of it.
 
     Arguments:
-        model: a Linen module, which needs no change; or a `training.Task`, which has a loss,
-            `preprocess` and `mode` of its own.
-        variables: what `model.init` returned, or `state.variables`.
+        model: a model of any library, which needs no change, see `calling.adapt`; or a
+            `training.Task`, which has a loss, `preprocess` and `mode` of its own.
+        variables: what `model.init` returned, or `state.variables`; of a function its parameters.
+            None takes those that a module of NNX or Equinox holds.
         batch: {"inputs": (batch, ...), "targets": (batch, ...)}, 2 examples or more. Several
             inputs are a tuple or a dictionary, as in `training.Task`.
         loss: per example, (outputs, targets) -> (batch,).
@@ -177,7 +177,7 @@ def propagation(
             a hundredth of the gradient (|tanh| > 0.995; a sigmoid below 0.0101 or above 0.9899).
 
     Raises:
-        TypeError: the model is no Linen module, the key no `jax.random.key`, or there is no loss.
+        TypeError: no model, the key no `jax.random.key`, or there is no loss.
         ValueError: fewer than 2 examples, a batch without its keys, a model without layers or
             parameters, a missing key, a loss that is not per example, an `opt_state` without an
             optimizer, a `saturation` that is not positive.
@@ -201,9 +201,10 @@ def propagation(
             "opt_state must come with its optimizer, got optimizer=None; pass both or neither"
         )
     task = as_task(model, loss, preprocess=preprocess, mode=mode)
+    task, variables = to_measure(task, variables)
     settings = (task, optimizer, train, saturation)
     measure = jit_with(_measure, settings)
-    measured: Propagation = measure(dict(variables), parts_of(batch), opt_state, key)
+    measured: Propagation = measure(variables, parts_of(batch), opt_state, key)
     return measured
 
 

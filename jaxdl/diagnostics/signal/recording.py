@@ -67,9 +67,14 @@ class Recording(NamedTuple):
         return self.trace.rows
 
     def units(self) -> list[Array]:
-        """The values with one last axis of units: of an attention the features of all heads."""
+        """The values with one last axis of units: of an attention the features of all heads.
+
+        Channels that stand before the positions of an image become the last axis.
+        """
         return [
-            values.reshape(*values.shape[: values.ndim - site.features], -1)
+            jnp.moveaxis(values, site.features, -1)
+            if site.features < 0
+            else values.reshape(*values.shape[: values.ndim - site.features], -1)
             for site, values in zip(self.trace.sites, self.values, strict=True)
         ]
 

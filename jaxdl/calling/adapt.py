@@ -51,9 +51,9 @@ def adapt(model: Any, init: Callable[..., Any] | None = None) -> nn.Module | Ada
         ...         x = jnp.tanh(x @ layer["w"] + layer["b"])
         ...     return x @ params[-1]["w"] + params[-1]["b"]
         >>> params = [{"w": jnp.eye(3), "b": jnp.zeros(3)} for _ in range(2)]
-        >>> rows = diagnostics.summary(network, jnp.ones((4, 3)), variables=params).rows
-        >>> [(row.name, row.parameters) for row in rows]
-        [('0', 12), ('0/activation', 0), ('1', 12)]
+        >>> found = diagnostics.summary(network, jnp.ones((4, 3)), variables=params)
+        >>> found.names, found.parameters
+        (('0', '0/activation', '1'), (12, 0, 12))
     """
     if isinstance(model, nn.Module | Adapted):
         if init is not None:

@@ -14,7 +14,8 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from jaxdl.jaxprs import CONVOLUTION, equations, scan_parts
+from jaxdl.jaxprs import CONVOLUTION, equations, inner_programs, scan_parts
+from jaxdl.tracing.dominators import Dominators
 from jaxdl.tracing.labels import LABEL, bind_label
 from jaxdl.tracing.opened import run_equation, written_out
 
@@ -36,6 +37,7 @@ class _Reading:
         place: the equation that gives it.
         value: its variable.
         received: the value that came in.
+        factor: what the parameter met; of a norm perhaps the deviation.
         leaves: by the number of each parameter read, the variable that holds it here.
         kind: what the row is called.
         features: as of `adapted.Called`.
@@ -44,14 +46,20 @@ class _Reading:
     place: int
     value: Var
     received: Var
+    factor: Var
     leaves: dict[int, Var]
     kind: str
     features: int = 1
     has_kernel: bool = field(default=False)
 
 
-def label_readings(program: ClosedJaxpr, paths: Sequence[Names]) -> ClosedJaxpr:
+def label_readings(
+    program: ClosedJaxpr, paths: Sequence[Names]
+) -> tuple[ClosedJaxpr, tuple[str, ...]]:
     """The program with labels, as modules would have them, where it reads its parameters.
+
+    Several that are read inside of one function with its own derivative, or one branch, share a
+    row; their names are the second result.
 
     Arguments:
         program: its first inputs are the parameters.
@@ -60,18 +68,20 @@ def label_readings(program: ClosedJaxpr, paths: Sequence[Names]) -> ClosedJaxpr:
     opened, _ = written_out(program, everything=True)
     parameters = dict(zip(opened.jaxpr.invars, range(len(paths)), strict=False))
     used: Counter[Names] = Counter()
-    _count(opened.jaxpr, parameters, paths, used)
-    return _labelled(opened, parameters, paths, used)
+    hidden = _count(opened.jaxpr, parameters, paths, used)
+    return _labelled(opened, parameters, paths, used), tuple(dict.fromkeys(hidden))
 
 
 def _count(
     program: Jaxpr, parameters: Mapping[Var, int], paths: Sequence[Names], used: Counter[Names]
-) -> None:
-    """How many rows read parameters with one parent."""
+) -> list[str]:
+    """Count the rows that read parameters with one parent; the names that stay hidden."""
     found = _Level(program, parameters, paths)
     used.update(paths[next(iter(each.leaves))][:-1] for each in found.readings)
+    hidden = found.hidden
     for body, inner in found.scans():
-        _count(body.jaxpr, inner, paths, used)
+        hidden += _count(body.jaxpr, inner, paths, used)
+    return hidden
 
 
 def _labelled(
@@ -101,7 +111,7 @@ def _labelled(
                 _bind(reading, values, paths, used)
         return [_read(atom, values) for atom in program.jaxpr.outvars]
 
-    like = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in program.jaxpr.invars]  # type: ignore[attr-defined]
+    like = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in program.jaxpr.invars]
     return jax.make_jaxpr(run)(*like)
 
 
@@ -139,6 +149,9 @@ class _Level:
             for atom in {a for a in equation.invars if not isinstance(a, Literal)}
         )
         self.readings: list[_Reading] = []
+        self.hidden: list[str] = []
+        self.ways = Dominators()
+        self.made_by: dict[Any, JaxprEqn] = {}
         for place, equation in enumerate(program.eqns):
             self._follow(place, equation)
 
@@ -174,7 +187,11 @@ class _Level:
                 leaves.setdefault(leaf, atom)  # type: ignore[arg-type]
         if not data:
             self.held.update((made, tuple(leaves)) for made in equation.outvars)
-        elif equation.primitive.name in _MOVES:
+            return
+        for made in equation.outvars:
+            self.ways.add(made, data)
+            self.made_by[made] = equation
+        if equation.primitive.name in _MOVES:
             self.source[equation.outvars[0]] = equation.invars[0]
         elif leaves and not self.is_opened(equation):
             self._read(place, equation, data[0], leaves)
@@ -183,6 +200,9 @@ class _Level:
 
     def _read(self, place: int, equation: JaxprEqn, data: Any, leaves: dict[int, Var]) -> None:
         kind = _KINDS.get(equation.primitive.name, "parameters")
+        owners = list(dict.fromkeys("/".join(self.paths[leaf][:-1]) for leaf in leaves))
+        if len(owners) > 1 and inner_programs(equation):
+            self.hidden += owners
         value = equation.outvars[0]
         last = self.readings[-1] if self.readings else None
         if last is not None and self._joins(last, data, leaves, kind):
@@ -192,10 +212,13 @@ class _Level:
         features = 1
         if equation.primitive.name == CONVOLUTION:
             axis = equation.params["dimension_numbers"].out_spec[1]
-            axes = len(equation.outvars[0].aval.shape)  # type: ignore[attr-defined]
+            made: Any = value.aval
+            axes = len(made.shape)
             features = 1 if axis == axes - 1 else axis - axes
+        received = self._received(data, kind)
+        is_kernel = kind != "parameters"
         self.readings.append(
-            _Reading(place, value, data, dict(leaves), kind, features, kind != "parameters")
+            _Reading(place, value, received, data, dict(leaves), kind, features, is_kernel)
         )
 
     def _joins(self, last: _Reading, data: Any, leaves: Mapping[int, Var], kind: str) -> bool:
@@ -209,11 +232,34 @@ class _Level:
         value = equation.outvars[0]
         reads_it = any(self._before(atom) == last.value for atom in data)
         # Of scale / deviation and of the deviation alone: it is a factor, not yet the value.
-        is_factor = last.kind == "parameters" and min(
-            _size(self._before(last.received)), _size(last.value)
-        ) < _size(value)
+        smallest = min(_size(self._before(last.factor)), _size(last.value))
+        is_factor = last.kind == "parameters" and smallest < _size(value)
         if reads_it and is_factor and self.readers[last.value] == 1:
             last.place, last.value = place, value
+
+    def _received(self, data: Any, kind: str) -> Any:
+        """What comes in: of a norm the value whose mean and deviation it takes."""
+        if kind != "parameters":
+            return data
+        rows = {reading.value for reading in self.readings}
+        here = self._before(data)
+        while here not in rows and here in self.made_by and self._is_of_norm(here):
+            here = self._before(self.ways.nearest(here))
+        return here
+
+    def _is_of_norm(self, value: Any) -> bool:
+        """Whether it is a step of a norm: a mean, a deviation, what constants shift or scale."""
+        before = self.ways.nearest(value)
+        if before is None:
+            return False
+        steps = self.ways.between(before, value) | {value}
+        if any("reduce" in self.made_by[step].primitive.name for step in steps):
+            return True
+        equation = self.made_by[value]
+        reads = [atom for atom in equation.invars if self._is_data(atom)]
+        name = equation.primitive.name  # jnp.var selects NaN where it takes too many degrees off
+        is_affine = name in (*_SPREADS, "select_n") and len(reads) == 1
+        return is_affine or name in ("sqrt", "rsqrt", "square", "integer_pow")
 
     def _before(self, atom: Any) -> Any:
         while atom in self.source:

@@ -153,9 +153,11 @@ def trace(
             raise
         raise _needs_key(train) from error
     paths = [keys_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(_params(variables))]
+    beside: tuple[str, ...] = ()
     if not holds_modules(program.jaxpr):
-        program = label_readings(program, paths)
+        program, beside = label_readings(program, paths)
     program, hidden = written_out(program)
+    hidden += beside
     if hidden:
         warnings.warn(
             f"the modules {', '.join(hidden)} run inside a branch, a while loop, a callback or a "

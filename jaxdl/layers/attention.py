@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxdl.checks import require_at_least
+from jaxdl.checks import Count, whole_number
 from jaxdl.initializers import Initializer, bind_fan_in, lecun_normal, zeros
 from jaxdl.layers.inputs import check_dropout_rate, floating
 from jaxdl.layers.norm import apply_norm
@@ -54,17 +54,17 @@ class MultiHeadAttention(nn.Module):
     Source: Vaswani et al. (2017), section 3.2; normalize_qk: Dehghani et al. (2023), ViT-22B.
     """
 
-    heads: int
-    dropout_rate: float = 0.0
-    normalize_qk: Callable[..., nn.Module] | None = None
+    heads: Count
+    dropout_rate: Any = 0.0
+    normalize_qk: Any = None
     kernel_init: Initializer = lecun_normal()
     bias_init: Initializer | Callable[[int], Initializer] = zeros()
     out_kernel_init: Initializer | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that allow no attention."""
-        require_at_least(1, heads=self.heads)
-        check_normalize_qk(self.normalize_qk)
+        whole_number("MultiHeadAttention heads", self.heads)
+        check_norm_factory("normalize_qk", self.normalize_qk)
         check_dropout_rate("MultiHeadAttention", self.dropout_rate)
         super().__post_init__()
 
@@ -145,12 +145,20 @@ def check_heads(owner: str, heads: Any, features: Any) -> None:
         )
 
 
-def check_normalize_qk(normalize_qk: Any) -> None:
-    """Refuse what is no factory of norms: a flag, a word."""
-    if normalize_qk is not None and not callable(normalize_qk):
+def check_norm_factory(name: str, norm: Any) -> None:
+    """Refuse what makes no norms: a flag, a word, a norm that is made already.
+
+    Example:
+        >>> check_norm_factory("norm", nn.RMSNorm)
+        >>> check_norm_factory("norm", "rms")
+        Traceback (most recent call last):
+        TypeError: norm must be a factory of norms, or None, got 'rms'; pass e.g. nn.RMSNorm ...
+    """
+    if norm is not None and (not callable(norm) or isinstance(norm, nn.Module)):
+        given = f"a {type(norm).__name__}" if isinstance(norm, nn.Module) else repr(norm)
         raise TypeError(
-            f"normalize_qk must be a factory of norms or None, got {normalize_qk!r}; "
-            "pass e.g. nn.RMSNorm or nn.LayerNorm"
+            f"{name} must be a factory of norms, or None, got {given}; pass e.g. nn.RMSNorm or "
+            "functools.partial(nn.LayerNorm, epsilon=1e-5)"
         )
 
 

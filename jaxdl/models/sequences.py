@@ -55,21 +55,32 @@ def as_vectors(x: Any, features: int) -> Float[Array, "batch length features"]:
     return vectors
 
 
-def who_sees(mask: Any, batch: int, length: int, *, causal: bool) -> Bool[Array, "..."] | None:
-    """Who sees whom, (batch or 1, 1, queries or 1, keys); None if all see all."""
-    earlier = jnp.tri(length, dtype=bool)[None, None] if causal else None
-    if mask is None:
-        return earlier
-    tokens: Array = jnp.asarray(mask)
-    if tokens.dtype != jnp.bool_:
+def as_padding_mask(mask: Any, shape: tuple[int, int]) -> Bool[Array, "batch length"]:
+    """The mask of what counts; refuse another shape, and what holds no booleans."""
+    real: Array = jnp.asarray(mask)
+    if real.dtype != jnp.bool_:
         raise TypeError(
-            f"mask must hold booleans, False for padding, got {tokens.dtype}; pass "
-            "mask.astype(bool)"
+            f"mask must hold booleans, False for padding, got {real.dtype}; pass mask.astype(bool)"
         )
-    if tokens.shape != (batch, length):
+    if real.shape != shape:
         raise ValueError(
-            f"mask must have the shape (batch, length) of the inputs, {(batch, length)}, got "
-            f"{tokens.shape}; pass True for each token that counts"
+            f"mask must have the shape (batch, length) of the inputs, {shape}, got {real.shape}; "
+            "pass True for each token that counts"
         )
-    padding = tokens[:, None, None, :]
-    return padding if earlier is None else padding & earlier
+    return real
+
+
+def who_sees(
+    real: Bool[Array, "batch length"] | None, length: int, *, causal: bool
+) -> Bool[Array, "..."] | None:
+    """Who sees whom, (batch or 1, 1, queries or 1, keys); None if all see all.
+
+    Example:
+        >>> who_sees(None, 2, causal=True)[0, 0].tolist()
+        [[True, False], [True, True]]
+    """
+    earlier = jnp.tri(length, dtype=bool)[None, None] if causal else None
+    if real is None:
+        return earlier
+    keys = real[:, None, None, :]
+    return keys if earlier is None else keys & earlier

@@ -9,13 +9,19 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdl.activations import gelu
-from jaxdl.checks import require_at_least, require_choice
+from jaxdl.activations import gelu, identity
+from jaxdl.checks import Count, require_choice, whole_number
 from jaxdl.initializers import Initializer, bind_fan_in, lecun_normal, variance_scaling, zeros
-from jaxdl.layers.attention import check_heads, check_normalize_qk
+from jaxdl.layers.attention import check_heads, check_norm_factory
 from jaxdl.layers.inputs import check_dropout_rate
-from jaxdl.models.block import Activation, NormFactory
-from jaxdl.models.sequences import as_tokens, as_vectors, sinusoidal_positions, who_sees
+from jaxdl.models.block import Activation
+from jaxdl.models.sequences import (
+    as_padding_mask,
+    as_tokens,
+    as_vectors,
+    sinusoidal_positions,
+    who_sees,
+)
 from jaxdl.models.transformer_block import TransformerBlock, drop, make_norm
 
 
@@ -78,23 +84,23 @@ class Transformer(nn.Module):
     al. (2019), GPT-2, section 2.3; tied_head: Press and Wolf (2017).
     """
 
-    vocabulary: int | None
-    features: int = 128
-    layers: int = 4
-    heads: int = 4
-    hidden: int | None = None
-    outputs: int | None = None
+    vocabulary: Count
+    features: Count = 128
+    layers: Count = 4
+    heads: Count = 4
+    hidden: Count = None
+    outputs: Count = None
     causal: bool = True
-    positions: str | None = "learned"
-    length: int = 512
-    norm: NormFactory | None = functools.partial(nn.LayerNorm, epsilon=1e-5)
-    norm_position: str = "before"
-    normalize_qk: NormFactory | None = None
+    positions: Any = "learned"
+    length: Count = 512
+    norm: Any = functools.partial(nn.LayerNorm, epsilon=1e-5)
+    norm_position: Any = "before"
+    normalize_qk: Any = None
     activation: Activation = gelu
-    dropout_rate: float = 0.0
+    dropout_rate: Any = 0.0
     tied_head: bool = False
     scaled_branches: bool = False
-    blocks: str = "plain"
+    blocks: Any = "plain"
     embedding_scale: float = 1.0
     kernel_init: Initializer = lecun_normal()
     bias_init: Initializer | Callable[[int], Initializer] = zeros()
@@ -102,10 +108,13 @@ class Transformer(nn.Module):
 
     def __post_init__(self) -> None:
         """Refuse settings that allow no network."""
-        counts = ("vocabulary", "features", "layers", "heads", "hidden", "outputs", "length")
-        require_at_least(1, **{f"Transformer {name}": getattr(self, name) for name in counts})
+        for name in ("vocabulary", "features", "layers", "heads", "hidden", "outputs", "length"):
+            count = getattr(self, name)
+            if count is not None or name not in ("vocabulary", "hidden", "outputs"):
+                whole_number(f"Transformer {name}", count)
         check_heads("Transformer", self.heads, self.features)
-        check_normalize_qk(self.normalize_qk)
+        check_norm_factory("Transformer norm", self.norm)
+        check_norm_factory("Transformer normalize_qk", self.normalize_qk)
         require_choice("Transformer norm_position", self.norm_position, ("before", "after"))
         require_choice("Transformer blocks", self.blocks, ("plain", "remat", "scan"))
         if self.positions is not None:
@@ -126,8 +135,10 @@ class Transformer(nn.Module):
         """The outputs (logits or values) of each position; `train` switches dropout on.
 
         Arguments:
-            x: tokens (batch, length), or vectors (batch, length, features).
-            mask: booleans (batch, length), False for padding, which no position sees.
+            x: tokens (batch, length), or vectors (batch, length, features). Where a token is not
+                of the vocabulary, the outputs are NaN.
+            mask: booleans (batch, length), False for padding (True in PyTorch's masks), which no
+                position sees; it may hold anything.
         """
         embed: nn.Embed | None = None
         if self.vocabulary is not None:
@@ -137,19 +148,24 @@ class Transformer(nn.Module):
             tokens = as_tokens(x)
             # Out of range is NaN, so that it is seen. Below 0 would count from the table's end.
             x = embed(jnp.where(tokens < 0, self.vocabulary, tokens)) * self.embedding_scale
-        x = self._positioned(as_vectors(x, self.features))
-        x = drop(x, self.dropout_rate, "dropout", train)
-        x = self._through_blocks(x, who_sees(mask, *x.shape[:2], causal=self.causal), train)
+        x = as_vectors(x, self.features)
+        real = None if mask is None else as_padding_mask(mask, x.shape[:2])
+        if real is not None:
+            # A weight of zero does not stop a NaN, as of padding tokens outside of the vocabulary.
+            x = jnp.where(real[..., None], x, 0)
+        x = drop(self._positioned(x), self.dropout_rate, "dropout", train)
+        x = self._through_blocks(x, who_sees(real, x.shape[1], causal=self.causal), train)
         if self.norm_position == "before":
             x = make_norm(self.norm, "norm", train)(x)
-        if embed is not None and self.tied_head:
-            logits: Array = embed.attend(x)
-            return logits
         outputs = self.vocabulary if self.outputs is None else self.outputs
-        if outputs is None:
-            return x
-        bias_init = bind_fan_in(self.bias_init, self.features)
-        head = nn.Dense(outputs, kernel_init=self.kernel_init, bias_init=bias_init, name="head")
+        head: Callable[[Array], Array]
+        if embed is not None and self.tied_head:
+            head = embed.attend
+        elif outputs is None:
+            head = identity
+        else:
+            bias_init = bind_fan_in(self.bias_init, self.features)
+            head = nn.Dense(outputs, kernel_init=self.kernel_init, bias_init=bias_init, name="head")
         return head(x)
 
     def _positioned(self, x: Array) -> Array:

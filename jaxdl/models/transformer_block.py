@@ -8,6 +8,7 @@ import flax.linen as nn
 from jaxtyping import Array, Bool, Float
 
 from jaxdl.activations import identity
+from jaxdl.checks import Count
 from jaxdl.initializers import Initializer, bind_fan_in
 from jaxdl.layers.attention import MultiHeadAttention
 from jaxdl.layers.norm import apply_norm
@@ -29,13 +30,13 @@ class TransformerBlock(nn.Module):
             bias_init: as in `Transformer`.
     """
 
-    heads: int
-    hidden: int
+    heads: Count
+    hidden: Count
     norm: NormFactory | None
     norm_position: str
     normalize_qk: NormFactory | None
     activation: Activation
-    dropout_rate: float
+    dropout_rate: Any
     kernel_init: Initializer
     last_kernel_init: Initializer
     bias_init: Any
@@ -84,6 +85,6 @@ def make_norm(norm: NormFactory | None, name: str, train: bool) -> Callable[[Arr
     return identity if norm is None else functools.partial(apply_norm, norm(name=name), train=train)
 
 
-def drop(x: Array, rate: float, name: str, train: bool) -> Array:
+def drop(x: Array, rate: Any, name: str, train: bool) -> Array:
     """Dropout, or no module at rate 0; call it inside a compact method."""
     return nn.Dropout(rate, name=name)(x, deterministic=not train) if rate > 0.0 else x

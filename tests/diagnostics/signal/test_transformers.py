@@ -1,12 +1,12 @@
 """What the instruments say of `models.Transformer`, the same in every kind of blocks."""
 
+import dataclasses
 import functools
 import re
 
 import jax
 import numpy as np
 import pytest
-from drawn import variables_of
 
 from jaxdl import losses
 from jaxdl.diagnostics import advise, histograms, propagation, summary
@@ -41,15 +41,25 @@ def plain_names(names):
 
 
 @pytest.mark.parametrize("blocks", KINDS)
-@pytest.mark.parametrize("measure", [propagation, histograms, summary])
+@pytest.mark.parametrize("measure", [propagation, histograms])
 def test_rows_and_numbers_are_those_of_plain_blocks(measure, blocks):
     plain, other = measured(measure, "plain"), measured(measure, blocks)
     assert plain_names(other.names) == plain.names
-    assert len(plain.names) > 4 * 8
-    ours, theirs = (jax.tree.leaves(each) for each in (other, plain))
-    for left, right in zip(ours, theirs, strict=True):
-        size = np.nanmax(np.abs(np.where(np.isfinite(right), right, 0)), initial=1e-3)
-        np.testing.assert_allclose(left / size, right / size, rtol=0, atol=1e-5)
+    assert len(plain.names) == 2 + 4 * 12 + 2
+    for left, right in zip(jax.tree.leaves(other), jax.tree.leaves(plain), strict=True):
+        if measure is histograms and np.allclose(right, np.round(right)):
+            # Rounding of 1e-6 may move a value over the edge of its bin.
+            np.testing.assert_allclose(left, right, rtol=0, atol=3)
+        else:
+            size = np.nanmax(np.abs(right), initial=0)
+            np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6 * size)
+
+
+@pytest.mark.parametrize("blocks", KINDS)
+def test_sizes_are_those_of_plain_blocks(blocks):
+    sizes = measured(summary, blocks)
+    renamed = dataclasses.replace(sizes, names=plain_names(sizes.names))
+    assert renamed == measured(summary, "plain")
 
 
 @pytest.mark.parametrize("blocks", ["plain", *KINDS])

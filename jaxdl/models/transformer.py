@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdl.activations import gelu, identity
-from jaxdl.checks import Count, require_choice, whole_number
+from jaxdl.checks import Count, require_choice, require_positive, whole_number
 from jaxdl.initializers import Initializer, bind_fan_in, lecun_normal, variance_scaling, zeros
 from jaxdl.layers.attention import check_heads, check_norm_factory
 from jaxdl.layers.inputs import check_dropout_rate
@@ -69,7 +69,7 @@ class Transformer(nn.Module):
         TypeError: settings of another type; when called, tokens that are no integers, a mask
             without booleans.
         ValueError: a count below 1, heads that do not divide the features, an unknown word, a rate
-            outside [0, 1), a tied head without its table; when called, inputs of another shape or
+            outside [0, 1), a scale that is not positive, a tied head without its table; when called, inputs of another shape or
             longer than the learned positions.
 
     Example:
@@ -101,7 +101,7 @@ class Transformer(nn.Module):
     tied_head: bool = False
     scaled_branches: bool = False
     blocks: Any = "plain"
-    embedding_scale: float = 1.0
+    embedding_scale: Any = 1.0
     kernel_init: Initializer = lecun_normal()
     bias_init: Initializer | Callable[[int], Initializer] = zeros()
     embedding_init: Initializer = variance_scaling(1.0, "fan_out", "normal")
@@ -120,6 +120,7 @@ class Transformer(nn.Module):
         if self.positions is not None:
             require_choice("Transformer positions", self.positions, ("learned", "sinusoidal"))
         check_dropout_rate("Transformer", self.dropout_rate)
+        require_positive("Transformer embedding_scale", self.embedding_scale)
         if self.tied_head and (self.vocabulary is None or self.outputs is not None):
             raise ValueError(
                 "tied_head takes its outputs from the vocabulary, got "

@@ -69,8 +69,8 @@ class Transformer(nn.Module):
         TypeError: settings of another type; when called, tokens that are no integers, a mask
             without booleans.
         ValueError: a count below 1, heads that do not divide the features, an unknown word, a rate
-            outside [0, 1), a scale that is not positive, a tied head without its table; when called, inputs of another shape or
-            longer than the learned positions.
+            outside [0, 1), a scale that is not positive, a tied head without its table; when
+            called, inputs of another shape or longer than the learned positions.
 
     Example:
         >>> import jax

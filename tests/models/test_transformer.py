@@ -83,8 +83,10 @@ def test_parameter_counts_are_the_published_ones(settings, count, blocks):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes(model)["params"])) == count
 
 
-@pytest.mark.parametrize("mask", [None, REAL])
-@pytest.mark.parametrize("settings", [{}, {"norm_position": "after", "causal": False}])
+@pytest.mark.parametrize(
+    ("settings", "mask"),
+    [({}, None), ({"norm_position": "after", "causal": False}, REAL)],
+)
 def test_all_kinds_of_blocks_are_the_same_function(settings, mask):
     models = {kind: Transformer(**SMALL, **settings, blocks=kind) for kind in KINDS}
     variables = variables_of(models["plain"], TOKENS)
@@ -274,8 +276,16 @@ def test_initializers_of_flax_fit():
 
 
 @pytest.mark.parametrize("blocks", KINDS)
-@pytest.mark.parametrize("position", ["before", "after"])
-@pytest.mark.parametrize("norm", [None, nn.RMSNorm, BatchNorm, nn.BatchNorm])
+@pytest.mark.parametrize(
+    ("norm", "position"),
+    [
+        (None, "before"),
+        (nn.RMSNorm, "after"),
+        (BatchNorm, "before"),
+        (nn.BatchNorm, "before"),
+        (nn.BatchNorm, "after"),
+    ],
+)
 def test_every_norm_and_activation_module_fits_every_kind_of_block(norm, position, blocks):
     model = Transformer(
         **SMALL, norm=norm, norm_position=position, activation=PReLU(), blocks=blocks,

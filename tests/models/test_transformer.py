@@ -157,6 +157,33 @@ def test_its_mode_is_recognised(blocks):
     require_mode(model, variables, TOKENS)
     with pytest.raises(flax.errors.InvalidRngError):
         model.apply(variables, TOKENS, train=True)
+    # In evaluation no dropout draws, and all are off.
+    np.testing.assert_array_equal(
+        evaluated(model)(variables, TOKENS),
+        evaluated(model.clone(dropout_rate=0.0))(variables, TOKENS),
+    )
+
+
+def test_dropout_stands_where_pytorch_has_it_and_after_the_embedding():
+    model = Transformer(**SMALL, dropout_rate=0.5)
+
+    @jax.jit
+    def dropped():
+        return model.apply(
+            variables_of(model, TOKENS),
+            TOKENS,
+            train=True,
+            rngs={"dropout": jax.random.key(1)},
+            capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
+            mutable=["intermediates"],
+        )[1]["intermediates"]
+
+    found = jax.tree_util.tree_leaves_with_path(dropped())
+    names = {"/".join(part.key for part in path[:-2]): leaf for path, leaf in found}
+    block = ("attention/dropout", "dropout_0", "dropout_1", "dropout_hidden")
+    assert set(names) == {"dropout", *(f"block_{i}/{each}" for i in range(3) for each in block)}
+    # At least 144 values: none is zero with probability 2^-144.
+    assert all((leaf == 0).any() for leaf in names.values())
 
 
 def test_stacking_and_unstacking_are_inverses():

@@ -88,9 +88,9 @@ def find_sites(top: Level, leaves: int, outputs: Sequence[Any]) -> list[Site]:
     found: dict[tuple[Level, Var], Site] = {}
     # By level and number of vmaps, over which of them models are mapped, and not examples.
     members: dict[tuple[Level, int], frozenset[int]] = {}
-    for level, _, label in top.walk():
-        if label.primitive.name != LABEL:
-            continue
+    labels = [(level, each) for level, _, each in top.walk() if each.primitive.name == LABEL]
+    # What a module gives is known by it, also where a scan carries it to an earlier label.
+    for level, label in sorted(labels, key=lambda each: each[1].params["path"] is None):
         mapped = label.params["mapped"]
         if label.params["path"] is not None:
             # Several models have parameters of their own; several examples share them.

@@ -100,9 +100,12 @@ def in_mode(
         {'use_running_average': False}
     """
     told = keywords_of(model, train, given)
-    if told.keys() <= set(_parameters(model)) or not told.keys() <= set(_fields(model)):
-        return model, told
-    return model.clone(**told), {}
+    fields = told.keys() & set(_fields(model))
+    # Flax takes the mode of an attention or a dropout from a field or from the call, not from both.
+    is_set = any(getattr(model, name) is not None for name in fields)
+    if fields and (is_set or not told.keys() <= set(_parameters(model))):
+        return model.clone(**told), {}
+    return model, told
 
 
 def arguments_of(

@@ -49,18 +49,24 @@ def _run(
 
     for equation in program.eqns:
         operands = [read(atom) for atom in equation.invars]
-        holds = any(holds_primitive(inner, LABEL) for inner in inner_programs(equation))
-        is_opened = holds or everything
+        inner_ones = inner_programs(equation)
+        holds = any(holds_primitive(inner, LABEL) for inner in inner_ones)
+        # An attention is looked at, too: a softmax and its products in one call.
+        attends = all(
+            any(holds_primitive(inner, name) for inner in inner_ones)
+            for name in ("exp", "dot_general")
+        )
+        is_opened = holds or attends or everything
         if is_opened and equation.primitive.name in _CALLS:
             inner, own = _program_of(equation)
             results = _run(inner, own, operands, hidden, everything)
-        elif is_opened and equation.primitive.name == "scan":
+        elif (holds or everything) and equation.primitive.name == "scan":
             body, names = written_out(equation.params["jaxpr"], everything=everything)
             hidden.update(dict.fromkeys(names))
             results = equation.primitive.bind(*operands, **{**equation.params, "jaxpr": body})
         else:
             if holds:
-                hidden.update(dict.fromkeys(_names(inner_programs(equation))))
+                hidden.update(dict.fromkeys(_names(inner_ones)))
             results = run_equation(program, equation, operands)
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in program.outvars]

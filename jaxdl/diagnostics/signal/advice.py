@@ -27,6 +27,9 @@ USUAL_UPDATE_RATIO = 1e-3
 FAR_FROM_USUAL = 100.0
 # Gradients of this size are about to leave float32, whose smallest normal number is 1.2e-38.
 NEAR_UNDERFLOW = 1e-30
+# Nine of ten queries attend to one key alone: the weights pass no gradient back to the logits.
+# Trained heads may do so; at the start, or in all heads at once, it ends learning.
+ONE_KEY_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Advice:
 
     Attributes:
         problem: "not finite", "cut off", "vanishing signal", "exploding signal", "vanishing
-            gradient", "exploding gradient", "dead units", "saturated", "small update" or
-            "large update".
+            gradient", "exploding gradient", "dead units", "saturated", "one-hot attention",
+            "small update" or "large update".
         row: the row where it is worst.
         measured: the number that shows it; the sentence says which number.
         sentence: what is wrong, where, and what to change.
@@ -93,6 +96,7 @@ def advise(measured: Propagation) -> tuple[Advice, ...]:
         _gradient(measured),
         _dead(measured),
         _saturated(measured),
+        _on_one_key(measured),
         _updates(measured),
     ]
     return tuple(advice for advice in found if advice is not None)
@@ -240,7 +244,7 @@ def _dead(measured: Propagation) -> Advice | None:
     for row, feeds in enumerate(measured.feeds):
         if _is_closed(measured, row) or (feeds and closed.issuperset(feeds)):
             closed.add(row)
-    share = np.array(measured.dead_fraction)
+    share = np.nan_to_num(np.array(measured.dead_fraction))
     share[list(closed)] = 0
     return _widespread(
         measured,
@@ -260,6 +264,25 @@ def _saturated(measured: Propagation) -> Advice | None:
         "saturated",
         "of the activations stand where their slope is almost 0",
         "scale the kernel before it down, standardise the inputs, or add a norm before it",
+    )
+
+
+def _on_one_key(measured: Propagation) -> Advice | None:
+    if measured.on_one_key is None:
+        return None
+    share = np.nan_to_num(np.asarray(measured.on_one_key))
+    row = int(np.argmax(share))
+    if share[row] < ONE_KEY_FRACTION:
+        return None
+    name, others = measured.names[row], int(np.sum(share >= ONE_KEY_FRACTION)) - 1
+    also = f" ({others} other attentions do so too)" if others else ""
+    return Advice(
+        "one-hot attention",
+        name,
+        float(share[row]),
+        f"{share[row]:.0%} of the queries in {name} attend to one key alone{also}, with logits up "
+        f"to {np.asarray(measured.largest_logit)[row]:.1e}: divide the logits by the root of the "
+        "head's width, normalise queries and keys, or start their kernels smaller.",
     )
 
 

@@ -45,7 +45,7 @@ def plain_names(names):
 def test_rows_and_numbers_are_those_of_plain_blocks(measure, blocks):
     plain, other = measured(measure, "plain"), measured(measure, blocks)
     assert plain_names(other.names) == plain.names
-    assert len(plain.names) == 2 + 4 * 12 + 2
+    assert len(plain.names) == 2 + 4 * 13 + 2
     for left, right in zip(jax.tree.leaves(other), jax.tree.leaves(plain), strict=True):
         if measure is histograms and np.allclose(right, np.round(right)):
             # Rounding of 1e-6 may move a value over the edge of its bin.

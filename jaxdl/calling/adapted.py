@@ -180,6 +180,10 @@ def is_opaque(value: Any) -> bool:
     return type(value).__name__ == "State" and type(value).__module__.startswith("equinox.")
 
 
+CALLS = ("__call__", "attend")
+"""The methods that give a layer's output; an embedding's `attend` is that of a tied head."""
+
+
 class Called(NamedTuple):
     """A module that is called.
 
@@ -255,15 +259,16 @@ def seen(
 
     with _classes, ExitStack() as restored:
         for cls in {type(module) for _, module in known.values()}:
-            if callable(getattr(cls, "__call__", None)):  # noqa: B004  # of the class, not of type
-                own = cls.__dict__.get("__call__")
-                type.__setattr__(cls, "__call__", pass_on(cls, cls.__call__))
-                restored.callback(_restore, cls, own)
+            for name in CALLS:
+                # Of the class: every class has the __call__ of its metaclass.
+                if any(name in vars(each) for each in cls.__mro__):
+                    restored.callback(_restore, cls, name, cls.__dict__.get(name))
+                    type.__setattr__(cls, name, pass_on(cls, getattr(cls, name)))
         yield
 
 
-def _restore(cls: type, own: Any) -> None:
+def _restore(cls: type, name: str, own: Any) -> None:
     if own is None:
-        type.__delattr__(cls, "__call__")
+        type.__delattr__(cls, name)
     else:
-        type.__setattr__(cls, "__call__", own)
+        type.__setattr__(cls, name, own)

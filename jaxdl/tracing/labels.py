@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxdl.calling.adapted import Called, is_opaque, part_of, watch_calls
+from jaxdl.calling.adapted import CALLS, Called, is_opaque, part_of, watch_calls
 
 LABEL = "label"
 
@@ -67,7 +67,7 @@ def labelled() -> Iterator[None]:
         return _given(outputs, describe()) if is_leaf else outputs
 
     def linen(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        if context.method_name != "__call__":
+        if context.method_name not in CALLS:
             return call(*args, **kwargs)
         _leave_unmapped(context.module)
         return watch(call, args, kwargs, lambda: _called(context.module))

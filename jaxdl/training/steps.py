@@ -11,7 +11,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Int, Key
 
-from jaxdl.calling import synchronized_norms
+from jaxdl.calling import Adapted, synchronized_norms
 from jaxdl.training.fields import check_held
 from jaxdl.training.state import TrainState
 from jaxdl.training.task import (
@@ -99,6 +99,12 @@ def make_train_step(
             with synchronized_norms(axis_name):
                 outputs, moved = task.outputs(
                     variables, inputs, train=True, key=own(state.dropout_key())
+                )
+            if axis_name is not None and isinstance(task.model, Adapted) and moved:
+                raise ValueError(
+                    f"{', '.join(moved)} of a model that is not Flax Linen's must see the whole "
+                    "batch, got parallel='pmap', where a device sees its own share; pass "
+                    "parallel='auto'"
                 )
             return value("loss", task.loss, outputs, given), (outputs, moved)
 

@@ -435,6 +435,14 @@ class Tied(NnxNet):
             "must say where it starts",
         ),
         (
+            lambda: training.fit(
+                Noisy(nnx.Rngs(0)), DATASET, optimizers.sgd(0.1), loss=LOSS, epochs=1,
+                batch_size=4, key=jax.random.key(0), parallel="pmap",
+            ),
+            ValueError,
+            "batch_stats of a model that is not Flax Linen's must see the whole batch",
+        ),
+        (
             lambda: training.Task(noisy_function, LOSS, mode="phase"),
             ValueError,
             "mode must name an argument or a field of noisy_function",
@@ -444,3 +452,24 @@ class Tied(NnxNet):
 def test_refuses(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+def test_a_tied_head_has_a_row_of_its_own():
+    class Linen(nn.Module):
+        @nn.compact
+        def __call__(self, tokens):
+            embed = nn.Embed(7, 4, name="embed")
+            return embed.attend(nn.Dense(4, name="middle")(embed(tokens)))
+
+    class Nnx(nnx.Module):
+        def __init__(self, rngs):
+            self.embed, self.middle = nnx.Embed(7, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
+
+        def __call__(self, tokens):
+            return self.embed.attend(self.middle(self.embed(tokens)))
+
+    tokens = jax.random.randint(jax.random.key(0), (8,), 0, 7)
+    for model in (Linen(), Nnx(nnx.Rngs(0))):
+        found = summary(model, tokens)
+        assert found.names == ("embed", "middle", "embed:2")
+        assert found.parameters == (28, 20, 0)

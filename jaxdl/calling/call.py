@@ -4,6 +4,7 @@ import contextlib
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import flax.linen as nn
@@ -58,14 +59,15 @@ def call_model(
         outputs, moved = model.apply(variables, args, named, train=train, key=dropout_key)
         return outputs, moved if may_move else {}
     model, keywords = in_mode(model, train, mode)
-    outputs, updates = model.apply(
-        variables,
-        *args,
-        **kwargs,
-        **keywords,
-        mutable=sorted({"batch_stats", *variables} - {"params"}) if may_move else [],
-        rngs=None if dropout_key is None else random_streams(dropout_key),
-    )
+    with nn.intercept_methods(_over_axis):
+        outputs, updates = model.apply(
+            variables,
+            *args,
+            **kwargs,
+            **keywords,
+            mutable=sorted({"batch_stats", *variables} - {"params"}) if may_move else [],
+            rngs=None if dropout_key is None else random_streams(dropout_key),
+        )
     return outputs, updates
 
 
@@ -103,7 +105,8 @@ def initial_variables(
     kept: dict[str, Any] = {}
     if collections is not None:
         kept["mutable"] = ["params", *collections]
-    return dict(model.init(key, *args, **kwargs, **keywords, **kept))
+    with nn.intercept_methods(_over_axis):
+        return dict(model.init(key, *args, **kwargs, **keywords, **kept))
 
 
 def require_mode(
@@ -173,30 +176,48 @@ def _own(module: nn.Module, collection: str) -> Mapping[str, Any]:
     return found
 
 
+_axis_name: ContextVar[str | None] = ContextVar("axis_name", default=None)
+
+
 @contextlib.contextmanager
 def synchronized_norms(axis_name: str | None) -> Iterator[None]:
     """Let batch norms take the statistics of the whole batch, over the mapped axis.
 
-    Inside the context, a module with `batch_stats` and the field `axis_name=None` is called as if
-    the field were this `axis_name`. So a model can be mapped without being built anew. Other
-    modules do not change. With `axis_name=None` no module changes.
+    Inside the context, `call_model` calls a module with `batch_stats` and the field
+    `axis_name=None` as if the field were this `axis_name`. So a model can be mapped without being
+    built anew. Other modules do not change. With `axis_name=None` no module changes.
 
     Example:
         >>> with synchronized_norms("devices"):
         ...     pass
     """
-    if axis_name is None:
+    token = _axis_name.set(axis_name)
+    try:
         yield
-        return
+    finally:
+        _axis_name.reset(token)
 
-    def over_axis(
-        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        module = context.module
-        if getattr(module, "axis_name", axis_name) is None and module.variables.get("batch_stats"):
-            # `apply` calls a copy of the module, which lives only for the call.
-            object.__setattr__(module, "axis_name", axis_name)
-        return call(*args, **kwargs)
 
-    with nn.intercept_methods(over_axis):
-        yield
+def _over_axis(
+    call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+) -> Any:
+    """Norms average over the axis that is mapped: over none where nothing maps over theirs.
+
+    `apply` calls a copy of the module, which lives only for the call.
+    """
+    module, ours = context.module, _axis_name.get()
+    own = getattr(module, "axis_name", ours)
+    if isinstance(own, str) and not _is_mapped(own):
+        own = None
+        object.__setattr__(module, "axis_name", None)
+    if own is None and ours is not None and module.variables.get("batch_stats"):
+        object.__setattr__(module, "axis_name", ours)
+    return call(*args, **kwargs)
+
+
+def _is_mapped(axis_name: str) -> bool:
+    try:
+        jax.lax.axis_size(axis_name)
+    except NameError:
+        return False
+    return True

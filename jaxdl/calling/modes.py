@@ -1,5 +1,6 @@
 """The mode of a model, and the arguments of its call: what a signature says."""
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class Mode:
     """The keyword that tells a model whether it trains.
 
     Attributes:
-        keyword: an argument of the model's call, or else a field of a Linen module.
+        keyword: an argument of the model's call; or else a field of a Linen module, or of a
+            dataclass that is one of its fields, "config.deterministic".
         in_training: its value in training; in evaluation it has the other.
     """
 
@@ -59,23 +61,23 @@ def mode_of(model: Any, given: GivenMode = None) -> Mode | None:
         return None
     arguments, fields = list(_parameters(model)), _fields(model)
     if given is not None:
-        mode = given if isinstance(given, Mode) else Mode(given, KEYWORDS.get(given, True))
+        mode = given if isinstance(given, Mode) else Mode(given, _in_training(given))
         if mode.keyword not in (*arguments, *fields) and not _takes_any_keyword(model):
             raise ValueError(
                 f"mode must name an argument or a field of {name_of(model)}, "
                 f"{[*arguments, *fields]}, got {mode.keyword!r}; pass one of them"
             )
         return mode
-    switches = [name for name in fields if isinstance(getattr(model, name, None), bool | None)]
+    switches = [name for name in fields if isinstance(_value(model, name), bool | None)]
     for names in (arguments, switches):
-        found = [name for name in names if name in KEYWORDS]
+        found = [name for name in names if name.split(".")[-1] in KEYWORDS]
         if len(found) > 1:
             raise ValueError(
                 f"the mode of {name_of(model)} must be one keyword, got {found}; "
                 f"say which one it is with mode={found[0]!r}"
             )
         if found:
-            return Mode(found[0], KEYWORDS[found[0]])
+            return Mode(found[0], _in_training(found[0]))
     return None
 
 
@@ -102,9 +104,9 @@ def in_mode(
     told = keywords_of(model, train, given)
     fields = told.keys() & set(_fields(model))
     # Flax takes the mode of an attention or a dropout from a field or from the call, not from both.
-    is_set = any(getattr(model, name) is not None for name in fields)
+    is_set = any(_value(model, name) is not None for name in fields)
     if fields and (is_set or not told.keys() <= set(_parameters(model))):
-        return model.clone(**told), {}
+        return _with_fields(model, told), {}
     return model, told
 
 
@@ -158,7 +160,33 @@ def _parameters(model: Any) -> dict[str, inspect.Parameter]:
 def _fields(model: Any) -> list[str]:
     if isinstance(model, Adapted):
         return []
-    return [name for name in type(model).__dataclass_fields__ if name not in ("parent", "name")]
+    names = [name for name in type(model).__dataclass_fields__ if name not in ("parent", "name")]
+    held = [(name, getattr(model, name, None)) for name in names]
+    inside = [
+        f"{name}.{field.name}"
+        for name, value in held
+        if dataclasses.is_dataclass(value) and not isinstance(value, type | nn.Module)
+        for field in dataclasses.fields(value)
+    ]
+    return names + inside
+
+
+def _value(model: Any, name: str) -> Any:
+    for part in name.split("."):
+        model = getattr(model, part, None)
+    return model
+
+
+def _with_fields(model: nn.Module, told: Mapping[str, Any]) -> nn.Module:
+    for name, value in told.items():
+        first, _, inner = name.partition(".")
+        held = dataclasses.replace(getattr(model, first), **{inner: value}) if inner else value
+        model = model.clone(**{first: held})
+    return model
+
+
+def _in_training(keyword: str) -> bool:
+    return KEYWORDS.get(keyword.split(".")[-1], True)
 
 
 def _takes_any_keyword(model: Any) -> bool:

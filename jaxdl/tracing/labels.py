@@ -69,24 +69,10 @@ def labelled() -> Iterator[None]:
     def linen(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         if context.method_name not in CALLS:
             return call(*args, **kwargs)
-        _leave_unmapped(context.module)
         return watch(call, args, kwargs, lambda: _called(context.module))
 
     with nn.intercept_methods(linen), watch_calls(watch):
         yield
-
-
-def _leave_unmapped(module: nn.Module) -> None:
-    """Let a norm that averages over a mapped axis do without, where nothing maps over it.
-
-    `apply` calls a copy of the module, which lives only for the call.
-    """
-    name = getattr(module, "axis_name", None)
-    if isinstance(name, str):
-        try:
-            jax.lax.axis_size(name)
-        except NameError:
-            object.__setattr__(module, "axis_name", None)
 
 
 def bind_label(value: Any, *reads: Any, **parts: Any) -> Any:

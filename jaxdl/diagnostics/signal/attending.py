@@ -17,8 +17,8 @@ class Attended(NamedTuple):
 
     Attributes:
         largest_logit: the largest |logit| of a key that is not masked.
-        entropy: the mean over the queries of -sum_k w_k log w_k, in nats: 0 on one key, log n on n
-            keys alike.
+        entropy: the mean of -sum_k w_k log w_k over the queries that see a key, in nats: 0 on one
+            key, log n on n keys alike.
         on_one_key: the share of queries with a weight of `ONE_KEY` or more on one key, among those
             that see two keys or more; NaN where there are none.
     """
@@ -38,12 +38,14 @@ def attended(weights: Array, logits: Array, axis: int) -> Attended:
         [50.0, 0.347, 0.5]
     """
     weights, logits = weights.astype(jnp.float32), logits.astype(jnp.float32)
-    visible = (weights > 0) | (logits > MASKED)
+    visible = logits > MASKED
+    # A weight of a key that looks masked counts where the query sees another: a huge logit.
+    visible |= (weights > 0) & visible.any(axis, keepdims=True)
     logs = jnp.log(jnp.where(weights > 0, weights, 1))
     several = visible.sum(axis) > 1
     on_one = several & (weights.max(axis) >= ONE_KEY)
     return Attended(
         largest_logit=jnp.where(visible, jnp.abs(logits), 0).max(),
-        entropy=-(weights * logs).sum(axis).mean(),
+        entropy=jnp.mean(-(weights * logs).sum(axis), where=visible.any(axis)),
         on_one_key=on_one.sum() / several.sum(),
     )

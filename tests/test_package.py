@@ -22,6 +22,7 @@ HEAVY = (
 ROOMS = (
     (
         "checks",
+        "notices",
         "jaxprs",
         "host_loops",
         "compiling",

@@ -1,7 +1,6 @@
 """Write a run for TensorBoard."""
 
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from jaxdl.compiling import jit_with
 from jaxdl.diagnostics.signal.graph import graph
 from jaxdl.diagnostics.signal.recording import record
 from jaxdl.files import as_path
+from jaxdl.notices import notice
 from jaxdl.observers.event_file import EventFile
 from jaxdl.observers.pictures import is_image, predictions_picture
 from jaxdl.observers.probe import host_variables, make_probe
@@ -105,7 +105,7 @@ def _write_graph(file: EventFile, setup: Setup, batch: Mapping[str, Any]) -> Non
         drawn = graph(task, batch["inputs"])
     except Exception as error:
         # A picture is not worth a run.
-        warnings.warn(f"TensorBoard gets no graph of this model: {error}", stacklevel=2)
+        notice(f"TensorBoard gets no graph of this model: {error}")
     else:
         file.graph(drawn)
 

@@ -5,7 +5,6 @@ of it, also a residual connection outside of any module.
 """
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from jaxtyping import Array
 from jaxdl.calling import Adapted, call_model, name_of
 from jaxdl.checks import require_key
 from jaxdl.diagnostics.signal.names import Namer, Row, layer_axes, layer_sizes, layers_of
+from jaxdl.notices import notice
 from jaxdl.tracing.labels import keys_of, labelled, received
 from jaxdl.tracing.levels import Level, OnSite
 from jaxdl.tracing.opened import written_out
@@ -159,11 +159,10 @@ def trace(
     program, hidden = written_out(program)
     hidden += beside
     if hidden:
-        warnings.warn(
+        notice(
             f"the modules {', '.join(hidden)} run inside a branch, a while loop, a callback or a "
             "function with its own derivative, where their values cannot be looked at: they have "
             "no rows",
-            stacklevel=2,
         )
     top = Level(program.jaxpr, program.consts)
     if drawn is None and key is not None:

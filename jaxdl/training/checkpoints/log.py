@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxdl.files import partial_folder, publish
+from jaxdl.notices import notice
 from jaxdl.training.checkpoints.errors import DamagedError
 
 _NAMES = ("history.jsonl", "history.copy.jsonl")
@@ -96,7 +96,7 @@ class Log:
                 "bytes are not those written"
             )
         for path in bad:
-            warnings.warn(f"{path} was damaged and is made again from its copy", stacklevel=2)
+            notice(f"{path} was damaged and is made again from its copy")
             with partial_folder(self._folder) as partial:
                 (partial / path.name).write_bytes(whole)
                 publish(partial / path.name, path)

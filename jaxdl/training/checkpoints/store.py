@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import threading
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, SupportsIndex
 
 from jaxdl.checks import require_at_least
 from jaxdl.files import differences, lock, partial_folder, publish
+from jaxdl.notices import notice
 from jaxdl.training.checkpoints import on_disk
 from jaxdl.training.checkpoints.errors import DamagedError
 from jaxdl.training.checkpoints.identity import changes, refusal
@@ -305,14 +305,13 @@ class Store:
                 continue
             for aside, reason in damaged:
                 os.replace(aside, aside.with_name(ASIDE + aside.name))
-                warnings.warn(
+                notice(
                     f"a damaged checkpoint is passed over: {reason}; it is kept as "
                     f"{ASIDE + aside.name}, and the one before it is taken",
-                    stacklevel=5,
                 )
             changed = changes(manifest.identity, self._identity)
             if changed:
-                warnings.warn(f"the run goes on from {path} {changed}", stacklevel=5)
+                notice(f"the run goes on from {path} {changed}")
             return manifest, leaves, lines
         before = sorted(self.folder.glob(f"{ASIDE}*"))
         if damaged or before:

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from jaxdl.compiling import loops_well
 from jaxdl.data.streaming import RandomAccess
 from jaxdl.data.types import Arrays, Dataset
 from jaxdl.files import as_path
+from jaxdl.notices import notice
 from jaxdl.training.fit.batches import Plan, Streamed, as_streamed, batch_shapes, example_shapes
 from jaxdl.training.fit.moment import Moment
 from jaxdl.training.fit.observing import Setup
@@ -151,10 +151,9 @@ def check_not_over(folder: Any, moment: Moment, ended: int, end: int) -> None:
             f"{end}; ask for more epochs, or pass another folder"
         )
     if moment.stopped is not None and end > ended:
-        warnings.warn(
+        notice(
             f"the run in {folder} was stopped and takes no further step: {moment.stopped}; "
             "to train on, pass its result's state to fit, and another folder",
-            stacklevel=3,
         )
 
 

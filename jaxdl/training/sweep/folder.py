@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxdl.files import differences, partial_folder, publish
+from jaxdl.notices import notice
 
 _IDENTITY = "sweep.json"
 
@@ -48,10 +48,9 @@ class SweepFolder:
             content = file.read_bytes()
             if not file.stem.endswith(f"-{_digest(content)}"):
                 os.replace(file, file.with_name(f"damaged-{file.name}"))
-                warnings.warn(
+                notice(
                     f"{file} is damaged: its {len(content)} bytes are not those written; it is "
                     f"kept as damaged-{file.name}, and its members are computed again",
-                    stacklevel=2,
                 )
                 continue
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:

@@ -258,3 +258,18 @@ def test_values_behind_a_barrier_stay_apart():
         ("left", "a"),
         ("right/activation", "b"),
     }
+
+
+def test_the_notice_of_what_is_hidden_points_at_the_caller():
+    class Branching(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(4, name="seen")(x)
+            inside = nn.Dense(4, name="hidden")
+            return nn.cond(x.sum() > 0, lambda m, x: m(x), lambda m, x: 2 * m(x), inside, x)
+
+    variables = Branching().init(jax.random.key(0), normal(4, 4))
+    batch = {"inputs": normal(4, 4), "targets": normal(4, 4)}
+    with pytest.warns(UserWarning, match="the modules hidden run inside a branch") as caught:
+        propagation(Branching(), variables, batch, loss=losses.mean_squared_error)
+    assert {each.filename for each in caught if "hidden" in str(each.message)} == {__file__}

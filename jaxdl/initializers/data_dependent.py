@@ -140,6 +140,13 @@ def lsuv(
         ratios = [float(variance) / target_variance for variance in measure(params, inputs)]
         if all(abs(ratio - 1) <= tolerance for ratio in ratios):
             break
+    else:
+        worst = max(range(len(order)), key=lambda number: abs(math.log(ratios[number])))
+        raise ValueError(
+            f"all layers must reach variance {target_variance:g} together, got "
+            f"{target_variance * ratios[worst]:g} at {order[worst].name} after {max_iterations} "
+            "rounds; allow more iterations or a wider tolerance"
+        )
     return {**variables, "params": nn.meta.replace_boxed(boxed, unflatten_dict(params))}
 
 

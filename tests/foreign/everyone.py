@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import optax
 from foreign import generative, language, mechanics, vision
 from foreign.oracle import Oracle, oracle
 from foreign.zoo import Foreign
@@ -17,6 +18,7 @@ MODELS: dict[str, Foreign] = {
     **mechanics.MODELS,
 }
 KEY = jax.random.key(5)
+ADAM = optax.adam(1e-3)
 
 
 @functools.cache
@@ -34,7 +36,13 @@ def rows_of(name: str) -> Oracle:
 @functools.cache
 def measured(name: str) -> Propagation:
     """What `propagation` says of a model at its start."""
+    return measure(name, variables_of(name))
+
+
+def measure(name: str, variables: Any, **changed: Any) -> Propagation:
+    """What it says of other variables, or with another part of the batch; compiled once."""
     foreign = MODELS[name]
     return propagation(
-        foreign.task, variables_of(name), foreign.batch, train=foreign.train, key=KEY
-    )
+        foreign.task, variables, foreign.batch | changed, optimizer=ADAM, train=foreign.train,
+        key=KEY,
+    )  # fmt: skip

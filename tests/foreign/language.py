@@ -222,7 +222,9 @@ MODELS = {
         unstack=unstacked("blocks", 2, "blocks_{}"),
         named=of_layers,
     ),
-    "lstm": model_of(LSTM(), twin=LSTM(plain=True), over_time=True, finish=with_uses_in_the_cell, has_names=False),
+    "lstm": model_of(
+        LSTM(), twin=LSTM(plain=True), over_time=True, finish=with_uses_in_the_cell, has_names=False
+    ),
     "gru": Foreign(
         GRU(),
         normal(BATCH, LENGTH, 4),

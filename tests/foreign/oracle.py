@@ -4,7 +4,6 @@ Every module that calls no other one adds a zero to its output. The gradient of 
 respect to this zero is that with respect to the output, however often it is used.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -96,7 +95,9 @@ def oracle(foreign: Foreign, variables: Any, key: Any, train: bool) -> Oracle:
         rows[name] = Entry(
             _wide(values[name]), _wide(of_taps[name]), _norm(own), _norm(own_gradient) / examples
         )
-    return Oracle(foreign.finish(_as_rows(rows, foreign)), list(map(_wide, received)), float(loss) / examples)
+    return Oracle(
+        foreign.finish(_as_rows(rows, foreign)), list(map(_wide, received)), float(loss) / examples
+    )
 
 
 def _as_rows(rows: dict[str, Entry], foreign: Foreign) -> dict[str, Entry]:
@@ -149,5 +150,3 @@ def _are_among(leaves: Any, others: Any) -> bool:
 
 def _is_signal(value: Any) -> bool:
     return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.inexact)
-
-

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from foreign.everyone import KEY, MODELS, measured, rows_of, variables_of
 from foreign.oracle import Entry
-from foreign.zoo import Foreign
 
 from jaxdl.diagnostics import graph, histograms, summary
 
@@ -77,7 +76,9 @@ def test_a_value_between_modules_is_what_one_received(name):
             assert any(
                 values.size == np.prod(found.shapes[row])
                 and np.isclose(found.mean[row], values.mean(), rtol=0, atol=rounding * size(values))
-                and np.isclose(found.stddev[row], values.std(), rtol=0, atol=rounding * size(values))
+                and np.isclose(
+                    found.stddev[row], values.std(), rtol=0, atol=rounding * size(values)
+                )
                 for values in expected.received
             ), found.names[row]
 
@@ -120,9 +121,11 @@ def test_histograms_count_the_oracles_values(name):
     rounding = ROUNDING_OF.get(name, ROUNDING)
     for path, row in modules_of(found).items():
         if MODELS[name].has_names:
-            values = np.abs(expected.rows[path].values) if jnp.iscomplexobj(
-                expected.rows[path].values
-            ) else expected.rows[path].values
+            values = (
+                np.abs(expected.rows[path].values)
+                if jnp.iscomplexobj(expected.rows[path].values)
+                else expected.rows[path].values
+            )
             margin = rounding * max(size(values), 2.0)
             under = counts.below[row] + np.cumsum([0, *counts.counts[row]])
             for edge, count in zip(edges[:-1], under[:-1], strict=True):

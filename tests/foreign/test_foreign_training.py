@@ -31,9 +31,7 @@ def test_lsuv_gives_every_layer_a_variance_of_one(name):
         with pytest.raises(ValueError, match="its kernel is 0: pass orthogonal_key"):
             lsuv(foreign.model, variables, foreign.inputs, **settings_of(name))
     key = jax.random.key(0) if name in CLOSED else None
-    scaled = lsuv(
-        foreign.model, variables, foreign.inputs, orthogonal_key=key, **settings_of(name)
-    )
+    scaled = lsuv(foreign.model, variables, foreign.inputs, orthogonal_key=key, **settings_of(name))
     assert jax.tree.structure(scaled) == jax.tree.structure(variables)
     twin = foreign.twin or foreign.model
     outputs: dict[str, list[np.ndarray]] = {}

@@ -1,9 +1,11 @@
 """All foreign models by name, and what is measured of each, once for all tests of a process."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from foreign import generative, language, mechanics, vision
 from foreign.oracle import Oracle, oracle
@@ -18,7 +20,8 @@ MODELS: dict[str, Foreign] = {
     **mechanics.MODELS,
 }
 KEY = jax.random.key(5)
-ADAM = optax.adam(1e-3)
+# Adam's first step, as a smaller program.
+ADAM = optax.stateless(lambda grads, _: jax.tree.map(lambda g: -1e-3 * jnp.sign(g), grads))
 
 
 @functools.cache
@@ -30,7 +33,18 @@ def variables_of(name: str) -> Any:
 @functools.cache
 def rows_of(name: str) -> Oracle:
     """What the oracle says of a model at its start."""
-    return oracle(MODELS[name], variables_of(name), KEY, MODELS[name].train)
+    return oracle_of(name, MODELS[name].train)(variables_of(name))
+
+
+def oracle_of(name: str, train: bool) -> Callable[[Any], Oracle]:
+    """The oracle of a model in a mode; the same one for both where it has none."""
+    has_mode = MODELS[name].task.mode_keyword is not None
+    return _oracle_of(name, train if has_mode else True)
+
+
+@functools.cache
+def _oracle_of(name: str, train: bool) -> Callable[[Any], Oracle]:
+    return oracle(MODELS[name], KEY, train)
 
 
 @functools.cache

@@ -62,7 +62,6 @@ class UNet(nn.Module):
         t = TimeEmbedding(name="time")(time)
         x = skip = nn.Conv(8, (3, 3), name="conv_in")(images)
         x = nn.Conv(16, (3, 3), strides=2, name="downsample")(ResBlock(8, name="down")(x, t))
-        x = ResBlock(16, name="middle")(x, t)
         x = jax.image.resize(x, (len(x), 8, 8, 16), "nearest")
         x = jnp.concatenate([nn.Conv(8, (3, 3), name="upsample")(x), skip], -1)
         x = nn.silu(nn.GroupNorm(2, name="norm_out")(ResBlock(8, name="up")(x, t)))
@@ -88,7 +87,7 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """adaLN-zero: every block is the identity at the start, and so is the last layer 0."""
+    """adaLN-zero: the block is the identity at the start, and so is the last layer 0."""
 
     @nn.compact
     def __call__(self, images, time, labels):
@@ -96,8 +95,7 @@ class DiT(nn.Module):
         x = x + jax.lax.stop_gradient(0.5 * jnp.sin(jnp.arange(4 * 8.0).reshape(4, 8)))
         t = TimeEmbedding(name="time")(time)
         condition = t + nn.Embed(3, 16, name="label")(labels)
-        for layer in range(2):
-            x = DiTBlock(name=f"block_{layer}")(x, condition)
+        x = DiTBlock(name="block")(x, condition)
         scale = nn.Dense(2 * 8, kernel_init=zeros, name="last_modulation")(nn.silu(condition))
         shift, scale = jnp.split(scale[:, None], 2, -1)
         x = nn.LayerNorm(use_bias=False, use_scale=False, name="norm")(x) * (1 + scale) + shift

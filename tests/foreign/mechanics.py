@@ -51,9 +51,7 @@ class Operator(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.Dense(8, name="lift")(x)
-        for layer in range(2):
-            y = Spectral(name=f"spectral_{layer}")(x)
-            x = nn.gelu(y + nn.Conv(8, (1,), name=f"skip_{layer}")(x))
+        x = nn.gelu(Spectral(name="spectral")(x) + nn.Conv(8, (1,), name="skip")(x))
         return nn.Dense(1, name="project")(x)
 
 

@@ -4,6 +4,7 @@ Every module that calls no other one adds a zero to its output. The gradient of 
 respect to this zero is that with respect to the output, however often it is used.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -32,17 +33,15 @@ class Oracle(NamedTuple):
     loss: float
 
 
-def oracle(foreign: Foreign, variables: Any, key: Any, train: bool) -> Oracle:
-    """Measure a foreign model, written plainly."""
+def oracle(foreign: Foreign, key: Any, train: bool) -> Callable[[Any], Oracle]:
+    """What measures a foreign model, written plainly, of any variables."""
     twin = foreign.twin or foreign.model
-    variables = nn.meta.unbox(foreign.unstack(variables))
-    rest = {name: tree for name, tree in variables.items() if name != "params"}
     model, keywords = in_mode(twin, train, foreign.settings.get("mode"))
     args, kwargs = arguments_of(twin, foreign.inputs, foreign.settings.get("mode"))
     shapes: dict[str, Any] = {}
     owners: dict[str, tuple[str, ...]] = {}
 
-    def forward(params: Any, taps: Any) -> tuple[Any, Any]:
+    def forward(params: Any, taps: Any, rest: Any) -> tuple[Any, Any]:
         values: dict[str, Any] = {}
         received: list[Any] = []
         nested = [0]
@@ -84,20 +83,26 @@ def oracle(foreign: Foreign, variables: Any, key: Any, train: bool) -> Oracle:
         received.extend(each for each in jax.tree.leaves(outputs) if _is_signal(each))
         return foreign.loss(outputs, foreign.targets).sum(), (values, received)
 
-    jax.eval_shape(forward, variables["params"], {})
-    taps = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
-    measure = jax.jit(jax.value_and_grad(forward, argnums=(0, 1), has_aux=True))
-    (loss, (values, received)), (of_params, of_taps) = measure(variables["params"], taps)
+    program = jax.jit(jax.value_and_grad(forward, argnums=(0, 1), has_aux=True))
     examples = len(foreign.targets)
-    rows = {}
-    for name in values:
-        own, own_gradient = (_at(tree, owners[name]) for tree in (variables["params"], of_params))
-        rows[name] = Entry(
-            _wide(values[name]), _wide(of_taps[name]), _norm(own), _norm(own_gradient) / examples
-        )
-    return Oracle(
-        foreign.finish(_as_rows(rows, foreign)), list(map(_wide, received)), float(loss) / examples
-    )
+
+    def measure(variables: Any) -> Oracle:
+        rest = dict(nn.meta.unbox(foreign.unstack(variables)))
+        params = rest.pop("params")
+        if not shapes:
+            jax.eval_shape(forward, params, {}, rest)
+        taps = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+        (loss, (values, received)), (of_params, of_taps) = program(params, taps, rest)
+        rows = {}
+        for name in values:
+            own, gradient = (_at(tree, owners[name]) for tree in (params, of_params))
+            rows[name] = Entry(
+                _wide(values[name]), _wide(of_taps[name]), _norm(own), _norm(gradient) / examples
+            )
+        rows = foreign.finish(_as_rows(rows, foreign))
+        return Oracle(rows, list(map(_wide, received)), float(loss) / examples)
+
+    return measure
 
 
 def _as_rows(rows: dict[str, Entry], foreign: Foreign) -> dict[str, Entry]:

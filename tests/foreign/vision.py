@@ -107,8 +107,7 @@ class Mixer(nn.Module):
     def __call__(self, images):
         x = nn.Conv(8, (4, 4), strides=4, name="stem")(images)
         x = x.reshape(len(x), -1, 8)
-        for layer in range(2):
-            x = MixerBlock(name=f"block_{layer}")(x)
+        x = MixerBlock(name="block")(x)
         return nn.Dense(3, name="head")(nn.LayerNorm(name="norm")(x).mean(1))
 
 
@@ -126,7 +125,7 @@ class Inverted(nn.Module):
         y = norm()(nn.Conv(8, (1, 1), use_bias=False, name="project")(y))
         if training:
             shape = (len(y), 1, 1, 1)
-            y = y * jax.random.bernoulli(self.make_rng("dropout"), 0.8, shape) / 0.8
+            y = y * jax.random.bernoulli(self.make_rng("dropout"), 0.9, shape) / 0.9
         return x + y
 
 
@@ -136,24 +135,22 @@ class EfficientNet(nn.Module):
     @nn.compact
     def __call__(self, x, training):
         x = nn.silu(nn.Conv(8, (3, 3), strides=2, name="stem")(x))
-        for layer in range(2):
-            x = Inverted(name=f"block_{layer}")(x, training)
+        x = Inverted(name="block")(x, training)
         x = nn.Dropout(0.2, deterministic=not training)(x.mean((1, 2)))
         return nn.Dense(3, name="head")(x)
 
 
 class ConvNeXt(nn.Module):
-    """Blocks with LayerScale."""
+    """A block with LayerScale."""
 
     @nn.compact
     def __call__(self, x):
         x = nn.LayerNorm(name="stem_norm")(nn.Conv(8, (2, 2), strides=2, name="stem")(x))
-        for layer in range(2):
-            y = nn.Conv(8, (3, 3), feature_group_count=8, name=f"depthwise_{layer}")(x)
-            y = nn.Dense(16, name=f"up_{layer}")(nn.LayerNorm(name=f"norm_{layer}")(y))
-            y = nn.Dense(8, name=f"down_{layer}")(nn.gelu(y))
-            gamma = self.param(f"gamma_{layer}", nn.initializers.constant(1e-6), (8,))
-            x = x + gamma * y
+        y = nn.Conv(8, (3, 3), feature_group_count=8, name="depthwise")(x)
+        y = nn.Dense(8, name="down")(
+            nn.gelu(nn.Dense(16, name="up")(nn.LayerNorm(name="inner")(y)))
+        )
+        x = x + self.param("gamma", nn.initializers.constant(1e-6), (8,)) * y
         return nn.Dense(3, name="head")(nn.LayerNorm(name="norm")(x.mean((1, 2))))
 
 

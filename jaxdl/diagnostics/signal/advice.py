@@ -246,16 +246,15 @@ def _updates(measured: Propagation) -> Advice | None:
     ratio = np.asarray(measured.update_ratio, np.float64)
     # A kernel of 0 has no ratio. If the gradient is 0, the rate is not at fault.
     known = np.isfinite(ratio) & (ratio > 0)
-    known &= (ratio < USUAL_UPDATE_RATIO) | ~_small_on_purpose(measured)
-    if not np.any(known):
-        return None
     distance = np.abs(np.log(np.where(known, ratio, USUAL_UPDATE_RATIO) / USUAL_UPDATE_RATIO))
+    others = distance[known]
+    distance = np.where((ratio > USUAL_UPDATE_RATIO) & _small_on_purpose(measured), 0, distance)
     row = int(np.argmax(distance))
     if distance[row] < np.log(FAR_FROM_USUAL):
         return None
     small, name = bool(ratio[row] < USUAL_UPDATE_RATIO), measured.names[row]
     times: Any = USUAL_UPDATE_RATIO / ratio[row]
-    if np.median(distance[known]) > distance[row] / 2:
+    if np.median(others) > distance[row] / 2:
         change = f"multiply the learning rate by about {times:.0e}"
     else:
         change = resized(measured, row, "smaller" if small else "larger")

@@ -60,7 +60,7 @@ def check_batch_norm(
         >>> [each.problem for each in check_batch_norm(model, variables, x)]
         ['never moved']
         >>> check_batch_norm(model, recalibrate(model, variables, [x]), x)
-        healthy: nothing found in 1 batch norm(s)
+        healthy: nothing found in the batch norms
     """
     inputs = jnp.asarray(inputs)
     stats = variables["batch_stats"]
@@ -119,7 +119,7 @@ def check_batch_norm(
         said := _in_training_mode(model, variables, inputs, outputs, preprocess)
     ):
         found.append(said)
-    return Findings(found, f"{len(now)} batch norm(s)")
+    return Findings(found, "the batch norms")
 
 
 def _in_training_mode(

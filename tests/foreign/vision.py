@@ -47,8 +47,8 @@ class ResNet(nn.Module):
         x = nn.relu(norm(name="bn_init")(conv(8, (3, 3), name="conv_init")(x)))
         x = nn.max_pool(x, (2, 2), strides=(2, 2))
         for stage in range(2):
-            strides = (2, 2) if stage else (1, 1)
-            x = block(4 * 2**stage, conv, norm, nn.relu, strides, name=f"stage_{stage}")(x)
+            strides = (1, 1) if stage else (2, 2)
+            x = block(4, conv, norm, nn.relu, strides, name=f"stage_{stage}")(x)
         return nn.Dense(3, kernel_init=nn.initializers.normal(0.01), name="head")(x.mean((1, 2)))
 
 

@@ -53,10 +53,10 @@ def measured(name: str) -> Propagation:
     return measure(name, variables_of(name))
 
 
-def measure(name: str, variables: Any, **changed: Any) -> Propagation:
-    """What it says of other variables, or with another part of the batch; compiled once."""
+def measure(name: str, variables: Any) -> Propagation:
+    """What it says of other variables; compiled once."""
     foreign = MODELS[name]
     return propagation(
-        foreign.task, variables, foreign.batch | changed, optimizer=ADAM, train=foreign.train,
+        foreign.task, variables, foreign.batch, optimizer=ADAM, train=foreign.train,
         key=KEY,
     )  # fmt: skip

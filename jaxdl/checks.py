@@ -101,7 +101,7 @@ def require_order(
         )
 
 
-def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
+def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse a word that is not one of the choices, and list them."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; pass one")

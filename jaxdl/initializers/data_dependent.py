@@ -11,7 +11,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxdl.calling import KEYWORDS, GivenMode, arguments_of, in_mode
+from jaxdl.calling import GivenMode, arguments_of, in_mode
+from jaxdl.calling.modes import KEYWORDS
 from jaxdl.checks import require_positive
 from jaxdl.initializers.structured import orthogonal
 from jaxdl.tracing.harvest import harvest, put_aside

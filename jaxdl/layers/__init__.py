@@ -1,8 +1,17 @@
 """Flax Linen modules that Flax lacks, or whose numerics must be explicit."""
 
 from jaxdl.layers.activation_layers import Maxout, PReLU, RReLU
+from jaxdl.layers.attention import MultiHeadAttention
 from jaxdl.layers.batch_norm import BatchNorm
 from jaxdl.layers.noisy_batch_norm import NoisyBatchNorm
 from jaxdl.layers.pooling import max_pool
 
-__all__ = ["BatchNorm", "Maxout", "NoisyBatchNorm", "PReLU", "RReLU", "max_pool"]
+__all__ = [
+    "BatchNorm",
+    "Maxout",
+    "MultiHeadAttention",
+    "NoisyBatchNorm",
+    "PReLU",
+    "RReLU",
+    "max_pool",
+]

@@ -1,4 +1,4 @@
-"""What a layer may be given: real numbers in a floating dtype, and masks of what counts."""
+"""What a layer may be given: real numbers in a floating dtype, masks, a rate of dropout."""
 
 from typing import Any
 
@@ -34,6 +34,21 @@ def require_real(owner: str, x: Any) -> Array:
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == jnp.bool_):
         raise TypeError(f"{owner} needs numbers, got {array.dtype}; pass an array of floats")
     return array
+
+
+def check_dropout_rate(owner: str, rate: Any) -> None:
+    """Refuse a share of units outside [0, 1): all of them would leave nothing.
+
+    Example:
+        >>> check_dropout_rate("MLP", 1.0)
+        Traceback (most recent call last):
+        ValueError: MLP dropout_rate must lie in [0, 1), got 1.0; it is the share of units set ...
+    """
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(
+            f"{owner} dropout_rate must lie in [0, 1), got {rate}; "
+            "it is the share of units set to zero"
+        )
 
 
 def as_mask(mask: Any, shape: tuple[int, ...]) -> Bool[Array, "..."]:

@@ -1,8 +1,10 @@
-"""Networks: images in NHWC, outputs as logits or values, `train` a keyword."""
+"""Networks: images in NHWC, tokens or vectors in sequences; outputs as logits or values."""
 
 from jaxdl.models.convnet import ConvNet
 from jaxdl.models.mlp import MLP
 from jaxdl.models.resnet import ResNet
+from jaxdl.models.stacked_blocks import stack_blocks, unstack_blocks
+from jaxdl.models.transformer import Transformer
 from jaxdl.models.vgg import VGG
 
-__all__ = ["MLP", "VGG", "ConvNet", "ResNet"]
+__all__ = ["MLP", "VGG", "ConvNet", "ResNet", "Transformer", "stack_blocks", "unstack_blocks"]

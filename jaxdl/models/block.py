@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from jaxdl.initializers import bind_fan_in
 from jaxdl.layers import convolution
+from jaxdl.layers.inputs import check_dropout_rate
 from jaxdl.layers.norm import apply_norm, removes_bias
 
 NormFactory = Callable[..., nn.Module]
@@ -92,8 +93,4 @@ def check_hidden(model: str, norm_position: str, dropout_rate: float) -> None:
             f"{model} norm_position must be 'before' or 'after' the activation, "
             f"got {norm_position!r}"
         )
-    if not 0.0 <= dropout_rate < 1.0:
-        raise ValueError(
-            f"{model} dropout_rate must lie in [0, 1), got {dropout_rate}; "
-            "it is the share of units set to zero"
-        )
+    check_dropout_rate(model, dropout_rate)

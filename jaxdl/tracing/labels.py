@@ -5,7 +5,7 @@ value, also inside the inner program of `nn.remat`, `nn.jit`, `nn.scan` and `nn.
 value could be taken out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from jaxdl.calling.adapted import CALLS, Called, is_opaque, part_of, watch_calls
 
 LABEL = "label"
 
@@ -34,8 +36,12 @@ def _jvp(primals: Any, tangents: Any, **parts: Any) -> Any:
 
 
 def _batch(operands: Any, axes: Any, **parts: Any) -> Any:
-    parts["mapped"] = (*parts["mapped"], tuple(axes))
-    return _label_p.bind(*operands, **parts), axes[0]
+    """The value's examples, or members, stand first: XLA's products may leave them elsewhere."""
+    value, *reads = operands
+    if axes[0] is None:
+        return _label_p.bind(*operands, **parts | {"mapped": (*parts["mapped"], tuple(axes))}), None
+    parts["mapped"] = (*parts["mapped"], (0, *axes[1:]))
+    return _label_p.bind(jnp.moveaxis(value, axes[0], 0), *reads, **parts), 0
 
 
 ad.primitive_jvps[_label_p] = _jvp
@@ -47,22 +53,26 @@ def labelled() -> Iterator[None]:
     """Within, modules label their inputs, and those that call no other module their outputs."""
     has_child = [False]
 
-    def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        if context.method_name != "__call__":
-            return call(*args, **kwargs)
-        module = context.module
-        _leave_unmapped(module)
+    def watch(call: Any, args: Any, kwargs: Any, describe: Callable[[], Called]) -> Any:
         received: dict[int, Any] = {}  # an object that is passed twice stays one object
-        args, kwargs = jax.tree.map(lambda each: _received(each, received), (args, kwargs))
+        args, kwargs = jax.tree.map(
+            lambda each: _received(each, received), (args, kwargs), is_leaf=is_opaque
+        )
         has_child[-1] = True
         has_child.append(False)
         try:
             outputs = call(*args, **kwargs)
         finally:
             is_leaf = not has_child.pop()
-        return _given(outputs, module) if is_leaf else outputs
+        return _given(outputs, describe()) if is_leaf else outputs
 
-    with nn.intercept_methods(watch):
+    def linen(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if context.method_name not in CALLS:
+            return call(*args, **kwargs)
+        _leave_unmapped(context.module)
+        return watch(call, args, kwargs, lambda: _called(context.module))
+
+    with nn.intercept_methods(linen), watch_calls(watch):
         yield
 
 
@@ -79,9 +89,9 @@ def _leave_unmapped(module: nn.Module) -> None:
             object.__setattr__(module, "axis_name", None)
 
 
-def bind_label(value: Any, *reads: Any, kind: str) -> Any:
-    """The value with a label that no module has, and what it is read with."""
-    return _label_p.bind(value, *reads, **_UNNAMED | {"kind": kind})
+def bind_label(value: Any, *reads: Any, **parts: Any) -> Any:
+    """The value with a label, and what it is read with; without more parts no module has it."""
+    return _label_p.bind(value, *reads, **_UNNAMED | parts)
 
 
 def received(tree: Any) -> Any:
@@ -102,34 +112,37 @@ def _received(value: Any, known: dict[int, Any]) -> Any:
     return known[id(value)]
 
 
-def _given(outputs: Any, module: nn.Module) -> Any:
+def _called(module: nn.Module) -> Called:
     params = jax.tree_util.tree_leaves_with_path(module.variables.get("params", {}))
-    depths = tuple(len(keys_of(path)) for path, _ in params)
-    leaves, structure = jax.tree.flatten(outputs)
+    features = getattr(module, "features", None)
+    axes = len(features) if isinstance(features, tuple) else 1  # heads and their features
+    named = tuple((len(keys_of(path)), leaf) for path, leaf in params)
+    return Called(module.path, type(module).__name__, named, axes)
+
+
+def _given(outputs: Any, module: Called) -> Any:
+    leaves, structure = jax.tree.flatten(outputs, is_leaf=is_opaque)
     places = [place for place, value in enumerate(leaves) if _can_be_signal(value)]
     for number, place in enumerate(places):
         leaves[place] = _label_p.bind(
             leaves[place],
-            *(leaf for _, leaf in params),
+            *(leaf for _, leaf in module.params),
             path=module.path,
             part=f"[{number}]" if len(places) > 1 else "",
-            kind=type(module).__name__,
-            depths=depths,
-            features=_feature_axes(module),
+            kind=module.kind,
+            depths=tuple(depth for depth, _ in module.params),
+            features=module.features,
             mapped=(),
         )
     return jax.tree.unflatten(structure, leaves)
 
 
-def _feature_axes(module: nn.Module) -> int:
-    """2 of the heads of an attention and their features, 1 of most modules."""
-    features = getattr(module, "features", None)
-    return len(features) if isinstance(features, tuple) else 1
-
-
 def keys_of(path: Sequence[Any]) -> tuple[str, ...]:
-    """The dictionary keys in the path of a leaf; boxes around a parameter have none."""
-    return tuple(str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey))
+    """The names and numbers in the path of a leaf; boxes around a parameter have none."""
+    parts = list(path)
+    if len(parts) > 1 and getattr(parts[-1], "name", None) == "value":
+        parts.pop()
+    return tuple(part_of(part) for part in parts)
 
 
 def _can_be_signal(value: Any) -> bool:

@@ -4,6 +4,7 @@ A scan over layers holds the program of one layer. Its values are found there, a
 outside. So a network of scanned blocks is analysed and compiled as fast as one block.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -215,7 +216,7 @@ def before_moves(
     while not isinstance(atom, Literal) and atom in made_by:
         equation = program.eqns[made_by[atom]]
         name = equation.primitive.name
-        if name in _MOVES and (through_transpose or name != "transpose"):
+        if _is_move(equation) and (through_transpose or name != "transpose"):
             known = _axes_before(equation, known)
             # A barrier moves several values at once.
             atom = equation.invars[equation.outvars.index(atom)]
@@ -230,6 +231,14 @@ def before_moves(
         else:
             break
     return atom, known
+
+
+def _is_move(equation: JaxprEqn) -> bool:
+    """Whether it moves or rounds; x[:, None] is a broadcast to as many entries."""
+    if equation.primitive.name == "broadcast_in_dim":
+        before, after = (_shape(atoms[0]) for atoms in (equation.invars, equation.outvars))
+        return math.prod(before) == math.prod(after)
+    return equation.primitive.name in _MOVES
 
 
 def _axes_before(equation: JaxprEqn, axes: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -1,6 +1,5 @@
 """The values of a labelled program that are looked at, and the parameters that belong to each."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -10,6 +9,9 @@ from jax.extend.core import JaxprEqn, Literal, Var
 from jaxdl.jaxprs import scan_parts
 from jaxdl.tracing.labels import LABEL
 from jaxdl.tracing.levels import Level, Step, before_moves
+from jaxdl.tracing.softmaxes import find_attention
+
+ATTENTION = "attention"
 
 Source = Level | int
 """What gives a value an axis more: the scan, or the vmap by its number from the inside out."""
@@ -41,8 +43,10 @@ class Site:
         part: "[0]", "[1]" ... of a module that gives several.
         kind: its module's class; "" of a value that no module gave.
         own: the parameters that belong to it.
-        features: how many of the last axes tell units apart.
+        features: how many of the last axes tell units apart; or the axis of channels, from the end.
         mapped: the axes over which vmaps around the module run, by their number.
+        logits: of the weights of an attention what their softmax is taken of.
+        keys: the axis of that softmax.
     """
 
     level: Level
@@ -54,6 +58,8 @@ class Site:
     own: tuple[Own, ...] = ()
     features: int = 1
     mapped: Mapping[int, int] = field(default_factory=dict)
+    logits: Any = None
+    keys: int = -1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,7 +94,8 @@ def find_sites(top: Level, leaves: int, outputs: Sequence[Any]) -> list[Site]:
     found: dict[tuple[Level, Var], Site] = {}
     # By level and number of vmaps, over which of them models are mapped, and not examples.
     members: dict[tuple[Level, int], frozenset[int]] = {}
-    for level, _, label in top.walk():
+    carried: list[Site] = []
+    for level, place, label in top.walk():
         if label.primitive.name != LABEL:
             continue
         mapped = label.params["mapped"]
@@ -99,12 +106,30 @@ def find_sites(top: Level, leaves: int, outputs: Sequence[Any]) -> list[Site]:
             )
         of_models = members.get((level, len(mapped)), frozenset())
         for origin in _origins(level, label.invars[0], set()):
-            if origin not in found and origin[0].is_learned(origin[1]):
-                found[origin] = _site(origin, level, label, of_models, leaves)
+            if origin in found or not origin[0].is_learned(origin[1]):
+                continue
+            site = _site(origin, level, label, of_models, leaves)
+            if origin[0] is level and level.made_by[origin[1]] < place:
+                found[origin] = site
+            else:  # a scan carries it to an earlier label; who gives it may follow
+                carried.append(site)
+    for site in carried:
+        found.setdefault((site.level, site.root), site)
+    for site in _attentions(top, leaves, is_mapped=any(members.values())):
+        weights = (site.level, site.variable)
+        known = found.get(weights, site)  # a dropout may receive or even give the weights
+        found[weights] = replace(
+            known, kind=known.kind or ATTENTION, logits=site.logits, keys=site.keys
+        )
     sites = sorted(found.values(), key=lambda site: _when(site.level, site.variable))
-    for number, (before, site) in enumerate(itertools.pairwise(sites), start=1):
-        if site.path is None and site.shape == before.shape:
-            sites[number] = replace(site, features=sites[number - 1].features)
+    for number, site in enumerate(sites):
+        before = site_before(sites, number)
+        if before is None or site.path is not None or site.kind == ATTENTION:
+            continue
+        # The units of an activation, also after a pooling, stand where those before it do.
+        channels_first = before.features < 0 and len(site.shape) == len(before.shape)
+        if site.shape == before.shape or channels_first:
+            sites[number] = replace(site, features=before.features)
     for level in top.levels():
         numbers = {site.variable: n for n, site in enumerate(sites) if site.level is level}
         level.cut(numbers, level.program.outvars if level.above else outputs)
@@ -151,6 +176,26 @@ def _site(
         features=label.params["features"],
         mapped=at(list(positions.values())),
     )
+
+
+def site_before(sites: Sequence[Site], number: int) -> Site | None:
+    """The site before another; the weights of an attention stand beside the values."""
+    earlier = (site for site in reversed(sites[:number]) if site.kind != ATTENTION)
+    return next(earlier, None)
+
+
+def _attentions(top: Level, leaves: int, *, is_mapped: bool) -> Iterator[Site]:
+    """The weights of attentions; not where models are mapped, whose axis nobody knows there."""
+    if is_mapped:
+        return
+    for level in top.levels():
+
+        def is_parameter(atom: Any, level: Level = level) -> bool:
+            return source_of(level, atom, {}, leaves) is not None
+
+        for each in find_attention(level, is_parameter):
+            at = each.weights
+            yield Site(level, at, at, kind=ATTENTION, logits=each.logits, keys=each.axis)
 
 
 def _with_the_rest(top: Level, sites: list[Site], leaves: int) -> list[Site]:

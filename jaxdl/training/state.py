@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 from jaxtyping import Array, Int, Key
 
-from jaxdl.calling import initial_variables
-from jaxdl.checks import require_key, require_like, require_module
+from jaxdl.calling import adapt, initial_variables
+from jaxdl.checks import require_key, require_like
 from jaxdl.optimizers.averaging import evaluated_parameters
 from jaxdl.training.task import Task
 
@@ -84,7 +83,7 @@ class TrainState:
 
 def init_state(
     key: Key[Array, ""],
-    model: nn.Module | Task,
+    model: Any,
     optimizer: optax.GradientTransformation,
     sample_inputs: Any,
     params: Any = None,
@@ -93,14 +92,14 @@ def init_state(
 
     Arguments:
         key: from `jax.random.key`; split into the key of the initial parameters and the run's key.
-        model: a Linen module, or a `Task`.
+        model: a model of any library, see `calling.adapt`, or a `Task`.
         optimizer: any optax gradient transformation.
         sample_inputs: inputs as the model sees them, (batch, ...), of any batch size; only their
             shape and dtype matter.
         params: the first parameters, if they are made elsewhere; drawn with the key by default.
 
     Raises:
-        TypeError: the key is not a `jax.random.key`, the model not a Linen module, or the optimizer
+        TypeError: the key is not a `jax.random.key`, no model, or the optimizer
             not an optax gradient transformation.
         ValueError: `params` are not those of this model and these inputs.
 
@@ -117,7 +116,7 @@ def init_state(
     if isinstance(model, Task):
         variables = model.init(init_key, sample_inputs)
     else:
-        variables = initial_variables(model, init_key, sample_inputs)
+        variables = initial_variables(adapt(model), init_key, sample_inputs)
     drawn = variables.pop("params", {})
     params = drawn if params is None else require_like("params", params, drawn)
     return TrainState(
@@ -136,9 +135,9 @@ def run_key(key: Key[Array, ""]) -> Key[Array, ""]:
 
 
 def check_parts(key: Any, model: Any, optimizer: Any) -> None:
-    """Refuse anything but one `jax.random.key`, a module instance and an optax optimizer."""
+    """Refuse anything but one `jax.random.key`, a model and an optax optimizer."""
     require_key(key)
-    require_module(model)
+    adapt(model)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
             f"optimizer must be an optax.GradientTransformation, got {optimizer!r}; "

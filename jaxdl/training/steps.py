@@ -5,21 +5,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 from jaxtyping import Array, Int, Key
 
-from jaxdl.calling import synchronized_norms
+from jaxdl.calling import Adapted, synchronized_norms
 from jaxdl.training.fields import check_held
 from jaxdl.training.state import TrainState
 from jaxdl.training.task import (
     Augment,
     Batch,
     PerExample,
-    Task,
     as_batch,
     as_task,
     mean_over_batch,
@@ -33,7 +31,7 @@ EvalStep = Callable[[Mapping[str, Any], Batch], dict[str, Any]]
 
 
 def make_train_step(
-    model: nn.Module | Task,
+    model: Any,
     optimizer: optax.GradientTransformation,
     loss: PerExample | None = None,
     metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
@@ -51,7 +49,8 @@ def make_train_step(
     functions; "loss" is among them. All come from the outputs before the update.
 
     Arguments:
-        model: a `Task`, which has the loss and the settings below; or a Linen module.
+        model: a `Task`, which has the loss and the settings below; or a model of
+            any library, see `calling.adapt`.
         optimizer: any optax gradient transformation. Line searches and SAM may ask for the batch's
             loss and gradient (`value`, `grad`), and for the functions that compute them
             (`value_fn(params)`, `grad_fn(params, i)`).
@@ -101,6 +100,12 @@ def make_train_step(
                 outputs, moved = task.outputs(
                     variables, inputs, train=True, key=own(state.dropout_key())
                 )
+            if axis_name is not None and isinstance(task.model, Adapted) and moved:
+                raise ValueError(
+                    f"{', '.join(moved)} of a model that is not Flax Linen's must see the whole "
+                    "batch, got parallel='pmap', where a device sees its own share; pass "
+                    "parallel='auto'"
+                )
             return value("loss", task.loss, outputs, given), (outputs, moved)
 
         (mean_loss, (outputs, moved)), gradients = jax.value_and_grad(objective, has_aux=True)(
@@ -136,7 +141,7 @@ def uphill(gradients: Any) -> Any:
 
 
 def make_eval_step(
-    model: nn.Module | Task,
+    model: Any,
     loss: PerExample | None = None,
     metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
     *,

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
@@ -13,8 +12,15 @@ from flax.errors import InvalidRngError
 from jax import lax
 from jaxtyping import Array, Key
 
-from jaxdl.calling import GivenMode, call_model, initial_variables, mode_of
-from jaxdl.checks import require_module
+from jaxdl.calling import (
+    Adapted,
+    GivenMode,
+    adapt,
+    call_model,
+    initial_variables,
+    mode_of,
+    name_of,
+)
 from jaxdl.data.types import Arrays
 from jaxdl.training.fields import check_fields
 from jaxdl.training.pairing import check_pairing
@@ -59,7 +65,8 @@ class Task:
     example out, if its loss is finite: 0 times infinity is NaN, as in PyTorch.
 
     Arguments:
-        model: a Linen module.
+        model: a module of Flax Linen, NNX or Equinox, a pair of `init` and `apply`, or a function
+            (params, inputs); see `calling.adapt`.
         loss: (outputs, targets) -> values (batch,), or (values, weights), both (batch,).
         metrics: functions of the same kind, or a mapping from names to them.
         preprocess: a pure function of a batch's inputs, applied inside the step; by default uint8
@@ -73,7 +80,7 @@ class Task:
             as a variational autoencoder; the same in every batch. None: it may draw none.
 
     Raises:
-        TypeError: the model is no Linen module.
+        TypeError: the model is none of these.
         ValueError: two metrics have one name, or one is named "loss"; the model has no such mode.
 
     Example:
@@ -92,7 +99,7 @@ class Task:
     evaluation_seed: int | None = None
 
     def __post_init__(self) -> None:
-        require_module(self.model)
+        object.__setattr__(self, "model", adapt(self.model))
         # Hashable, so that equal tasks share their compiled programs.
         object.__setattr__(self, "metrics", FrozenDict(name_metrics(self.metrics)))
         if self.collections is not None:
@@ -148,12 +155,12 @@ class Task:
                 raise
             raise ValueError(
                 "a model must draw no random numbers in evaluation, unless evaluation_seed gives "
-                f"them, got {type(self.model).__name__}, which does; let its mode turn them off, "
+                f"them, got {name_of(self.model)}, which does; let its mode turn them off, "
                 "or pass Task(evaluation_seed=0)"
             ) from error
 
 
-def as_task(model: nn.Module | Task, loss: PerExample | None = None, **settings: Any) -> Task:
+def as_task(model: Any, loss: PerExample | None = None, **settings: Any) -> Task:
     """The task given, or the one of a model, a loss and the settings of `Task`.
 
     Raises:
@@ -168,7 +175,7 @@ def as_task(model: nn.Module | Task, loss: PerExample | None = None, **settings:
                 "dataclasses.replace(task, ...)"
             )
         return model
-    require_module(model)
+    model = adapt(model)
     if loss is None:
         raise TypeError(
             "a model needs a loss, got none; pass e.g. loss=losses.cross_entropy, or a Task"
@@ -181,6 +188,24 @@ def as_measured(model: Any, loss: PerExample | None = None, **settings: Any) -> 
     if loss is None and not isinstance(model, Task):
         loss = _no_loss
     return as_task(model, loss, **settings)
+
+
+def to_measure(task: Task, variables: Any) -> tuple[Task, dict[str, Any]]:
+    """A task whose model starts nowhere, so that equal ones share programs, and its variables.
+
+    Raises:
+        TypeError: the variables of a Linen module are no dictionary.
+        ValueError: a function without parameters.
+    """
+    if isinstance(task.model, Adapted):
+        variables = task.model.variables(variables)
+        return replace(task, model=task.model.without_start()), variables
+    if not isinstance(variables, Mapping):
+        raise TypeError(
+            "variables must be what model.init returned, a dictionary with 'params', got "
+            f"{variables!r}; pass model.init(key, inputs)"
+        )
+    return task, dict(variables)
 
 
 def has_loss(task: Task) -> bool:

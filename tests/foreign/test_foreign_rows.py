@@ -38,7 +38,7 @@ def modules_of(found) -> dict[str, int]:
     return {
         name: row
         for row, (name, kind) in enumerate(kinds)
-        if kind not in ("activation", "parameters")
+        if kind not in ("activation", "parameters", "attention")
     }
 
 

@@ -59,7 +59,7 @@ class Cached(nn.Module):
         ({"key": 0}, "jax.random.key"),
         ({"key": jnp.zeros(2, jnp.uint32)}, "old-style"),
         ({"key": jax.random.split(jax.random.key(0))}, "single key"),
-        ({"model": nn.Dense}, "flax.linen.Module"),
+        ({"model": nn.Dense}, "module of Flax Linen"),
         ({"optimizer": optimizers.sgd}, "call the factory"),
     ],
 )

@@ -27,6 +27,9 @@ FAR_FROM_USUAL = 100.0
 SMALL_ON_PURPOSE = 0.1
 # Gradients of this size are about to leave float32, whose smallest normal number is 1.2e-38.
 NEAR_UNDERFLOW = 1e-30
+# Nine of ten queries attend to one key alone: the weights pass no gradient back to the logits.
+# Trained heads may do so; at the start, or in all heads at once, it ends learning.
+ONE_KEY_FRACTION = 0.9
 
 
 def advise(measured: Propagation) -> Findings:
@@ -74,6 +77,7 @@ def advise(measured: Propagation) -> Findings:
         gradient_drift(measured),
         _dead(measured),
         _saturated(measured),
+        _on_one_key(measured),
         _updates(measured),
     ]
     return Findings(
@@ -190,7 +194,7 @@ def _is_closed(measured: Propagation, row: int) -> bool:
 
 
 def _dead(measured: Propagation) -> Advice | None:
-    share = np.array(measured.dead_fraction)
+    share = np.nan_to_num(np.array(measured.dead_fraction))
     share[list(_closed(measured))] = 0
     return _widespread(
         measured,
@@ -215,6 +219,25 @@ def _saturated(measured: Propagation) -> Advice | None:
         lambda *_: (
             "scale the kernel before it down, standardise the inputs, or add a norm before it"
         ),
+    )
+
+
+def _on_one_key(measured: Propagation) -> Advice | None:
+    if measured.on_one_key is None:
+        return None
+    share = np.nan_to_num(np.asarray(measured.on_one_key))
+    row = int(np.argmax(share))
+    if share[row] < ONE_KEY_FRACTION:
+        return None
+    name, others = measured.names[row], int(np.sum(share >= ONE_KEY_FRACTION)) - 1
+    also = f" ({others} other attentions do so too)" if others else ""
+    return Advice(
+        "one-hot attention",
+        name,
+        float(share[row]),
+        f"{share[row]:.0%} of the queries in {name} attend to one key alone{also}, with logits up "
+        f"to {np.asarray(measured.largest_logit)[row]:.1e}: divide the logits by the root of the "
+        "head's width, normalise queries and keys, or start their kernels smaller.",
     )
 
 

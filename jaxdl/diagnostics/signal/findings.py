@@ -10,8 +10,8 @@ class Advice:
 
     Attributes:
         problem: "not finite", "cut off", "vanishing signal", "exploding signal", "vanishing
-            gradient", "exploding gradient", "dead units", "saturated", "small update" or
-            "large update".
+            gradient", "exploding gradient", "dead units", "saturated", "one-hot attention",
+            "small update" or "large update".
         row: the row where it is worst.
         measured: the number that shows it; the sentence says which number.
         sentence: what is wrong, where, and what to change.

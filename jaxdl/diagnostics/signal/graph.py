@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 from jaxdl.calling import GivenMode
 from jaxdl.diagnostics.signal.feeds import Feeds
 from jaxdl.diagnostics.signal.rows import Trace, trace_shapes
-from jaxdl.training.task import Task, as_measured, scale_images
+from jaxdl.training.task import as_measured, scale_images
 
 INPUT, OUTPUT = "input", "output"
 
@@ -80,21 +79,24 @@ class Graph:
 
 
 def graph(
-    model: nn.Module | Task,
+    model: Any,
     inputs: Any,
     *,
     train: bool = False,
     preprocess: Callable[[Any], Any] = scale_images,
     mode: GivenMode = None,
+    variables: Any = None,
 ) -> Graph:
     """The values of a model's forward pass and their dependencies, without computing anything.
 
     Arguments:
-        model: a Linen module, or a `training.Task`.
+        model: a model of any library, see `calling.adapt`, or a `training.Task`.
         inputs: (batch, ...), arrays or `jax.ShapeDtypeStruct`s.
         train: whether dropout and batch statistics are on.
         preprocess: a pure function of the inputs, as in `training.fit`.
         mode: how the model is told of training, as in `training.Task`.
+        variables: as in `propagation`, or their shapes and dtypes; needed of a function. None takes
+            the shapes of what `init` draws.
 
     Raises:
         TypeError: the model is no module.
@@ -109,7 +111,7 @@ def graph(
         [0, 16, 0, 10, 0]
     """
     task = as_measured(model, preprocess=preprocess, mode=mode)
-    return _graph_of(*trace_shapes(task, inputs, train=train))
+    return _graph_of(*trace_shapes(task, inputs, train=train, variables=variables))
 
 
 def _graph_of(traced: Trace, variables: Mapping[str, Any], inputs: Any) -> Graph:

@@ -1,9 +1,8 @@
 """Histograms of activations and of the gradients with respect to them, layer by layer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +15,11 @@ from jaxdl.diagnostics.signal.recording import record
 from jaxdl.training.task import (
     Batch,
     PerExample,
-    Task,
     as_measured,
     has_loss,
     parts_of,
     scale_images,
+    to_measure,
 )
 
 
@@ -71,8 +70,8 @@ class Histograms:
 
 
 def histograms(
-    model: nn.Module | Task,
-    variables: Mapping[str, Any],
+    model: Any,
+    variables: Any,
     batch: Batch,
     *,
     bins: int | Any = 50,
@@ -88,8 +87,8 @@ def histograms(
     A pure function, as `propagation`: it may be jitted, and mapped over keys or variables.
 
     Arguments:
-        model: a Linen module, which needs no change; or a `training.Task`.
-        variables: what `model.init` returned, or `state.variables`.
+        model: a model of any library, which needs no change; or a `training.Task`.
+        variables: what `model.init` returned, or `state.variables`; as in `propagation`.
         batch: {"inputs": (batch, ...)}, and "targets" where there is a loss; 2 examples or more.
         bins: the number of bins, of equal width between each row's smallest and largest value. Or
             ascending edges, the same for all rows, so that runs and steps can be compared.
@@ -117,6 +116,7 @@ def histograms(
     Source: Glorot and Bengio (2010), figures 6 and 7.
     """
     task = as_measured(model, loss, preprocess=preprocess, mode=mode)
+    task, variables = to_measure(task, variables)
     if gradient_bins is not None and not has_loss(task):
         raise ValueError("gradient_bins must come with a loss, got loss=None; pass the loss too")
     if gradient_bins is None:
@@ -125,7 +125,7 @@ def histograms(
     numbers = tuple(each if isinstance(each, int) else None for each in edges)
     given = tuple(None if isinstance(each, int) else each for each in edges)
     count = jit_with(_count, (task, train, numbers))
-    counted: Histograms = count(dict(variables), parts_of(batch), key, given)
+    counted: Histograms = count(variables, parts_of(batch), key, given)
     return counted
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxdl.tracing.levels import Level
-from jaxdl.tracing.sites import Site, Source
+from jaxdl.tracing.sites import ATTENTION, Site, Source
 
 ACTIVATION = "activation"
 PARAMETERS = "parameters"
@@ -121,6 +121,8 @@ class Namer:
 
     def _name(self, number: int, places: Sequence[tuple[int, int]]) -> tuple[str, str]:
         site, parts = self.sites[number], list(self.paths[number])
+        if site.kind == ATTENTION:
+            return "/".join([*self.last.split("/")[:-1], "weights"]), ATTENTION
         if site.path is None and not site.own:
             return f"{self.last}/{ACTIVATION}", ACTIVATION
         if site.path is None:

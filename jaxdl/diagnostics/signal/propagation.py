@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +12,14 @@ from jaxtyping import Array, Float
 
 from jaxdl.calling import GivenMode
 from jaxdl.compiling import jit_with
+from jaxdl.diagnostics.signal.attending import Attended
 from jaxdl.diagnostics.signal.feeds import feeds_of
 from jaxdl.diagnostics.signal.names import ACTIVATION
 from jaxdl.diagnostics.signal.recording import Recording, Slope, map_stacked, record
 from jaxdl.diagnostics.signal.rows import Trace
 from jaxdl.diagnostics.sizes import mean_and_deviation, norm
 from jaxdl.plotting import signal_figure
-from jaxdl.training.task import Batch, PerExample, Task, as_task, parts_of, scale_images
+from jaxdl.training.task import Batch, PerExample, as_task, parts_of, scale_images, to_measure
 
 Values = Float[Array | np.ndarray, "..."]
 
@@ -30,9 +30,10 @@ class Propagation:
 
     A row is the output of a module that calls no other module (kind: the module's class), or the
     result of plain functions between two modules (kind: "activation", also for pooling; with
-    parameters of their own: "parameters"). A module that is called again has a row for each call,
-    named `path:2` and so on. The layers of a scan or of a vmap have a row each, `blocks[2]/dense`;
-    a scan over time has one row for all times.
+    parameters of their own: "parameters"). The weights of an attention, a softmax between two
+    products of signals, have a row of the kind "attention". A module that is called again has a row
+    for each call, named `path:2` and so on. The layers of a scan or of a vmap have a row each,
+    `blocks[2]/dense`; a scan over time has one row for all times.
 
     The fields are float32 arrays of shape (rows,), after any axes of a `vmap`. They hold standard
     deviations, not variances: a gradient of 1e-25 is a float32 number, but its square is not. The
@@ -42,7 +43,7 @@ class Propagation:
 
     Attributes:
         names: the module's path of each row, joined by "/".
-        kinds: the modules' classes, or "activation".
+        kinds: the modules' classes, "activation", "parameters" or "attention".
         shapes: the values' shapes, the batch axis included.
         has_weights: whether the row's module has parameters.
         hidden: modules without rows, inside a branch, a while loop, a callback or a function with
@@ -53,6 +54,7 @@ class Propagation:
         stddev: standard deviation of these entries.
         dead_fraction: share of units whose value is the same over the batch and all image
             positions. A unit is an index of the last axis; in an attention, of its heads, too.
+            NaN for an attention's weights.
         saturated_fraction: share of entries where the activation's slope is below `saturation` in
             size and below a tenth of its slope elsewhere, and the activation is not 0. (A ReLU that
             is off is not saturated, nor is a linear map, however small.) NaN for rows of modules
@@ -70,6 +72,10 @@ class Propagation:
         update_ratio: ||update|| / ||weight|| for the optimizer's next update; None without an
             optimizer.
         loss: the mean loss over the batch.
+        largest_logit: of an attention's weights the largest |logit| of a key that is not masked;
+            NaN in other rows, as the next two. See `attending.Attended`.
+        entropy: of an attention's weights the mean entropy over the queries, in nats.
+        on_one_key: the share of queries with a weight of 0.99 or more on one of several keys.
     """
 
     mean: Values
@@ -91,6 +97,9 @@ class Propagation:
     has_weights: tuple[bool, ...] = struct.field(pytree_node=False)
     hidden: tuple[str, ...] = struct.field(pytree_node=False, default=())
     feeds: tuple[tuple[int, ...], ...] = struct.field(pytree_node=False, default=())
+    largest_logit: Values | None = None
+    entropy: Values | None = None
+    on_one_key: Values | None = None
 
     @property
     def variance(self) -> Any:
@@ -123,6 +132,12 @@ class Propagation:
 
         return propagation_table(self)
 
+    def attention_table(self) -> Any:
+        """A `rich.table.Table` of the attentions' rows; without lines where there are none."""
+        from jaxdl.diagnostics.signal.tables import attention_table
+
+        return attention_table(self)
+
     def plot(self, expected: Mapping[str, Any] | None = None) -> Any:
         """A matplotlib figure of `stddev` and `gradient_stddev` by row.
 
@@ -139,8 +154,8 @@ class Propagation:
 
 
 def propagation(
-    model: nn.Module | Task,
-    variables: Mapping[str, Any],
+    model: Any,
+    variables: Any,
     batch: Batch,
     *,
     loss: PerExample | None = None,
@@ -161,9 +176,10 @@ def propagation(
     variables, which do not change. The gradient of a value counts every use of it.
 
     Arguments:
-        model: a Linen module, which needs no change; or a `training.Task`, which has a loss,
-            `preprocess` and `mode` of its own.
-        variables: what `model.init` returned, or `state.variables`.
+        model: a model of any library, which needs no change, see `calling.adapt`; or a
+            `training.Task`, which has a loss, `preprocess` and `mode` of its own.
+        variables: what `model.init` returned, or `state.variables`; of a function its parameters.
+            None takes those that a module of NNX or Equinox holds.
         batch: {"inputs": (batch, ...), "targets": (batch, ...)}, 2 examples or more. Several
             inputs are a tuple or a dictionary, as in `training.Task`.
         loss: per example, (outputs, targets) -> (batch,).
@@ -177,7 +193,7 @@ def propagation(
             a hundredth of the gradient (|tanh| > 0.995; a sigmoid below 0.0101 or above 0.9899).
 
     Raises:
-        TypeError: the model is no Linen module, the key no `jax.random.key`, or there is no loss.
+        TypeError: no model, the key no `jax.random.key`, or there is no loss.
         ValueError: fewer than 2 examples, a batch without its keys, a model without layers or
             parameters, a missing key, a loss that is not per example, an `opt_state` without an
             optimizer, a `saturation` that is not positive.
@@ -201,9 +217,10 @@ def propagation(
             "opt_state must come with its optimizer, got optimizer=None; pass both or neither"
         )
     task = as_task(model, loss, preprocess=preprocess, mode=mode)
+    task, variables = to_measure(task, variables)
     settings = (task, optimizer, train, saturation)
     measure = jit_with(_measure, settings)
-    measured: Propagation = measure(dict(variables), parts_of(batch), opt_state, key)
+    measured: Propagation = measure(variables, parts_of(batch), opt_state, key)
     return measured
 
 
@@ -216,10 +233,11 @@ def _measure(
     of_values = recorded.map_rows(_statistics, recorded.units())
     of_gradients = recorded.map_rows(_statistics, recorded.gradients)
     weights = _norms(recorded.trace, variables["params"])
+    attends = _attention(recorded)
     return Propagation(
         mean=of_values.mean,
         stddev=of_values.stddev,
-        dead_fraction=of_values.dead_fraction,
+        dead_fraction=jnp.where(jnp.isnan(attends.entropy), of_values.dead_fraction, jnp.nan),
         saturated_fraction=_saturated_fractions(recorded, saturation),
         nonfinite_fraction=of_values.nonfinite_fraction,
         gradient_mean=of_gradients.mean,
@@ -236,6 +254,7 @@ def _measure(
         has_weights=tuple(row.has_weights for row in rows),
         hidden=recorded.trace.hidden,
         feeds=feeds_of(recorded.trace),
+        **attends._asdict(),
     )
 
 
@@ -273,6 +292,25 @@ def _saturated_fractions(recorded: Recording, saturation: float) -> Array:
         for number, end in zip(known, ends, strict=True):
             fractions[number] = measured[end - counts[number] : end]
     return recorded.trace.in_order(jnp.concatenate(fractions))
+
+
+def _attention(recorded: Recording) -> Attended:
+    """By row the measures of attentions, of all times together; NaN in others."""
+
+    def by_row(name: str, reduce: Any) -> Array:
+        of_sites = [
+            jnp.full(count, jnp.nan, jnp.float32)
+            if found is None
+            else reduce(getattr(found, name).reshape(count, -1), axis=1)
+            for found, count in zip(recorded.attended, recorded.trace.layers(), strict=True)
+        ]
+        return recorded.trace.in_order(jnp.concatenate(of_sites))
+
+    return Attended(
+        by_row("largest_logit", jnp.max),
+        by_row("entropy", jnp.mean),
+        by_row("on_one_key", jnp.nanmean),
+    )
 
 
 def _share(holds: Array) -> Array:

@@ -11,10 +11,11 @@ import numpy as np
 from jax.extend.core import Jaxpr, Literal, Var
 from jaxtyping import Array, Float
 
+from jaxdl.diagnostics.signal.attending import Attended, attended
 from jaxdl.diagnostics.signal.names import Row
 from jaxdl.diagnostics.signal.rows import Trace, trace
 from jaxdl.jaxprs import Segment, holds_primitive
-from jaxdl.tracing.sites import Site
+from jaxdl.tracing.sites import ATTENTION, Site, site_before
 from jaxdl.training.steps import uphill
 from jaxdl.training.task import (
     Batch,
@@ -47,6 +48,8 @@ class Recording(NamedTuple):
         values: the forward pass's values, with a first axis of layers.
         slopes: the slope of the function from the value before to this one, if it has no parameters
             and both are real; None for others. With a first axis of layers.
+        attended: of an attention's weights what `attending.attended` measures; None of others. With
+            a first axis of layers.
         gradients: gradients of the summed per-example losses with respect to the values; empty
             without a loss. They point uphill, for complex values too.
         parameter_gradients: gradients of the mean loss with respect to the parameters; None without
@@ -57,6 +60,7 @@ class Recording(NamedTuple):
     trace: Trace
     values: list[Array]
     slopes: list[Slope | None]
+    attended: list[Attended | None]
     gradients: list[Array]
     parameter_gradients: Any
     loss: Float[Array, ""]
@@ -67,9 +71,14 @@ class Recording(NamedTuple):
         return self.trace.rows
 
     def units(self) -> list[Array]:
-        """The values with one last axis of units: of an attention the features of all heads."""
+        """The values with one last axis of units: of an attention the features of all heads.
+
+        Channels that stand before the positions of an image become the last axis.
+        """
         return [
-            values.reshape(*values.shape[: values.ndim - site.features], -1)
+            jnp.moveaxis(values, site.features, -1)
+            if site.features < 0
+            else values.reshape(*values.shape[: values.ndim - site.features], -1)
             for site, values in zip(self.trace.sites, self.values, strict=True)
         ]
 
@@ -107,7 +116,7 @@ def record(
             value = value if tap is None else value + tap
             site = traced.sites[number]
             flat = None if site.own else _slope(traced, number, segment, before)
-            return value, (value, flat)
+            return value, (value, flat, _attended(site, value, segment, before))
 
         arguments = ({**unlike_params, "params": params}, inputs, key)
         return traced.replay(arguments, taps, on_site)
@@ -129,17 +138,15 @@ def record(
     params = variables["params"]
     if loss is None:
         _, kept = run(params, None)
-        values, slopes = zip(*layers_first(kept), strict=True)
-        return Recording(traced, list(values), list(slopes), [], None, jnp.asarray(jnp.nan))
+        values, slopes, attends = map(list, zip(*layers_first(kept), strict=True))
+        return Recording(traced, values, slopes, attends, [], None, jnp.asarray(jnp.nan))
     (total, kept), (of_params, of_values) = jax.value_and_grad(
         total_loss, argnums=(0, 1), has_aux=True
     )(params, traced.taps())
-    values, slopes = zip(*layers_first(kept), strict=True)
+    values, slopes, attends = map(list, zip(*layers_first(kept), strict=True))
     mean_gradients = jax.tree.map(lambda gradient: gradient / examples, uphill(of_params))
     gradients = layers_first(uphill(of_values))
-    return Recording(
-        traced, list(values), list(slopes), gradients, mean_gradients, total / examples
-    )
+    return Recording(traced, values, slopes, attends, gradients, mean_gradients, total / examples)
 
 
 def map_stacked(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any:
@@ -170,18 +177,18 @@ def _slope(traced: Trace, number: int, segment: Segment, before: Mapping[Var, An
     at random: a norm or a softmax has J v = 0 for a constant v and would look flat.
     """
     site = traced.sites[number]
-    site_before: Site | None = traced.sites[number - 1] if number else None
-    if site_before is None or site_before.level is not site.level:
+    previous = site_before(traced.sites, number)
+    if previous is None or previous.level is not site.level or site.kind == ATTENTION:
         return None
-    if site_before.variable not in segment.reads:
+    if previous.variable not in segment.reads:
         return None
-    made = _last_of_same_shape(segment.program, site_before.variable, site.variable)
-    if jnp.issubdtype(site_before.dtype, jnp.complexfloating):
+    made = _last_of_same_shape(segment.program, previous.variable, site.variable)
+    if jnp.issubdtype(previous.dtype, jnp.complexfloating):
         return None  # the slope of a complex function depends on the direction
     if made is None or holds_primitive(segment.program, "custom_vjp_call"):
         return None  # a hand-written backward pass has no forward derivative
     function = replace(segment, gives=(made,), program=segment.program.replace(outvars=[made]))
-    at = segment.reads.index(site_before.variable)
+    at = segment.reads.index(previous.variable)
     values = [jax.lax.stop_gradient(before[variable]) for variable in segment.reads]
     signs = _scattered_signs(values[at])
 
@@ -194,6 +201,21 @@ def _slope(traced: Trace, number: int, segment: Segment, before: Mapping[Var, An
         [jnp.where(jnp.isfinite(each), jnp.abs(each), 0) for each in (slope, at_zero)]
     )
     return Slope(value, jnp.abs(slope), jnp.broadcast_to(known.max(), slope.shape))
+
+
+def _attended(
+    site: Site, weights: Array, segment: Segment, before: Mapping[Var, Any]
+) -> Attended | None:
+    if site.logits is None:
+        return None
+    logits = before.get(site.logits)
+    if logits is None:
+        made = [site.logits]
+        program = segment.program.replace(outvars=made)
+        inner = replace(segment, gives=tuple(made), program=program)
+        (logits,) = inner.run([before[variable] for variable in segment.reads])
+    stop = jax.lax.stop_gradient
+    return attended(stop(weights), stop(logits), site.keys)
 
 
 def _scattered_signs(like: Array) -> Array:

@@ -17,14 +17,15 @@ from flax.errors import InvalidRngError
 from jax.extend.core import Var
 from jaxtyping import Array
 
-from jaxdl.calling import call_model
+from jaxdl.calling import Adapted, call_model, name_of
 from jaxdl.checks import require_key
 from jaxdl.diagnostics.signal.names import Namer, Row, layer_axes, layer_sizes, layers_of
 from jaxdl.tracing.labels import keys_of, labelled, received
 from jaxdl.tracing.levels import Level, OnSite
 from jaxdl.tracing.opened import written_out
+from jaxdl.tracing.readings import holds_modules, label_readings
 from jaxdl.tracing.sites import Site, find_sites
-from jaxdl.training.task import Task
+from jaxdl.training.task import Task, to_measure
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,9 @@ def trace(
         require_key(key)
     elif not train and task.evaluation_seed is not None:
         key = jax.random.key(task.evaluation_seed)
+    drawn = key
+    if key is None and isinstance(task.model, Adapted):  # which may take a key and not use it
+        key = jax.random.key(0)
     arguments = (dict(variables), inputs, key)
     structure = None
 
@@ -147,11 +151,13 @@ def trace(
     except InvalidRngError as error:
         if key is not None:
             raise
-        raise ValueError(
-            f"a model that draws random numbers needs a key, got key=None with train={train}; "
-            "pass key=jax.random.key(0), or train=False"
-        ) from error
+        raise _needs_key(train) from error
+    paths = [keys_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(_params(variables))]
+    beside: tuple[str, ...] = ()
+    if not holds_modules(program.jaxpr):
+        program, beside = label_readings(program, paths)
     program, hidden = written_out(program)
+    hidden += beside
     if hidden:
         warnings.warn(
             f"the modules {', '.join(hidden)} run inside a branch, a while loop, a callback or a "
@@ -160,14 +166,17 @@ def trace(
             stacklevel=2,
         )
     top = Level(program.jaxpr, program.consts)
-    paths = [keys_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(_params(variables))]
+    if drawn is None and key is not None:
+        inputs_before = len(program.jaxpr.invars) - 1
+        if any(Level(program.jaxpr, program.consts).mark_learned([False] * inputs_before + [True])):
+            raise _needs_key(train)
     count = len(program.jaxpr.invars)
     top.mark_learned([index < len(paths) for index in range(count)])
     sites = tuple(find_sites(top, len(paths), program.jaxpr.outvars))
     if not sites:
         raise ValueError(
             "a model must compute at least one array in a module, "
-            f"got {type(task.model).__name__}, which computes none; pass a model with layers"
+            f"got {name_of(task.model)}, which computes none; pass a model with layers"
         )
     layered = frozenset(
         source
@@ -183,7 +192,9 @@ def trace(
     return Trace(rows, sites, top, structure, hidden, layered, received_by), arguments
 
 
-def trace_shapes(task: Task, inputs: Any, *, train: bool) -> tuple[Trace, Mapping[str, Any], Any]:
+def trace_shapes(
+    task: Task, inputs: Any, *, train: bool, variables: Any = None
+) -> tuple[Trace, Mapping[str, Any], Any]:
     """The forward pass of a model that was not built: no value and no parameter is computed.
 
     Returns:
@@ -201,8 +212,18 @@ def trace_shapes(task: Task, inputs: Any, *, train: bool) -> tuple[Trace, Mappin
             )
     key = jax.eval_shape(lambda: jax.random.key(0))
     inputs = jax.eval_shape(task.preprocess, inputs)
-    variables = jax.eval_shape(task.init, key, inputs)
+    if variables is None:
+        variables = jax.eval_shape(task.init, key, inputs)
+    else:
+        variables = jax.eval_shape(lambda: to_measure(task, variables)[1])
     return trace(task, variables, inputs, train=train, key=key)[0], variables, inputs
+
+
+def _needs_key(train: bool) -> ValueError:
+    return ValueError(
+        f"a model that draws random numbers needs a key, got key=None with train={train}; "
+        "pass key=jax.random.key(0), or train=False"
+    )
 
 
 def _params(variables: Mapping[str, Any]) -> Any:

@@ -5,14 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 from jaxdl.calling import GivenMode
 from jaxdl.diagnostics.signal.flops import NONE, Flops, count_flops
 from jaxdl.diagnostics.signal.rows import Trace, trace_shapes
 from jaxdl.tracing.levels import Level
-from jaxdl.training.task import Task, as_measured, scale_images
+from jaxdl.training.task import as_measured, scale_images
 
 
 @dataclass(frozen=True)
@@ -79,24 +78,27 @@ class Summary:
 
 
 def summary(
-    model: nn.Module | Task,
+    model: Any,
     inputs: Any,
     *,
     train: bool = False,
     preprocess: Callable[[Any], Any] = scale_images,
     mode: GivenMode = None,
+    variables: Any = None,
 ) -> Summary:
     """The layers of a model in order of execution: shapes, parameters, operations and memory.
 
     No value and no parameter is computed, so the model may be too large for the machine.
 
     Arguments:
-        model: a Linen module, or a `training.Task`.
+        model: a model of any library, see `calling.adapt`, or a `training.Task`.
         inputs: (batch, ...), an array or a `jax.ShapeDtypeStruct`, or several as a tuple or a
             dictionary; operations and activations are counted for this batch.
         train: whether dropout and batch statistics are on.
         preprocess: a pure function of the inputs, as in `training.fit`.
         mode: how the model is told of training, as in `training.Task`.
+        variables: as in `propagation`, or their shapes and dtypes; needed of a function. None takes
+            the shapes of what `init` draws.
 
     Raises:
         TypeError: the model is no module, or an input has no shape and dtype.
@@ -126,7 +128,7 @@ def summary(
         1 MB is 10^6 bytes of the arrays' own dtypes.
     """
     task = as_measured(model, preprocess=preprocess, mode=mode)
-    traced, variables, inputs = trace_shapes(task, inputs, train=train)
+    traced, variables, inputs = trace_shapes(task, inputs, train=train, variables=variables)
     params = variables.get("params", {})
     state = {name: value for name, value in variables.items() if name != "params"}
     flops, total_flops = _flops(traced)

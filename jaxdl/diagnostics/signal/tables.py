@@ -51,6 +51,25 @@ def propagation_table(measured: Any) -> Table:
     return table
 
 
+def attention_table(measured: Any) -> Table:
+    """One line for each attention of a `Propagation`: its logits, its weights, its keys."""
+    columns = {
+        "largest\nlogit": measured.largest_logit,
+        "entropy\n(nats)": measured.entropy,
+        "log of\nkeys": np.log([shape[-1] if shape else 1 for shape in measured.shapes]),
+        "on one\nkey": measured.on_one_key,
+    }
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("attention", overflow="fold", min_width=10)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    cells = {name: _per_row(column) for name, column in columns.items()}
+    for index in np.flatnonzero(np.isfinite(cells["entropy\n(nats)"])):
+        shown = [_cell(cells[name][index], name == "on one\nkey") for name in columns]
+        table.add_row(measured.names[index], *shown)
+    return table
+
+
 def _per_row(column: Any) -> np.ndarray:
     values = np.asarray(column, np.float64)
     means: np.ndarray = values.reshape(-1, values.shape[-1]).mean(axis=0)

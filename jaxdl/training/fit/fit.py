@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -29,13 +28,13 @@ from jaxdl.training.fit.progress import progress_bar
 from jaxdl.training.fit.recipe import recipe_of
 from jaxdl.training.fit.result import Result
 from jaxdl.training.state import TrainState, check_parts
-from jaxdl.training.task import Augment, PerExample, Task, as_task, scale_images
+from jaxdl.training.task import Augment, PerExample, as_task, scale_images
 
 __all__ = ["fit"]
 
 
 def fit(
-    model: nn.Module | Task,
+    model: Any,
     dataset: Dataset | Any,
     optimizer: optax.GradientTransformation,
     *,
@@ -66,8 +65,8 @@ def fit(
     the same bits, for any `steps_per_call`.
 
     Arguments:
-        model: a Linen module, or a `Task`: a model, loss, metrics, preprocess and augment, and how
-            the model is called.
+        model: a model of any library, see `calling.adapt`, or a `Task`: a model, loss, metrics,
+            preprocess and augment, and how the model is called.
         dataset: the data. On the device float64 and int64 become float32 and int32, unless
             `jax_enable_x64` is set; numbers too large for these are refused. Training and
             validation data are copied, unless they are read-only memory.

@@ -145,6 +145,7 @@ def test_only_what_depends_on_a_parameter_is_a_signal():
         "attention/query",
         "attention/key",
         "attention/value",
+        "attention/weights",
         "attention/value/activation",
         "attention/out",
         "gamma",

@@ -1,0 +1,37 @@
+"""How a model of any library is called: its mode, random numbers, collections and arguments."""
+
+from jaxdl.calling.adapt import adapt
+from jaxdl.calling.adapted import Adapted
+from jaxdl.calling.call import (
+    call_model,
+    initial_variables,
+    random_streams,
+    require_mode,
+    synchronized_norms,
+)
+from jaxdl.calling.modes import (
+    GivenMode,
+    Mode,
+    arguments_of,
+    in_mode,
+    keywords_of,
+    mode_of,
+    name_of,
+)
+
+__all__ = [
+    "Adapted",
+    "GivenMode",
+    "Mode",
+    "adapt",
+    "arguments_of",
+    "call_model",
+    "in_mode",
+    "initial_variables",
+    "keywords_of",
+    "mode_of",
+    "name_of",
+    "random_streams",
+    "require_mode",
+    "synchronized_norms",
+]

@@ -1,0 +1,127 @@
+"""Plain functions of parameters and inputs, and pairs of `init` and `apply` as Haiku makes them."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Array, Key
+
+from jaxdl.calling.adapted import Adapted, Start, Variables, key_argument, parameters_of
+
+
+@dataclass(frozen=True)
+class FunctionModel(Adapted):
+    """outputs = function(params, inputs), with parameters of any form.
+
+    Attributes:
+        function: the function. A key is handed to an argument named as in `adapted.KEYS`.
+    """
+
+    function: Callable[..., Any] = lambda params, inputs: inputs
+
+    def arguments(self) -> list[tuple[str, inspect.Parameter]]:
+        """The arguments after the parameters, without the key."""
+        found = parameters_of(self.function)
+        if found and found[0][1].kind is not inspect.Parameter.VAR_POSITIONAL:
+            found = found[1:]
+        return [each for each in found if each[0] != key_argument(found)]
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        train: bool,
+        key: Key[Array, ""] | None,
+    ) -> tuple[Any, Variables]:
+        """The function of the parameters."""
+        del train
+        name = key_argument(parameters_of(self.function))
+        keys = {} if name is None else {name: key}
+        return self.function(variables["params"], *args, **kwargs, **keys), {}
+
+    def module(self, variables: Mapping[str, Any]) -> Any:
+        """The parameters."""
+        return variables["params"]
+
+
+@dataclass(frozen=True)
+class PairModel(Adapted):
+    """A pair of `init` and `apply`, such as `haiku.transform` gives.
+
+    The signature of `apply` says what it takes before the inputs: `params`, then perhaps `state`
+    and `rng`, in this order.
+
+    Attributes:
+        make: init(rng, inputs...) -> params, or (params, state).
+        function: apply(params, [state,] [rng,] inputs...) -> outputs, or (outputs, state).
+    """
+
+    make: Callable[..., Any] = lambda key, inputs: {}
+    function: Callable[..., Any] = lambda params, inputs: inputs
+
+    @property
+    def has_state(self) -> bool:
+        """Whether it has a state beside the parameters."""
+        return "state" in self._leading()
+
+    def _leading(self) -> list[str]:
+        found = [name for name, _ in parameters_of(self.function)][1:3]
+        return [name for name in found if name == "state" or name in ("rng", "key")]
+
+    def arguments(self) -> list[tuple[str, inspect.Parameter]]:
+        """The arguments after those."""
+        leading = self._leading()
+        return [each for each in parameters_of(self.function)[1:] if each[0] not in leading]
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        train: bool,
+        key: Key[Array, ""] | None,
+    ) -> tuple[Any, Variables]:
+        """`apply` of the parameters, the state and the key."""
+        del train
+        leading = [
+            variables.get("state", {}) if name == "state" else key for name in self._leading()
+        ]
+        outputs = self.function(variables["params"], *leading, *args, **kwargs)
+        if not self.has_state:
+            return outputs, {}
+        outputs, state = outputs
+        return outputs, {"state": state}
+
+    def init(self, key: Key[Array, ""], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """`init` of the key and the inputs."""
+        return self.read(self.make(key, *args, **kwargs))
+
+    def read(self, given: Any) -> Variables:
+        """Parameters, or (parameters, state), by name."""
+        if not self.has_state:
+            return {"params": given}
+        params, state = given
+        return {"params": params, **({"state": state} if state else {})}
+
+    def module(self, variables: Mapping[str, Any]) -> Any:
+        """The parameters, or (parameters, state)."""
+        if not self.has_state:
+            return variables["params"]
+        return variables["params"], variables.get("state", {})
+
+
+def function_start(init: Callable[..., Any] | None) -> Start:
+    """The start that `init(key)` or `init(key, inputs)` draws."""
+    if init is None:
+        return Start()
+    takes = parameters_of(init)
+    with_inputs = len(takes) > 1 or any(each.kind is each.VAR_POSITIONAL for _, each in takes)
+
+    def draw(key: Key[Array, ""], *inputs: Any) -> Variables:
+        return {"params": init(key, *inputs) if with_inputs else init(key)}
+
+    return Start(draw=draw)

@@ -11,7 +11,8 @@ from jaxdl.diagnostics.landscape.trajectories import (
     principal_directions,
     project,
 )
-from jaxdl.diagnostics.signal.advice import Advice, advise
+from jaxdl.diagnostics.signal.advice import advise
+from jaxdl.diagnostics.signal.findings import Advice, Findings
 from jaxdl.diagnostics.signal.graph import Graph, Node, graph
 from jaxdl.diagnostics.signal.histograms import Histogram, Histograms, histograms
 from jaxdl.diagnostics.signal.propagation import Propagation, propagation
@@ -20,6 +21,7 @@ from jaxdl.diagnostics.theory import MeanField, critical_weight_variance, mean_f
 
 __all__ = [
     "Advice",
+    "Findings",
     "Graph",
     "Histogram",
     "Histograms",

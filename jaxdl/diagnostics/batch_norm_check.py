@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxdl.calling import call_model
-from jaxdl.diagnostics.signal.advice import Advice
+from jaxdl.diagnostics.signal.findings import Advice, Findings
 from jaxdl.training.statistics import recalibrate
 from jaxdl.training.task import scale_images
 
@@ -27,7 +27,7 @@ def check_batch_norm(
     *,
     outputs: Any = None,
     preprocess: Callable[[Array], Array] = scale_images,
-) -> tuple[Advice, ...]:
+) -> Findings:
     """Find what is wrong with a trained model's batch norms, and what to change.
 
     - "never moved": the running statistics are still those of `init`. Training dropped the
@@ -60,7 +60,7 @@ def check_batch_norm(
         >>> [each.problem for each in check_batch_norm(model, variables, x)]
         ['never moved']
         >>> check_batch_norm(model, recalibrate(model, variables, [x]), x)
-        ()
+        healthy: nothing found in the batch norms
     """
     inputs = jnp.asarray(inputs)
     stats = variables["batch_stats"]
@@ -119,7 +119,7 @@ def check_batch_norm(
         said := _in_training_mode(model, variables, inputs, outputs, preprocess)
     ):
         found.append(said)
-    return tuple(found)
+    return Findings(found, "the batch norms")
 
 
 def _in_training_mode(

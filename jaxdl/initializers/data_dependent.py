@@ -1,8 +1,7 @@
 """Initialisation from data: rescale a built model until every layer's output has one variance."""
 
-import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,10 +11,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, PRNGKeyArray
 
+from jaxdl.calling import GivenMode, arguments_of, in_mode
+from jaxdl.calling.modes import KEYWORDS
 from jaxdl.checks import require_positive
 from jaxdl.initializers.structured import orthogonal
 from jaxdl.tracing.harvest import harvest, put_aside
 from jaxdl.tracing.labels import keys_of
+from jaxdl.tracing.levels import Level
 
 Path = tuple[str, ...]
 Params = dict[Path, Array]
@@ -30,6 +32,7 @@ def lsuv(
     tolerance: float = 0.05,
     max_iterations: int = 10,
     orthogonal_key: PRNGKeyArray | None = None,
+    mode: GivenMode = None,
     **apply_settings: Any,
 ) -> dict[str, Any]:
     r"""Layer-sequential unit variance: rescale kernel after kernel by the variance of one batch.
@@ -40,19 +43,22 @@ def lsuv(
     The variance is over the batch, the positions and the units of the layer's output, before the
     norm and the activation. A layer is any module with a parameter named `kernel`, also in a block
     under `nn.remat` or `nn.jit`, and each layer of a scan. If it is called more than once, its
-    first call counts; in a scan over time, all times.
+    first call counts; in a scan over time, all times, and layers are rescaled in turn until all
+    have the variance, `max_iterations` times at most. A cell that joins its kernels, such as
+    `nn.OptimizedLSTMCell`, is no such layer and keeps them.
 
     Arguments:
         model: a Linen model.
         variables: its variables; not changed.
-        inputs: a batch of the model's inputs.
+        inputs: a batch of the model's inputs; several as a tuple or a dictionary.
         target_variance: v, positive.
         tolerance: the largest relative error that is left, positive.
         max_iterations: rescalings of one layer, at least 1; one is enough if biases are zero.
         orthogonal_key: a key to draw every kernel from `orthogonal` first, as in the paper. None
             keeps the kernels' directions.
-        **apply_settings: keywords of `model.apply`. A model whose call takes `train` is run with
-            train=False unless this says otherwise.
+        mode: how the model is told of training, as in `training.Task`.
+        **apply_settings: keywords of `model.apply`. The model is run in evaluation mode unless one
+            of them, such as train=True, says otherwise.
 
     Returns:
         The variables with rescaled kernels; everything else does not change.
@@ -74,15 +80,22 @@ def lsuv(
     require_positive("tolerance", tolerance)
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, got {max_iterations}; pass 10")
-    if "train" in inspect.signature(type(model).__call__).parameters:
-        apply_settings = {"train": False} | apply_settings
-    params: Params = flatten_dict(dict(variables["params"]))
+    mode = next(filter(apply_settings.__contains__, KEYWORDS), None) if mode is None else mode
+    evaluated, settings = in_mode(model, False, mode)
+    settings |= apply_settings
+
+    def forward(variables: Any, inputs: Any) -> Any:
+        positional, named = arguments_of(evaluated, inputs, mode)
+        return evaluated.apply(variables, *positional, **named, **settings)
+
+    boxed = variables["params"]
+    params: Params = flatten_dict(dict(nn.meta.unbox(boxed)))
     order: list[_Layer] = []
 
     @jax.jit
     def measure(params: Params, inputs: Any) -> list[Array]:
         full = {**variables, "params": unflatten_dict(params)}
-        found = _output_variances(model, full, inputs, apply_settings)
+        found = _output_variances(forward, full, inputs)
         order[:] = [layer for layer, _ in found]
         return [variance for _, variance in found]
 
@@ -97,14 +110,18 @@ def lsuv(
         for key, layer in zip(jax.random.split(orthogonal_key, len(order)), order, strict=True):
             kernel = layer.of(params)
             params[layer.path] = layer.put(params, init(key, kernel.shape, kernel.dtype))
-    for number, layer in enumerate(order):
+
+    def rescale(number: int, layer: _Layer) -> None:
         for rescaled in range(max_iterations + 1):
             variance = float(measure(params, inputs)[number])
             name = layer.name or type(model).__name__
             if not (math.isfinite(variance) and variance > 0):
+                fix = "check the inputs and the kernels up to this layer"
+                if variance == 0 and not jnp.any(layer.of(params)):
+                    fix = "its kernel is 0: pass orthogonal_key=jax.random.key(0) to draw all anew"
                 raise ValueError(
                     f"the output of layer {name} must have a finite variance above 0, "
-                    f"got {variance:g}; check the inputs and the kernels up to this layer"
+                    f"got {variance:g}; {fix}"
                 )
             if abs(variance / target_variance - 1) <= tolerance:
                 break
@@ -116,7 +133,22 @@ def lsuv(
                 )
             scaled = layer.of(params) * math.sqrt(target_variance / variance)
             params[layer.path] = layer.put(params, scaled)
-    return {**variables, "params": unflatten_dict(params)}
+
+    for _ in range(max_iterations):
+        for number, layer in enumerate(order):
+            rescale(number, layer)
+        # In a recurrence a layer's inputs come from those after it, too: then all go again.
+        ratios = [float(variance) / target_variance for variance in measure(params, inputs)]
+        if all(abs(ratio - 1) <= tolerance for ratio in ratios):
+            break
+    else:
+        worst = max(range(len(order)), key=lambda number: abs(math.log(ratios[number])))
+        raise ValueError(
+            f"all layers must reach variance {target_variance:g} together, got "
+            f"{target_variance * ratios[worst]:g} at {order[worst].name} after {max_iterations} "
+            "rounds; allow more iterations or a wider tolerance"
+        )
+    return {**variables, "params": nn.meta.replace_boxed(boxed, unflatten_dict(params))}
 
 
 class _Layer(NamedTuple):
@@ -151,25 +183,23 @@ class _Layer(NamedTuple):
 
 
 def _output_variances(
-    model: nn.Module, variables: Mapping[str, Any], inputs: Any, apply_settings: dict[str, Any]
+    forward: Callable[[Any, Any], Any], variables: Mapping[str, Any], inputs: Any
 ) -> list[tuple[_Layer, Array]]:
     """The variance of each layer's output, in order of execution."""
 
     def read(next_method: Any, args: Any, kwargs: Any, context: Any) -> Any:
         output = next_method(*args, **kwargs)
         module = context.module
-        if context.method_name == "__call__" and module.has_variable("params", "kernel"):
+        is_layer = context.method_name == "__call__" and module.has_variable("params", "kernel")
+        if is_layer and isinstance(output, jax.Array):
             values = output.astype(jnp.promote_types(output.dtype, jnp.float32))
-            kernel = module.get_variable("params", "kernel")
+            kernel = nn.meta.unbox(module.get_variable("params", "kernel"))
             put_aside("mean", jnp.mean(values), kernel)
             put_aside("variance", jnp.var(values), kernel)
         return output
 
-    def forward(variables: Any, inputs: Any) -> Any:
-        with nn.intercept_methods(read):
-            return model.apply(variables, inputs, **apply_settings)
-
-    _, found = harvest(forward)(variables, inputs)
+    with nn.intercept_methods(read):
+        _, found = harvest(forward)(variables, inputs)
     places = [keys_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(dict(variables))]
     layers: list[tuple[Any, _Layer, Array]] = []
     seen: set[Path] = set()
@@ -183,10 +213,12 @@ def _output_variances(
             continue
         seen.add(path)
         (of_means, axes), (of_variances, _) = mean.by_layer(), variance.by_layer()
+        deep = sum(isinstance(source, Level) for source in own.axes)
         # Over all times and examples that are mapped.
         total = of_variances.mean(-1) + jnp.var(of_means, -1)
         group += number == 0 or variance.scans != found[2 * number - 1].scans
         for index in np.ndindex(total.shape):
-            layers.append(((group, index, number), _Layer(path, axes, index), total[index]))
-    # The layers of a scan run one after the other, each of them whole.
+            place = (group, index[:deep], number, index)
+            layers.append((place, _Layer(path, axes, index), total[index]))
+    # The layers of a scan run one after the other, each of them whole; members of a vmap together.
     return [(layer, value) for _, layer, value in sorted(layers, key=lambda each: each[0])]

@@ -124,10 +124,14 @@ def _program(
             return args[0]
         if context.method_name == "__call__" and is_batch_norm(module):
             new = moments(args[0], feature_axis(module), _counts(module, args[0], kwargs))
+            new = _over_axis(new, module)
+            running = module.variables["batch_stats"]["mean"]
             unbiased = getattr(module, "unbiased_variance", False)
             for field, value in zip(Moments._fields, new, strict=True):
                 name = f"{field}, unbiased" if unbiased else field
-                put_aside(name, value, module.variables["batch_stats"]["mean"])
+                # The same, but one for each model wherever a vmap runs over several.
+                value = jnp.where(jnp.isnan(running), value, value)
+                put_aside(name, value, running)
         return call(*args, **kwargs)
 
     def forward(variables: Any, inputs: Any) -> Any:
@@ -157,6 +161,18 @@ def _program(
         return seen
 
     return moments_of, keeps_unbiased
+
+
+def _over_axis(own: Moments, module: Any) -> Moments:
+    """The moments that all places of a mapped axis share, where a norm averages over one."""
+    name, groups = module.axis_name, module.axis_index_groups
+    if name is None:
+        return own
+    total = functools.partial(jax.lax.psum, axis_name=name, axis_index_groups=groups)
+    number = total(own.number)
+    mean = total(own.number * own.mean) / jnp.maximum(number, 1)
+    apart = own.number * jnp.abs(own.mean - mean) ** 2
+    return Moments(number, mean, total(own.squares + apart))
 
 
 def _over_repetitions(*found: Found) -> Moments:

@@ -124,3 +124,28 @@ def test_statistics_of_scanned_blocks_are_checked():
     (advice,) = check_batch_norm(Net("scan"), wrong, inputs)
     assert advice.problem == "other data"
     assert advice.row == "blocks/norm"
+
+
+@pytest.mark.parametrize("norm", [layers.BatchNorm, nn.BatchNorm])
+def test_members_of_a_vmap_keep_statistics_of_their_own(norm):
+    class Members(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.vmap(
+                Block,
+                variable_axes={"params": 0, "batch_stats": 0},
+                split_rngs={"params": True},
+                in_axes=(None, None),
+                axis_size=3,
+            )(norm, name="members")(x, train)
+
+    inputs = jax.random.normal(jax.random.key(2), (40, WIDTH))
+    variables = Members().init(jax.random.key(0), inputs, False)
+    found = recalibrate(Members(), variables, [inputs[:25], inputs[25:]])
+    stats = found["batch_stats"]["members"]["norm"]
+    dense = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"]["members"])
+    hidden = np.asarray(inputs, np.float64) @ dense["dense"]["kernel"]
+    unbiased = int(norm is layers.BatchNorm)
+    # Products of 5 terms and sums of 40, in float32 (6e-8).
+    np.testing.assert_allclose(stats["mean"], hidden.mean(1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stats["var"], hidden.var(1, ddof=unbiased), rtol=1e-5)

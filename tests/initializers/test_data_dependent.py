@@ -263,3 +263,49 @@ def test_a_model_without_kernels_is_refused(key, x):
 def test_settings_out_of_range_are_refused(key, x, settings, message):
     with pytest.raises(ValueError, match=message):
         lsuv(Net(), Net().init(key, x), x, **settings)
+
+
+class Recurrent(nn.Module):
+    @nn.compact
+    def __call__(self, left, right, deterministic):
+        x = nn.Dropout(0.5)(jnp.concatenate([left, right], -1), deterministic=deterministic)
+        cell = nn.GRUCell(8, kernel_init=nn.with_partitioning(normal(0.0, 0.1), ("in", "out")))
+        return nn.RNN(cell, name="rnn")(x)
+
+
+def test_layers_of_a_recurrence_agree_and_boxes_stay(key, x):
+    series = x.reshape(-1, 4, x.shape[-1])
+    inputs = {"left": series, "right": 2 * series}
+    variables = Recurrent().init(key, series, series, True)
+    scaled = lsuv(Recurrent(), variables, inputs, tolerance=0.01)
+    assert jax.tree.structure(scaled) == jax.tree.structure(variables)  # the boxes too
+    # What is measured of scaled variables is within the tolerance, so nothing changes.
+    chex.assert_trees_all_equal(lsuv(Recurrent(), scaled, inputs, tolerance=0.01), scaled)
+
+
+class Delayed(nn.Module):
+    """The first layer reads what the second gave a step before."""
+
+    @nn.compact
+    def __call__(self, h, x):
+        output = nn.Dense(8, name="first")(h)
+        return nn.tanh(nn.Dense(8, kernel_init=normal(0.0, 0.1), name="second")(x)), output
+
+
+def test_layers_that_do_not_agree_in_time_are_named(key, x):
+    scan = nn.scan(Delayed, variable_broadcast="params", split_rngs={"params": False})()
+    inputs = (jnp.zeros((16, 8)), jnp.stack([x[:16]] * 5))
+    variables = scan.init(key, *inputs)
+    with pytest.raises(ValueError, match=r"together, got .* at first after 1 rounds"):
+        lsuv(scan, variables, inputs, max_iterations=1)
+    scaled = lsuv(scan, variables, inputs, max_iterations=2)
+    outputs = np.asarray(scan.apply(scaled, *inputs)[1], np.float64)
+    assert outputs.var() == pytest.approx(1, abs=0.05)
+
+
+def test_a_kernel_of_zero_is_told_from_a_constant_input(key, x):
+    variables = nn.Dense(3, kernel_init=nn.initializers.zeros).init(key, x)
+    with pytest.raises(ValueError, match="its kernel is 0: pass orthogonal_key"):
+        lsuv(nn.Dense(3), variables, x)
+    drawn = lsuv(nn.Dense(3), variables, x, orthogonal_key=key)
+    assert float(nn.Dense(3).apply(drawn, x).var()) == pytest.approx(1, abs=0.05)

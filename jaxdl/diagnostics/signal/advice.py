@@ -1,20 +1,18 @@
 """What is wrong with a network, at which layer, and what to change."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxdl.diagnostics.signal.drift import gradient_drift, root_mean_square, signal_drift
+from jaxdl.diagnostics.signal.findings import Advice, Findings
+from jaxdl.diagnostics.signal.names import PARAMETERS
 from jaxdl.diagnostics.signal.propagation import Propagation
-from jaxdl.diagnostics.signal.trunk import readers_of, trunk
+from jaxdl.diagnostics.signal.remedies import resized, revived
+from jaxdl.diagnostics.signal.trunk import readers_of
 
-# One learning rate serves layers whose gradients differ by a factor of 10 or 100. At 1,000 the
-# layers with small gradients hardly learn.
-GRADIENT_RANGE = 1e3
-# The same holds for the signal: a bias or a norm's epsilon that suits one layer is too large or too
-# small for another.
-SIGNAL_RANGE = 1e3
 # A quarter of a layer's units do nothing for the batch. Some dead units are usual, and deep layers
 # have more, because their inputs point the same way.
 DEAD_FRACTION = 0.25
@@ -25,6 +23,8 @@ SATURATED_FRACTION = 0.25
 # step is 30 times larger.
 USUAL_UPDATE_RATIO = 1e-3
 FAR_FROM_USUAL = 100.0
+# A layer that makes its input so much smaller was started so.
+SMALL_ON_PURPOSE = 0.1
 # Gradients of this size are about to leave float32, whose smallest normal number is 1.2e-38.
 NEAR_UNDERFLOW = 1e-30
 # Nine of ten queries attend to one key alone: the weights pass no gradient back to the logits.
@@ -32,35 +32,13 @@ NEAR_UNDERFLOW = 1e-30
 ONE_KEY_FRACTION = 0.9
 
 
-@dataclass(frozen=True)
-class Advice:
-    """One thing that is wrong.
-
-    Attributes:
-        problem: "not finite", "cut off", "vanishing signal", "exploding signal", "vanishing
-            gradient", "exploding gradient", "dead units", "saturated", "one-hot attention",
-            "small update" or "large update".
-        row: the row where it is worst.
-        measured: the number that shows it; the sentence says which number.
-        sentence: what is wrong, where, and what to change.
-    """
-
-    problem: str
-    row: str
-    measured: float
-    sentence: str
-
-    def __str__(self) -> str:
-        return self.sentence
-
-
-def advise(measured: Propagation) -> tuple[Advice, ...]:
-    """Say what is wrong: the worst row of each kind of problem; nothing for a healthy network.
+def advise(measured: Propagation) -> Findings:
+    """Say what is wrong: the worst row of each kind of problem; "healthy" if nothing is.
 
     The signal of a row is the root mean square of its entries. The gradient of a row is the root
     mean square, over the examples, of the norm of dL/da. It does not change if more units or image
     positions share it. Both are compared over the rows with weights. The signal leaves out the last
-    row, whose size the targets decide. The limits are the constants of this module.
+    row, whose size the targets decide. The limits are the constants of this module and of `drift`.
 
     Arguments:
         measured: the measurement of one run; from a mapped one take one run,
@@ -68,6 +46,9 @@ def advise(measured: Propagation) -> tuple[Advice, ...]:
 
     Raises:
         ValueError: the measurement holds several runs, or is traced.
+
+    Returns:
+        A tuple of `Advice`, empty for a healthy network.
 
     Example:
         >>> import jax.numpy as jnp
@@ -92,14 +73,16 @@ def advise(measured: Propagation) -> tuple[Advice, ...]:
     found = [
         _not_finite(measured),
         _cut_off(measured),
-        _signal(measured),
-        _gradient(measured),
+        signal_drift(measured),
+        gradient_drift(measured),
         _dead(measured),
         _saturated(measured),
         _on_one_key(measured),
         _updates(measured),
     ]
-    return tuple(advice for advice in found if advice is not None)
+    return Findings(
+        (advice for advice in found if advice is not None), f"{len(measured.names)} rows"
+    )
 
 
 def _not_finite(measured: Propagation) -> Advice | None:
@@ -108,6 +91,8 @@ def _not_finite(measured: Propagation) -> Advice | None:
     if np.any(values > 0):
         row, share, what = int(np.argmax(values > 0)), values, "activations"
         change = "start from smaller weights, lower the learning rate or add a norm before it"
+        if measured.has_weights[row] and not np.isfinite(measured.weight_norm[row]):
+            change = "its weights are, too: go back to a state before, with a lower learning rate"
     elif np.any(gradients > 0):
         row = len(gradients) - 1 - int(np.argmax(gradients[::-1] > 0))
         share, what = gradients, "gradients"
@@ -126,15 +111,8 @@ def _not_finite(measured: Propagation) -> Advice | None:
 
 def _cut_off(measured: Propagation) -> Advice | None:
     """A gradient that is exactly 0 in every entry and stays so, and what stopped it."""
-    nothing = np.asarray(measured.gradient_zero_fraction) == 1
+    nothing, sick = _without_gradient(measured)
     readers = readers_of(measured.feeds)
-    # From the loss back: a gradient of 0 is no fault where the next step lets one through.
-    sick = np.zeros(len(nothing), bool)
-    for row in reversed(np.flatnonzero(nothing).tolist()):
-        sick[row] = all(
-            sick[reader] if nothing[reader] else not _opens(measured, row, reader)
-            for reader in readers[row]
-        )
     if not np.any(sick):
         return None
     row = int(np.flatnonzero(sick)[-1])
@@ -152,14 +130,52 @@ def _cut_off(measured: Propagation) -> Advice | None:
                 "start from larger weights or add a norm"
             )
         elif measured.dead_fraction[reader] == 1:
-            # Rows after a dead row are constant too: the first one is the cause.
-            source = measured.names[int(np.argmax(np.asarray(measured.dead_fraction) == 1))]
-            cause = f"every unit of {source} is dead: raise its biases or lower the learning rate"
+            cause = _of_dead(measured, reader)
         else:
             cause = f"{after} passes none back: look for a stop_gradient or a flat function there"
     return Advice(
         "cut off", name, 1.0, f"The gradient is exactly 0 in {name} and before it; {cause}."
     )
+
+
+def _of_dead(measured: Propagation, row: int) -> str:
+    """Why a row is constant: the rows before it that are."""
+    closed = _closed(measured)
+    before = [row]
+    for each in before:
+        before += [feed for feed in measured.feeds[each] if 0 <= feed < each and feed not in before]
+    if row in closed:
+        zeros = [measured.names[each] for each in before if measured.weight_norm[each] == 0]
+        return f"the weights of {' and '.join(sorted(zeros))} are 0: start one from random weights"
+    # Rows after a dead row are constant too: the first one is the cause.
+    dead = [each for each in before if measured.dead_fraction[each] == 1 and each not in closed]
+    name = measured.names[min(dead)]
+    return f"every unit of {name} is dead: raise its biases or lower the learning rate"
+
+
+def _closed(measured: Propagation) -> set[int]:
+    """The rows that are constant because parameters are 0: gates, until a step opens them."""
+    closed: set[int] = set()
+    for row, feeds in enumerate(measured.feeds):
+        if measured.weight_norm[row] == 0 or (feeds and closed.issuperset(feeds)):
+            closed.add(row)
+    return closed
+
+
+def _without_gradient(measured: Propagation) -> tuple[np.ndarray, np.ndarray]:
+    """The rows whose gradient is exactly 0, and those of them that will get none either."""
+    nothing = np.asarray(measured.gradient_zero_fraction) == 1
+    readers = readers_of(measured.feeds)
+    # A loss may leave an output out, unless it reads none.
+    is_unread = all(nothing[end] for end, read in enumerate(readers) if not read)
+    # From the loss back: a gradient of 0 is no fault where the next step lets one through.
+    sick = np.zeros(len(nothing), bool)
+    for row in reversed(np.flatnonzero(nothing).tolist()):
+        sick[row] = (readers[row] or is_unread) and all(
+            sick[reader] if nothing[reader] else not _opens(measured, row, reader)
+            for reader in readers[row]
+        )
+    return nothing, sick
 
 
 def _opens(measured: Propagation, row: int, reader: int) -> bool:
@@ -177,93 +193,32 @@ def _is_closed(measured: Propagation, row: int) -> bool:
     return bool(measured.weight_norm[row] == 0 and measured.weight_gradient_norm[row] > 0)
 
 
-def _signal(measured: Propagation) -> Advice | None:
-    rows = trunk(measured.feeds, measured.has_weights)[:-1]
-    if len(rows) < 2:
-        return None
-    size = _root_mean_square(measured.mean, measured.stddev)[rows]
-    return _drift(
-        measured,
-        rows,
-        size / size[0] if size[0] > 0 else np.ones_like(size),
-        "signal",
-        SIGNAL_RANGE,
-    )
-
-
-def _gradient(measured: Propagation) -> Advice | None:
-    rows = trunk(measured.feeds, measured.has_weights)[::-1]
-    units = np.array([np.prod(shape[1:]) for shape in measured.shapes])
-    size = _root_mean_square(measured.gradient_mean, measured.gradient_stddev)[rows]
-    size = size * np.sqrt(units)[rows]
-    # A gradient of exactly 0 has its own advice.
-    rows, size = rows[size > 0], size[size > 0]
-    if len(rows) < 2:
-        return None
-    return _drift(measured, rows, size / size[0], "gradient", GRADIENT_RANGE)
-
-
-def _root_mean_square(mean: Any, stddev: Any) -> np.ndarray:
-    """Without the squares, of which those of 1e-200 vanish."""
-    size: np.ndarray = np.hypot(np.asarray(mean, np.float64), np.asarray(stddev, np.float64))
-    return size
-
-
-def _drift(
-    measured: Propagation, rows: np.ndarray, ratio: np.ndarray, what: str, limit: float
-) -> Advice | None:
-    """The advice if a size departs, along `rows`, from its value at the first row."""
-    if not np.all(np.isfinite(ratio)) or np.all(ratio == 1):
-        return None
-    with np.errstate(divide="ignore"):
-        departure = np.log(ratio)
-    worst = int(np.argmax(np.abs(departure)))
-    if abs(departure[worst]) < np.log(limit):
-        return None
-    start, name = measured.names[rows[0]], measured.names[rows[worst]]
-    vanishes = departure[worst] < 0
-    per_layer = float(np.exp(departure[worst] / worst))
-    if not vanishes:
-        change = "start from smaller weights, he_normal for ReLU and glorot_normal for tanh, or add"
-    elif what == "signal":
-        change = "start from larger weights, he_normal for ReLU and glorot_normal for tanh, or add"
-    else:
-        change = "use ReLU with he_normal in place of a function that flattens, or add"
-    return Advice(
-        f"{'vanishing' if vanishes else 'exploding'} {what}",
-        name,
-        float(ratio[worst]),
-        f"The {what} at {name} is {ratio[worst]:.1e} times that at {start}, a factor of "
-        f"{per_layer:.2g} a layer: {change} a norm or residual connections.",
-    )
-
-
 def _dead(measured: Propagation) -> Advice | None:
-    # What a closed gate gives is constant until the next step.
-    closed: set[int] = set()
-    for row, feeds in enumerate(measured.feeds):
-        if _is_closed(measured, row) or (feeds and closed.issuperset(feeds)):
-            closed.add(row)
     share = np.nan_to_num(np.array(measured.dead_fraction))
-    share[list(closed)] = 0
+    share[list(_closed(measured))] = 0
     return _widespread(
         measured,
         share,
         DEAD_FRACTION,
         "dead units",
         "of the units never change over the batch",
-        "lower the learning rate, start biases at 0, or use leaky_relu",
+        revived,
     )
 
 
 def _saturated(measured: Propagation) -> Advice | None:
+    share = np.nan_to_num(np.asarray(measured.saturated_fraction))
+    # A norm without parameters divides by the size of its inputs, and that is its slope.
+    share = np.where(["Norm" in kind for kind in measured.kinds], 0, share)
     return _widespread(
         measured,
-        np.nan_to_num(np.asarray(measured.saturated_fraction)),
+        share,
         SATURATED_FRACTION,
         "saturated",
         "of the activations stand where their slope is almost 0",
-        "scale the kernel before it down, standardise the inputs, or add a norm before it",
+        lambda *_: (
+            "scale the kernel before it down, standardise the inputs, or add a norm before it"
+        ),
     )
 
 
@@ -287,7 +242,12 @@ def _on_one_key(measured: Propagation) -> Advice | None:
 
 
 def _widespread(
-    measured: Propagation, share: np.ndarray, limit: float, problem: str, what: str, change: str
+    measured: Propagation,
+    share: np.ndarray,
+    limit: float,
+    problem: str,
+    what: str,
+    change: Callable[[Propagation, int], str],
 ) -> Advice | None:
     if not np.any(share > limit):
         return None
@@ -296,7 +256,10 @@ def _widespread(
     name = measured.names[row]
     also = f" ({others} other rows are over {limit:.0%} too)" if others else ""
     return Advice(
-        problem, name, float(share[row]), f"{share[row]:.0%} {what} in {name}{also}: {change}."
+        problem,
+        name,
+        float(share[row]),
+        f"{share[row]:.0%} {what} in {name}{also}: {change(measured, row)}.",
     )
 
 
@@ -306,18 +269,34 @@ def _updates(measured: Propagation) -> Advice | None:
     ratio = np.asarray(measured.update_ratio, np.float64)
     # A kernel of 0 has no ratio. If the gradient is 0, the rate is not at fault.
     known = np.isfinite(ratio) & (ratio > 0)
-    if not np.any(known):
-        return None
     distance = np.abs(np.log(np.where(known, ratio, USUAL_UPDATE_RATIO) / USUAL_UPDATE_RATIO))
+    others = distance[known]
+    distance = np.where((ratio > USUAL_UPDATE_RATIO) & _small_on_purpose(measured), 0, distance)
     row = int(np.argmax(distance))
     if distance[row] < np.log(FAR_FROM_USUAL):
         return None
-    small, name = ratio[row] < USUAL_UPDATE_RATIO, measured.names[row]
+    small, name = bool(ratio[row] < USUAL_UPDATE_RATIO), measured.names[row]
     times: Any = USUAL_UPDATE_RATIO / ratio[row]
+    if np.median(others) > distance[row] / 2:
+        change = f"multiply the learning rate by about {times:.0e}"
+    else:
+        change = resized(measured, row, "smaller" if small else "larger")
+        change = f"that of most others is usual, so {change}"
     return Advice(
         "small update" if small else "large update",
         name,
         float(ratio[row]),
         f"The update of {name} is {ratio[row]:.1e} of its weights, where {USUAL_UPDATE_RATIO:g} is "
-        f"usual: multiply the learning rate by about {times:.0e}.",
+        f"usual: {change}.",
     )
+
+
+def _small_on_purpose(measured: Propagation) -> np.ndarray:
+    """Rows whose weights may start near 0: what a container holds, or the head of a policy."""
+    sizes = root_mean_square(measured.mean, measured.stddev)
+    largest = [
+        max((sizes[feed] for feed in feeds if feed >= 0), default=0.0) for feeds in measured.feeds
+    ]
+    held = [kind == PARAMETERS for kind in measured.kinds]
+    small: np.ndarray = np.array(held) | (sizes < SMALL_ON_PURPOSE * np.array(largest))
+    return small

@@ -14,9 +14,12 @@ Steps = tuple[int, ...]
 
 
 def feeds_of(traced: Trace) -> tuple[tuple[int, ...], ...]:
-    """The numbers of the rows that feed each row; -1 is the first input, -2 the second..."""
+    """The numbers of the rows that feed each row; -1 is the first input, -2 the second...
+
+    What only decides a comparison, such as the mask of a padded text, carries no signal.
+    """
     inputs = {variable: f"input {number}" for number, variable in enumerate(traced.inputs, start=1)}
-    feeds = Feeds(traced, inputs)
+    feeds = Feeds(traced, inputs, through_masks=False)
     numbers = {row.name: number for number, row in enumerate(traced.rows)}
     numbers |= {name: -number for number, name in enumerate(inputs.values(), start=1)}
     return tuple(
@@ -30,10 +33,13 @@ class Feeds:
     Arguments:
         traced: the model's rows.
         inputs: by a variable of the whole program the name of an input.
+        through_masks: whether what decides a comparison feeds what depends on it.
     """
 
-    def __init__(self, traced: Trace, inputs: Mapping[Var, str]) -> None:
-        self.trace, self.inputs = traced, inputs
+    def __init__(
+        self, traced: Trace, inputs: Mapping[Var, str], *, through_masks: bool = True
+    ) -> None:
+        self.trace, self.inputs, self.through_masks = traced, inputs, through_masks
         self.site_of = {
             (site.level, root): number
             for number, site in enumerate(traced.sites)
@@ -66,6 +72,8 @@ class Feeds:
     def _names(self, level: Level, atom: Any, steps: Steps, seen: set[Any]) -> Iterator[str]:
         """The nearest values with a name that this one is computed from."""
         if isinstance(atom, Literal) or (level, atom, steps) in seen:
+            return
+        if atom.aval.dtype == bool and not self.through_masks:
             return
         seen.add((level, atom, steps))
         if (number := self.site_of.get((level, atom))) is not None:

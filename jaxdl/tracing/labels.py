@@ -58,13 +58,16 @@ def labelled() -> Iterator[None]:
         args, kwargs = jax.tree.map(
             lambda each: _received(each, received), (args, kwargs), is_leaf=is_opaque
         )
-        has_child[-1] = True
         has_child.append(False)
         try:
             outputs = call(*args, **kwargs)
         finally:
             is_leaf = not has_child.pop()
-        return _given(outputs, describe()) if is_leaf else outputs
+        module = describe() if is_leaf else None
+        if module is not None and _holds_only(module, outputs):
+            return outputs
+        has_child[-1] = True
+        return outputs if module is None else _given(outputs, module)
 
     def linen(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         if context.method_name not in CALLS:
@@ -104,6 +107,12 @@ def _called(module: nn.Module) -> Called:
     axes = len(features) if isinstance(features, tuple) else 1  # heads and their features
     named = tuple((len(keys_of(path)), leaf) for path, leaf in params)
     return Called(module.path, type(module).__name__, named, axes)
+
+
+def _holds_only(module: Called, outputs: Any) -> bool:
+    """Whether it only gives its parameters, to a module that computes with them."""
+    own = {id(leaf) for _, leaf in module.params}
+    return bool(own) and all(id(leaf) in own for leaf in jax.tree.leaves(outputs))
 
 
 def _given(outputs: Any, module: Called) -> Any:

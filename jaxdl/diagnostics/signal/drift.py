@@ -12,7 +12,7 @@ from jaxdl.diagnostics.signal.remedies import (
     source_of_gradient,
     source_of_signal,
 )
-from jaxdl.diagnostics.signal.trunk import trunk
+from jaxdl.diagnostics.signal.trunk import readers_of, trunk
 
 # One learning rate serves layers whose gradients differ by a factor of 10 or 100. At 1,000 the
 # layers with small gradients hardly learn.
@@ -23,8 +23,10 @@ SIGNAL_RANGE = 1e3
 
 
 def signal_drift(measured: Propagation) -> Advice | None:
-    """The advice if the signal vanishes or explodes along the trunk."""
-    rows = trunk(measured.feeds, measured.has_weights)[:-1]
+    """The advice if the signal vanishes or explodes along the trunk, its outputs left out."""
+    readers = readers_of(measured.feeds)
+    inner = trunk(measured.feeds, measured.has_weights)[:-1]
+    rows = np.array([row for row in inner if readers[row]], int)
     sizes = root_mean_square(measured.mean, measured.stddev)
     if len(rows) < 2 or not sizes[rows[0]] > 0:
         return None

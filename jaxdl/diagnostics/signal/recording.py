@@ -28,11 +28,14 @@ from jaxdl.training.task import (
     sum_over_batch,
 )
 
+# Beside the kink of a ReLU, where its slope is that of most arguments.
+NEAR_ZERO = 1e-3
+
 
 class Slope(NamedTuple):
     """A function's value and |f'| at each entry of its real argument, and the largest |f'| known.
 
-    That is among these entries and at the argument 0.
+    That is among these entries and near the argument 0; of an entry with no slope at all it is 0.
     """
 
     value: Array
@@ -196,11 +199,13 @@ def _slope(traced: Trace, number: int, segment: Segment, before: Mapping[Var, An
         return function.run([*values[:at], z, *values[at + 1 :]])[0]
 
     value, slope = jax.jvp(activation, (values[at],), (signs,))
-    _, at_zero = jax.jvp(activation, (jnp.zeros_like(values[at]),), (signs,))
+    _, near_zero = jax.jvp(activation, (jnp.full_like(values[at], NEAR_ZERO),), (signs,))
     known = jnp.stack(
-        [jnp.where(jnp.isfinite(each), jnp.abs(each), 0) for each in (slope, at_zero)]
+        [jnp.where(jnp.isfinite(each), jnp.abs(each), 0) for each in (slope, near_zero)]
     )
-    return Slope(value, jnp.abs(slope), jnp.broadcast_to(known.max(), slope.shape))
+    # An entry without any slope is masked, as by a dropout, and not saturated.
+    of_entry = jnp.where((slope == 0) & (near_zero == 0), 0, known.max())
+    return Slope(value, jnp.abs(slope), of_entry)
 
 
 def _attended(

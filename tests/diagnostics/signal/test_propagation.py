@@ -274,8 +274,9 @@ def test_dead_and_saturated_fractions_are_exact():
     row = measured.names.index("units/activation")
     assert measured.dead_fraction[0] == 0
     assert measured.dead_fraction[row] == 0.5
-    # tanh(4) and beyond has a slope under 0.0014; the off ReLU is 0, the constant 1.5 is flat.
-    assert measured.saturated_fraction[row] == 0.5
+    # tanh(4) and beyond has a slope under 0.0014. The off ReLU is 0; the constant 1.5 is dead, and
+    # has no slope that it could lose.
+    assert measured.saturated_fraction[row] == 0.25
     assert np.isnan(measured.saturated_fraction[0])
 
 

@@ -325,7 +325,7 @@ def test_fit_trains_and_evaluates_with_weights():
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [
-        (lambda: training.Task(nn.Dense, losses.huber), TypeError, "model must be a module of Flax"),
+        (lambda: training.Task(nn.Dense, losses.huber), TypeError, "model must be a module of F"),
         (lambda: training.Task(nn.Dense(1), losses.huber, mode="train"), ValueError, "mode must"),
         (lambda: training.Task(nn.Dense(1), losses.huber, {"loss": losses.huber}), ValueError,
          "must not be named"),

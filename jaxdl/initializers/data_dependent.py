@@ -16,6 +16,7 @@ from jaxtyping import Array
 from jaxdl.calling import GivenMode, call_model, name_of, prepared, to_share
 from jaxdl.calling.adapted import Adapted, watch_calls
 from jaxdl.checks import require_at_least, require_key, require_positive
+from jaxdl.compiling import traced_apart
 from jaxdl.initializers.structured import orthogonal
 from jaxdl.jaxprs import cut
 from jaxdl.tracing.harvest import harvest, put_aside
@@ -252,7 +253,7 @@ def _output_variances(
         return read(call, args, kwargs, call.__self__)
 
     def forward(variables: Any, inputs: Any, key: Any) -> Any:
-        with nn.intercept_methods(linen), watch_calls(other):
+        with traced_apart(), nn.intercept_methods(linen), watch_calls(other):
             return run(variables, inputs, key)
 
     _, found = harvest(forward)(variables, inputs, key)

@@ -16,13 +16,14 @@ from jaxtyping import Array
 from jaxdl import models
 from jaxdl.calling import GivenMode, call_model, name_of
 from jaxdl.checks import is_traced
+from jaxdl.compiling import traced_apart
 from jaxdl.jaxprs import cut
 from jaxdl.tracing.opened import written_out
 from jaxdl.training.linear_norms import KEEP, Pair, find_pairs
 
 
 def fold(
-    model: Any, variables: Mapping[str, Any], inputs: Any = None, *, mode: GivenMode = None
+    model: Any, variables: Any, inputs: Any = None, *, mode: GivenMode = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     r"""Fold each norm into the layer before it: the same function in evaluation, without norms.
 
@@ -70,6 +71,12 @@ def fold(
     Source: Jacob et al. (2018), eq. 14.
     """
     bare = _without_norms(model)
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        got = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
+        raise TypeError(
+            "variables must be what model.init returned, a dictionary with 'params', got "
+            f"{got}; pass what init or training returned"
+        )
     variables = meta.unbox(unfreeze(dict(variables)))
     if inputs is None:
         inputs = _known_inputs(model, variables)
@@ -116,7 +123,13 @@ def _known_inputs(model: Any, variables: Mapping[str, Any]) -> jax.ShapeDtypeStr
     kernels = flatten_dict(variables["params"])
 
     def fan_in(*layer: str) -> int:
-        found: int = kernels[(*layer, "kernel")].shape[-2]
+        path = (*layer, "kernel")
+        if path not in kernels:
+            raise ValueError(
+                f"variables must be those of {name_of(model)}, got none at {'/'.join(path)}; pass "
+                "what init or training returned"
+            )
+        found: int = kernels[path].shape[-2]
         return found
 
     shape: tuple[int, ...]
@@ -196,7 +209,14 @@ class _Program(NamedTuple):
 
 
 def _is_equal(one: Any, other: Any) -> bool:
-    return np.array_equal(np.asarray(one), np.asarray(other))
+    """Whether two constants are the same, to the bit."""
+    one, other = (
+        np.asarray(jax.random.key_data(each) if jnp.issubdtype(each.dtype, jax.dtypes.prng_key)
+                   else each)
+        for each in (jnp.asarray(one), jnp.asarray(other))
+    )  # fmt: skip
+    same = (one.shape, one.dtype) == (other.shape, other.dtype)
+    return same and one.tobytes() == other.tobytes()
 
 
 def _program(run: Callable[..., Any], arguments: Any, pairs: list[Pair]) -> _Program:
@@ -217,7 +237,7 @@ def _program(run: Callable[..., Any], arguments: Any, pairs: list[Pair]) -> _Pro
         return call(*args, **kwargs)
 
     def left_out(*given: Any) -> Any:
-        with nn.intercept_methods(leave_out):
+        with traced_apart(), nn.intercept_methods(leave_out):
             return run(*given)
 
     traced, structure = jax.make_jaxpr(left_out, return_shape=True)(*arguments)

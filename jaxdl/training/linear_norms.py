@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Literal
 
+from jaxdl.compiling import traced_apart
 from jaxdl.jaxprs import cut, inner_programs
 from jaxdl.layers import BatchNorm
 from jaxdl.layers.convolution import convolve
@@ -23,6 +24,7 @@ from jaxdl.training.running_norms import (
     arguments_of_norm,
     feature_axis,
     is_batch_norm,
+    running_mean,
     uses_running,
 )
 
@@ -95,7 +97,7 @@ def find_pairs(run: Callable[..., Any], variables: Any, *arguments: Any) -> list
         return call(*args, **kwargs)
 
     def marked(*given: Any) -> Any:
-        with nn.intercept_methods(mark):
+        with traced_apart(), nn.intercept_methods(mark):
             return run(*given)
 
     program, _ = written_out(jax.make_jaxpr(marked)(variables, *arguments), everything=True)
@@ -136,6 +138,8 @@ def _mark_norm(module: Any, call: Any, args: Any, kwargs: Any, calls: list[_Call
     norm = _Call(module.path, type(module).__name__, ())
     if type(module) not in _NORMS:
         _refuse(norm, "be a BatchNorm of jaxdl.layers or Flax", f"a {norm.kind}")
+    if running_mean(module) is None:
+        _refuse(norm, "have running statistics", "variables without them")
     if not uses_running(module, named):
         _refuse(norm, "use its running statistics in evaluation", "one that uses the batch's own")
     if named["mask"] is not None:

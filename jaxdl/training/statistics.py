@@ -15,7 +15,7 @@ from jaxtyping import Array
 from jaxdl.calling import GivenMode, call_model, name_of
 from jaxdl.calling.adapted import watch_calls
 from jaxdl.checks import is_traced
-from jaxdl.compiling import once_for_equal
+from jaxdl.compiling import once_for_equal, traced_apart
 from jaxdl.data.types import Arrays
 from jaxdl.tracing.harvest import Found, harvest, put_aside
 from jaxdl.tracing.labels import keys_of
@@ -201,7 +201,7 @@ def _program(
             del describe
             return watch(call.__self__, call, args, kwargs, trains)
 
-        with nn.intercept_methods(linen), watch_calls(other):
+        with traced_apart(), nn.intercept_methods(linen), watch_calls(other):
             outputs, _ = call_model(
                 model,
                 variables,

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from jaxdl import losses, models, training
+from jaxdl.calling import call_model
 from jaxdl.layers import BatchNorm
 from jaxdl.layers.norm import apply_norm
 from jaxdl.training import fold
@@ -181,9 +182,49 @@ def test_a_block_under_remat_and_jit_is_folded(lift, norm):
     check_is_same(Net(norm), VECTORS, VECTORS)
 
 
+class JitBlock(nn.Module):
+    norm: Any
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4, use_bias=self.norm is None, name="dense")(x)
+        return x if self.norm is None else apply_norm(self.norm(name="norm"), x, train=False)
+
+
+Jitted = nn.jit(JitBlock)  # keeps its programs as long as the class lives
+
+
+class JitNet(nn.Module):
+    norm: Any = BatchNorm
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return Jitted(self.norm, name="block")(x)
+
+
+def test_a_jitted_class_computes_the_same_before_and_after_a_fold():
+    variables = disturbed(JitNet(), VECTORS)
+    plain = {name: tree["block"] for name, tree in variables.items()}
+    expected = JitBlock(BatchNorm).apply(plain, VECTORS)
+    for _ in range(2):
+        folded, without = fold(JitNet(), variables, VECTORS)
+        # As `fold` and `fit` call it, so that a program kept from there would be found.
+        for model, own in ((folded, without), (JitNet(), variables)):
+            found, _ = call_model(model, own, VECTORS, train=False, dropout_key=KEY)
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_known_models_need_no_inputs():
     check_is_same(models.MLP([5, 3], norm=BatchNorm), VECTORS)
     check_is_same(models.ConvNet([4, 5], [6, 3], norm=nn.BatchNorm), IMAGES)
+    for wrong, got in (({"dense_0": {}}, "none at dense_0/kernel"), (None, "got NoneType")):
+        given = None if wrong is None else {"params": wrong}
+        with pytest.raises((TypeError, ValueError), match=f"variables must be .*{got}"):
+            fold(models.MLP([5, 3], norm=BatchNorm), given)
+    flax = models.MLP([5, 3], norm=nn.BatchNorm)
+    params = {"params": disturbed(flax, VECTORS)["params"]}
+    with pytest.raises(ValueError, match="norm norm_0 must have running statistics, got variabl"):
+        fold(flax, params)
     with pytest.raises(TypeError, match=r"got no inputs of Own; pass fold\(model, variables, inp"):
         fold(Own(plain), disturbed(Own(plain), VECTORS))
 

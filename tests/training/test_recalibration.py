@@ -10,7 +10,7 @@ from flax import nnx
 from flax.core import freeze
 
 from jaxdl import data, losses, models, training
-from jaxdl.calling import Mode, adapt
+from jaxdl.calling import Mode, adapt, call_model
 from jaxdl.diagnostics import check_batch_norm
 from jaxdl.layers import BatchNorm
 from jaxdl.training import Task, recalibrate
@@ -264,3 +264,31 @@ def test_what_is_given_wrongly_is_refused():
     exact = recalibrate(model, freeze(variables), [X])
     with pytest.raises(ValueError, match="outputs must fit the model and its inputs"):
         check_batch_norm(model, exact, X, outputs=jnp.ones((120, 2)))
+
+
+class Dropped(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = BatchNorm(name="norm")(x, train=train)
+        return nn.Dropout(0.5, deterministic=not train)(x)
+
+
+Jitted = nn.jit(Dropped, static_argnums=(2,))  # keeps its programs as long as the class lives
+
+
+class JitNet(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return Jitted(name="block")(x, train)
+
+
+def test_dropout_of_a_jitted_class_is_on_again_afterwards():
+    variables = JitNet().init(jax.random.key(0), X, False)
+    exact = recalibrate(JitNet(), variables, [X])
+    check_exact(exact["batch_stats"]["block"]["norm"], X, ddof=1)
+    key = jax.random.key(1)
+    outputs, _ = call_model(JitNet(), variables, X, train=True, dropout_key=key)
+    assert 0.3 < (outputs == 0).mean() < 0.7
+    chances = training.Task(JitNet(), losses.mean_squared_error).outputs
+    again, _ = jax.jit(lambda v, x: chances(v, x, train=True, key=key))(variables, X)
+    assert 0.3 < (again == 0).mean() < 0.7

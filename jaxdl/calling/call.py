@@ -12,6 +12,7 @@ from jaxtyping import Array, Key
 
 from jaxdl.calling.adapted import Adapted
 from jaxdl.calling.modes import GivenMode, arguments_of, in_mode, keywords_of, mode_of, name_of
+from jaxdl.compiling import traced_apart
 
 
 def call_model(
@@ -148,7 +149,7 @@ def require_mode(
         return re.sub(r"0x[0-9a-f]+", "", str(jaxpr))
 
     mode = mode_of(model, given)
-    with nn.intercept_methods(watch):
+    with traced_apart(), nn.intercept_methods(watch):
         in_training = program(True)
     if modal and (mode is None or in_training == program(False)):
         takes = f"whose {mode.keyword!r} does not reach it" if mode else "that takes no mode"
@@ -198,5 +199,5 @@ def synchronized_norms(axis_name: str | None) -> Iterator[None]:
             object.__setattr__(module, "axis_name", axis_name)
         return call(*args, **kwargs)
 
-    with nn.intercept_methods(over_axis):
+    with traced_apart(), nn.intercept_methods(over_axis):
         yield

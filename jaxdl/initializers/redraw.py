@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from jaxdl.calling import GivenMode, call_model, name_of, prepared
 from jaxdl.checks import require_key
+from jaxdl.compiling import traced_apart
 from jaxdl.initializers.fans import bind_fan_in, compute_fans
 
 Path = tuple[str, ...]
@@ -124,7 +125,7 @@ def _layers(
         layers.setdefault(module.path, _Layer(type(module), shapes))
         return result
 
-    with nn.intercept_methods(see):
+    with traced_apart(), nn.intercept_methods(see):
         jax.eval_shape(
             functools.partial(call_model, model, train=False, mode=mode),
             dict(variables),

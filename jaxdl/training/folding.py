@@ -43,7 +43,8 @@ def fold(
             The layers are `nn.Dense`, `nn.Conv` and `nn.ConvTranspose`.
         variables: {"params": ..., "batch_stats": ...}.
         inputs: a batch of the model's inputs, after `preprocess`, or its `jax.ShapeDtypeStruct`s:
-            nothing is computed with them. Those of MLP, ConvNet, VGG and ResNet are known.
+            nothing is computed with them, and what is proved holds for these shapes. Those of MLP,
+            ConvNet, VGG and ResNet are known.
         mode: how the model is told of training, as in `training.Task`.
 
     Returns:

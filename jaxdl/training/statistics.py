@@ -23,6 +23,7 @@ from jaxdl.training.running_norms import (
     arguments_of_norm,
     feature_axis,
     is_batch_norm,
+    put_back,
     running_mean,
     uses_running,
     which_count,
@@ -187,6 +188,9 @@ def _program(
             unbiased = getattr(module, "unbiased_variance", False)
             for field, value in zip(Moments._fields, new, strict=True):
                 put_aside(f"{field}, unbiased" if unbiased else field, value, held)
+            outputs = call(*args, **kwargs)
+            put_back(module, held)
+            return outputs
         return call(*args, **kwargs)
 
     def forward(variables: Any, inputs: Any) -> Any:
@@ -226,7 +230,12 @@ def _program(
         seen: dict[Path, Moments] = {}
         for number, mean, squares in zip(*[iter(found)] * 3, strict=True):
             own = mean.reads[0]
-            assert own is not None
+            if own is None or own.leaf >= len(places):
+                raise ValueError(
+                    "the running statistics must be read as they are stored, got a norm of "
+                    f"{name_of(model)} whose statistics the model computes; take the norm out of "
+                    "what changes its variables"
+                )
             (_, *path, _), unbiased = places[own.leaf], "unbiased" in mean.name
             new = _over_repetitions(number, mean, squares)
             key = tuple(path)

@@ -13,6 +13,7 @@ from jaxdl import data, losses, models, training
 from jaxdl.calling import Mode, adapt, call_model
 from jaxdl.diagnostics import check_batch_norm
 from jaxdl.layers import BatchNorm
+from jaxdl.layers.norm import apply_norm
 from jaxdl.training import Task, recalibrate
 
 X = 5 + 3 * jax.random.normal(jax.random.key(0), (120, 4))
@@ -198,6 +199,48 @@ def test_norms_of_nnx_are_recalibrated():
     assert check_batch_norm(module, None, X, outputs=module(X)) == ()
     # The model that was given is as it was.
     np.testing.assert_array_equal(model.norm.mean.get_value(), np.zeros(4))
+
+
+class SharedNnx(nnx.Module):
+    def __init__(self):
+        self.norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.norm(5 - 2 * self.norm(x))
+
+
+class Shared(nn.Module):
+    norm: type = nn.BatchNorm
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        norm = self.norm(name="norm")
+        return apply_norm(norm, 5 - 2 * apply_norm(norm, x, train=train), train=train)
+
+
+@pytest.mark.parametrize("model", [SharedNnx(), Shared(), Shared(BatchNorm)])
+def test_a_norm_that_is_called_twice_has_the_statistics_of_both_calls(model):
+    variables = None
+    if isinstance(model, nn.Module):
+        variables = model.init(jax.random.key(0), X, train=False)
+    exact = recalibrate(model, variables, [X])
+    ddof = int(getattr(model, "norm", None) is BatchNorm)
+    check_exact(exact["batch_stats"]["norm"], np.concatenate([X, 5 - 2 * normed(X)]), ddof)
+
+
+def test_statistics_that_the_model_computes_are_refused():
+    class Computed(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            changed = nn.map_variables(
+                BatchNorm, "batch_stats", lambda stats: jax.tree.map(lambda s: 2 * s, stats),
+                lambda stats: stats, mutable=True, init=self.is_initializing(),
+            )  # fmt: skip
+            return changed(name="norm")(x, train=train)
+
+    variables = Computed().init(jax.random.key(0), X, train=False)
+    with pytest.raises(ValueError, match="got a norm of Computed whose statistics the model comp"):
+        recalibrate(Computed(), variables, [X])
 
 
 class EquinoxNet(eqx.Module):

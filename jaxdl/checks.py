@@ -5,7 +5,6 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,19 +177,6 @@ def require_like(name: str, given: Any, expected: Any) -> Any:
                 "with the same model and data"
             )
     return given
-
-
-def require_module(model: Any) -> None:
-    """Refuse anything but a Linen module, e.g. a class that was not called.
-
-    Raises:
-        TypeError: the model is no Linen module.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a flax.linen.Module, got {model!r}; "
-            "build it, e.g. models.MLP([128, 10])"
-        )
 
 
 def _require(name: str, value: ArrayLike, rule: str, holds: Callable[[float], bool]) -> None:

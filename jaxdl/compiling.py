@@ -2,7 +2,8 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -101,6 +102,28 @@ def once_for_equal(build: Callable[P, R]) -> Callable[P, R]:
 def jit_with(function: Callable[..., Any], settings: tuple[Any, ...]) -> Callable[..., Any]:
     """`function(settings, ...)` as a jitted function of the rest, the same for equal settings."""
     return jax.jit(functools.partial(function, settings))
+
+
+_apart = jax.make_user_context()
+
+
+@contextmanager
+def traced_apart() -> Iterator[None]:
+    """Within, functions under `jit` are traced anew, and what is traced counts only here.
+
+    Use it around interceptors that change or mark what modules compute. `nn.jit` knows a module by
+    its settings, so a program with the change would be used where the change is not meant, too.
+
+    Example:
+        >>> traces = []
+        >>> double = jax.jit(lambda x: traces.append("traced") or 2 * x)
+        >>> with traced_apart():
+        ...     results = double(1), double(2)
+        >>> double(1).item(), len(traces)
+        (2, 2)
+    """
+    with _apart(object()):
+        yield
 
 
 def keep_compiled() -> None:

@@ -52,7 +52,7 @@ INSIDE = {
         "fields", "pairing", "task", "state", "refusals", "steps", "loops", "orders", "evaluation",
         "run", "checkpoints", "fit", "sweep", "search_space",
         "search_trials", "search",
-        "statistics",
+        "running_norms", "statistics", "linear_norms", "folding",
     ),
     "diagnostics": (
         "sizes", "signal", "landscape", "theory", "batch_norm_theory", "batch_norm_check",

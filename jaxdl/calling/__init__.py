@@ -18,11 +18,13 @@ from jaxdl.calling.modes import (
     mode_of,
     name_of,
 )
+from jaxdl.calling.prepared import Prepared, prepared, to_share
 
 __all__ = [
     "Adapted",
     "GivenMode",
     "Mode",
+    "Prepared",
     "adapt",
     "arguments_of",
     "call_model",
@@ -31,7 +33,9 @@ __all__ = [
     "keywords_of",
     "mode_of",
     "name_of",
+    "prepared",
     "random_streams",
     "require_mode",
     "synchronized_norms",
+    "to_share",
 ]

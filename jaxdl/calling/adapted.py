@@ -1,5 +1,6 @@
 """A model of another library: pure functions of dictionaries, and its modules' calls seen."""
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -241,6 +242,7 @@ def seen(
     active: list[int] = []
 
     def pass_on(cls: type, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
         def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
             watch = _watch.get()
             method = call.__get__(self, cls)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Key
 
 from jaxdl.calling.adapted import Adapted
 from jaxdl.calling.modes import GivenMode, arguments_of, in_mode, keywords_of, mode_of, name_of
+from jaxdl.compiling import traced_apart
 
 
 def call_model(
@@ -151,7 +152,7 @@ def require_mode(
         return re.sub(r"0x[0-9a-f]+", "", str(jaxpr))
 
     mode = mode_of(model, given)
-    with nn.intercept_methods(watch):
+    with traced_apart(), nn.intercept_methods(watch):
         in_training = program(True)
     if modal and (mode is None or in_training == program(False)):
         takes = f"whose {mode.keyword!r} does not reach it" if mode else "that takes no mode"
@@ -191,9 +192,13 @@ def synchronized_norms(axis_name: str | None) -> Iterator[None]:
         >>> with synchronized_norms("devices"):
         ...     pass
     """
+    if axis_name is None:
+        yield
+        return
     token = _axis_name.set(axis_name)
     try:
-        yield
+        with traced_apart():
+            yield
     finally:
         _axis_name.reset(token)
 
@@ -207,7 +212,7 @@ def _over_axis(
     """
     module, ours = context.module, _axis_name.get()
     own = getattr(module, "axis_name", ours)
-    if isinstance(own, str) and not _is_mapped(own):
+    if isinstance(own, str) and not is_mapped(own):
         own = None
         object.__setattr__(module, "axis_name", None)
     if own is None and ours is not None and module.variables.get("batch_stats"):
@@ -215,7 +220,13 @@ def _over_axis(
     return call(*args, **kwargs)
 
 
-def _is_mapped(axis_name: str) -> bool:
+def is_mapped(axis_name: str) -> bool:
+    """Whether a vmap, a pmap or a shard_map around this call gives its axis this name.
+
+    Example:
+        >>> is_mapped("batch")
+        False
+    """
     try:
         jax.lax.axis_size(axis_name)
     except NameError:

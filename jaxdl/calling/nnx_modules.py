@@ -21,6 +21,7 @@ from jaxdl.calling.adapted import (
     parameters_of,
     seen,
 )
+from jaxdl.calling.call import is_mapped
 
 Path = tuple[Any, ...]
 
@@ -64,6 +65,10 @@ class NnxModel(Adapted):
         Without a key its streams start from `jax.random.key(0)`, the same in every call.
         """
         model = self._merged(variables, key)
+        for _, module in _modules(model):  # as of Linen: an axis that nothing maps is none
+            name = getattr(module, "axis_name", None)
+            if isinstance(name, str) and not is_mapped(name):
+                module.axis_name = None
         model.train() if train else model.eval()
         kwargs = dict(kwargs)
         takes = parameters_of(self.kind.__call__)[1:]

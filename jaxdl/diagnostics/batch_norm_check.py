@@ -1,18 +1,17 @@
 """Find running statistics of batch norms that are wrong."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from jaxdl.calling import call_model
+from jaxdl.calling import GivenMode
+from jaxdl.checks import require_like
 from jaxdl.diagnostics.signal.findings import Advice, Findings
-from jaxdl.training.statistics import recalibrate
-from jaxdl.training.task import scale_images
+from jaxdl.training.statistics import inputs_of, recalibrate
+from jaxdl.training.task import Task, as_measured, scale_images, to_measure
 
 # The running statistics are of other data if the mean is off by more than this many standard
 # deviations, or the variance by more than this factor. A batch of 100 is off by 0.1 and 1.2.
@@ -21,12 +20,13 @@ FAR_VARIANCE = 4.0
 
 
 def check_batch_norm(
-    model: nn.Module,
-    variables: Mapping[str, Any],
+    model: Any,
+    variables: Any,
     inputs: Any,
     *,
     outputs: Any = None,
-    preprocess: Callable[[Array], Array] = scale_images,
+    preprocess: Callable[[Any], Any] = scale_images,
+    mode: GivenMode = None,
 ) -> Findings:
     """Find what is wrong with a trained model's batch norms, and what to change.
 
@@ -42,14 +42,17 @@ def check_batch_norm(
       `train=True`. They depend on the other examples of the batch.
 
     Arguments:
-        model: a Linen module with batch norms.
-        variables: the variables used in evaluation.
-        inputs: a batch of evaluation inputs, about 100 examples or more.
+        model: a model with batch norms, or a `training.Task`, as in `training.recalibrate`.
+        variables: the variables used in evaluation; None takes those that a module of NNX holds.
+        inputs: a batch of evaluation inputs, about 100 examples or more: several are a tuple, or a
+            dictionary by the arguments of the model.
         outputs: the result of the user's evaluation of `inputs`, to check it too.
         preprocess: a pure function of the inputs, as in `training.fit`.
+        mode: how the model is told of training, as in `training.Task`.
 
     Raises:
-        ValueError: the model has no batch norms.
+        ValueError: what `recalibrate` refuses; with `outputs`, a model that draws random numbers
+            in evaluation, unless a Task has an `evaluation_seed`; outputs of another shape.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -62,10 +65,11 @@ def check_batch_norm(
         >>> check_batch_norm(model, recalibrate(model, variables, [x]), x)
         healthy: nothing found in the batch norms
     """
-    inputs = jnp.asarray(inputs)
-    stats = variables["batch_stats"]
-    exact = recalibrate(model, variables, [inputs], preprocess=preprocess)["batch_stats"]
-    now, new = by_norm(stats), by_norm(exact)
+    task = as_measured(model, preprocess=preprocess, mode=mode)
+    task, variables = to_measure(task, variables)
+    batch = {"inputs": inputs_of({"inputs": inputs})}
+    exact = recalibrate(task, variables, [batch])["batch_stats"]
+    now, new = by_norm(variables["batch_stats"]), by_norm(exact)
     found = []
     still = [path for path, (mean, var) in now.items() if not mean.any() and (var == 1).all()]
     if still:
@@ -116,21 +120,23 @@ def check_batch_norm(
                 )
             )
     if outputs is not None and (
-        said := _in_training_mode(model, variables, inputs, outputs, preprocess)
+        said := _in_training_mode(task, variables, batch["inputs"], outputs)
     ):
         found.append(said)
     return Findings(found, "the batch norms")
 
 
-def _in_training_mode(
-    model: nn.Module, variables: Any, inputs: Array, outputs: Any, preprocess: Any
-) -> Advice | None:
-    given = _wide(outputs)
-    ready = preprocess(inputs)
-    evaluated, _ = call_model(model, variables, ready, train=False)
-    trained, _ = call_model(model, variables, ready, train=True, dropout_key=jax.random.key(0))
+def _in_training_mode(task: Task, variables: Any, inputs: Any, outputs: Any) -> Advice | None:
+    ready, key = task.preprocess(inputs), jax.random.key(0)
+    evaluated, _ = task.outputs(variables, ready, train=False)
+    trained, _ = task.outputs(variables, ready, train=True, key=key)
+    require_like("outputs", outputs, evaluated)
     to_evaluation, to_training = (
-        float(np.abs(given - _wide(other)).max()) for other in (evaluated, trained)
+        max(
+            float(np.abs(_wide(given) - _wide(own)).max())
+            for given, own in zip(jax.tree.leaves(outputs), jax.tree.leaves(other), strict=True)
+        )
+        for other in (evaluated, trained)
     )
     if not to_training < to_evaluation:
         return None

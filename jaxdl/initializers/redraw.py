@@ -9,10 +9,11 @@ import flax.linen as nn
 import jax
 from flax.core import meta
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
-from jaxdl.calling import call_model
-from jaxdl.checks import require_key, require_module
+from jaxdl.calling import GivenMode, call_model, name_of, prepared
+from jaxdl.checks import require_key
+from jaxdl.compiling import traced_apart
 from jaxdl.initializers.fans import bind_fan_in, compute_fans
 
 Path = tuple[str, ...]
@@ -26,11 +27,13 @@ class _Layer(NamedTuple):
 
 
 def apply(
-    model: nn.Module,
-    variables: Mapping[str, Any],
+    model: Any,
+    variables: Any,
     rule: Any,
-    key: PRNGKeyArray,
+    key: Any,
     inputs: Any,
+    *,
+    mode: GivenMode = None,
 ) -> dict[str, Any]:
     """Draw parameters again by a rule, as PyTorch's `model.apply(weights_init)` does.
 
@@ -39,7 +42,7 @@ def apply(
     kernel is drawn alone, so that its fans are those of one layer.
 
     Arguments:
-        model: a Linen module, of any library.
+        model: a Linen module, of any library, or a `training.Task` of one.
         variables: its variables; not changed.
         rule: a mapping from classes of modules to an initializer for their `kernel`, or to a
             mapping from names of parameters to initializers; the first class that fits counts. Or a
@@ -49,13 +52,15 @@ def apply(
         key: from `jax.random.key`.
         inputs: a batch of the model's inputs, or its `jax.ShapeDtypeStruct`s: the model is traced
             to find its layers, and nothing is computed.
+        mode: how the model is told of training, as in `training.Task`.
 
     Returns:
         The variables; what the rule does not name is as before, to the bit.
 
     Raises:
-        TypeError: the rule is neither.
-        ValueError: the rule fits no parameter, or an initializer gives another shape.
+        TypeError: no Linen module, e.g. one of NNX or Equinox; the rule is neither; no key.
+        ValueError: a task and a mode; the rule fits no parameter, or an initializer gives another
+            shape.
 
     Example:
         >>> import jax.numpy as jnp
@@ -68,7 +73,12 @@ def apply(
         >>> redrawn["params"]["dense_1"]["bias"].tolist()
         [0.009999999776482582, 0.009999999776482582]
     """
-    require_module(model)
+    model, mode, preprocess, _ = prepared(model, mode)
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a Flax Linen module, got {name_of(model)} of another library; make it "
+            "anew, with the initializers that its own layers take"
+        )
     require_key(key)
     if not (callable(rule) or isinstance(rule, Mapping)):
         raise TypeError(
@@ -76,7 +86,7 @@ def apply(
             f"(name, parameter) -> initializer, got {type(rule).__name__}; "
             "e.g. {nn.Dense: he_normal()}"
         )
-    layers = _layers(model, variables, inputs)
+    layers = _layers(model, variables, jax.eval_shape(preprocess, inputs), mode)
     params = flatten_dict(meta.unbox(dict(variables["params"])))
     drawn = {}
     for path, old in params.items():
@@ -101,7 +111,9 @@ def apply(
     return {**variables, "params": _put_back(variables["params"], drawn)}
 
 
-def _layers(model: nn.Module, variables: Mapping[str, Any], inputs: Any) -> dict[Path, _Layer]:
+def _layers(
+    model: nn.Module, variables: Mapping[str, Any], inputs: Any, mode: GivenMode
+) -> dict[Path, _Layer]:
     """Every module with parameters, by its path."""
     layers: dict[Path, _Layer] = {}
 
@@ -113,9 +125,9 @@ def _layers(model: nn.Module, variables: Mapping[str, Any], inputs: Any) -> dict
         layers.setdefault(module.path, _Layer(type(module), shapes))
         return result
 
-    with nn.intercept_methods(see):
+    with traced_apart(), nn.intercept_methods(see):
         jax.eval_shape(
-            functools.partial(call_model, model, train=False),
+            functools.partial(call_model, model, train=False, mode=mode),
             dict(variables),
             inputs,
             dropout_key=jax.random.key(0),

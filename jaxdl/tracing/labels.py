@@ -16,6 +16,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxdl.calling.adapted import CALLS, Called, is_opaque, part_of, watch_calls
+from jaxdl.compiling import traced_apart
 
 LABEL = "label"
 
@@ -74,7 +75,7 @@ def labelled() -> Iterator[None]:
             return call(*args, **kwargs)
         return watch(call, args, kwargs, lambda: _called(context.module))
 
-    with nn.intercept_methods(linen), watch_calls(watch):
+    with traced_apart(), nn.intercept_methods(linen), watch_calls(watch):
         yield
 
 

@@ -18,11 +18,12 @@ from jaxdl.training.fit import (
     fit,
     initialize,
 )
+from jaxdl.training.folding import fold
 from jaxdl.training.orders import epoch_order, orders, step_orders
 from jaxdl.training.run import Run, first_weights, make_run
 from jaxdl.training.search import Integers, LogUniform, Uniform, search
 from jaxdl.training.state import TrainState, init_state
-from jaxdl.training.statistics import fold, recalibrate
+from jaxdl.training.statistics import recalibrate
 from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step
 from jaxdl.training.sweep import sweep
 from jaxdl.training.task import Task, scale_images

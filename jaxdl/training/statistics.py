@@ -1,4 +1,4 @@
-"""Two changes to a trained model: exact running statistics, and norms folded into layers."""
+"""Exact running statistics of a trained model."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
@@ -8,20 +8,30 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from flax.core import unfreeze
 from jaxtyping import Array
 
-from jaxdl.calling import call_model
+from jaxdl.calling import GivenMode, call_model, name_of
+from jaxdl.calling.adapted import watch_calls
+from jaxdl.calling.call import is_mapped
 from jaxdl.checks import is_traced
-from jaxdl.compiling import once_for_equal
-from jaxdl.layers import BatchNorm
-from jaxdl.layers.inputs import as_mask
+from jaxdl.compiling import once_for_equal, traced_apart
+from jaxdl.data.types import Arrays
 from jaxdl.tracing.harvest import Found, harvest, put_aside
 from jaxdl.tracing.labels import keys_of
-from jaxdl.training.task import scale_images
+from jaxdl.training.running_norms import (
+    arguments_of_norm,
+    feature_axis,
+    is_batch_norm,
+    put_back,
+    running_mean,
+    uses_running,
+    which_count,
+)
+from jaxdl.training.task import as_measured, scale_images, to_measure
 
 Path = tuple[str, ...]
-
-LAYERS = ("dense", "conv")
 
 
 class Moments(NamedTuple):
@@ -33,11 +43,12 @@ class Moments(NamedTuple):
 
 
 def recalibrate(
-    model: nn.Module,
-    variables: Mapping[str, Any],
-    batches: Iterable[Any],
+    model: Any,
+    variables: Any,
+    batches: Any,
     *,
-    preprocess: Callable[[Array], Array] = scale_images,
+    preprocess: Callable[[Any], Any] = scale_images,
+    mode: GivenMode = None,
 ) -> dict[str, Any]:
     r"""Replace the running averages by the exact statistics of all batches.
 
@@ -50,23 +61,34 @@ def recalibrate(
     variances would miss the spread between batches.
 
     In this pass every norm normalises with its batch's own statistics, as in training. With large
-    batches this changes little. Dropout is off, as in evaluation. Inside `jit` or `vmap`, as in a
-    sweep's member, the batches are combined in float32.
+    batches this changes little. Flax's and NNX's `Dropout` are off, as in evaluation. Inside `jit`
+    or `vmap`, as in a sweep's member, the batches are combined in float32.
 
     Arguments:
-        model: a Linen module with `jaxdl.layers.BatchNorm` or `flax.linen.BatchNorm` in it.
-        variables: {"params": ..., "batch_stats": ...}; not changed.
-        batches: inputs, or mappings that hold them as "inputs"; the training set, in any order.
+        model: a model with `jaxdl.layers.BatchNorm`, `flax.linen.BatchNorm` or
+            `flax.nnx.BatchNorm` in it; or a `training.Task`, which has `preprocess` and `mode` of
+            its own.
+        variables: {"params": ..., "batch_stats": ...}; not changed. None takes those that a module
+            of NNX holds.
+        batches: the training set, in any order, as an iterable of batches. A batch is
+            `data.Arrays`, a mapping that holds its inputs as "inputs", or the inputs alone: several
+            are a tuple, or a dictionary by the arguments of the model.
         preprocess: a pure function of a batch's inputs, as in `training.fit`.
+        mode: how the model is told of training, as in `training.Task`.
+
+    Returns:
+        The variables; of an NNX module, `calling.adapt(module).module(variables)` has them.
 
     Raises:
-        ValueError: the model has no batch norms, or there are no batches.
+        TypeError: one batch instead of several.
+        ValueError: the model has no such norms, or their statistics are missing; its mode does not
+            reach them; there are no batches; a task comes with what it has already.
 
     Example:
         >>> import functools, jax, jax.numpy as jnp
-        >>> from jaxdl import models
+        >>> from jaxdl import layers, models
         >>> x = 5 + jax.random.normal(jax.random.key(0), (100, 3))
-        >>> model = models.MLP([4, 1], norm=BatchNorm)
+        >>> model = models.MLP([4, 1], norm=layers.BatchNorm)
         >>> variables = model.init(jax.random.key(1), x, train=False)
         >>> exact = recalibrate(model, variables, [x[:60], x[60:]])
         >>> hidden = x @ variables["params"]["dense_0"]["kernel"]
@@ -75,23 +97,30 @@ def recalibrate(
 
     Source: Ioffe and Szegedy (2015), algorithm 2; Wu and Johnson (2021), section 3.
     """
-    moments_of, keeps_unbiased = _program(model, preprocess)
+    task = as_measured(model, preprocess=preprocess, mode=mode)
+    task, variables = to_measure(task, variables)
+    settings = (task.model, task.mode, task.preprocess, task.evaluation_seed or 0)
+    moments_of, keeps_unbiased = _program(*settings)
     total: dict[Path, Moments] = {}
-    for batch in batches:
-        inputs = batch["inputs"] if isinstance(batch, Mapping) else batch
-        several = isinstance(inputs, Mapping | tuple)  # arguments of the model
-        inputs = jax.tree.map(jnp.asarray, inputs) if several else jnp.asarray(inputs)
-        found = jax.tree.map(_float64, moments_of(variables, inputs))
+    any_batch = False
+    for batch in _several(batches):
+        any_batch = True
+        found = jax.tree.map(_float64, moments_of(variables, inputs_of(batch)))
         total = {
             path: combined(total[path], new) if path in total else new
             for path, new in found.items()
         }
+    if not any_batch:
+        raise ValueError(
+            "batches must hold at least one batch, got none; pass the inputs of the training set"
+        )
     if not total:
         raise ValueError(
-            f"batches must reach a batch norm of the model, got none through "
-            f"{type(model).__name__}; pass a model with norm=BatchNorm and at least one batch"
+            f"batches must reach a batch norm of the model, got none through {name_of(task.model)};"
+            " pass a model with norms of jaxdl.layers, Flax Linen or Flax NNX, of which the "
+            "running statistics are known"
         )
-    statistics = jax.tree.map(lambda leaf: leaf, dict(variables["batch_stats"]))
+    statistics = unfreeze(variables["batch_stats"])
     for path, (count, mean, squares) in total.items():
         node = statistics
         for name in path:
@@ -106,6 +135,31 @@ def recalibrate(
     return {**variables, "batch_stats": statistics}
 
 
+def _several(batches: Any) -> Iterable[Any]:
+    if isinstance(batches, Mapping | Arrays) or hasattr(batches, "shape"):
+        raise TypeError(
+            f"batches must be an iterable of batches, got one of type {type(batches).__name__}; "
+            "pass a list, [batch]"
+        )
+    several: Iterable[Any] = batches
+    return several
+
+
+def inputs_of(batch: Any) -> Any:
+    """The inputs of a batch, as arrays; of inputs alone these.
+
+    Example:
+        >>> inputs_of({"inputs": [1.0, 2.0], "targets": [0, 1]}).shape, inputs_of([[1.0]]).shape
+        ((2,), (1, 1))
+    """
+    if isinstance(batch, Arrays):
+        batch = batch.inputs
+    elif isinstance(batch, Mapping) and "inputs" in batch:
+        batch = batch["inputs"]
+    is_of_arrays = all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(batch))
+    return jax.tree.map(jnp.asarray, batch) if is_of_arrays else jnp.asarray(batch)
+
+
 def _float64(leaf: Any) -> Any:
     wide = np.complex128 if jnp.iscomplexobj(leaf) else np.float64
     return leaf if is_traced(leaf) else np.asarray(leaf, wide)
@@ -113,36 +167,64 @@ def _float64(leaf: Any) -> Any:
 
 @once_for_equal
 def _program(
-    model: nn.Module, preprocess: Callable[[Array], Array]
+    model: Any, mode: GivenMode, preprocess: Callable[[Any], Any], seed: int
 ) -> tuple[Callable[..., dict[Path, Moments]], dict[Path, bool]]:
     """Compile (variables, inputs) -> moments by norm; also say which variances are unbiased."""
     keeps_unbiased: dict[Path, bool] = {}
 
-    def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        module = context.module
-        if context.method_name == "__call__" and isinstance(module, nn.Dropout):
+    def watch(module: Any, call: Any, args: Any, kwargs: Any, trains: list[bool]) -> Any:
+        if isinstance(module, nn.Dropout | nnx.Dropout):
             return args[0]
-        if context.method_name == "__call__" and is_batch_norm(module):
-            new = moments(args[0], feature_axis(module), _counts(module, args[0], kwargs))
+        if is_batch_norm(module):
+            named = arguments_of_norm(module, args, kwargs)
+            held = running_mean(module)
+            if held is None:
+                raise ValueError(
+                    f"recalibrate needs the running statistics of {type(module).__name__}, got "
+                    "variables without 'batch_stats'; pass those that init or training returned"
+                )
+            trains.append(not uses_running(module, named))
+            _, x, *_ = named.values()
+            new = moments(x, feature_axis(module), which_count(module, x, named))
             new = _over_axis(new, module)
-            running = module.variables["batch_stats"]["mean"]
             unbiased = getattr(module, "unbiased_variance", False)
             for field, value in zip(Moments._fields, new, strict=True):
-                name = f"{field}, unbiased" if unbiased else field
                 # The same, but one for each model wherever a vmap runs over several.
-                value = jnp.where(jnp.isnan(running), value, value)
-                put_aside(name, value, running)
+                value = jnp.where(jnp.isnan(held), value, value)
+                put_aside(f"{field}, unbiased" if unbiased else field, value, held)
+            outputs = call(*args, **kwargs)
+            put_back(module, held)
+            return outputs
         return call(*args, **kwargs)
 
     def forward(variables: Any, inputs: Any) -> Any:
-        with nn.intercept_methods(watch):
-            return call_model(
+        trains: list[bool] = []
+
+        def linen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            if context.method_name != "__call__":
+                return call(*args, **kwargs)
+            return watch(context.module, call, args, kwargs, trains)
+
+        def other(call: Any, args: Any, kwargs: Any, describe: Any) -> Any:
+            del describe
+            return watch(call.__self__, call, args, kwargs, trains)
+
+        with traced_apart(), nn.intercept_methods(linen), watch_calls(other):
+            outputs, _ = call_model(
                 model,
                 variables,
                 preprocess(inputs),
                 train=True,
-                dropout_key=jax.random.key(0),
-            )[0]
+                dropout_key=jax.random.key(seed),
+                mode=mode,
+            )
+        if trains and not any(trains) and mode is not False:
+            raise ValueError(
+                f"training must reach the norms of {name_of(model)}, got a model in which they all "
+                "use their running statistics; name its mode with mode=..., or say with mode=False "
+                "that both modes are meant to be the same"
+            )
+        return outputs
 
     @jax.jit
     def moments_of(variables: Any, inputs: Any) -> dict[Path, Moments]:
@@ -152,7 +234,12 @@ def _program(
         seen: dict[Path, Moments] = {}
         for number, mean, squares in zip(*[iter(found)] * 3, strict=True):
             own = mean.reads[0]
-            assert own is not None
+            if own is None or own.leaf >= len(places):
+                raise ValueError(
+                    "the running statistics must be read as they are stored, got a norm of "
+                    f"{name_of(model)} whose statistics the model computes; take the norm out of "
+                    "what changes its variables"
+                )
             (_, *path, _), unbiased = places[own.leaf], "unbiased" in mean.name
             new = _over_repetitions(number, mean, squares)
             key = tuple(path)
@@ -166,7 +253,7 @@ def _program(
 def _over_axis(own: Moments, module: Any) -> Moments:
     """The moments that all places of a mapped axis share, where a norm averages over one."""
     name, groups = module.axis_name, module.axis_index_groups
-    if name is None:
+    if name is None or not is_mapped(name):
         return own
     total = functools.partial(jax.lax.psum, axis_name=name, axis_index_groups=groups)
     number = total(own.number)
@@ -201,16 +288,6 @@ def moments(x: Array, axis: int, counts: Array | None = None) -> Moments:
     return Moments(number, mean, jnp.square(deviation).sum(0))
 
 
-def _counts(module: Any, x: Array, called_with: Mapping[str, Any]) -> Array | None:
-    """Which values count: a mask has the leading axes of the inputs here, and the last in Flax."""
-    mask = called_with.get("mask")
-    if mask is None:
-        return None
-    return (
-        as_mask(mask, x.shape) if isinstance(module, BatchNorm) else jnp.broadcast_to(mask, x.shape)
-    )
-
-
 def combined(one: Moments, other: Moments) -> Moments:
     """The moments of both batches together (Chan, Golub and LeVeque, 1979)."""
     count = one.number + other.number
@@ -221,89 +298,3 @@ def combined(one: Moments, other: Moments) -> Moments:
         one.mean + apart * (other.number / count),
         one.squares + other.squares + abs(apart) ** 2 * (one.number * other.number / count),
     )
-
-
-def is_batch_norm(module: Any) -> bool:
-    """Whether a module keeps running statistics that this file understands."""
-    if isinstance(module, BatchNorm):
-        return module.track_running_stats
-    return isinstance(module, nn.BatchNorm)
-
-
-def feature_axis(module: Any) -> int:
-    """The axis that is not reduced."""
-    return module.feature_axis if isinstance(module, BatchNorm) else module.axis
-
-
-def fold(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    r"""Fold each norm into the layer before it: the same function in evaluation, without norms.
-
-    $$W' = W\,\frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}, \qquad
-      b' = \beta + (b - \mu)\,\frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}$$
-
-    with mu and sigma^2 the running statistics. The outputs agree to float32 rounding. Use the
-    result for evaluation only: without its norms the model trains differently.
-
-    Arguments:
-        model: one of `jaxdl.models` with norm=BatchNorm (or a partial of it, or Flax's) before the
-            activation. The norm `norm_x` is folded into `dense_x` or `conv_x` beside it.
-        variables: {"params": ..., "batch_stats": ...}.
-
-    Returns:
-        (the model with norm=None, its variables {"params": ...}).
-
-    Raises:
-        ValueError: the model has no field `norm`, its norms are of another kind or follow the
-            activation, or a norm has no layer beside it.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from jaxdl import layers, models
-        >>> x, model = jnp.ones((1, 3)), models.MLP([4, 1], norm=layers.BatchNorm)
-        >>> variables = model.init(jax.random.key(0), x, train=False)
-        >>> folded, without = fold(model, variables)
-        >>> list(without), sorted(without["params"]["dense_0"])
-        (['params'], ['bias', 'kernel'])
-        >>> a, b = (m.apply(v, x, train=False) for m, v in ((model, variables), (folded, without)))
-        >>> bool(jnp.allclose(a, b, rtol=1e-6))
-        True
-
-    Source: Jacob et al. (2018), eq. 14.
-    """
-    factory = getattr(model, "norm", None)
-    norm: Any = factory() if callable(factory) else None
-    if not is_batch_norm(norm) or getattr(model, "norm_position", "before") != "before":
-        raise ValueError(
-            "fold takes a model of jaxdl.models with norm=BatchNorm before the activation, got "
-            f"{type(model).__name__} with norm={factory!r} "
-            f"{getattr(model, 'norm_position', 'nowhere')!r}; there is no linear layer to fold "
-            "another norm into"
-        )
-    params = _folded(variables["params"], variables["batch_stats"], norm.epsilon, ())
-    return model.clone(norm=None), {"params": params}
-
-
-def _folded(params: Any, stats: Any, epsilon: float, path: tuple[str, ...]) -> dict[str, Any]:
-    """The parameters of a module and its submodules, with the norms folded in."""
-    norms = {name for name, node in stats.items() if "var" in node}
-    kept = {name: node for name, node in params.items() if name not in norms}
-    for name in norms:
-        suffix = name.removeprefix("norm")
-        layers = [layer + suffix for layer in LAYERS if layer + suffix in params]
-        if not name.startswith("norm") or len(layers) != 1:
-            raise ValueError(
-                f"norm {'/'.join((*path, name))} must stand beside one layer named "
-                f"dense{suffix} or conv{suffix}, got {sorted(params)}; name the modules so"
-            )
-        layer, own = kept[layers[0]], params.get(name, {})
-        factor = 1 / jnp.sqrt(stats[name]["var"] + epsilon) * own.get("scale", 1.0)
-        bias = own.get("bias", 0.0) + (layer.get("bias", 0.0) - stats[name]["mean"]) * factor
-        kernel = layer["kernel"]
-        kept[layers[0]] = {
-            "kernel": (kernel * factor).astype(kernel.dtype),
-            "bias": jnp.broadcast_to(bias, kernel.shape[-1:]).astype(kernel.dtype),
-        }
-    for name, node in stats.items():
-        if name not in norms:
-            kept[name] = _folded(params[name], node, epsilon, (*path, name))
-    return kept

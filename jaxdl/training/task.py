@@ -13,13 +13,13 @@ from jax import lax
 from jaxtyping import Array, Key
 
 from jaxdl.calling import (
-    Adapted,
     GivenMode,
     adapt,
     call_model,
     initial_variables,
     mode_of,
     name_of,
+    to_share,
 )
 from jaxdl.data.types import Arrays
 from jaxdl.training.fields import check_fields
@@ -197,15 +197,8 @@ def to_measure(task: Task, variables: Any) -> tuple[Task, dict[str, Any]]:
         TypeError: the variables of a Linen module are no dictionary.
         ValueError: a function without parameters.
     """
-    if isinstance(task.model, Adapted):
-        variables = task.model.variables(variables)
-        return replace(task, model=task.model.without_start()), variables
-    if not isinstance(variables, Mapping):
-        raise TypeError(
-            "variables must be what model.init returned, a dictionary with 'params', got "
-            f"{variables!r}; pass model.init(key, inputs)"
-        )
-    return task, dict(variables)
+    model, variables = to_share(task.model, variables)
+    return replace(task, model=model), variables
 
 
 def has_loss(task: Task) -> bool:

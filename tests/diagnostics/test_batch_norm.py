@@ -159,29 +159,6 @@ def test_folded_equals_unfolded(make, settings):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        models.MLP([4, 1]),
-        mlp(norm_position="after"),
-        models.MLP([4, 1], norm=nn.LayerNorm),
-        nn.Dense(3),
-    ],
-)
-def test_fold_refuses_what_it_cannot_fold(model):
-    with pytest.raises(
-        ValueError, match=r"fold takes a model of jaxdl\.models with norm=BatchNorm"
-    ):
-        fold(model, {"params": {}, "batch_stats": {}})
-
-
-def test_fold_refuses_a_norm_without_its_layer():
-    variables = jax.tree.map(lambda leaf: leaf, trained(mlp()))
-    variables["params"]["layer_0"] = variables["params"].pop("dense_0")
-    with pytest.raises(ValueError, match="norm_0 must stand beside one layer named dense_0"):
-        fold(mlp(), variables)
-
-
 def test_statistics_that_never_moved_are_named():
     model, variables = mlp(), trained(mlp())
     assert check_batch_norm(model, variables | trained(model, 200), IMAGES) == ()

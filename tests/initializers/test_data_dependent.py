@@ -92,12 +92,12 @@ def test_a_residual_convolution_net_keeps_its_statistics(key):
     chex.assert_trees_all_equal_shapes_and_dtypes(scaled, variables)
 
 
-def test_training_mode_is_reached_through_the_settings_of_apply(key):
+def test_training_mode_is_reached(key):
     x = 3 * jax.random.normal(key, (16, 8, 8, 3))
     model = ResidualConvNet()
     variables = model.init(key, x, train=False)
     settings: dict[str, Any] = {"train": True, "rngs": {"dropout": key}}
-    scaled = lsuv(model, variables, x, mutable=["batch_stats"], **settings)
+    scaled = lsuv(model, variables, x, train=True, key=key)
     _, state = model.apply(
         scaled, x, capture_intermediates=True, mutable=["intermediates", "batch_stats"], **settings
     )

@@ -150,3 +150,26 @@ def test_bad_rules_are_refused() -> None:
     wrong = {nn.Dense: {"bias": lambda key, shape, dtype: jnp.zeros(2)}}
     with pytest.raises(ValueError, match=r"own shape and dtype, got float32\(2,\) for Dense_0/b"):
         initializers.apply(Stranger(), start(), wrong, KEY, IMAGES)
+
+
+class Dense(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4, name="dense")(x)
+
+
+Jitted = nn.jit(Dense)  # keeps its programs as long as the class lives
+
+
+def test_layers_of_a_jitted_class_are_found_again() -> None:
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Jitted(name="block")(x)
+
+    x = jnp.ones((2, 3))
+    variables = Net().init(KEY, x)
+    rule = {nn.Dense: initializers.zeros()}
+    for _ in range(2):
+        drawn = initializers.apply(Net(), variables, rule, KEY, x)
+        assert not drawn["params"]["block"]["dense"]["kernel"].any()

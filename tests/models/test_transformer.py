@@ -330,8 +330,8 @@ def test_every_norm_and_activation_module_fits_every_kind_of_block(norm, positio
 
 def test_a_batch_norm_is_not_folded_into_a_layer_that_does_not_follow_it():
     model = Transformer(**SMALL, norm=BatchNorm)
-    with pytest.raises(ValueError, match="norm must stand beside one layer"):
-        training.fold(model, variables_of(model, TOKENS))
+    with pytest.raises(ValueError, match="norm block_0/norm_0 must directly follow a Dense"):
+        training.fold(model, variables_of(model, TOKENS), TOKENS)
 
 
 def test_a_token_outside_of_the_vocabulary_is_nan():

@@ -3,12 +3,14 @@
 import functools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdl import losses, metrics, models, optimizers, training
+from jaxdl.calling import call_model, synchronized_norms
 from jaxdl.layers import BatchNorm
 
 
@@ -149,3 +151,36 @@ def test_refuses(loss, metrics_given, text):
         training.make_train_step(model, optimizer, loss, metrics_given)(
             start(model, batch, optimizer), batch
         )
+
+
+class _Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return BatchNorm(name="norm")(x, train=train)
+
+
+_Jitted = nn.jit(_Normed, static_argnums=(2,))  # keeps its programs as long as the class lives
+
+
+def test_norms_of_a_jitted_class_are_synchronized_by_the_steps_that_say_so():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return _Jitted(name="block")(x, train)
+
+    x = jax.random.normal(jax.random.key(0), (2, 6, 3))
+    variables = Net().init(jax.random.key(1), x[0], False)
+
+    def means(axis_name):
+        def one(part):
+            with synchronized_norms(axis_name):
+                _, moved = call_model(Net(), variables, part, train=True)
+            return moved["batch_stats"]["block"]["norm"]["mean"]
+
+        return jax.vmap(one, axis_name="devices")(x)
+
+    for _ in range(2):
+        alone, together = means(None), means("devices")
+        np.testing.assert_allclose(alone, 0.1 * x.mean(1), atol=1e-6)
+        np.testing.assert_allclose(together[0], 0.1 * x.mean((0, 1)), atol=1e-6)
+        np.testing.assert_allclose(together[1], together[0], atol=1e-6)

@@ -10,7 +10,7 @@ import pytest
 from foreign.everyone import KEY, MODELS, oracle_of, rows_of, variables_of
 
 from jaxdl import data, training
-from jaxdl.calling import call_model, random_streams
+from jaxdl.calling import call_model
 from jaxdl.diagnostics import check_batch_norm
 from jaxdl.initializers import lsuv
 
@@ -24,7 +24,7 @@ HAVE_NORMS = ("resnet", "efficientnet", "mode is a field", "ensemble")
 
 def settings_of(name: str) -> dict:
     settings = {"mode": MODELS[name].settings.get("mode"), "tolerance": 0.05}
-    return settings | ({"rngs": random_streams(KEY)} if name == "vae" else {})
+    return settings | ({"key": KEY} if name == "vae" else {})
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,7 +1,7 @@
 """How a model of any library is called: its mode, random numbers, collections and arguments."""
 
 from jaxdl.calling.adapt import adapt
-from jaxdl.calling.adapted import Adapted
+from jaxdl.calling.adapted import Adapted, draws_unasked
 from jaxdl.calling.call import (
     call_model,
     initial_variables,
@@ -28,6 +28,7 @@ __all__ = [
     "adapt",
     "arguments_of",
     "call_model",
+    "draws_unasked",
     "in_mode",
     "initial_variables",
     "keywords_of",

@@ -12,7 +12,9 @@ from jaxdl.calling.nnx_modules import adapt_nnx
 from jaxdl.calling.plain_functions import FunctionModel, PairModel, function_start
 
 
-def adapt(model: Any, init: Callable[..., Any] | None = None) -> nn.Module | Adapted:
+def adapt(
+    model: Any, init: Callable[..., Any] | None = None, *, mapped: bool = True
+) -> nn.Module | Adapted:
     r"""A model of any library as `propagation`, `fit`, `make_run` and the others call it.
 
     They call this function themselves; call it to say with `init` where runs start, or to get a
@@ -28,14 +30,15 @@ def adapt(model: Any, init: Callable[..., Any] | None = None) -> nn.Module | Ada
 
     The variables of an NNX or Equinox module are nested dictionaries with the names that it has: so
     checkpoints, tables and rows name them as its own library does. An Equinox module is called for
-    one example and mapped over the batch, as its library means it; pass one that takes a whole
-    batch as a function, `lambda module, inputs: module(inputs)`.
+    one example and mapped over the batch, as its library means it, unless `mapped=False`. The
+    `apply` of a Linen module is that module.
 
     Arguments:
         model: the model.
         init: `init(key)` draws the parameters of a function (or `init(key, inputs)`), or makes an
             NNX or Equinox module of this structure. Without it every run of such a module starts
             from the values it has now, whatever the key.
+        mapped: whether an Equinox module takes one example; False if it takes a batch.
 
     Returns:
         A Linen module as it is; of others an `Adapted`.
@@ -55,6 +58,9 @@ def adapt(model: Any, init: Callable[..., Any] | None = None) -> nn.Module | Ada
         >>> found.names, found.parameters
         (('0', '0/activation', '1'), (12, 0, 12))
     """
+    owner = getattr(model, "__self__", None)
+    if isinstance(owner, nn.Module) and model.__name__ == "apply":
+        model = owner
     if isinstance(model, nn.Module | Adapted):
         if init is not None:
             raise ValueError(
@@ -66,7 +72,7 @@ def adapt(model: Any, init: Callable[..., Any] | None = None) -> nn.Module | Ada
         if isinstance(model, nnx.Module):
             return adapt_nnx(model, init)
         if is_equinox(model):
-            return adapt_equinox(model, init)
+            return adapt_equinox(model, init, mapped=mapped)
         if callable(getattr(model, "init", None)) and callable(getattr(model, "apply", None)):
             name = getattr(model.apply, "__name__", type(model).__name__)
             return PairModel(name, make=model.init, function=model.apply)

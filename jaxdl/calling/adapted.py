@@ -43,6 +43,11 @@ class Adapted:
     name: str
     start: Start = field(default_factory=Start, repr=False)
 
+    @property
+    def has_streams(self) -> bool:
+        """Whether it has streams of random numbers of its own."""
+        return False
+
     def arguments(self) -> list[tuple[str, inspect.Parameter]]:
         """The arguments of its call, without what this library gives: parameters and keys."""
         raise NotImplementedError
@@ -109,6 +114,11 @@ class Adapted:
 
 
 NOWHERE = Start()
+
+
+def draws_unasked(model: Any) -> bool:
+    """Whether a model draws random numbers from streams of its own where it is given no key."""
+    return isinstance(model, Adapted) and model.has_streams
 
 
 def parameters_of(function: Callable[..., Any]) -> list[tuple[str, inspect.Parameter]]:

@@ -38,11 +38,13 @@ class EquinoxModel(Adapted):
         kind: the module's class.
         form: of the module and its state the tree structure, and the leaves that are no arrays.
         places: of each array its path and its collection.
+        mapped: whether it takes one example, and not a batch.
     """
 
     kind: type = object
     form: Any = None
     places: tuple[tuple[Path, str], ...] = ()
+    mapped: bool = True
 
     def arguments(self) -> list[tuple[str, inspect.Parameter]]:
         """The arguments of `__call__`, without a key, the state and what `inference_mode` tells."""
@@ -74,7 +76,7 @@ class EquinoxModel(Adapted):
         name = key_argument(parameters_of(self.kind.__call__))
         leaves = jax.tree.leaves((args, kwargs))
         keys = None
-        if name is not None and key is not None:
+        if name is not None and key is not None and self.mapped:
             keys = jax.random.split(key, leaves[0].shape[0])
 
         def one(example: tuple[Any, ...], named: Mapping[str, Any], key: Any) -> Any:
@@ -86,11 +88,10 @@ class EquinoxModel(Adapted):
         told = {k: value for k, value in kwargs.items() if isinstance(value, bool)}
         named = {k: value for k, value in kwargs.items() if k not in told}
         out = (0, None) if self.has_state else 0
+        axes = (0, 0, None if keys is None else 0)
+        call = jax.vmap(one, axes, out, axis_name=_axis_name(model)) if self.mapped else one
         with seen(model, _modules, _called):
-            mapped = jax.vmap(
-                one, (0, 0, None if keys is None else 0), out, axis_name=_axis_name(model)
-            )
-            outputs = mapped(args, named, keys)
+            outputs = call(args, named, keys if self.mapped else key)
         if not self.has_state:
             return outputs, {}
         outputs, state = outputs
@@ -112,13 +113,13 @@ class EquinoxModel(Adapted):
         return jax.tree.unflatten(structure, leaves)
 
 
-def adapt_equinox(model: Any, init: Callable[..., Any] | None) -> EquinoxModel:
+def adapt_equinox(model: Any, init: Callable[..., Any] | None, *, mapped: bool) -> EquinoxModel:
     """A module of Equinox; `init(key)` makes another of the same structure."""
     form, places, own = _split(model)
     module = model[0] if isinstance(model, tuple) else model
     draw = None if init is None else lambda key, *_: _split(init(key))[2]
     name = type(module).__name__
-    return EquinoxModel(name, Start(own, draw), type(module), form, places)
+    return EquinoxModel(name, Start(own, draw), type(module), form, places, mapped)
 
 
 def is_equinox(model: Any) -> bool:

@@ -46,6 +46,11 @@ class NnxModel(Adapted):
     places: tuple[tuple[Path, str], ...] = ()
     streams: tuple[tuple[Path, tuple[int, ...]], ...] = ()
 
+    @property
+    def has_streams(self) -> bool:
+        """Whether it has an `nnx.Rngs`."""
+        return bool(self.streams)
+
     def arguments(self) -> list[tuple[str, inspect.Parameter]]:
         """The arguments of `__call__`, without a key."""
         found = parameters_of(self.kind.__call__)[1:]

@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxdl.calling.adapted import Adapted, Start, Variables, key_argument, parameters_of
+from jaxdl.calling.adapted import Adapted, Start, Variables, key_argument, parameters_of, part_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,23 @@ class FunctionModel(Adapted):
     def module(self, variables: Mapping[str, Any]) -> Any:
         """The parameters."""
         return variables["params"]
+
+    def read(self, given: Any) -> Variables:
+        """The parameters.
+
+        Raises:
+            TypeError: a leaf is no array of floats.
+        """
+        for path, leaf in jax.tree_util.tree_leaves_with_path(given):
+            is_array = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+            if not is_array or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                got = f"{leaf.dtype}" if is_array else repr(leaf)
+                raise TypeError(
+                    f"the parameters of {self.name} must be arrays of floats, got "
+                    f"{'/'.join(map(part_of, path)) or 'one value'}: {got}; keep what is not "
+                    "learned out of them, e.g. in a functools.partial of the function"
+                )
+        return {"params": given}
 
 
 @dataclass(frozen=True)

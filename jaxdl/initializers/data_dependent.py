@@ -13,8 +13,8 @@ from flax.errors import InvalidRngError
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array
 
-from jaxdl.calling import GivenMode, call_model, name_of, prepared, to_share
-from jaxdl.calling.adapted import Adapted, watch_calls
+from jaxdl.calling import GivenMode, call_model, draws_unasked, name_of, prepared, to_share
+from jaxdl.calling.adapted import watch_calls
 from jaxdl.checks import require_at_least, require_key, require_positive
 from jaxdl.compiling import traced_apart
 from jaxdl.initializers.structured import orthogonal
@@ -123,8 +123,8 @@ def lsuv(
         return [variance for _, variance in found]
 
     try:
-        # Other libraries draw from some key if none is given.
-        drawn = jax.random.key(0) if key is None and isinstance(model, Adapted) else key
+        # NNX draws from some key if none is given.
+        drawn = jax.random.key(0) if key is None and draws_unasked(model) else key
         program = jax.make_jaxpr(measure)(params, inputs, drawn)  # The trace fills `order`.
     except InvalidRngError as error:
         if key is not None:

@@ -1,5 +1,7 @@
 """Models of other libraries: the same network in each has the same rows, and trains the same."""
 
+import functools
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -473,3 +475,51 @@ def test_a_tied_head_has_a_row_of_its_own():
         found = summary(model, tokens)
         assert found.names == ("embed", "middle", "embed:2")
         assert found.parameters == (28, 20, 0)
+
+
+class TakesBatches(eqx.Module):
+    """As some write Equinox: the batch inside, and a key for all of it."""
+
+    layer: eqx.nn.Linear
+    act: object = jnp.tanh
+
+    def __call__(self, x, *, key=None):
+        h = self.act(jax.vmap(self.layer)(x))
+        return h if key is None else h * jax.random.bernoulli(key, 0.5, h.shape)
+
+
+def test_an_equinox_module_that_takes_a_batch():
+    module = TakesBatches(eqx.nn.Linear(4, OUT, key=jax.random.key(0)))
+    model = adapt(module, mapped=False)
+    measured = propagation(model, None, BATCH, loss=LOSS, train=False)
+    assert measured.names == ("layer", "layer/activation")
+    value = np.asarray(BATCH["inputs"] @ module.layer.weight.T + module.layer.bias)
+    np.testing.assert_allclose(measured.stddev[0], value.std(), 1e-5)
+    dropped = propagation(model, None, BATCH, loss=LOSS, key=jax.random.key(1))
+    assert dropped.gradient_zero_fraction[1] > 0 or dropped.stddev[1] != measured.stddev[1]
+
+
+def test_the_apply_of_a_linen_module_is_the_module():
+    model = LinenNet()
+    assert adapt(model.apply) == model
+    expected = propagation(model, {"params": PARAMS}, BATCH, loss=LOSS)
+    measured = propagation(model.apply, {"params": PARAMS}, BATCH, loss=LOSS)
+    np.testing.assert_array_equal(measured.stddev, expected.stddev)
+
+
+def test_a_jitted_function_and_a_partial_are_functions():
+    for model in (jax.jit(function), functools.partial(function), lambda p, x: function(p, x)):
+        assert summary(model, BATCH["inputs"], variables=PARAMS).names == NAMES
+
+
+@pytest.mark.parametrize(
+    ("extra", "text"),
+    [
+        ({"step": jnp.zeros((), jnp.int32)}, "got step: int32; keep what is not learned"),
+        ({"act": jnp.tanh}, "must be arrays of floats, got act: "),
+        ({"rate": 0.1}, "got rate: 0.1"),
+    ],
+)
+def test_parameters_that_are_no_floats_are_refused(extra, text):
+    with pytest.raises(TypeError, match=text):
+        propagation(function, {**PARAMS, **extra}, BATCH, loss=LOSS)

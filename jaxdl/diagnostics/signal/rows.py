@@ -16,7 +16,7 @@ from flax.errors import InvalidRngError
 from jax.extend.core import Var
 from jaxtyping import Array
 
-from jaxdl.calling import Adapted, call_model, name_of
+from jaxdl.calling import call_model, draws_unasked, name_of
 from jaxdl.checks import require_key
 from jaxdl.diagnostics.signal.names import Namer, Row, layer_axes, layer_sizes, layers_of
 from jaxdl.notices import notice
@@ -130,7 +130,7 @@ def trace(
     elif not train and task.evaluation_seed is not None:
         key = jax.random.key(task.evaluation_seed)
     drawn = key
-    if key is None and isinstance(task.model, Adapted):  # which may take a key and not use it
+    if key is None and draws_unasked(task.model):  # then a key that nothing depends on is none
         key = jax.random.key(0)
     arguments = (dict(variables), inputs, key)
     structure = None

@@ -73,3 +73,12 @@ def test_summary_counts_each_parameter_once():
         _, variables = model_and_variables(blocks)
         count = sum(leaf.size for leaf in jax.tree.leaves(variables))
         assert sum(sizes.parameters) == sizes.total_parameters == count
+
+
+def test_norms_after_the_branches_are_known_in_a_scan():
+    """There the last norm makes what the scan carries."""
+    settings = {**FOUR, "layers": 2, "norm_position": "after"}
+    plain = summary(Transformer(**settings), TOKENS)
+    scanned = summary(Transformer(**settings, blocks="scan"), TOKENS)
+    assert dataclasses.replace(scanned, names=plain_names(scanned.names)) == plain
+    assert "block_1/norm_1" in plain.names

@@ -76,6 +76,11 @@ def adapt(
         if callable(getattr(model, "init", None)) and callable(getattr(model, "apply", None)):
             name = getattr(model.apply, "__name__", type(model).__name__)
             return PairModel(name, make=model.init, function=model.apply)
+        if is_equinox(inner := getattr(model, "__wrapped__", None)):
+            raise TypeError(
+                f"an Equinox module must be passed itself, got {type(inner).__name__} in another "
+                "function, such as jax.vmap of it; it is mapped over the batch here"
+            )
         if callable(model):
             name = getattr(model, "__name__", type(model).__name__)
             return FunctionModel(name, function_start(init), function=model)

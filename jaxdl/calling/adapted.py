@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Key
 
+from jaxdl.checks import require_like
+
 Variables = dict[str, Any]
 """{"params": ..., and the collections that move}."""
 
@@ -101,7 +103,8 @@ class Adapted:
         """The variables that were given, in the form of this library; None: the model's own.
 
         Raises:
-            ValueError: none were given, and the model has none.
+            TypeError: they are no variables of its library.
+            ValueError: none were given, and the model has none; or they do not fit.
         """
         if given is None:
             if self.own is None:
@@ -110,7 +113,17 @@ class Adapted:
                     "None; pass its parameters"
                 )
             return self.own
-        return dict(given) if isinstance(given, Mapping) and "params" in given else self.read(given)
+        is_ours = isinstance(given, Mapping) and "params" in given
+        found = dict(given) if is_ours else self.read(given)
+        if self.own is not None:
+            require_like("params", found["params"], self.own["params"])
+        return found
+
+    def _refuse(self, given: Any) -> TypeError:
+        return TypeError(
+            f"variables must be a module like {self.name}, or a dictionary with 'params', got "
+            f"{type(given).__name__}; pass None for the module's own, or state.variables"
+        )
 
 
 NOWHERE = Start()

@@ -104,6 +104,8 @@ class EquinoxModel(Adapted):
 
     def read(self, given: Any) -> Variables:
         """The variables of a module of this structure, or of (module, state)."""
+        if not is_equinox(given):
+            raise self._refuse(given)
         return _split(given)[2]
 
     def _whole(self, variables: Mapping[str, Any]) -> Any:

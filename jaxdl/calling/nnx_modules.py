@@ -92,7 +92,11 @@ class NnxModel(Adapted):
         return self._merged(variables, None)
 
     def read(self, given: Any) -> Variables:
-        """The variables of a module of this structure."""
+        """The variables of a module of this structure, or of its `nnx.State`."""
+        if isinstance(given, nnx.State):
+            given = nnx.merge(self.graph, given)
+        if not isinstance(given, nnx.Module):
+            raise self._refuse(given)
         return variables_of(given)[1]
 
     def _merged(self, variables: Mapping[str, Any], key: Key[Array, ""] | None) -> Any:

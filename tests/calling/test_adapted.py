@@ -199,8 +199,10 @@ def test_trains_as_the_linen_network(library):
     }[library]()
     np.testing.assert_allclose(called, outputs, 1e-5, 1e-5)
     # A trained module may be handed over instead of its variables.
-    again = propagation(model, trained, BATCH, loss=LOSS)
-    np.testing.assert_array_equal(again.stddev, after.stddev)
+    forms = [trained, nnx.state(trained)] if library == "nnx" else [trained]
+    for form in forms:
+        again = propagation(model, form, BATCH, loss=LOSS)
+        np.testing.assert_array_equal(again.stddev, after.stddev)
 
 
 class Noisy(nnx.Module):
@@ -424,6 +426,16 @@ class Tied(NnxNet):
         (lambda: adapt(EquinoxNet), TypeError, "build it"),
         (lambda: adapt(nnx.Linear), TypeError, "build it"),
         (lambda: adapt(3), TypeError, "got 3"),
+        (lambda: adapt(jax.vmap(equinox_net())), TypeError, "EquinoxNet in another function"),
+        (lambda: propagation(nnx_net(), BATCH, BATCH, loss=LOSS), TypeError, "like NnxNet, or a"),
+        (lambda: propagation(equinox_net(), 3.0, BATCH, loss=LOSS), TypeError, "got float"),
+        (
+            lambda: propagation(
+                equinox_net(), eqx.nn.MLP(4, 3, 8, 1, key=KEYS[0]), BATCH, loss=LOSS
+            ),
+            ValueError,
+            "params must fit the model",
+        ),
         (lambda: adapt(LinenNet(), draw_matrix), ValueError, "leave it out"),
         (lambda: propagation(function, None, BATCH, loss=LOSS), ValueError, "holds none"),
         (lambda: summary(function, BATCH["inputs"]), ValueError, "must say where it starts"),

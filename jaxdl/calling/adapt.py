@@ -33,6 +33,10 @@ def adapt(
     one example and mapped over the batch, as its library means it, unless `mapped=False`. The
     `apply` of a Linen module is that module.
 
+    The parameters of a function may be given as they are; a dictionary whose only name is "params"
+    is taken for variables of this library. So a Linen module is passed itself, and not a function
+    that applies it.
+
     Arguments:
         model: the model.
         init: `init(key)` draws the parameters of a function (or `init(key, inputs)`), or makes an

@@ -148,13 +148,15 @@ def parameters_of(function: Callable[..., Any]) -> list[tuple[str, inspect.Param
 
 
 def key_argument(arguments: Iterable[tuple[str, inspect.Parameter]]) -> str | None:
-    """The argument that takes a key, by its usual names.
+    """The argument that takes a key, by its usual names; not the key beside a query or a value.
 
     Example:
         >>> key_argument(parameters_of(lambda x, *, key=None: x))
         'key'
     """
-    return next((name for name, _ in arguments if name in KEYS), None)
+    names = [name for name, _ in arguments]
+    attends = not {"query", "value", "values"}.isdisjoint(names)
+    return next((name for name in names if name in KEYS and not (attends and name == "key")), None)
 
 
 def nested(named: Iterable[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Plain functions of parameters and inputs, and pairs of `init` and `apply` as Haiku makes them."""
 
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxdl.calling.adapted import Adapted, Start, Variables, key_argument, parameters_of, part_of
+from jaxdl.calling.adapted import (
+    KEYS,
+    Adapted,
+    Start,
+    Variables,
+    key_argument,
+    parameters_of,
+    part_of,
+)
 
 
 @dataclass(frozen=True)
@@ -54,16 +63,33 @@ class FunctionModel(Adapted):
         Raises:
             TypeError: a leaf is no array of floats.
         """
-        for path, leaf in jax.tree_util.tree_leaves_with_path(given):
-            is_array = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
-            if not is_array or not jnp.issubdtype(leaf.dtype, jnp.inexact):
-                got = f"{leaf.dtype}" if is_array else repr(leaf)
-                raise TypeError(
-                    f"the parameters of {self.name} must be arrays of floats, got "
-                    f"{'/'.join(map(part_of, path)) or 'one value'}: {got}; keep what is not "
-                    "learned out of them, e.g. in a functools.partial of the function"
-                )
-        return {"params": given}
+        return {"params": _checked(self.name, given)}
+
+    def variables(self, given: Any) -> Variables:
+        """The parameters that were given; {"params": ...} alone are variables of this library."""
+        if isinstance(given, Mapping) and set(given) == {"params"}:
+            given = given["params"]
+        elif given is None:
+            return super().variables(None)
+        return self.read(given)
+
+
+def _checked(name: str, given: Any) -> Any:
+    """Parameters that can be learned.
+
+    Raises:
+        TypeError: a leaf is no array of floats.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(given):
+        is_array = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+        if not is_array or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            got = f"{leaf.dtype}" if is_array else repr(leaf)
+            raise TypeError(
+                f"the parameters of {name} must be arrays of floats, got "
+                f"{'/'.join(map(part_of, path)) or 'one value'}: {got}; keep what is not "
+                "learned out of them, e.g. in a functools.partial of the function"
+            )
+    return given
 
 
 @dataclass(frozen=True)
@@ -87,13 +113,22 @@ class PairModel(Adapted):
         return "state" in self._leading()
 
     def _leading(self) -> list[str]:
-        found = [name for name, _ in parameters_of(self.function)][1:3]
-        return [name for name in found if name == "state" or name in ("rng", "key")]
+        found = parameters_of(self.function)[1:]
+        taken = itertools.takewhile(
+            lambda each: each[0] in ("state", *KEYS) and each[1].kind is not each[1].KEYWORD_ONLY,
+            found,
+        )
+        return [name for name, _ in taken]
+
+    def _named_key(self) -> str | None:
+        """The key's argument where it does not stand before the inputs."""
+        found = parameters_of(self.function)[1:]
+        return key_argument([each for each in found if each[0] not in self._leading()])
 
     def arguments(self) -> list[tuple[str, inspect.Parameter]]:
         """The arguments after those."""
-        leading = self._leading()
-        return [each for each in parameters_of(self.function)[1:] if each[0] not in leading]
+        given = {*self._leading(), self._named_key()}
+        return [each for each in parameters_of(self.function)[1:] if each[0] not in given]
 
     def apply(
         self,
@@ -109,7 +144,9 @@ class PairModel(Adapted):
         leading = [
             variables.get("state", {}) if name == "state" else key for name in self._leading()
         ]
-        outputs = self.function(variables["params"], *leading, *args, **kwargs)
+        name = self._named_key()
+        keys = {} if name is None else {name: key}
+        outputs = self.function(variables["params"], *leading, *args, **kwargs, **keys)
         if not self.has_state:
             return outputs, {}
         outputs, state = outputs
@@ -123,8 +160,13 @@ class PairModel(Adapted):
         """Parameters, or (parameters, state), by name."""
         if not self.has_state:
             return {"params": given}
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise TypeError(
+                f"variables of {self.name} must be (params, state), as its init gives them, got "
+                f"{type(given).__name__}; pass both"
+            )
         params, state = given
-        return {"params": params, **({"state": state} if state else {})}
+        return {"params": params, **({"state": state} if jax.tree.leaves(state) else {})}
 
     def module(self, variables: Mapping[str, Any]) -> Any:
         """The parameters, or (parameters, state)."""
@@ -141,6 +183,7 @@ def function_start(init: Callable[..., Any] | None) -> Start:
     with_inputs = len(takes) > 1 or any(each.kind is each.VAR_POSITIONAL for _, each in takes)
 
     def draw(key: Key[Array, ""], *inputs: Any) -> Variables:
-        return {"params": init(key, *inputs) if with_inputs else init(key)}
+        drawn = init(key, *inputs) if with_inputs else init(key)
+        return {"params": _checked("the function", drawn)}
 
     return Start(draw=draw)

@@ -8,7 +8,7 @@ product and its bias, a norm's scale and offset.
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -50,7 +50,6 @@ class _Reading:
     leaves: dict[int, Var]
     kind: str
     features: int = 1
-    has_kernel: bool = field(default=False)
 
 
 def label_readings(
@@ -73,14 +72,18 @@ def label_readings(
 
 
 def _count(
-    program: Jaxpr, parameters: Mapping[Var, int], paths: Sequence[Names], used: Counter[Names]
+    program: Jaxpr,
+    parameters: Mapping[Var, int],
+    paths: Sequence[Names],
+    used: Counter[Names],
+    constants: Sequence[Var] = (),
 ) -> list[str]:
     """Count the rows that read parameters with one parent; the names that stay hidden."""
-    found = _Level(program, parameters, paths)
+    found = _Level(program, parameters, paths, constants)
     used.update(paths[next(iter(each.leaves))][:-1] for each in found.readings)
     hidden = found.hidden
-    for body, inner in found.scans():
-        hidden += _count(body.jaxpr, inner, paths, used)
+    for body, inner, constant in found.scans():
+        hidden += _count(body.jaxpr, inner, paths, used, constant)
     return hidden
 
 
@@ -89,12 +92,15 @@ def _labelled(
     parameters: Mapping[Var, int],
     paths: Sequence[Names],
     used: Counter[Names],
+    constants: Sequence[Var] = (),
 ) -> ClosedJaxpr:
-    found = _Level(program.jaxpr, parameters, paths)
+    found = _Level(program.jaxpr, parameters, paths, constants)
     after: dict[int, list[_Reading]] = {}
     for reading in found.readings:
         after.setdefault(reading.place, []).append(reading)
-    bodies = iter([_labelled(body, inner, paths, used) for body, inner in found.scans()])
+    bodies = iter(
+        [_labelled(body, inner, paths, used, constant) for body, inner, constant in found.scans()]
+    )
 
     def run(*arguments: Any) -> list[Any]:
         values: dict[Var, Any] = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
@@ -136,12 +142,18 @@ class _Level:
     """The readings of one program, without those in its scans."""
 
     def __init__(
-        self, program: Jaxpr, parameters: Mapping[Var, int], paths: Sequence[Names]
+        self,
+        program: Jaxpr,
+        parameters: Mapping[Var, int],
+        paths: Sequence[Names],
+        constants: Sequence[Var] = (),
     ) -> None:
         self.program, self.paths = program, paths
+        # A row owns a parameter as it enters, also where it reads what was computed from it.
+        self.given = {leaf: variable for variable, leaf in parameters.items()}
         # What depends on parameters alone, with the parameters; everything else is data.
         self.held: dict[Any, tuple[int, ...]] = {v: (leaf,) for v, leaf in parameters.items()}
-        self.held.update((variable, ()) for variable in program.constvars)
+        self.held.update((variable, ()) for variable in (*program.constvars, *constants))
         self.source: dict[Any, Any] = {}
         self.readers = Counter(
             atom
@@ -160,18 +172,24 @@ class _Level:
         is_scan = equation.primitive.name == "scan"
         return is_scan and any(self._leaves(atom) for atom in equation.invars)
 
-    def scans(self) -> Iterator[tuple[ClosedJaxpr, dict[Var, int]]]:
-        """The bodies of the scans that parameters enter, with what is a parameter in them."""
+    def scans(self) -> Iterator[tuple[ClosedJaxpr, dict[Var, int], list[Var]]]:
+        """The bodies of scans that parameters enter; what is a parameter or a constant there."""
         for equation in self.program.eqns:
-            if self.is_opened(equation):
-                body: ClosedJaxpr = equation.params["jaxpr"]
-                consts, carries = scan_parts(equation)
-                inner = {}
-                for number, atom in enumerate(equation.invars):
-                    leaves = self._leaves(atom)
-                    if len(leaves) == 1 and not consts <= number < consts + carries:
-                        inner[body.jaxpr.invars[number]] = leaves[0]
-                yield body, inner
+            if not self.is_opened(equation):
+                continue
+            body: ClosedJaxpr = equation.params["jaxpr"]
+            consts, carries = scan_parts(equation)
+            parameters, constants = {}, []
+            for number, atom in enumerate(equation.invars):
+                variable, leaves = body.jaxpr.invars[number], self._leaves(atom)
+                is_carried = consts <= number < consts + carries
+                if len(leaves) == 1 and not is_carried:
+                    parameters[variable] = leaves[0]
+                elif self._is_data(atom) or leaves:
+                    continue
+                elif not is_carried or _counts(body.jaxpr, number, number - consts):
+                    constants.append(variable)
+            yield body, parameters, constants
 
     def _leaves(self, atom: Any) -> tuple[int, ...]:
         return () if isinstance(atom, Literal) else self.held.get(atom, ())
@@ -183,8 +201,9 @@ class _Level:
         data = [atom for atom in equation.invars if self._is_data(atom)]
         leaves: dict[int, Var] = {}
         for atom in equation.invars:
+            variable: Any = atom
             for leaf in self._leaves(atom):
-                leaves.setdefault(leaf, atom)  # type: ignore[arg-type]
+                leaves.setdefault(leaf, self.given.get(leaf, variable))
         if not data:
             self.held.update((made, tuple(leaves)) for made in equation.outvars)
             return
@@ -206,25 +225,35 @@ class _Level:
         value = equation.outvars[0]
         last = self.readings[-1] if self.readings else None
         if last is not None and self._joins(last, data, leaves, kind):
+            if data != last.value and last.kind == "linear":  # it was moved
+                last.features = 1
             last.place, last.value = place, value
             last.leaves |= leaves
             return
-        features = 1
+        received, features = self._received(data, kind), self._features(equation, data)
+        self.readings.append(_Reading(place, value, received, data, dict(leaves), kind, features))
+
+    def _features(self, equation: JaxprEqn, data: Any) -> int:
+        """Which axes of the value come from the kernel, as of `adapted.Called`."""
+        axes = len(_shape(equation.outvars[0]))
         if equation.primitive.name == CONVOLUTION:
             axis = equation.params["dimension_numbers"].out_spec[1]
-            made: Any = value.aval
-            axes = len(made.shape)
-            features = 1 if axis == axes - 1 else axis - axes
-        received = self._received(data, kind)
-        is_kernel = kind != "parameters"
-        self.readings.append(
-            _Reading(place, value, received, data, dict(leaves), kind, features, is_kernel)
-        )
+            return 1 if axis == axes - 1 else axis - axes
+        if equation.primitive.name != "dot_general":
+            return 1
+        contracted, batched = equation.params["dimension_numbers"]
+        free = [
+            len(_shape(atom)) - len(summed) - len(shared)
+            for atom, summed, shared in zip(equation.invars, contracted, batched, strict=True)
+        ]
+        if data is equation.invars[0]:
+            return max(free[1], 1)
+        return -1 - free[1] if free[0] == 1 and free[1] else 1
 
     def _joins(self, last: _Reading, data: Any, leaves: Mapping[int, Var], kind: str) -> bool:
         parents = {self.paths[leaf][:-1] for leaf in (*last.leaves, *leaves)}
-        is_second = kind != "parameters" and last.has_kernel
-        return len(parents) == 1 and not is_second and self._before(data) == last.value
+        is_sibling = kind == "parameters" and len(parents) == 1  # a kernel has a row of its own
+        return is_sibling and self._before(data) == last.value
 
     def _spread(self, place: int, equation: JaxprEqn, data: Sequence[Any]) -> None:
         """A scale of a norm meets the larger array that it belongs to."""
@@ -267,8 +296,23 @@ class _Level:
         return atom
 
 
+def _counts(body: Jaxpr, given: int, carried: int) -> bool:
+    """Whether a carry is a counter: its next value is it and a number."""
+    variable, after = body.invars[given], body.outvars[carried]
+    made = [equation for equation in body.eqns if after in equation.outvars]
+    if after is variable:
+        return True
+    reads = made[0].invars if made else []
+    return bool(reads) and all(atom is variable or isinstance(atom, Literal) for atom in reads)
+
+
+def _shape(atom: Any) -> tuple[int, ...]:
+    shape: tuple[int, ...] = atom.aval.shape
+    return shape
+
+
 def _size(atom: Any) -> int:
-    return math.prod(atom.aval.shape)
+    return math.prod(_shape(atom))
 
 
 def _read(atom: Any, values: Mapping[Var, Any]) -> Any:

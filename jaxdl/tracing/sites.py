@@ -127,7 +127,11 @@ def find_sites(top: Level, leaves: int, outputs: Sequence[Any]) -> list[Site]:
         if before is None or site.path is not None or site.kind == ATTENTION:
             continue
         # The units of an activation, also after a pooling, stand where those before it do.
-        channels_first = before.features < 0 and len(site.shape) == len(before.shape)
+        channels_first = (
+            before.features < 0
+            and len(site.shape) == len(before.shape)
+            and site.shape[before.features] == before.shape[before.features]
+        )
         if site.shape == before.shape or channels_first:
             sites[number] = replace(site, features=before.features)
     for level in top.levels():

@@ -83,7 +83,8 @@ def _is_product_of_signals(level: Level, atom: Any, is_parameter: Callable[[Any]
     while (made := _maker(level, atom)) is not None:
         signals = [each for each in made.invars if level.is_learned(each)]
         if _is_product(made):
-            return len(signals) > 1 and not any(is_parameter(each) for each in signals)
+            factors = [each for each in made.invars if not isinstance(each, Literal)]
+            return len(factors) > 1 and not any(is_parameter(each) for each in factors)
         free = [each for each in signals if not is_parameter(each)]
         same = [each for each in free if _size(each) == _size(made.outvars[0])]
         if len(same) != 1:

@@ -30,8 +30,9 @@ def fold(
     $$W' = W\,\frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}, \qquad
       b' = \beta + (b - \mu)\,\frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}$$
 
-    with mu and sigma^2 the running statistics. The outputs agree to float32 rounding. Use the
-    result for evaluation only: without its norms the model trains differently.
+    with mu and sigma^2 the running statistics. The outputs agree to the rounding of
+    the layers' dtype. Use the result for evaluation only: without its norms the model trains
+    differently.
 
     The model is traced, and two things are proved of its program, or it is refused. Each norm reads
     what a layer gives, nothing else reads this or their parameters, and each is called once. And

@@ -21,7 +21,8 @@ def epoch_order(key: Key[Array, ""], epoch: Count, examples: Count) -> Int[np.nd
     (probability 1e-10 at that size) would keep the order that the sort leaves them in.
 
     Arguments:
-        key: the run's key.
+        key: the run's own key, `state.key`; of `fit(key=key)` it is `jax.random.split(key)[1]`, as
+            `orders` takes it.
         epoch: counted from 0.
         examples: the number of examples.
 

@@ -177,3 +177,107 @@ def test_what_an_operation_with_its_own_derivative_hides_is_named():
         propagation(
             network, params, {"inputs": normal(2, 8, 4), "targets": normal(3, 8, 2)}, loss=LOSS
         )
+
+
+def test_a_weight_that_is_computed_first_belongs_to_the_row_that_uses_it():
+    params = {"a": normal(0, 5, 7), "b": 5 * normal(1, 7, 3)}
+
+    def net(p, x):
+        w = jax.tree.map(lambda v: v / jnp.linalg.norm(v), p)
+        return jnp.tanh(x @ w["a"]) @ w["b"]
+
+    measured = measure(net, params, normal(2, 8, 5), normal(3, 8, 3))
+    assert measured.names == ("a", "a/activation", "b")
+    norms = [jnp.linalg.norm(params[name]) for name in ("a", "b")]
+    np.testing.assert_allclose(measured.weight_norm[np.array([0, 2])], norms, 1e-6)
+
+
+@pytest.mark.parametrize("loop", ["fori_loop", "scan", "python"])
+def test_weights_that_a_counter_picks_are_weights(loop):
+    params = {"W": normal(0, 3, 5, 5), "out": normal(1, 5, 3)}
+
+    def net(p, x):
+        def step(h, i):
+            return jnp.tanh(h @ p["W"][i])
+
+        if loop == "fori_loop":
+            x = lax.fori_loop(0, 3, lambda i, h: step(h, i), x)
+        elif loop == "scan":
+            x, _ = lax.scan(lambda h, i: (step(h, i), None), x, jnp.arange(3))
+        else:
+            for i in range(3):
+                x = step(x, i)
+        return x @ p["out"]
+
+    measured = measure(net, params, normal(2, 8, 5), normal(3, 8, 3))
+    assert measured.kinds[0] == "linear"
+    assert all(shape[-2:] in ((8, 5), (8, 3)) for shape in measured.shapes)
+
+
+def test_a_norm_before_a_product_has_a_row_of_its_own():
+    params = {"g": 1 + normal(0, 5), "head": normal(1, 5, 3)}
+
+    def net(p, x):
+        return (x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True)) * p["g"]) @ p["head"]
+
+    measured = measure(net, params, normal(2, 8, 5), normal(3, 8, 3))
+    assert measured.names == ("g", "head")
+    assert measured.shapes == ((8, 5), (8, 3))
+
+
+def test_units_are_the_axes_of_the_kernel():
+    kernel = normal(0, 4, 5).at[0].set(0)  # one of four units is dead
+    x, y = normal(1, 8, 5), jnp.zeros((8, 4))
+    example = jax.vmap(lambda p, x: jnp.tanh(p["w"] @ x), (None, 0))
+    for net, w in ((example, kernel), (lambda p, x: jnp.tanh(x @ p["w"]), kernel.T)):
+        measured = propagation(net, {"w": w}, {"inputs": x, "targets": y}, loss=LOSS)
+        np.testing.assert_array_equal(measured.dead_fraction, 0.25)
+    heads = normal(2, 5, 2, 4).at[:, 0].set(0)  # a head of two
+
+    def net(p, x):
+        return jnp.einsum("bd,dhk->bhk", x, p["w"]).sum(1)
+
+    measured = propagation(net, {"w": heads}, {"inputs": x, "targets": y}, loss=LOSS)
+    np.testing.assert_allclose(measured.dead_fraction[0], 0.5)
+
+
+def test_one_array_is_parameters_enough():
+    batch = {"inputs": normal(1, 8, 5), "targets": jnp.zeros((8, 3))}
+    measured = propagation(lambda w, x: x @ w, normal(0, 5, 3), batch, loss=LOSS)
+    assert measured.kinds == ("linear",)
+
+
+def test_a_key_beside_a_query_is_an_input():
+    def net(p, query, key, value):
+        return jax.nn.softmax(query @ p["w"] @ key.swapaxes(1, 2)) @ value
+
+    q = normal(0, 4, 6, 5)
+    inputs = {"query": q, "key": q, "value": q}
+    found = propagation(net, {"w": normal(1, 5, 5)}, {"inputs": inputs, "targets": q}, loss=LOSS)
+    assert "attention" in found.kinds
+
+
+def test_a_missing_key_is_said():
+    def net(p, x, key):
+        return (x @ p["w"]) * jax.random.bernoulli(key, 0.5, (8, 3))
+
+    batch = {"inputs": normal(1, 8, 5), "targets": jnp.zeros((8, 3))}
+    with pytest.raises(ValueError, match="needs a key, got key=None with train=True"):
+        propagation(net, {"w": normal(0, 5, 3)}, batch, loss=LOSS)
+
+
+def test_pairs_take_state_and_key_where_their_signature_has_them():
+    class KeyLast:
+        init = staticmethod(lambda key, x: {"w": jax.random.normal(key, (5, 3))})
+        apply = staticmethod(lambda params, x, rng=None: x @ params["w"])
+
+    class ArrayState:
+        init = staticmethod(lambda key, x: ({"w": jax.random.normal(key, (5, 3))}, jnp.zeros(5)))
+        apply = staticmethod(lambda params, state, x: (x @ params["w"], state + 1))
+
+    batch = {"inputs": normal(1, 8, 5), "targets": jnp.zeros((8, 3))}
+    for pair in (KeyLast(), ArrayState()):
+        given = pair.init(jax.random.key(0), batch["inputs"])
+        assert propagation(pair, given, batch, loss=LOSS).names == ("w",)
+    with pytest.raises(TypeError, match=r"must be \(params, state\)"):
+        propagation(ArrayState(), {"w": normal(0, 5, 3)}, batch, loss=LOSS)

@@ -102,7 +102,7 @@ def record(
     batch = parts_of(batch)
     loss = task.loss if has_loss(task) else None
     examples = _check_batch(batch, loss)
-    if not variables.get("params"):
+    if not jax.tree.leaves(variables.get("params")):
         raise ValueError(
             "variables must hold the model's parameters under 'params', "
             f"got {sorted(variables)}; pass what model.init returned"

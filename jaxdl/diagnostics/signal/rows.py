@@ -5,7 +5,7 @@ of it, also a residual connection outside of any module.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from flax.errors import InvalidRngError
 from jax.extend.core import Var
 from jaxtyping import Array
 
-from jaxdl.calling import call_model, draws_unasked, name_of
+from jaxdl.calling import Adapted, call_model, draws_unasked, name_of
 from jaxdl.checks import require_key
 from jaxdl.diagnostics.signal.names import Namer, Row, layer_axes, layer_sizes, layers_of
 from jaxdl.notices import notice
@@ -152,6 +152,10 @@ def trace(
         if key is not None:
             raise
         raise _needs_key(train) from error
+    except Exception as error:
+        if key is None and isinstance(task.model, Adapted) and _runs_with_a_key(forward, arguments):
+            raise _needs_key(train) from error  # they say it in words of their own
+        raise
     paths = [keys_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(_params(variables))]
     beside: tuple[str, ...] = ()
     if not holds_modules(program.jaxpr):
@@ -216,6 +220,15 @@ def trace_shapes(
     else:
         variables = jax.eval_shape(lambda: to_measure(task, variables)[1])
     return trace(task, variables, inputs, train=train, key=key)[0], variables, inputs
+
+
+def _runs_with_a_key(forward: Callable[[Any], Any], arguments: Any) -> bool:
+    variables, inputs, _ = arguments
+    try:
+        jax.make_jaxpr(forward)(_ordered((variables, inputs, jax.random.key(0))))
+    except Exception:
+        return False
+    return True
 
 
 def _needs_key(train: bool) -> ValueError:

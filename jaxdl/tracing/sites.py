@@ -203,23 +203,34 @@ def _attentions(top: Level, leaves: int, *, is_mapped: bool) -> Iterator[Site]:
 
 
 def _with_the_rest(top: Level, sites: list[Site], leaves: int) -> list[Site]:
-    """A parameter that no module reads as its own belongs to the first value computed with it."""
+    """A parameter that no module reads as its own belongs to the first value computed from it."""
     owned = {own.leaf for site in sites for own in site.own}
     waiting: dict[int, Own] = {}
     claimed: dict[int, list[Own]] = {}
-    number = None
+    next_after: dict[int, int] = {}
+    made_of: dict[Var, set[int]] = {}
     for level, step in _steps(top):
         for variable in step.segment.reads:
             own = source_of(level, variable, {}, leaves)
             if own is not None and own.leaf not in owned:
                 waiting.setdefault(own.leaf, own)
                 owned.add(own.leaf)
-        if step.site is not None:
-            number = step.site
-            claimed.setdefault(number, []).extend(waiting.values())
-            waiting.clear()
-    if number is not None:
-        claimed[number].extend(waiting.values())
+            if own is not None and own.leaf in waiting:
+                made_of.setdefault(variable, set()).add(own.leaf)
+        for equation in step.segment.program.eqns:
+            read = [made_of.get(a, set()) for a in equation.invars if not isinstance(a, Literal)]
+            if any(read):
+                made_of.update((made, set().union(*read)) for made in equation.outvars)
+        if step.site is None:
+            continue
+        for leaf in list(waiting):
+            next_after.setdefault(leaf, step.site)
+            if leaf in made_of.get(sites[step.site].variable, set()):
+                claimed.setdefault(step.site, []).append(waiting.pop(leaf))
+    # What a scan brings to another level belongs to the next value there.
+    for leaf, own in waiting.items():
+        if sites:
+            claimed.setdefault(next_after.get(leaf, len(sites) - 1), []).append(own)
     more = [tuple(claimed.get(number, ())) for number in range(len(sites))]
     return [replace(site, own=site.own + own) for site, own in zip(sites, more, strict=True)]
 

@@ -273,3 +273,23 @@ def test_the_notice_of_what_is_hidden_points_at_the_caller():
     with pytest.warns(UserWarning, match="the modules hidden run inside a branch") as caught:
         propagation(Branching(), variables, batch, loss=losses.mean_squared_error)
     assert {each.filename for each in caught if "hidden" in str(each.message)} == {__file__}
+
+
+def test_a_parameter_read_early_belongs_to_the_value_that_uses_it():
+    class Early(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            w = self.param("w", nn.initializers.normal(), (6, 3)) / 10
+            return nn.tanh(nn.Dense(6, name="first")(x)) @ w
+
+    variables = init(Early(), normal(8, 4))
+    sizes = summary(Early(), normal(8, 4))
+    assert dict(zip(sizes.names, sizes.parameters, strict=True)) == {"first": 30, "w": 18}
+    batch = {"inputs": normal(8, 4), "targets": normal(8, 3)}
+    measured = propagation(Early(), variables, batch, loss=losses.mean_squared_error)
+    params = variables["params"]
+    np.testing.assert_allclose(
+        measured.weight_norm,
+        [jnp.linalg.norm(params["first"]["kernel"]), jnp.linalg.norm(params["w"])],
+        ROUNDING,
+    )

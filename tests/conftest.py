@@ -6,6 +6,7 @@ optimisation. CI repeats the tests of initialisation, optimizers and the engine 
 XLA_FLAGS="--xla_backend_optimization_level=3 --xla_cpu_max_isa=AVX2" python -m pytest tests/...
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -65,3 +66,24 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
+
+
+# A compiled program keeps about six mappings of memory, of which Linux gives a process 65,530; one
+# more ends it. So a worker lets its programs go in time; the folder has them.
+_MAPPINGS = Path("/proc/self/maps")
+_MOST_MAPPINGS = 30_000
+_TESTS_BETWEEN = 50
+_ended = 0
+
+
+@pytest.fixture(autouse=True)
+def _few_mappings():
+    yield
+    global _ended  # of this worker
+    _ended += 1
+    if _ended % _TESTS_BETWEEN == 0 and _MAPPINGS.exists():
+        with _MAPPINGS.open() as mappings:
+            too_many = sum(1 for _ in mappings) > _MOST_MAPPINGS
+        if too_many:
+            jax.clear_caches()
+            gc.collect()

@@ -148,10 +148,10 @@ def require_mode(
                 model, variables, inputs, train=train, dropout_key=key, moving=True, mode=given
             )
 
-        jaxpr = jax.make_jaxpr(outputs)(dict(variables), inputs, jax.random.key(0))
+        jaxpr = jax.make_jaxpr(outputs)(dict(variables), inputs, key)
         return re.sub(r"0x[0-9a-f]+", "", str(jaxpr))
 
-    mode = mode_of(model, given)
+    mode, key = mode_of(model, given), jax.eval_shape(lambda: jax.random.key(0))
     with traced_apart(), nn.intercept_methods(watch):
         in_training = program(True)
     if modal and (mode is None or in_training == program(False)):

@@ -130,8 +130,8 @@ def test_made_arrays_are_kept_up_to_a_bound(monkeypatch):
     monkeypatch.setattr(by_seed, "KEPT_BYTES", 2 * 4000)
     result = training.sweep(run, {"scale": [1, 2]}, seeds=4, by_seed={"orders": make}, chunk=1)
     assert result["first"].values.tolist() == [[0, 1, 2, 3], [0, 2, 4, 6]]
-    # Those of two seeds are kept; those of the others are made again for the second setting.
-    assert [made.count(seed) for seed in (1, 2, 3)] == [1, 2, 2]
+    # Those of two seeds are kept, whichever thread is first; those of the others are made again.
+    assert sorted(made.count(seed) for seed in (1, 2, 3)) == [1, 2, 2]
 
 
 def test_a_restart_goes_on_and_other_orders_are_refused(tmp_path):

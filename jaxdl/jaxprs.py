@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,22 @@ def operations(program: Jaxpr) -> int:
         elif equation.primitive.name not in _MOVES and not inner_programs(equation):
             total += max(sizes)
     return total
+
+
+def shape_of(atom: Any) -> tuple[int, ...]:
+    """The shape of a value of a program."""
+    shape: tuple[int, ...] = atom.aval.shape
+    return shape
+
+
+def size_of(atom: Any) -> int:
+    """The number of its entries."""
+    return math.prod(shape_of(atom))
+
+
+def value_of(atom: Any, values: Mapping[Var, Any]) -> Any:
+    """A literal's value, or that of a variable."""
+    return atom.val if isinstance(atom, Literal) else values[atom]
 
 
 def atom_bytes(atom: Any) -> int:

@@ -49,6 +49,7 @@ def adapt(
 
     Raises:
         TypeError: it is none of these, e.g. a class that was not called.
+        ValueError: `init` or `mapped=False` with a model that cannot use it.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -63,21 +64,26 @@ def adapt(
         (('0', '0/activation', '1'), (12, 0, 12))
     """
     owner = getattr(model, "__self__", None)
-    if isinstance(owner, nn.Module) and model.__name__ == "apply":
+    if isinstance(owner, nn.Module) and getattr(model, "__name__", None) == "apply":
         model = owner
+    is_pair = all(callable(getattr(model, name, None)) for name in ("init", "apply"))
+    if init is not None and (isinstance(model, Adapted) or is_pair):
+        raise ValueError(
+            f"init must come with a model that has none, got it with {type(model).__name__}; "
+            "leave it out"
+        )
+    if not mapped and not is_equinox(model):
+        raise ValueError(
+            f"mapped must be left out but for a module of Equinox, got mapped=False with {model!r}"
+        )
     if isinstance(model, nn.Module | Adapted):
-        if init is not None:
-            raise ValueError(
-                f"init must come with a model that has none, got it with {type(model).__name__}; "
-                "leave it out"
-            )
         return model
     if not isinstance(model, type):
         if isinstance(model, nnx.Module):
             return adapt_nnx(model, init)
         if is_equinox(model):
             return adapt_equinox(model, init, mapped=mapped)
-        if callable(getattr(model, "init", None)) and callable(getattr(model, "apply", None)):
+        if is_pair:
             name = getattr(model.apply, "__name__", type(model).__name__)
             return PairModel(name, make=model.init, function=model.apply)
         if is_equinox(inner := getattr(model, "__wrapped__", None)):

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -34,7 +35,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Adapted:
+class Adapted(ABC):
     """A model of another library as this one calls it; see `adapt`.
 
     Attributes:
@@ -50,10 +51,11 @@ class Adapted:
         """Whether it has streams of random numbers of its own."""
         return False
 
+    @abstractmethod
     def arguments(self) -> list[tuple[str, inspect.Parameter]]:
         """The arguments of its call, without what this library gives: parameters and keys."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(
         self,
         variables: Mapping[str, Any],
@@ -64,11 +66,10 @@ class Adapted:
         key: Key[Array, ""] | None,
     ) -> tuple[Any, Variables]:
         """The outputs, and the collections as they are after the call."""
-        raise NotImplementedError
 
+    @abstractmethod
     def module(self, variables: Mapping[str, Any]) -> Any:
         """What its own library would call with these variables: a module, or the parameters."""
-        raise NotImplementedError
 
     def read(self, given: Any) -> Variables:
         """The variables in a trained module of its library, or in parameters of their own form."""

@@ -135,7 +135,9 @@ def _split(model: Any) -> tuple[Any, tuple[tuple[Path, str], ...], Variables]:
     module, state = model if isinstance(model, tuple) else (model, None)
     # The paths in the module begin with its own attributes.
     of_module, of_state = _named(module), _named(state)
-    places, collections, others = [], {}, []  # type: ignore[var-annotated]
+    places: list[tuple[Path, str]] = []
+    collections: dict[str, list[tuple[Path, Any]]] = {}
+    others: list[tuple[bool, Any]] = []
     for (path, leaf), is_state in [
         *((each, False) for each in of_module[0]),
         *((each, True) for each in of_state[0]),

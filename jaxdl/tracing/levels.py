@@ -4,7 +4,6 @@ A scan over layers holds the program of one layer. Its values are found there, a
 outside. So a network of scanned blocks is analysed and compiled as fast as one block.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,11 +11,21 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from jaxdl.jaxprs import Segment, cut, holds_primitive, inner_programs, makers, scan_parts
+from jaxdl.jaxprs import (
+    Segment,
+    cut,
+    holds_primitive,
+    inner_programs,
+    makers,
+    scan_parts,
+    shape_of,
+    size_of,
+    value_of,
+)
 from jaxdl.tracing.labels import LABEL
 
 # These operations move or round values: a reshaped value is the same signal.
-_MOVES = {
+MOVES = {
     LABEL, "reshape", "squeeze", "expand_dims", "transpose", "convert_element_type", "copy",
     "sharding_constraint", "optimization_barrier",
 }  # fmt: skip
@@ -155,11 +164,11 @@ class Level:
             elif step.scan is not None:
                 assert step.scan.scan is not None
                 equation = step.scan.scan
-                operands = [_read(atom, values) for atom in equation.invars]
+                operands = [value_of(atom, values) for atom in equation.invars]
                 results, inner = step.scan.run_scan(operands, taps, on_site)
                 values.update(zip(equation.outvars, results, strict=True))
                 kept |= inner
-        return [_read(atom, values) for atom in self.outputs], kept
+        return [value_of(atom, values) for atom in self.outputs], kept
 
     def run_scan(
         self, operands: Sequence[Any], taps: Mapping[int, Any], on_site: "OnSite"
@@ -236,9 +245,8 @@ def before_moves(
 def _is_move(equation: JaxprEqn) -> bool:
     """Whether it moves or rounds; x[:, None] is a broadcast to as many entries."""
     if equation.primitive.name == "broadcast_in_dim":
-        before, after = (_shape(atoms[0]) for atoms in (equation.invars, equation.outvars))
-        return math.prod(before) == math.prod(after)
-    return equation.primitive.name in _MOVES
+        return size_of(equation.invars[0]) == size_of(equation.outvars[0])
+    return equation.primitive.name in MOVES
 
 
 def _axes_before(equation: JaxprEqn, axes: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -246,15 +254,6 @@ def _axes_before(equation: JaxprEqn, axes: tuple[int, ...] | None) -> tuple[int,
         return axes
     if equation.primitive.name == "transpose":
         return tuple(equation.params["permutation"][axis] for axis in axes)
-    before, after = (_shape(atoms[0]) for atoms in (equation.invars, equation.outvars))
+    before, after = (shape_of(atoms[0]) for atoms in (equation.invars, equation.outvars))
     kept = max(axes) + 1
     return axes if before == after or before[:kept] == after[:kept] else None
-
-
-def _shape(atom: Any) -> tuple[int, ...]:
-    shape: tuple[int, ...] = atom.aval.shape
-    return shape
-
-
-def _read(atom: Any, values: Mapping[Var, Any]) -> Any:
-    return atom.val if isinstance(atom, Literal) else values[atom]

@@ -5,7 +5,6 @@ that brings parameters and data together, with those that follow at once and rea
 product and its bias, a norm's scale and offset.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +13,23 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from jaxdl.jaxprs import CONVOLUTION, equations, inner_programs, scan_parts
+from jaxdl.jaxprs import (
+    CONVOLUTION,
+    equations,
+    inner_programs,
+    scan_parts,
+    shape_of,
+    size_of,
+    value_of,
+)
 from jaxdl.tracing.dominators import Dominators
 from jaxdl.tracing.labels import LABEL, bind_label
+from jaxdl.tracing.levels import MOVES
 from jaxdl.tracing.opened import run_equation, written_out
 
 _KINDS = {"dot_general": "linear", CONVOLUTION: "convolution", "gather": "embedding"}
 _SPREADS = {"add", "sub", "mul", "div"}
-_MOVES = {
-    LABEL, "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "copy",
-    "convert_element_type", "optimization_barrier", "sharding_constraint",
-}  # fmt: skip
+_MOVES = {*MOVES, "broadcast_in_dim"}
 
 Names = tuple[str, ...]
 
@@ -106,7 +111,7 @@ def _labelled(
         values: dict[Var, Any] = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
         values.update(zip(program.jaxpr.invars, arguments, strict=True))
         for place, equation in enumerate(program.jaxpr.eqns):
-            operands = [_read(atom, values) for atom in equation.invars]
+            operands = [value_of(atom, values) for atom in equation.invars]
             if found.is_opened(equation):
                 settings = {**equation.params, "jaxpr": next(bodies)}
                 results = equation.primitive.bind(*operands, **settings)
@@ -115,7 +120,7 @@ def _labelled(
             values.update(zip(equation.outvars, results, strict=True))
             for reading in after.get(place, ()):
                 _bind(reading, values, paths, used)
-        return [_read(atom, values) for atom in program.jaxpr.outvars]
+        return [value_of(atom, values) for atom in program.jaxpr.outvars]
 
     like = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in program.jaxpr.invars]
     return jax.make_jaxpr(run)(*like)
@@ -213,11 +218,11 @@ class _Level:
         if equation.primitive.name in _MOVES:
             self.source[equation.outvars[0]] = equation.invars[0]
         elif leaves and not self.is_opened(equation):
-            self._read(place, equation, data[0], leaves)
+            self._note(place, equation, data[0], leaves)
         elif self.readings and equation.primitive.name in _SPREADS:
             self._spread(place, equation, data)
 
-    def _read(self, place: int, equation: JaxprEqn, data: Any, leaves: dict[int, Var]) -> None:
+    def _note(self, place: int, equation: JaxprEqn, data: Any, leaves: dict[int, Var]) -> None:
         kind = _KINDS.get(equation.primitive.name, "parameters")
         owners = list(dict.fromkeys("/".join(self.paths[leaf][:-1]) for leaf in leaves))
         if len(owners) > 1 and inner_programs(equation):
@@ -235,7 +240,7 @@ class _Level:
 
     def _features(self, equation: JaxprEqn, data: Any) -> int:
         """Which axes of the value come from the kernel, as of `adapted.Called`."""
-        axes = len(_shape(equation.outvars[0]))
+        axes = len(shape_of(equation.outvars[0]))
         if equation.primitive.name == CONVOLUTION:
             axis = equation.params["dimension_numbers"].out_spec[1]
             return 1 if axis == axes - 1 else axis - axes
@@ -243,7 +248,7 @@ class _Level:
             return 1
         contracted, batched = equation.params["dimension_numbers"]
         free = [
-            len(_shape(atom)) - len(summed) - len(shared)
+            len(shape_of(atom)) - len(summed) - len(shared)
             for atom, summed, shared in zip(equation.invars, contracted, batched, strict=True)
         ]
         if data is equation.invars[0]:
@@ -261,8 +266,8 @@ class _Level:
         value = equation.outvars[0]
         reads_it = any(self._before(atom) == last.value for atom in data)
         # Of scale / deviation and of the deviation alone: it is a factor, not yet the value.
-        smallest = min(_size(self._before(last.factor)), _size(last.value))
-        is_factor = last.kind == "parameters" and smallest < _size(value)
+        smallest = min(size_of(self._before(last.factor)), size_of(last.value))
+        is_factor = last.kind == "parameters" and smallest < size_of(value)
         if reads_it and is_factor and self.readers[last.value] == 1:
             last.place, last.value = place, value
 
@@ -304,19 +309,6 @@ def _counts(body: Jaxpr, given: int, carried: int) -> bool:
         return True
     reads = made[0].invars if made else []
     return bool(reads) and all(atom is variable or isinstance(atom, Literal) for atom in reads)
-
-
-def _shape(atom: Any) -> tuple[int, ...]:
-    shape: tuple[int, ...] = atom.aval.shape
-    return shape
-
-
-def _size(atom: Any) -> int:
-    return math.prod(_shape(atom))
-
-
-def _read(atom: Any, values: Mapping[Var, Any]) -> Any:
-    return atom.val if isinstance(atom, Literal) else values[atom]
 
 
 def holds_modules(program: Jaxpr) -> bool:

@@ -1,12 +1,11 @@
 """Where a program attends: a softmax between two products of signals."""
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from jax.extend.core import JaxprEqn, Literal, Var
 
-from jaxdl.jaxprs import equations, holds_primitive, inner_programs
+from jaxdl.jaxprs import equations, holds_primitive, inner_programs, shape_of, size_of
 from jaxdl.tracing.levels import Level, before_moves
 
 PRODUCT = "dot_general"
@@ -64,16 +63,16 @@ def _softmax(level: Level, equation: JaxprEqn) -> Attention | None:
         return Attention(equation.outvars[0], logits, int(total.params["axes"][0]))
     inner = [each for program in inner_programs(equation) for each in equations(program)]
     names = {each.primitive.name for each in inner}
-    given = [atom for atom in equation.invars if not isinstance(atom, Literal) and _shape(atom)]
+    given = [atom for atom in equation.invars if not isinstance(atom, Literal) and shape_of(atom)]
     if not names.issuperset(_OF_SOFTMAX) or PRODUCT in names or not given:
         return None
-    logits = max(given, key=lambda atom: len(_shape(atom)))
+    logits = max(given, key=lambda atom: len(shape_of(atom)))
     weights = equation.outvars[0]
-    if _shape(weights) != _shape(logits):
+    if shape_of(weights) != shape_of(logits):
         return None
     total = next(each for each in inner if each.primitive.name == "reduce_sum")
     axes = total.params["axes"]
-    if len(axes) != 1 or len(_shape(total.invars[0])) != len(_shape(logits)):
+    if len(axes) != 1 or len(shape_of(total.invars[0])) != len(shape_of(logits)):
         return None
     return Attention(weights, logits, int(axes[0]))
 
@@ -86,7 +85,7 @@ def _is_product_of_signals(level: Level, atom: Any, is_parameter: Callable[[Any]
             factors = [each for each in made.invars if not isinstance(each, Literal)]
             return len(factors) > 1 and not any(is_parameter(each) for each in factors)
         free = [each for each in signals if not is_parameter(each)]
-        same = [each for each in free if _size(each) == _size(made.outvars[0])]
+        same = [each for each in free if size_of(each) == size_of(made.outvars[0])]
         if len(same) != 1:
             return False
         (atom,) = same
@@ -101,8 +100,8 @@ def _is_factor(level: Level, variable: Var) -> bool:
             continue
         if _is_product(equation):
             return True
-        size = _size(variable)
-        reached.update(made for made in equation.outvars if _size(made) == size)
+        size = size_of(variable)
+        reached.update(made for made in equation.outvars if size_of(made) == size)
     return False
 
 
@@ -125,12 +124,3 @@ def _maker(level: Level, atom: Any) -> JaxprEqn | None:
             return equation
         atom = equation.invars[0]
     return None
-
-
-def _shape(atom: Any) -> tuple[int, ...]:
-    shape: tuple[int, ...] = atom.aval.shape
-    return shape
-
-
-def _size(atom: Any) -> int:
-    return math.prod(_shape(atom))

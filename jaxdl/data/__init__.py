@@ -12,6 +12,7 @@ from jaxdl.data.preprocessing import (
 )
 from jaxdl.data.sources import Available, available, load, load_or_small, prepare
 from jaxdl.data.splits import split
+from jaxdl.data.streamed import Streamed
 from jaxdl.data.streaming import decode_tfds, stream
 from jaxdl.data.types import Arrays, DataError, Dataset
 
@@ -21,6 +22,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Scaler",
+    "Streamed",
     "augmentation",
     "available",
     "decode_tfds",

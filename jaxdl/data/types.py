@@ -45,7 +45,7 @@ class Dataset:
     Arguments:
         name: the name for `load`.
         train: the examples to learn from. Only `training.fit` also takes a source, as for `stream`,
-            or a `training.Streamed`.
+            or a `Streamed`.
         validation: cut from `train` by `split`.
         test: published, or cut by `split`.
         classes: the names of labels 0, 1, ...; empty for regression.

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdl.data.streamed import as_streamed
 from jaxdl.data.types import Arrays
-from jaxdl.training.fit.batches import as_streamed, read
+from jaxdl.training.fit.batches import read
 from jaxdl.training.fit.observing import Event, Setup
 
 

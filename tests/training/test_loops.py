@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from jaxdl import data, losses, metrics, models, optimizers, training
+from jaxdl.data.streamed import Streamed
 from jaxdl.layers import BatchNorm
 from jaxdl.training.fit.advance import CALL_SECONDS, next_limit
-from jaxdl.training.fit.batches import Plan, Streamed
+from jaxdl.training.fit.batches import Plan
 from jaxdl.training.fit.observing import Change, Observer
 
 EXAMPLES, BATCH = 53, 10

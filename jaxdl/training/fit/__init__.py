@@ -5,7 +5,7 @@ advance.py: batches of batches.py, programs of programs.py, on the devices of la
 is where the run stands between two calls, and observing.py what observers are told of it.
 """
 
-from jaxdl.training.fit.batches import Streamed
+from jaxdl.data.streamed import Streamed
 from jaxdl.training.fit.fit import fit
 from jaxdl.training.fit.history import History
 from jaxdl.training.fit.layouts import initialize

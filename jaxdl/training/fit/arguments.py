@@ -13,11 +13,12 @@ from jaxtyping import Array, Key
 
 from jaxdl.checks import is_traced, require_like, whole_number
 from jaxdl.compiling import loops_well
+from jaxdl.data.streamed import Streamed, as_streamed
 from jaxdl.data.streaming import RandomAccess
 from jaxdl.data.types import Arrays, Dataset
 from jaxdl.files import as_path
 from jaxdl.notices import notice
-from jaxdl.training.fit.batches import Plan, Streamed, as_streamed, batch_shapes, example_shapes
+from jaxdl.training.fit.batches import Plan, batch_shapes, example_shapes
 from jaxdl.training.fit.moment import Moment
 from jaxdl.training.fit.observing import Setup
 from jaxdl.training.fit.recipe import PARTS

@@ -9,48 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxdl.data.streaming import Decode, RandomAccess, stream
+from jaxdl.data.streamed import Streamed
+from jaxdl.data.streaming import stream
 from jaxdl.data.types import Arrays
 from jaxdl.training.fields import on_device, on_host
 from jaxdl.training.fit.layouts import Layout
 from jaxdl.training.loops import Source
 from jaxdl.training.orders import epoch_order
 from jaxdl.training.task import Batch, as_batch
-
-
-@dataclass(frozen=True, eq=False)
-class Streamed:
-    """A split that is read batch by batch, because it is too large for the device.
-
-    Attributes:
-        source: `Arrays` (of memory-mapped arrays, for instance), or an object with `len(source)`
-            and `source[i]`, one example.
-        decode: (example of the source) -> {"inputs": ..., "targets": ...}.
-        prefetch: batches read ahead of the one in use.
-        threads: batches read at the same time.
-    """
-
-    source: Arrays | RandomAccess
-    decode: Decode | None = None
-    prefetch: int = 2
-    threads: int = 1
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def read(self, indices: np.ndarray) -> dict[str, Any]:
-        """These examples, in the memory of the host."""
-        batches = stream(
-            self.source,
-            indices,
-            batch_size=len(indices),
-            decode=self.decode,
-            device=jax.local_devices(backend="cpu")[0],
-            process_index=0,
-            process_count=1,
-        )
-        read: dict[str, Any] = jax.tree.map(np.asarray, next(batches))
-        return read
 
 
 @dataclass(frozen=True)
@@ -197,11 +163,6 @@ def _single_row(batch: dict[str, Any], size: int, layout: Layout) -> Source:
         shape = (1, layout.devices, size // layout.devices)
         return {"batches": jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), batch)}
     return {"batches": jax.tree.map(lambda array: array[None], batch)}
-
-
-def as_streamed(split: Any) -> Streamed:
-    """Wrap a source in `Streamed`, unless it is one."""
-    return split if isinstance(split, Streamed) else Streamed(split)
 
 
 def read(split: Arrays | Streamed, indices: np.ndarray) -> dict[str, Any]:

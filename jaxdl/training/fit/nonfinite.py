@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from jaxdl.data.streamed import Streamed
 from jaxdl.data.types import Arrays
-from jaxdl.training.fit.batches import Plan, Streamed, read
+from jaxdl.training.fit.batches import Plan, read
 from jaxdl.training.fit.layouts import local
 from jaxdl.training.fit.moment import Moment
 from jaxdl.training.orders import epoch_order

@@ -12,11 +12,12 @@ from jax import lax
 from jaxtyping import Array, Key
 
 from jaxdl.compiling import compiler_options, init_options, once_for_equal
+from jaxdl.data.streamed import as_streamed
 from jaxdl.data.streaming import stream
 from jaxdl.data.types import Arrays
 from jaxdl.forking import require_own_threads
 from jaxdl.training.evaluation import make_batch_sums, means
-from jaxdl.training.fit.batches import as_streamed, put_on_device
+from jaxdl.training.fit.batches import put_on_device
 from jaxdl.training.fit.layouts import AXIS, ONE_DEVICE, Layout
 from jaxdl.training.fit.nonfinite import became_nonfinite
 from jaxdl.training.loops import make_loop, make_single

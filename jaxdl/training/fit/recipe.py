@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key
 
+from jaxdl.data.streamed import Streamed
 from jaxdl.data.types import Arrays
 from jaxdl.fingerprints import data_digest, fingerprint
 from jaxdl.training.checkpoints.identity import (
@@ -20,7 +21,7 @@ from jaxdl.training.checkpoints.identity import (
     STEP,
     VALIDATION,
 )
-from jaxdl.training.fit.batches import Plan, Streamed, batch_shapes, example_shapes, read
+from jaxdl.training.fit.batches import Plan, batch_shapes, example_shapes, read
 from jaxdl.training.fit.layouts import local
 from jaxdl.training.fit.moment import Moment
 from jaxdl.training.fit.observing import Observer, Setup

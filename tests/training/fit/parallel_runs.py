@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdl import data, losses, metrics, models, optimizers, training
+from jaxdl.data.streamed import Streamed
 from jaxdl.layers import BatchNorm
 from jaxdl.training.fit import layouts
-from jaxdl.training.fit.batches import Streamed
 
 # Runs of equal settings share what is compiled.
 OPTIMIZER = optimizers.momentum(0.1)

@@ -2,6 +2,7 @@
 
 from jaxdl.data import augmentation
 from jaxdl.data.functions import nielsen, sample_function
+from jaxdl.data.given import as_dataset
 from jaxdl.data.label_noise import mislabel
 from jaxdl.data.preprocessing import (
     Scaler,
@@ -23,6 +24,7 @@ __all__ = [
     "Dataset",
     "Scaler",
     "Streamed",
+    "as_dataset",
     "augmentation",
     "available",
     "decode_tfds",

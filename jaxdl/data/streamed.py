@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdl.data.streaming import Decode, RandomAccess, stream
+from jaxdl.data.arrays import as_arrays, fields_of
+from jaxdl.data.streaming import Decode, stream
 from jaxdl.data.types import Arrays
 
 
@@ -15,17 +16,26 @@ class Streamed:
     """A split that is read batch by batch, because it is too large for the device.
 
     Attributes:
-        source: `Arrays` (of memory-mapped arrays, for instance), or an object with `len(source)`
-            and `source[i]`, one example.
+        source: (x, y) or `Arrays`, of memory-mapped arrays for instance, which are read as they are
+            needed; or an object with `len(source)` and `source[i]`, one example.
         decode: (example of the source) -> {"inputs": ..., "targets": ...}.
         prefetch: batches read ahead of the one in use.
         threads: batches read at the same time.
     """
 
-    source: Arrays | RandomAccess
+    source: Any
     decode: Decode | None = None
     prefetch: int = 2
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        fields = fields_of(self.source)
+        if {"inputs", "targets"} <= set(fields) and not isinstance(self.source, Arrays):
+            arrays = {
+                name: as_arrays(values, f"the {name} of the source")
+                for name, values in fields.items()
+            }
+            object.__setattr__(self, "source", Arrays(**arrays))
 
     def __len__(self) -> int:
         return len(self.source)

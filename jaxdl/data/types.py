@@ -5,6 +5,9 @@ from typing import Any
 
 import jax
 
+PARTS = ("inputs", "targets", "weights")
+"""The fields that a split or a batch may have."""
+
 
 class DataError(ValueError):
     """A data file is missing, damaged or not what its name says; the text has the fix."""
@@ -44,8 +47,8 @@ class Dataset:
 
     Arguments:
         name: the name for `load`.
-        train: the examples to learn from. Only `training.fit` also takes a source, as for `stream`,
-            or a `Streamed`.
+        train: the examples to learn from. A `Streamed` or a source, as for `stream`, is read
+            batch by batch; `training.fit` takes it in each split.
         validation: cut from `train` by `split`.
         test: published, or cut by `split`.
         classes: the names of labels 0, 1, ...; empty for regression.

@@ -14,7 +14,14 @@ def check_metric(setup: Setup, metric: str, split: Split) -> None:
     Raises:
         ValueError: no such metric, or no validation split.
     """
-    names = ["loss", *setup.task.metrics]
+    names = [*setup.task.measured]
+    if split == "validation":
+        names += setup.task.of_splits
+    elif metric in setup.task.of_splits:
+        raise ValueError(
+            f"{metric} is measured of a whole split, which the steps of training are not, got "
+            "split='train'; pass split='validation'"
+        )
     if metric not in names:
         raise ValueError(
             f"metric must be one that the run measures, {names}, got {metric!r}; "

@@ -17,6 +17,7 @@ from jaxdl.training.fit import (
     Streamed,
     fit,
     initialize,
+    load,
 )
 from jaxdl.training.folding import fold
 from jaxdl.training.orders import epoch_order, orders, step_orders
@@ -51,6 +52,7 @@ __all__ = [
     "fold",
     "init_state",
     "initialize",
+    "load",
     "make_eval_step",
     "make_run",
     "make_train_epoch",

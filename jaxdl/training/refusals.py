@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdl.calling import require_mode
 from jaxdl.checks import is_traced, require_key
-from jaxdl.data.types import Dataset
+from jaxdl.data.given import as_dataset
 from jaxdl.training.fields import check_held
 from jaxdl.training.state import TrainState
 from jaxdl.training.task import Batch, PerExample, Task, as_batch, examples_in, per_example
@@ -24,14 +24,15 @@ def checked_data(key: Any, data: Any, orders: Any, batch_size: int) -> tuple[Bat
             length or beyond the examples.
     """
     require_key(key)
-    if isinstance(data, Dataset):
-        splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    if not isinstance(data, Mapping) or "inputs" in data:
+        dataset = as_dataset(data)
+        splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
         data = {name: split for name, split in splits.items() if split is not None}
-    if not isinstance(data, Mapping) or "train" not in data or "measure" in data:
-        got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
+    if "train" not in data or "measure" in data:
         raise TypeError(
             'data must be {"train": ..., and the splits to evaluate by other names than '
-            f'"measure"}}, or a Dataset, got {got}; name the training examples "train"'
+            f'"measure"}}, a Dataset or (x, y), got {sorted(data)}; name the training examples '
+            '"train"'
         )
     batches = {name: checked_split(split, f"the {name} split") for name, split in data.items()}
     train = batches.pop("train")
@@ -217,4 +218,12 @@ def _axes(tree: Any) -> str:
 
 
 def _kinds(tree: Any) -> str:
-    return str(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape[1:])}", tree))
+    """The dtypes in which JAX holds the arrays, and the shapes of one example."""
+
+    def kind(leaf: Any) -> str:
+        held = leaf.dtype
+        if isinstance(leaf, np.ndarray):
+            held = jax.dtypes.canonicalize_dtype(held)
+        return f"{held}{list(leaf.shape[1:])}"
+
+    return str(jax.tree.map(kind, tree))

@@ -21,13 +21,15 @@ from jaxdl.calling import (
     name_of,
     to_share,
 )
-from jaxdl.data.types import Arrays
+from jaxdl.data.arrays import as_arrays, fields_of
+from jaxdl.metrics import OfSplit
 from jaxdl.training.fields import check_fields
 from jaxdl.training.pairing import check_pairing
 
-Batch = Mapping[str, Any] | Arrays
+Batch = Any
 """`{"inputs": ..., "targets": ...}` and perhaps `"weights"`: each any pytree of arrays whose first
-axis counts the examples. The weights are one array (batch,). `data.Arrays` is such a batch."""
+axis counts the examples. The weights are one array (batch,). `data.Arrays` and (inputs, targets)
+are such batches. Wide, so that `as_batch` refuses what is none."""
 
 PerExample = Callable[[Any, Any], Any]
 """A loss or a metric: (outputs, targets) -> values (batch,), or (values, weights)."""
@@ -68,7 +70,8 @@ class Task:
         model: a module of Flax Linen, NNX or Equinox, a pair of `init` and `apply`, or a function
             (params, inputs); see `calling.adapt`.
         loss: (outputs, targets) -> values (batch,), or (values, weights), both (batch,).
-        metrics: functions of the same kind, or a mapping from names to them.
+        metrics: functions of the same kind, or a mapping from names to them; and metrics of a whole
+            split, `metrics.of_split`, which `fit` measures.
         preprocess: a pure function of a batch's inputs, applied inside the step; by default uint8
             images become float32 in [0, 1].
         augment: (key, inputs) -> inputs, applied to training batches after `preprocess`.
@@ -108,9 +111,20 @@ class Task:
 
     @property
     def measured(self) -> dict[str, PerExample]:
-        """The loss and the metrics by name."""
+        """The loss and the metrics of examples, by name."""
         assert isinstance(self.metrics, Mapping)
-        return {"loss": self.loss, **self.metrics}
+        of_examples = {
+            name: metric for name, metric in self.metrics.items() if not isinstance(metric, OfSplit)
+        }
+        return {"loss": self.loss, **of_examples}
+
+    @property
+    def of_splits(self) -> dict[str, OfSplit]:
+        """The metrics of a whole split, by name."""
+        assert isinstance(self.metrics, Mapping)
+        return {
+            name: metric for name, metric in self.metrics.items() if isinstance(metric, OfSplit)
+        }
 
     @property
     def mode_keyword(self) -> str | None:
@@ -237,36 +251,33 @@ def name_metrics(
     return named
 
 
-PARTS = ("inputs", "targets", "weights")
-
-
-def parts_of(batch: Batch) -> dict[str, Any]:
-    """The inputs, targets and weights that a batch has.
+def parts_of(batch: Any, where: str = "a batch") -> dict[str, Any]:
+    """The inputs, targets and weights that a batch has, as arrays.
 
     Example:
-        >>> from jaxdl import data
-        >>> list(parts_of(data.Arrays(jnp.ones((2, 3)), jnp.ones(2))))
+        >>> list(parts_of(((1.0, 2.0), [0, 1])))
         ['inputs', 'targets']
     """
-    named = vars(batch) if isinstance(batch, Arrays) else batch
-    return {name: named[name] for name in PARTS if named.get(name) is not None}
+    given = fields_of(batch)
+    return {name: as_arrays(values, f"the {name} of {where}") for name, values in given.items()}
 
 
 def as_batch(batch: Any, where: str = "a batch") -> dict[str, Any]:
-    """`parts_of` a batch that must have inputs and targets.
+    """A batch that must have inputs and targets, as arrays by name; see `data.as_dataset`.
 
     Arguments:
+        batch: `data.Arrays`, {"inputs": ..., "targets": ...} or (inputs, targets).
         where: what it is, for the message, e.g. "the test split".
 
     Raises:
         TypeError: neither, or without inputs and targets; as in `check_fields`.
+        ValueError: missing values in a frame.
 
     Example:
-        >>> from jaxdl import data
-        >>> sorted(as_batch(data.Arrays(jnp.ones((2, 3)), jnp.ones(2))))
+        >>> sorted(as_batch((jnp.ones((2, 3)), [0, 1])))
         ['inputs', 'targets']
     """
-    found = parts_of(batch) if isinstance(batch, Mapping | Arrays) else {}
+    found = parts_of(batch, where)
     if not {"inputs", "targets"} <= set(found):
         got = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
         raise TypeError(

@@ -44,16 +44,20 @@ def by_evaluate(**splits):
     return RUN.evaluate(RUN.init(KEY, RIGHT), split)
 
 
-def frame():
-    return pytest.importorskip("pandas").DataFrame(INPUTS)
+WORDS = np.array(["no", "yes"])[LABELS].tolist()
 
 
-def series():
-    return pytest.importorskip("pandas").Series(LABELS)
+def frame(**more):
+    columns = {f"x{place}": INPUTS[:, place] for place in range(3)}
+    return pytest.importorskip("pandas").DataFrame(columns | more)
 
 
-def tensor():
-    return pytest.importorskip("torch").tensor(INPUTS)
+def series(values=LABELS):
+    return pytest.importorskip("pandas").Series(values)
+
+
+def tensor(values=INPUTS):
+    return pytest.importorskip("torch").tensor(values)
 
 
 def arrays(inputs=INPUTS, targets=LABELS):
@@ -61,19 +65,25 @@ def arrays(inputs=INPUTS, targets=LABELS):
 
 
 WRONG = {
-    "a list": (lambda: arrays(targets=LABELS.tolist()), TypeError, "targets.*got a list of 24"),
-    "a list of lists": (lambda: arrays(INPUTS.tolist()), TypeError, "inputs.*got a list of 24"),
-    "a frame": (lambda: arrays(frame()), TypeError, "inputs.*got pandas.DataFrame"),
-    "a series": (lambda: arrays(targets=series()), TypeError, "targets.*got pandas.Series"),
-    "a tensor": (lambda: arrays(tensor()), TypeError, "inputs.*got torch.Tensor"),
+    "a ragged list": (lambda: arrays([[1.0], [1.0, 2.0]]), TypeError, "inputs.*ragged list of 2"),
+    "a list with a hole": (lambda: arrays(targets=[None] * EXAMPLES), TypeError, "got object"),
+    "a column of words": (lambda: arrays(frame(word=WORDS)), TypeError, "column 'word' of the inp"),
+    "a gap in a frame": (
+        lambda: arrays(frame(gap=[None] + [1.0] * (EXAMPLES - 1))), ValueError,
+        "column 'gap' of the inputs.*no missing values, got 1",
+    ),
+    "a gap in a series": (
+        lambda: arrays(targets=series([np.nan] + [1.0] * (EXAMPLES - 1))), ValueError,
+        "the targets.*no missing values, got 1",
+    ),
     "one of several": (
-        lambda: arrays({"a": INPUTS, "b": INPUTS[:, 0].tolist()}), TypeError, r"inputs\['b'\]",
+        lambda: arrays({"a": INPUTS, "b": {1, 2}}), TypeError, r"inputs\['b'\]",
     ),
     "a masked array": (lambda: arrays(np.ma.masked_array(INPUTS)), TypeError, "inputs.*numpy.Mask"),
     "big-endian": (
         lambda: arrays(INPUTS.astype(">f4")), TypeError, r"inputs.*bytes, got >f4; .*astype",
     ),
-    "words": (lambda: arrays(targets=LABELS.astype(str)), TypeError, "targets.*numbers, got <U"),
+    "words": (lambda: arrays(INPUTS.astype(str)), TypeError, "inputs.*numbers, got <U"),
     "objects": (lambda: arrays(INPUTS.astype(object)), TypeError, "inputs.*numbers, got object"),
     "lengths": (lambda: arrays(targets=LABELS[1:]), ValueError, "24 inputs and 23 targets"),
     "nothing": (lambda: arrays(INPUTS[:0], LABELS[:0]), ValueError, "must have examples, got none"),
@@ -115,6 +125,35 @@ def test_what_is_no_array_is_named(way, split, case):
     assert way is by_evaluate or f"the {split} split" in str(caught.value)
 
 
+TAKEN = {
+    "lists": lambda: arrays(INPUTS.tolist(), LABELS.tolist()),
+    "a pair": lambda: (INPUTS, LABELS),
+    "a list of two": lambda: [INPUTS, LABELS],
+    "a mapping": lambda: {"inputs": INPUTS, "targets": LABELS},
+    "a frame and a series": lambda: (frame(), series()),
+    "tensors": lambda: (tensor(), tensor(LABELS)),
+    "weights": lambda: (INPUTS, LABELS, [1.0] * EXAMPLES),
+    "JAX": lambda: (jnp.asarray(INPUTS), jnp.asarray(LABELS)),
+}
+
+
+@pytest.mark.parametrize("case", TAKEN)
+@pytest.mark.parametrize("way", [by_fit, by_run, by_sweep, by_evaluate])
+def test_what_people_have_is_taken_in_every_call(way, case):
+    """The loss of a split is that of the same numbers as arrays; weights of 1 round otherwise."""
+    expected, found = (way(test=make()) for make in (lambda: RIGHT, TAKEN[case]))
+    if way is by_fit:
+        expected, found = (each.evaluate("test")["loss"] for each in (expected, found))
+    if way is by_run:
+        expected, found = expected[1], found[1]
+    if way is by_sweep:
+        expected, found = (dict(each.data_vars) for each in (expected, found))
+        expected, found = (
+            {name: each.values for name, each in held.items()} for held in (expected, found)
+        )
+    chex.assert_trees_all_close(expected, found, rtol=1e-6)
+
+
 @pytest.mark.parametrize("way", [by_fit, by_run, by_sweep, by_evaluate])
 @pytest.mark.parametrize("label", [-1, 2])
 def test_labels_of_every_split_are_checked(way, label):
@@ -128,8 +167,8 @@ def test_streams_and_steps_refuse_what_does_not_fit():
     large = arrays(targets=np.where(np.arange(EXAMPLES) == 20, 2**31, 0))
     with pytest.raises(ValueError, match=r"the targets of the source must fit int32.*2147483648"):
         by_fit(train=training.Streamed(large))
-    with pytest.raises(TypeError, match=r"the targets of the train split of mine.*a list of 24"):
-        by_fit(train=training.Streamed(arrays(targets=LABELS.tolist())))
+    with pytest.raises(TypeError, match=r"the targets of the train split of mine.*, got object"):
+        by_fit(train=training.Streamed(arrays(targets=LABELS.astype(object))))
     state = RUN.init(KEY, RIGHT)
     batch = {"inputs": jnp.asarray(INPUTS), "targets": large.targets}
     for step in (training.make_train_step(TASK, SGD), training.make_eval_step(TASK)):
@@ -144,17 +183,28 @@ def test_with_64_bits_large_numbers_are_kept():
         assert on_device(np.array([2**40]))[0] == 2**40
 
 
-def test_a_split_that_is_no_arrays_is_named():
-    for split, given in {
-        "validation": training.Streamed(RIGHT),
-        "test": (INPUTS, LABELS),
-        "train": {"inputs": INPUTS, "targets": LABELS},
-    }.items():
-        with pytest.raises(TypeError, match=f"the {split} split of mine must be data.Arrays, got"):
-            by_fit(**{split: given})
-    with pytest.raises(TypeError, match=r"dataset must be a data\.Dataset, got tuple"):
-        training.fit(TASK, (INPUTS, LABELS), SGD, epochs=1, batch_size=BATCH, key=KEY)
-    assert by_fit(test=training.Streamed(RIGHT)).evaluate("test")["loss"] > 0
+def test_what_holds_no_examples_is_named():
+    for split in ("train", "validation", "test"):
+        for given in (INPUTS, (INPUTS,), {"inputs": INPUTS}, 3):
+            with pytest.raises(
+                TypeError, match=f"the {split} split of mine must be data.Arrays, got"
+            ):
+                by_fit(**{split: given})
+    for given in (INPUTS, (INPUTS,), {"inputs": INPUTS}, 3, frame(), "mnist"):
+        with pytest.raises(TypeError, match=r"dataset must hold examples: \(x, y\)"):
+            training.fit(TASK, given, SGD, epochs=1, batch_size=BATCH, key=KEY)
+
+
+def test_every_split_may_be_read_batch_by_batch():
+    """With the same numbers to the bit; and the labels of a stream may be words as well."""
+    expected = by_fit(validation=RIGHT, test=RIGHT)
+    streamed = training.Streamed((INPUTS, LABELS.tolist()))
+    found = by_fit(train=streamed, validation=streamed, test=streamed)
+    for name in ("train", "validation"):
+        chex.assert_trees_all_equal(*(dict(getattr(r.history, name)) for r in (expected, found)))
+    assert expected.evaluate("test") == found.evaluate("test")
+    with pytest.raises(ValueError, match=r"inputs of every split must be alike, got \[3\]"):
+        by_fit(validation=training.Streamed((INPUTS[:, :2], LABELS)))
 
 
 def test_inputs_of_another_shape_are_refused_before_training():

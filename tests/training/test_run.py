@@ -317,7 +317,6 @@ def state_of(optimizer, given):
         ({"orders": np.ones((1, EXAMPLES))}, ValueError, "got float64"),
         ({"orders": np.full((1, EXAMPLES), EXAMPLES)}, ValueError, "indices from 0 to 45"),
         ({"key": 0}, TypeError, "key must be made by jax.random.key"),
-        ({"data": dataset().train}, TypeError, "data must be"),
         ({"data": {"validation": dataset().train}}, TypeError, "data must be"),
         ({"data": {"train": dataset().train, "test": dataset(size=5).train}}, ValueError,
          "the inputs of every split must be alike"),

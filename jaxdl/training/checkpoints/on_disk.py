@@ -131,6 +131,18 @@ def from_text(text: str) -> Manifest:
 def read_leaves(folder: Path, manifest: Manifest) -> dict[str, Bytes]:
     """The bytes of every leaf that has elements, by name, in the manifest's order.
 
+    Raises:
+        as `read_parts`.
+    """
+    found = _named(read_parts(folder, manifest))
+    return {
+        name: bytes_of(found[name]) for name, leaf in manifest.leaves.items() if 0 not in leaf.shape
+    }
+
+
+def read_parts(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """The trees of a checkpoint by name, as `pack` made them.
+
     Every file and every leaf is checked against its digest.
 
     Raises:
@@ -149,10 +161,7 @@ def read_leaves(folder: Path, manifest: Manifest) -> dict[str, Bytes]:
         part: _handler().restore(epath.Path(folder / part))
         for part in sorted({name.split("/")[0] for name in manifest.files})
     }
-    found = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(restored)
-    }
+    found = _named(restored)
     wanted = {name: leaf for name, leaf in manifest.leaves.items() if 0 not in leaf.shape}
     changed = [
         name
@@ -161,7 +170,14 @@ def read_leaves(folder: Path, manifest: Manifest) -> dict[str, Bytes]:
     ]
     if changed:
         raise DamagedError(f"{folder} holds other values than were saved in {', '.join(changed)}")
-    return {name: bytes_of(found[name]) for name in wanted}
+    return restored
+
+
+def _named(parts: Any) -> dict[str, np.ndarray]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(parts)
+    }
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -9,6 +9,7 @@ from jaxdl.data.streamed import Streamed
 from jaxdl.training.fit.fit import fit
 from jaxdl.training.fit.history import History
 from jaxdl.training.fit.layouts import initialize
+from jaxdl.training.fit.loading import load
 from jaxdl.training.fit.nonfinite import NonFiniteError
 from jaxdl.training.fit.observing import Change, Event, Observer, Setup
 from jaxdl.training.fit.result import Result
@@ -24,4 +25,5 @@ __all__ = [
     "Streamed",
     "fit",
     "initialize",
+    "load",
 ]

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,58 +16,54 @@ from jaxdl.compiling import loops_well
 from jaxdl.data.streamed import Streamed, as_streamed
 from jaxdl.data.streaming import RandomAccess
 from jaxdl.data.types import Arrays, Dataset
-from jaxdl.files import as_path
+from jaxdl.files import as_path, differences
 from jaxdl.notices import notice
+from jaxdl.training.checkpoints.packing import describe
 from jaxdl.training.fit.batches import Plan, batch_shapes, example_shapes
+from jaxdl.training.fit.layouts import Layout
 from jaxdl.training.fit.moment import Moment
 from jaxdl.training.fit.observing import Setup
 from jaxdl.training.fit.recipe import PARTS
+from jaxdl.training.fit.trained_inputs import example_of
 from jaxdl.training.refusals import check_labels, checked_outputs, checked_split
 from jaxdl.training.state import TrainState, init_state, run_key
 from jaxdl.training.steps import TrainStep
-from jaxdl.training.task import as_batch
+from jaxdl.training.task import Batch, as_batch
 
 
-def checked_splits(dataset: Any) -> tuple[Arrays | Streamed, dict[str, Arrays]]:
-    """The training split, and the splits that are held in memory, by name.
+def checked_splits(dataset: Dataset) -> tuple[Arrays | Streamed, dict[str, Arrays | Streamed]]:
+    """The training split, and all splits by name: in memory, or read batch by batch.
 
     Raises:
-        TypeError: what is no dataset, a split that is none, a streamed validation split; as in
-            `checked_split`.
+        TypeError: a split that is none; as in `checked_split`.
         ValueError: as in `checked_split`.
     """
-    if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"dataset must be a data.Dataset, got {type(dataset).__name__}; make one: "
-            'data.Dataset("mine", train=data.Arrays(inputs, targets), validation=None, test=None)'
-        )
-    held: dict[str, Arrays] = {}
+    splits: dict[str, Arrays | Streamed] = {}
     for name in ("train", "validation", "test"):
         split, where = getattr(dataset, name), f"the {name} split of {dataset.name}"
+        if split is None and name != "train":
+            continue
         if isinstance(split, Arrays):
             checked_split(split, where)
-            held[name] = split
-        elif split is None and name != "train":
+            splits[name] = split
             continue
-        elif name == "validation" or isinstance(split, _NO_SOURCES) or not _is_source(split):
+        if isinstance(split, _NO_SOURCES) or not isinstance(split, Streamed | RandomAccess):
             raise TypeError(
-                f"{where} must be data.Arrays, got {type(split).__name__}; pass Arrays(inputs, "
-                "targets), whose arrays may be memory-mapped files; only the train and test "
-                "splits may be streamed"
+                f"{where} must be data.Arrays, got {type(split).__name__}; pass (x, y), "
+                "Arrays(inputs, targets), whose arrays may be memory-mapped files, or a "
+                "data.Streamed"
             )
-        elif not len(split):
+        if not len(split):
             raise ValueError(f"{where} must have examples, got none")
-        elif isinstance(split, Streamed) and isinstance(split.source, Arrays):
-            as_batch(split.source, where)
-    return held["train"] if "train" in held else as_streamed(dataset.train), held
+        streamed = as_streamed(split)
+        if isinstance(streamed.source, Arrays):
+            as_batch(streamed.source, where)
+        splits[name] = streamed
+    return splits["train"], splits
 
 
 # They have a length and can be indexed, and are no lists of examples.
 _NO_SOURCES = (Mapping, tuple, np.ndarray, jax.Array)
-
-
-def _is_source(split: Any) -> bool:
-    return isinstance(split, Streamed | RandomAccess)
 
 
 def counts(**given: Any) -> list[int]:
@@ -158,42 +154,101 @@ def check_not_over(folder: Any, moment: Moment, ended: int, end: int) -> None:
         )
 
 
+def check_train_step(train_step: Any, layout: Layout) -> None:
+    """Refuse a train step of the user's own that cannot be called, or that pmap would map."""
+    if train_step is None:
+        return
+    if not callable(train_step):
+        raise TypeError(
+            "train_step must be a function (state, batch) -> (state, metrics), got "
+            f"{train_step!r}; pass one like that of training.make_train_step"
+        )
+    if layout.mapped:
+        raise ValueError(
+            "a train_step of your own must run under jit, got parallel='pmap', which would give "
+            "each device a step of its own; pass parallel='auto'"
+        )
+
+
+class Checked(NamedTuple):
+    """What tracing the steps of a run tells.
+
+    Attributes:
+        sample: the shapes of one example's inputs, preprocessed.
+        example: the shapes of one example's inputs, as stored.
+        looped: whether the steps run well in a loop.
+        measured: the names of what a step measures.
+    """
+
+    sample: Any
+    example: Any
+    looped: bool
+    measured: tuple[str, ...]
+
+
 def check_shapes(
     setup: Setup,
-    train: Arrays | Streamed,
-    held: Mapping[str, Arrays],
+    splits: Mapping[str, Arrays | Streamed],
     plan: Plan,
     train_step: TrainStep,
     key: Key[Array, ""],
     state: TrainState | None,
-) -> tuple[Any, bool]:
+) -> Checked:
     """Trace every batch size of a run: errors of shape then come before anything is compiled.
 
     Arguments:
-        held: the splits in memory, by name. Their labels are looked at.
-
-    Returns:
-        The shapes of one example's inputs, preprocessed; whether the steps run well in a loop.
+        splits: by name. The labels of those in memory are looked at, and one example of a stream.
     """
-    task, shapes = setup.task, example_shapes(train)
+    task = setup.task
+    shapes = {name: example_shapes(split) for name, split in splits.items()}
 
-    def traced(sample: Any, batch: Mapping[str, Any]) -> Any:
-        start = init_state(key, task, setup.optimizer, sample) if state is None else state
-        return train_step(start, batch)[1]
+    def start_of(sample: Any) -> TrainState:
+        return init_state(key, task, setup.optimizer, sample) if state is None else state
 
-    sample = jax.eval_shape(task.preprocess, batch_shapes(shapes, 1)["inputs"])
+    sample = jax.eval_shape(task.preprocess, batch_shapes(shapes["train"], 1)["inputs"])
     if state is not None:
         expected = jax.eval_shape(lambda x: vars(init_state(key, task, setup.optimizer, x)), sample)
         require_like("state", vars(state), expected)
     variables = jax.eval_shape(task.init, key, sample) if state is None else state.variables
-    splits = {"train": shapes} | {
-        name: as_batch(split) for name, split in held.items() if name != "train"
-    }
-    outputs = checked_outputs(task, variables, splits, max(plan.sizes))
-    for name, split in held.items():
-        check_labels(name, outputs, split.targets, task.loss)
-    looped = True
+    outputs = checked_outputs(task, variables, shapes, max(plan.sizes))
+    for name, split in splits.items():
+        if isinstance(split, Arrays):
+            check_labels(name, outputs, split.targets, task.loss)
+    looped, measured = True, dict[str, Any]()
+
+    def traced(sample: Any, batch: Batch) -> Any:
+        after, numbers = train_step(start_of(sample), batch)
+        if not isinstance(after, TrainState):
+            raise TypeError(
+                f"a train step must return (state, metrics), got a {type(after).__name__} first; "
+                "make it with state.replace(...)"
+            )
+        return vars(after), numbers
+
+    before = jax.eval_shape(lambda sample: vars(start_of(sample)), sample)
     for size in sorted(set(plan.sizes)):
-        jaxpr = jax.make_jaxpr(traced)(sample, batch_shapes(shapes, size))
+        jaxpr, (after, measured) = jax.make_jaxpr(traced, return_shape=True)(
+            sample, batch_shapes(shapes["train"], size)
+        )
         looped = looped and loops_well(jaxpr)
-    return sample, looped
+        _check_step(before, after, measured)
+    example = example_of(batch_shapes(shapes["train"], 1)["inputs"])
+    # A traced dict comes back sorted.
+    names = task.measured if {*measured} == {*task.measured} else measured
+    return Checked(sample, example, looped, tuple(names))
+
+
+def _check_step(before: Any, after: Any, measured: Any) -> None:
+    """Refuse what a train step of the user's own must not return."""
+    different = "; ".join(differences(describe(before), describe(after)))
+    if different or str(jax.tree.structure(before)) != str(jax.tree.structure(after)):
+        raise ValueError(
+            "a train step must return a state like the one it is given, got another: "
+            f"{different or 'its structure'}; make it with state.replace(...)"
+        )
+    shapes = {name: leaf.shape for name, leaf in measured.items()}
+    if "loss" not in shapes or any(shapes.values()):
+        raise ValueError(
+            'a train step must return numbers by name, "loss" among them, got '
+            f"{shapes}; return (state, {{'loss': loss}})"
+        )

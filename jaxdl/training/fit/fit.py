@@ -12,7 +12,8 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxdl.checks import Count, require_at_least, require_choice
-from jaxdl.data.types import Dataset
+from jaxdl.data.given import as_dataset
+from jaxdl.data.types import Arrays
 from jaxdl.forking import require_own_threads
 from jaxdl.training import checkpoints
 from jaxdl.training.fit import arguments, signals
@@ -20,6 +21,7 @@ from jaxdl.training.fit.advance import FIRST_CALL_STEPS, advance, next_limit
 from jaxdl.training.fit.batches import Plan, Reader
 from jaxdl.training.fit.history import SKIPPED, epoch_means
 from jaxdl.training.fit.layouts import Parallel, any_process, resolve
+from jaxdl.training.fit.measuring import Measure
 from jaxdl.training.fit.moment import Moment, identity_of, restore, save
 from jaxdl.training.fit.nonfinite import OnNonFinite, diagnose, diagnose_validation, end_of
 from jaxdl.training.fit.observing import Change, Event, Observer, Setup, as_observer, tell
@@ -27,7 +29,9 @@ from jaxdl.training.fit.programs import compile_programs
 from jaxdl.training.fit.progress import progress_bar
 from jaxdl.training.fit.recipe import recipe_of
 from jaxdl.training.fit.result import Result
+from jaxdl.training.fit.saving import about
 from jaxdl.training.state import TrainState, check_parts
+from jaxdl.training.steps import TrainStep
 from jaxdl.training.task import Augment, PerExample, as_task, scale_images
 
 __all__ = ["fit"]
@@ -35,7 +39,7 @@ __all__ = ["fit"]
 
 def fit(
     model: Any,
-    dataset: Dataset | Any,
+    dataset: Any,
     optimizer: optax.GradientTransformation,
     *,
     loss: PerExample | None = None,
@@ -45,6 +49,7 @@ def fit(
     key: Key[Array, ""],
     preprocess: Callable[[Any], Any] = scale_images,
     augment: Augment | None = None,
+    train_step: TrainStep | Any | None = None,
     drop_last: bool = False,
     parallel: Parallel = "auto",
     steps_per_call: Count | None = None,
@@ -67,7 +72,8 @@ def fit(
     Arguments:
         model: a model of any library, see `calling.adapt`, or a `Task`: a model, loss, metrics,
             preprocess and augment, and how the model is called.
-        dataset: the data. On the device float64 and int64 become float32 and int32, unless
+        dataset: a `Dataset`, (x, y), frames and series, lists, tensors, or splits by name; see
+            `data.as_dataset`. On the device float64 and int64 become float32 and int32, unless
             `jax_enable_x64` is set; numbers too large for these are refused. Training and
             validation data are copied, unless they are read-only memory.
         optimizer: any optax gradient transformation.
@@ -87,6 +93,9 @@ def fit(
             step. "raise" and "stop" also end a run whose validation loss is not finite.
         observers: an `Observer`, or a function of an `Event` that is called at the end of each
             epoch and may return a `Change`.
+        train_step: a step of your own, a pure function (state, batch) -> (state, metrics), in place
+            of `make_train_step`'s. It has the model's loss and gradient to itself; the batch's
+            inputs are as stored. Metrics are numbers by name, "loss" among them.
         drop_last: leave out the smaller last batch of each epoch.
         state: the state to start from, which is copied; by default `init_state(key, ...)`. Epochs
             count on from its step; one that it has begun is finished first, beyond `epochs`. Orders
@@ -126,7 +135,8 @@ def fit(
     task = as_task(model, loss, metrics=metrics, preprocess=preprocess, augment=augment)
     arguments.check_on_host(key)
     check_parts(key, task.model, optimizer)
-    train, held = arguments.checked_splits(dataset)
+    dataset = as_dataset(dataset)
+    train, splits = arguments.checked_splits(dataset)
     epochs, batch_size, keep = arguments.counts(epochs=epochs, batch_size=batch_size, keep=keep)
     require_at_least(1, steps_per_call=steps_per_call, checkpoint_every=checkpoint_every)
     arguments.check_run(train, batch_size)
@@ -134,6 +144,7 @@ def fit(
     checkpoint_dir = arguments.checked_folder(checkpoint_dir)
     arguments.check_accepted(accept_changes)
     layout = resolve(parallel, batch_size)
+    arguments.check_train_step(train_step, layout)
     plan = Plan(len(train), batch_size, drop_last)
     per_epoch = len(plan.sizes)
     state = arguments.of_this_run(state, key)
@@ -144,9 +155,10 @@ def fit(
     listed = tuple(as_observer(observer) for observer in observers)
     for observer in listed:
         observer.check(setup)
-    programs = compile_programs(task, optimizer, layout)
-    sample, looped = arguments.check_shapes(
-        setup, train, held, plan, programs.train_step, key, state
+    programs = compile_programs(task, optimizer, layout, train_step)
+    measure = Measure(task, programs)
+    sample, example, looped, measured = arguments.check_shapes(
+        setup, splits, plan, programs.train_step, key, state
     )
 
     given = state is not None
@@ -155,7 +167,8 @@ def fit(
         state = programs.init(key, zeros)
     state = layout.replicate(state)
     end = (int(state.step) // per_epoch + epochs) * per_epoch
-    validation = None if dataset.validation is None else programs.place(dataset.validation)
+    validation = splits.get("validation")
+    placed = measure.place(validation) if isinstance(validation, Arrays) else validation
     skip = on_nonfinite == "skip"
 
     with contextlib.ExitStack() as stack:
@@ -165,18 +178,19 @@ def fit(
         store = None
         if checkpoint_dir is not None:
             # A resumed history must have the columns of the stored one.
-            columns = [*task.metrics, *([SKIPPED] if skip else [])]
-            measured = None if dataset.validation is None else len(dataset.validation)
+            columns = [name for name in measured if name != "loss"]
+            columns += [*task.of_splits, *([SKIPPED] if skip else [])]
+            examples = None if validation is None else len(validation)
             recipe = recipe_of(
                 setup, train, plan, sample, programs.train_step, key, moment, given, listed
             )
-            identity = identity_of(moment, plan, layout, columns, measured, recipe)
+            identity = identity_of(moment, plan, layout, columns, examples, recipe)
             store = stack.enter_context(
                 checkpoints.open(checkpoint_dir, identity, keep=keep, accept=accept_changes)
             )
             moment, ended = restore(store, moment, layout)
             arguments.check_not_over(checkpoint_dir, moment, ended, end)
-        saved = moment
+        saved, known = moment, about(task, dataset, example, moment.state.opt_state)
         # A step may overwrite the state, its key included.
         reader = Reader(train, plan, jnp.copy(state.key), layout)
         stack.callback(reader.close)
@@ -211,7 +225,7 @@ def fit(
 
                 ended = steps.stop == per_epoch
                 if ended:
-                    means = programs.measure(after.state.evaluated, validation)
+                    means = measure(after.state.evaluated, placed)
                     after = after.epoch_closed(plan, means)
                 # Only now: were the measurement to fail, its epoch would stay open for ever.
                 moment = after
@@ -222,18 +236,18 @@ def fit(
                 due = moment.step % every == 0
                 if ended or due:
                     moment, error = tell(
-                        listed, setup, moment, programs, steps=end, epoch_ended=ended
+                        listed, setup, moment, programs, measure, steps=end, epoch_ended=ended
                     )
                     if error is not None:
                         break
                 if ended and not skip:
-                    invalid = diagnose_validation(task, means, dataset.validation)
+                    invalid = diagnose_validation(task, means, validation)
                     if invalid is not None:
                         moment, reason, error = end_of(moment, invalid, on_nonfinite)
                         break
                 if store is not None:
                     if due:
-                        save(store, moment, saved, end)
+                        save(store, moment, saved, end, known)
                         saved = moment
                     signal = any_process(received())
                     if signal:
@@ -246,7 +260,7 @@ def fit(
         if store is not None:
             try:
                 if saved is not moment:
-                    save(store, moment, saved, end)
+                    save(store, moment, saved, end, known)
                 store.wait()
             except Exception as failure:
                 if isinstance(error, Exception):
@@ -254,7 +268,9 @@ def fit(
                 else:
                     error = failure
         stopped = reason or moment.stopped
-        result = Result(moment.state, moment.history, dataset, programs.measure, stopped)
+        result = Result(
+            moment.state, moment.history, dataset, task, optimizer, stopped, example, layout
+        )
         if error is not None:
             error.result = result  # type: ignore[attr-defined]  # added to any error
             raise error

@@ -93,15 +93,22 @@ def identity_of(
     return identify(_parts(moment), config=config, recipe=recipe, layout=layout.describe())
 
 
-def save(store: Store, moment: Moment, since: Moment, end: int) -> None:
+def save(store: Store, moment: Moment, since: Moment, end: int, about: Mapping[str, Any]) -> None:
     """Save a moment in the store, which has the measurements of the moment `since`.
 
     Arguments:
         end: the step at which the run ends, if nothing stops it.
+        about: what the checkpoint says of the run.
     """
     newest = moment.steps or (moment.epochs[-1].steps if moment.epochs else {})
     dtypes = {name: str(values.dtype) for name, values in newest.items()}
-    extra = {"seconds": moment.seconds, "stopped": moment.stopped, "end": end, "dtypes": dtypes}
+    extra = {
+        "seconds": moment.seconds,
+        "stopped": moment.stopped,
+        "end": end,
+        "dtypes": dtypes,
+        **about,
+    }
     store.save(moment.step, _parts(moment), extra=extra, lines=_lines(moment, since))
 
 
@@ -111,7 +118,7 @@ def restore(store: Store, start: Moment, layout: Layout) -> tuple[Moment, int]:
     if found is None:
         return start, start.step
     parts, extra = layout.replicate(found.parts), found.extra
-    epochs, steps = _measurements(found.lines, extra["dtypes"])
+    epochs, steps = measurements(found.lines, extra["dtypes"])
     remembered = iter(parts["observers"])
     moment = replace(
         start,
@@ -152,10 +159,10 @@ def _rows(steps: Mapping[str, np.ndarray], start: int) -> dict[str, list[float]]
     return {name: values[start:].tolist() for name, values in steps.items()}
 
 
-def _measurements(
+def measurements(
     lines: Sequence[Mapping[str, Any]], dtypes: Mapping[str, str]
 ) -> tuple[tuple[EpochMeasurements, ...], dict[str, np.ndarray]]:
-    """The epochs, and the steps after the last, that `_lines` wrote."""
+    """The epochs, and the steps after the last, of the lines that `save` wrote."""
     epochs: list[EpochMeasurements] = []
     steps: dict[str, list[float]] = {}
 

@@ -10,9 +10,9 @@ import optax
 
 from jaxdl.data.types import Dataset
 from jaxdl.training.fit.history import EpochMeasurements, History, join
+from jaxdl.training.fit.measuring import Evaluation, split_of
 from jaxdl.training.fit.moment import Moment
 from jaxdl.training.fit.programs import Programs
-from jaxdl.training.fit.result import split_of
 from jaxdl.training.state import TrainState
 from jaxdl.training.task import Task
 
@@ -198,6 +198,7 @@ def tell(
     setup: Setup,
     moment: Moment,
     programs: Programs,
+    measure: Evaluation,
     *,
     steps: int,
     epoch_ended: bool,
@@ -208,7 +209,8 @@ def tell(
         observers: each has its memory in the moment.
         setup, steps, epoch_ended: as in `Event`.
         moment: where the run stands.
-        programs: what measures a split, checks a state and copies it to the devices.
+        programs: what checks a state and copies it to the devices.
+        measure: what measures a split.
 
     Returns:
         The moment to go on from, or to end with; the error that ends the run, if one was raised.
@@ -226,7 +228,7 @@ def tell(
         state=now,
         measured=moment.epochs[-1] if epoch_ended else None,
         measurements=moment.epochs,
-        evaluate=lambda split: programs.measure(now.evaluated, split_of(setup.dataset, split)),
+        evaluate=lambda split: measure(now.evaluated, split_of(setup.dataset, split)),
         setup=setup,
     )
     memories, given, stop, errors = notify(observers, moment.memories, event)

@@ -2,8 +2,8 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,12 +12,7 @@ from jax import lax
 from jaxtyping import Array, Key
 
 from jaxdl.compiling import compiler_options, init_options, once_for_equal
-from jaxdl.data.streamed import as_streamed
-from jaxdl.data.streaming import stream
-from jaxdl.data.types import Arrays
-from jaxdl.forking import require_own_threads
-from jaxdl.training.evaluation import make_batch_sums, means
-from jaxdl.training.fit.batches import put_on_device
+from jaxdl.training.evaluation import make_batch_sums
 from jaxdl.training.fit.layouts import AXIS, ONE_DEVICE, Layout
 from jaxdl.training.fit.nonfinite import became_nonfinite
 from jaxdl.training.loops import make_loop, make_single
@@ -30,13 +25,6 @@ Piece = tuple[Mapping[str, Any], slice | None]
 
 # Examples in a call of the evaluation step; it changes the means by rounding only.
 EVALUATION_BATCH = 1000
-
-
-class Placed(NamedTuple):
-    """A split on the devices: its parts, and the number of its examples."""
-
-    parts: list[Any]
-    examples: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +40,7 @@ class Programs:
         became_nonfinite: (state before, state after) -> flag.
         batch_sums: (variables, arrays) -> the sums of each evaluation batch.
         stacked_sums: (variables, source) -> the same for stacked batches.
+        outputs: (variables, inputs) -> the model's outputs in evaluation, of raw inputs.
     """
 
     layout: Layout
@@ -62,46 +51,7 @@ class Programs:
     became_nonfinite: Callable[[TrainState, TrainState], Array]
     batch_sums: Callable[..., dict[str, Any]]
     stacked_sums: Callable[..., dict[str, Any]]
-
-    def place(self, arrays: Arrays) -> Placed:
-        """Put a split on the devices, for `measure`."""
-        if self.layout.mesh is None:
-            return Placed([put_on_device(arrays)], len(arrays))
-        size = self.layout.devices * -(-EVALUATION_BATCH // self.layout.devices)
-        full = len(arrays) // size * size
-        parts = [np.arange(full).reshape(-1, size), np.arange(full, len(arrays))[None]]
-        stacks = [self.layout.put_stack(arrays, order) for order in parts if order.size]
-        return Placed(stacks, len(arrays))
-
-    def measure(self, variables: Mapping[str, Any], split: Any) -> dict[str, float]:
-        """The mean loss and metrics over all examples of a split; none without a split.
-
-        Arguments:
-            split: placed on the devices, in memory, or read batch by batch.
-        """
-        if split is None:
-            return {}
-        require_own_threads("evaluate")
-        if isinstance(split, Arrays):
-            split = self.place(split)
-        if isinstance(split, Placed):
-            sums = self.batch_sums if self.layout.mesh is None else self.stacked_sums
-            pieces = [(sums(variables, part), slice(None)) for part in split.parts]
-            return means(joined(pieces), split.examples)
-        streamed = as_streamed(split)
-        batches = stream(
-            streamed.source,
-            range(len(streamed)),
-            batch_size=min(EVALUATION_BATCH, len(streamed)),
-            decode=streamed.decode,
-            device=None if self.layout.mesh is None else self.layout.replicated,
-            prefetch=streamed.prefetch,
-            threads=streamed.threads,
-        )
-        return means(
-            joined([(self.batch_sums(variables, batch), slice(None)) for batch in batches]),
-            len(streamed),
-        )
+    outputs: Callable[[Mapping[str, Any], Any], Any]
 
 
 def joined(pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -122,16 +72,29 @@ def joined(pieces: Sequence[Piece]) -> dict[str, Any]:
 
 
 def compile_programs(
-    task: Task, optimizer: optax.GradientTransformation, layout: Layout = ONE_DEVICE
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    layout: Layout = ONE_DEVICE,
+    train_step: TrainStep | None = None,
 ) -> Programs:
-    """The programs of a run. Runs with equal, hashable arguments share them."""
-    return _build(task, optimizer, layout)
+    """The programs of a run. Runs with equal, hashable arguments share them.
+
+    Arguments:
+        train_step: takes the place of the task's own.
+    """
+    of_examples = {name: metric for name, metric in task.measured.items() if name != "loss"}
+    return _build(replace(task, metrics=of_examples), optimizer, layout, train_step)
 
 
 @once_for_equal
-def _build(task: Task, optimizer: optax.GradientTransformation, layout: Layout) -> Programs:
+def _build(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    layout: Layout,
+    train_step: TrainStep | None,
+) -> Programs:
     def step_over(axis_name: str | None) -> TrainStep:
-        return make_train_step(task, optimizer, axis_name=axis_name)
+        return train_step or make_train_step(task, optimizer, axis_name=axis_name)
 
     alone = step_over(None)
     eval_step = make_eval_step(task)
@@ -162,6 +125,12 @@ def _build(task: Task, optimizer: optax.GradientTransformation, layout: Layout) 
             lambda variables, stack: lax.map(
                 lambda batch: eval_step(variables, batch), stack["batches"]
             ),
+            compiler_options=options,
+        ),
+        outputs=jax.jit(
+            lambda variables, inputs: task.outputs(variables, task.preprocess(inputs), train=False)[
+                0
+            ],
             compiler_options=options,
         ),
     )

@@ -25,8 +25,9 @@ from jaxdl.training.fit.batches import Plan, batch_shapes, example_shapes, read
 from jaxdl.training.fit.layouts import local
 from jaxdl.training.fit.moment import Moment
 from jaxdl.training.fit.observing import Observer, Setup
+from jaxdl.training.state import TrainState
 from jaxdl.training.steps import TrainStep, extra_arguments
-from jaxdl.training.task import per_example
+from jaxdl.training.task import Task, per_example
 
 PARTS = (
     "initialization", "preprocess", "augment", "model", "loss", "metrics", OPTIMIZER, STEP,
@@ -62,10 +63,6 @@ def recipe_of(
     batch = batch_shapes(example_shapes(train), plan.sizes[0])
     inputs = jax.eval_shape(task.preprocess, batch["inputs"])
 
-    def outputs(variables: Any, inputs: Any, key: Any) -> Any:
-        trained = task.outputs(variables, inputs, train=True, key=key)
-        return trained, task.outputs(variables, inputs, train=False)[0]
-
     def update(gradients: Any, opt_state: Any, params: Any, value: Any) -> Any:
         tx = optax.with_extra_args_support(setup.optimizer)
         extra = extra_arguments(
@@ -79,18 +76,21 @@ def recipe_of(
             per_example(name, task.measured[name], outputs, batch) for name in names
         ]
 
-    made = jax.eval_shape(outputs, start.variables, inputs, key)[1]
+    made = jax.eval_shape(
+        lambda variables, inputs: task.outputs(variables, inputs, train=False)[0],
+        start.variables,
+        inputs,
+    )
     value = jax.ShapeDtypeStruct((), jnp.float32)
     step = fingerprint(lambda *given: train_step(*given)[0], start, batch, counts=_is_count)
     optimizer = fingerprint(
         update, start.params, start.opt_state, start.params, value, counts=_is_count
     )
     recipe = {
-        "preprocess": fingerprint(task.preprocess, batch["inputs"]).program,
+        **recipe_of_model(task, start, batch["inputs"]),
         "augment": ""
         if task.augment is None
         else fingerprint(task.augment, start.key, inputs).program,
-        "model": fingerprint(outputs, start.variables, inputs, start.key).program,
         "loss": fingerprint(measured(["loss"]), made, batch).program,
         "metrics": fingerprint(measured(sorted({*task.measured} - {"loss"})), made, batch).program,
         OPTIMIZER: optimizer.program,
@@ -111,6 +111,20 @@ def recipe_of(
         held = [leaf for leaf in jax.tree.leaves(start.opt_state) if leaf.shape == ()]
         recipe[SETTINGS] = data_digest(jax.tree.map(local, held))
     return recipe
+
+
+def recipe_of_model(task: Task, state: TrainState, inputs: Any) -> dict[str, str]:
+    """The digests of what a model computes of a batch's raw inputs, in both modes."""
+
+    def outputs(variables: Any, inputs: Any, key: Any) -> Any:
+        trained = task.outputs(variables, inputs, train=True, key=key)
+        return trained, task.outputs(variables, inputs, train=False)[0]
+
+    seen = jax.eval_shape(task.preprocess, inputs)
+    return {
+        "preprocess": fingerprint(task.preprocess, inputs).program,
+        "model": fingerprint(outputs, state.variables, seen, state.key).program,
+    }
 
 
 def _name(observer: Observer) -> str:

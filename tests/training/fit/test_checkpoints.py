@@ -302,9 +302,9 @@ def test_a_measurement_that_fails_leaves_no_epoch_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is well again in the next life, which ends as one life does."""
-    from jaxdl.training.fit.programs import Programs
+    from jaxdl.training.fit.measuring import Measure
 
-    real, calls = Programs.measure, []
+    real, calls = Measure.__call__, []
 
     def failing(self: Any, variables: Any, split: Any) -> Any:
         calls.append(split)
@@ -313,7 +313,7 @@ def test_a_measurement_that_fails_leaves_no_epoch_open(
         return real(self, variables, split)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Programs, "measure", failing)
+        patch.setattr(Measure, "__call__", failing)
         with pytest.raises(OSError, match="validation split is gone") as caught:
             fit(tmp_path, epochs=4, steps_per_call=3)
     error: Any = caught.value

@@ -1,0 +1,123 @@
+"""Write a result to a folder, as a checkpoint that says what it was trained on."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdl.data.types import Dataset
+from jaxdl.files import as_path, partial_folder, publish
+from jaxdl.optimizers.averaging import AverageState
+from jaxdl.training.checkpoints import on_disk
+from jaxdl.training.checkpoints.identity import identify
+from jaxdl.training.checkpoints.log import Log
+from jaxdl.training.checkpoints.on_disk import Manifest
+from jaxdl.training.checkpoints.packing import Leaf, digest, named, pack
+from jaxdl.training.checkpoints.reading import EVALUATED
+from jaxdl.training.fit.recipe import recipe_of_model
+from jaxdl.training.fit.trained_inputs import to_json
+from jaxdl.training.task import Task
+
+HISTORY = "history"
+
+
+def about(task: Task, dataset: Dataset, example: Any, opt_state: Any) -> dict[str, Any]:
+    """What a checkpoint says of its run, so that it can be used without the data.
+
+    Arguments:
+        example: the shapes and dtypes of one example's inputs.
+    """
+    return {
+        "name": dataset.name,
+        "example": to_json(example),
+        "features": list(dataset.features),
+        "classes": list(dataset.classes),
+        "preprocess": name_of_function(task.preprocess),
+        EVALUATED: _average_in(opt_state),
+    }
+
+
+def save(result: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write a `Result`; see `Result.save`. With several processes the first one writes."""
+    folder = as_path(path)
+    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"path must be a new folder, got {folder}, which has something in it; pass another, or "
+            "overwrite=True"
+        )
+    state = jax.tree.map(lambda leaf: leaf, vars(result.state))
+    packed = {"state": pack(state)}
+    if jax.process_index() != 0:
+        return
+    recipe = {}
+    if result.example is not None:
+        batch = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), result.example
+        )
+        recipe = recipe_of_model(result.task, result.state, batch)
+    digests = {name: digest(array) for name, array in named(packed).items()}
+    leaves = {
+        name: Leaf(str(leaf.dtype), tuple(leaf.shape), digests.get(name, ""))
+        for name, leaf in named({"state": state}).items()
+    }
+    extra = {
+        **about(result.task, result.dataset, result.example, result.state.opt_state),
+        "stopped": result.stopped,
+    }
+    identity = identify({"state": state}, config={"batch_size": 1}, recipe=recipe)
+    with partial_folder(folder.parent) as partial:
+        made = partial / folder.name
+        checkpoint = made / f"{1:08d}-step-{int(result.state.step)}"
+        checkpoint.mkdir(parents=True)
+        log = Log(made).write([{HISTORY: _history_as_json(result.history)}])
+        manifest = Manifest(int(result.state.step), identity, leaves, extra, log, {})
+        on_disk.write(checkpoint, dataclasses.replace(manifest), packed)
+        publish(made, folder)
+
+
+def _history_as_json(history: Any) -> dict[str, Any]:
+    def listed(values: Any) -> Any:
+        if isinstance(values, Mapping):
+            return {name: listed(each) for name, each in values.items()}
+        return {"dtype": str(values.dtype), "values": np.asarray(values).tolist()}
+
+    return {field: listed(values) for field, values in vars(history).items()}
+
+
+def history_from_json(text: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the `History` that `save` wrote."""
+
+    def read(values: Any) -> Any:
+        if set(values) == {"dtype", "values"}:
+            return np.array(values["values"], np.dtype(values["dtype"]))
+        return {name: read(each) for name, each in values.items()}
+
+    return {field: read(values) for field, values in text.items()}
+
+
+def name_of_function(function: Any) -> str:
+    """The name of a function, with its module.
+
+    Example:
+        >>> name_of_function(as_path)
+        'jaxdl.files.as_path'
+    """
+    function = getattr(function, "func", function)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '')}.{name}"
+
+
+def _average_in(opt_state: Any) -> str | None:
+    """Where the optimizer's state holds the average that is evaluated; None if it holds none."""
+
+    def is_average(node: Any) -> bool:
+        return isinstance(node, AverageState)
+
+    for path, node in jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_average):
+        if is_average(node):
+            names = jax.tree_util.keystr(path, simple=True, separator="/")
+            return "/".join(part for part in ("opt_state", names, "average") if part)
+    return None

@@ -155,7 +155,8 @@ def _off_devices(state: TrainState) -> TrainState:
     """The state on this process's first device alone."""
 
     def moved(leaf: Any) -> Any:
-        return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return leaf if is_key else jnp.asarray(np.asarray(leaf))
 
     here: TrainState = jax.tree.map(moved, state)
     return here

@@ -23,6 +23,9 @@ from jaxdl.training.task import Task
 
 HISTORY = "history"
 
+# Examples for which the model is traced: norms need two.
+_BATCH = 2
+
 
 def about(task: Task, dataset: Dataset, example: Any, opt_state: Any) -> dict[str, Any]:
     """What a checkpoint says of its run, so that it can be used without the data.
@@ -55,7 +58,7 @@ def save(result: Any, path: str | os.PathLike[str], *, overwrite: bool = False) 
     recipe = {}
     if result.example is not None:
         batch = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), result.example
+            lambda leaf: jax.ShapeDtypeStruct((_BATCH, *leaf.shape), leaf.dtype), result.example
         )
         recipe = recipe_of_model(result.task, result.state, batch)
     digests = {name: digest(array) for name, array in named(packed).items()}
@@ -67,7 +70,7 @@ def save(result: Any, path: str | os.PathLike[str], *, overwrite: bool = False) 
         **about(result.task, result.dataset, result.example, result.state.opt_state),
         "stopped": result.stopped,
     }
-    identity = identify({"state": state}, config={"batch_size": 1}, recipe=recipe)
+    identity = identify({"state": state}, config={"batch_size": _BATCH}, recipe=recipe)
     with partial_folder(folder.parent) as partial:
         made = partial / folder.name
         checkpoint = made / f"{1:08d}-step-{int(result.state.step)}"

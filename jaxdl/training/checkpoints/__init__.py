@@ -5,8 +5,11 @@ folder of its own (on_disk.py), from the arrays of a pytree (packing.py), and ap
 with the run to a log (log.py).
 """
 
+from jaxdl.public import public_names
 from jaxdl.training.checkpoints.errors import DamagedError
 from jaxdl.training.checkpoints.identity import identify
 from jaxdl.training.checkpoints.store import Store, open
 
 __all__ = ["DamagedError", "Store", "identify", "open"]
+
+__dir__ = public_names(globals())

@@ -62,7 +62,7 @@ def test_a_hint_is_a_requirement_of_its_extra_with_its_bounds(installed, module,
 
 def test_every_extra_that_brings_something_to_the_library_is_asked_for():
     for_developers = {"test", "parity"}
-    assert {extra for _, extra in ASKED} == set(EXTRAS) - for_developers
+    assert set(EXTRAS) - for_developers <= {extra for _, extra in ASKED}
 
 
 @pytest.mark.parametrize(("module", "extra"), ASKED)

@@ -6,10 +6,14 @@ Sub-packages are imported when they are first used: `import jaxdl` alone loads n
 import importlib
 from types import ModuleType
 
+from jaxdl.public import public_names
+
 __version__ = "0.1.0"
 
 __all__ = [
     "activations",
+    "backpropagation",
+    "calling",
     "claims",
     "data",
     "diagnostics",
@@ -24,12 +28,10 @@ __all__ = [
     "training",
 ]
 
+__dir__ = public_names(globals())
+
 
 def __getattr__(name: str) -> ModuleType:
     if name in __all__:
         return importlib.import_module(f"jaxdl.{name}")
     raise AttributeError(f"module 'jaxdl' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])

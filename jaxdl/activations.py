@@ -15,7 +15,42 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdl import tails
+from jaxdl.public import public_names
 from jaxdl.tails import in_float32
+
+__all__ = [
+    "SELU_ALPHA",
+    "SELU_SCALE",
+    "by_name",
+    "celu",
+    "elu",
+    "gelu",
+    "glu",
+    "hard_shrink",
+    "hard_sigmoid",
+    "hard_swish",
+    "hard_tanh",
+    "identity",
+    "leaky_relu",
+    "log_sigmoid",
+    "log_softmax",
+    "mish",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "soft_shrink",
+    "softmax",
+    "softmin",
+    "softplus",
+    "softsign",
+    "tanh",
+    "tanh_shrink",
+    "threshold",
+]
+
+__dir__ = public_names(globals())
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 """The lambda and alpha for which a unit normal keeps mean 0 and variance 1."""
@@ -349,7 +384,6 @@ def softmax(x: Float[Array, "..."], *, axis: int = -1) -> Float[Array, "..."]:
     return jax.nn.softmax(x, axis)
 
 
-# Those that keep the shape: `glu` halves it.
 by_name: Mapping[str, Callable[..., Array]] = MappingProxyType(
     {
         f.__name__: f
@@ -382,6 +416,7 @@ by_name: Mapping[str, Callable[..., Array]] = MappingProxyType(
         )
     }
 )
+"""The activations by name. They keep the shape, so `glu`, which halves it, is not among them."""
 
 
 def _clip(x: Array, low: float, high: float) -> Array:

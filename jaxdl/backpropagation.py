@@ -10,6 +10,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdl.public import public_names
+
+__all__ = [
+    "LINEAR",
+    "Layer",
+    "Network",
+    "backward",
+    "elementwise",
+    "forward",
+    "jacobian",
+    "mean_loss",
+    "mlp",
+    "push",
+    "softmax_layer",
+]
+
+__dir__ = public_names(globals())
+
 
 def _no_parameters(params: Any, x: Any, delta: Any) -> Any:
     return {}
@@ -32,6 +50,7 @@ class Layer(NamedTuple):
 
 
 Network = Sequence[tuple[Layer, Any]]
+"""Layers from the first to the last, each with its parameters."""
 
 LINEAR = Layer(
     forward=lambda params, x: x @ params["kernel"] + params["bias"],

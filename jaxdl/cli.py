@@ -1,13 +1,20 @@
-"""The command line: `jaxdl data list` and `jaxdl data prepare NAME`."""
+"""The command line: `jaxdl data list`, `jaxdl data prepare NAME` and `jaxdl --version`."""
 
 import argparse
 import contextlib
 import logging
+import platform
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import metadata
+
+from jaxdl.environment import versions
 
 # Wide enough for one line per set, which a program can read.
 _PIPE_WIDTH = 1_000
+
+# What a report of a fault needs to know.
+_PACKAGES = ("jaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,14 +24,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments without the program's name; default `sys.argv[1:]`.
 
     Raises:
-        SystemExit: 2 for arguments that are no command, 0 after `--help`.
+        SystemExit: 2 for arguments that are no command, or for none; 0 after `--help`.
 
     Example:
         >>> main(["data", "list"])
         Data sets...
         0
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        print(_versions())
+        return 0
+    if not hasattr(arguments, "command"):
+        parser.exit(2, parser.format_help())
     with _notices():
         try:
             arguments.command(arguments)
@@ -36,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jaxdl", description=__doc__)
-    data = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
+    parser.add_argument(
+        "--version", action="store_true", help="print what a report of a fault needs to say"
+    )
+    data = parser.add_subparsers(metavar="COMMAND").add_parser(
         "data", help="find and prepare data sets"
     )
     commands = data.add_subparsers(required=True, metavar="COMMAND")
@@ -57,6 +73,17 @@ def _parser() -> argparse.ArgumentParser:
             help="what jaxdl prepares and downloads; default $JAXDL_DATA_DIR or ~/.cache/jaxdl",
         )
     return parser
+
+
+def _versions() -> str:
+    """Versions, system, and the backends that JAX may use; JAX is not imported."""
+    parts = [f"{package} {version}" for package, version in versions(*_PACKAGES).items()]
+    parts.append(f"Python {platform.python_version()}")
+    parts.append(f"{platform.system()} {platform.machine()}")
+    backends = ["cpu", *sorted(each.name for each in metadata.entry_points(group="jax_plugins"))]
+    if versions("libtpu")["libtpu"] != "not installed":
+        backends.append("tpu")
+    return f"{', '.join(parts)}; JAX's backends here: {', '.join(backends)}"
 
 
 def _list(arguments: argparse.Namespace) -> None:

@@ -6,11 +6,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import jax
-
 import jaxdl
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "jaxdl")
 
 
 def environment() -> dict[str, str | int]:
@@ -22,9 +20,10 @@ def environment() -> dict[str, str | int]:
         >>> environment()["device"]
         'cpu'
     """
+    import jax  # `versions` is needed most where JAX cannot be imported
+
     devices = jax.devices()
     return versions(*_PACKAGES) | {
-        "jaxdl": jaxdl.__version__,
         "device": devices[0].device_kind,
         "devices": len(devices),
         "processes": jax.process_count(),
@@ -47,14 +46,18 @@ def machine() -> dict[str, str | int]:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The installed versions; a package that runs from a checkout has none.
+    """The installed versions, by the names that installers use; jaxdl's is that of its source.
 
     Example:
         >>> versions("no-such-package")
         {'no-such-package': 'not installed'}
+        >>> versions("jaxdl") == {"jaxdl": jaxdl.__version__}
+        True
     """
 
     def version(package: str) -> str:
+        if package == "jaxdl":
+            return jaxdl.__version__
         try:
             return metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -15,6 +15,20 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from jaxdl import tails
+from jaxdl.public import public_names
+
+__all__ = [
+    "binary_cross_entropy",
+    "cross_entropy",
+    "hinge",
+    "huber",
+    "kl_divergence",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "poisson",
+]
+
+__dir__ = public_names(globals())
 
 
 def cross_entropy(

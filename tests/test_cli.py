@@ -1,11 +1,17 @@
 """The command line: what it prints, where, and with which exit status."""
 
+import os
+import platform
 import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+import jaxdl
 from jaxdl.cli import main
 
 
@@ -60,6 +66,47 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert "usage: jaxdl" in capsys.readouterr().err
+
+
+def test_without_a_command_it_shows_the_help(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "find and prepare data sets" in err
+
+
+def test_the_version_is_told_where_jax_cannot_be_imported(tmp_path):
+    (tmp_path / "jax.py").write_text("raise ImportError('jax and jaxlib do not fit')\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(jaxdl.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxdl", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.stdout.startswith(f"jaxdl {jaxdl.__version__}, jax {jax.__version__}, jaxlib ")
+    assert f", Python {platform.python_version()}, {platform.system()} " in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_the_version_names_the_backends_that_are_installed(tmp_path, monkeypatch, capsys):
+    """JAX finds a plugin by its entry point, and a TPU's library by its package."""
+    for name, more in (("jax_cuda_plugin", "[jax_plugins]\nxla_cuda = gpu\n"), ("libtpu", "")):
+        folder = tmp_path / f"{name}-1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: 1\n")
+        (folder / "entry_points.txt").write_text(more)
+    monkeypatch.syspath_prepend(tmp_path)
+    others = sorted(each.name for each in metadata.entry_points(group="jax_plugins"))
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.endswith(
+        f"backends here: {', '.join(['cpu', *others, 'tpu'])}\n"
+    )
+    assert "xla_cuda" in others
 
 
 def test_a_program_that_reads_the_output_sees_no_progress_bars(raw_dir, tmp_path):

@@ -19,6 +19,7 @@ from jaxdl.calling.modes import (
     name_of,
 )
 from jaxdl.calling.prepared import Prepared, prepared, to_share
+from jaxdl.public import public_names
 
 __all__ = [
     "Adapted",
@@ -40,3 +41,5 @@ __all__ = [
     "synchronized_norms",
     "to_share",
 ]
+
+__dir__ = public_names(globals())

@@ -21,6 +21,7 @@ from jaxdl.claims.shares import about_quantile, about_share
 from jaxdl.claims.slopes import about_slope, slope_interval, slopes
 from jaxdl.claims.stored_results import Results, read_results, write_results
 from jaxdl.intervals import Estimate, interval
+from jaxdl.public import public_names
 
 __all__ = [
     "CHANCE",
@@ -53,3 +54,5 @@ __all__ = [
     "write_gallery",
     "write_results",
 ]
+
+__dir__ = public_names(globals())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, SupportsFloat
 
 Verdict = Literal["holds", "undecided", "refuted"]
+"""What a run says of a claim; undecided: the run cannot tell."""
 
 Ends = tuple[SupportsFloat, SupportsFloat]
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from jaxdl.claims.claim import Claim
 from jaxdl.claims.report import read_claims
-from jaxdl.extras import import_extra
 
 THUMBNAIL = "thumbnail.png"
 WIDTH = 560
@@ -121,14 +120,15 @@ def tally_of(runs: Sequence[PastRun], of: int) -> str:
 
 def smaller(png: bytes) -> bytes:
     """A PNG of at most `WIDTH` pixels and 128 colours; what is no image stays as it is."""
-    image_module = import_extra("PIL.Image", "a thumbnail")
+    from PIL import Image
+
     try:
-        image = image_module.open(io.BytesIO(png)).convert("RGB")
+        image = Image.open(io.BytesIO(png)).convert("RGB")
     except OSError:
         return png
     if image.width > WIDTH:
         height = round(image.height * WIDTH / image.width)
-        image = image.resize((WIDTH, height), image_module.Resampling.LANCZOS)
+        image = image.resize((WIDTH, height), Image.Resampling.LANCZOS)
     written = io.BytesIO()
     image.quantize(128).save(written, "png", optimize=True)
     return written.getvalue()

@@ -16,6 +16,7 @@ from jaxdl.data.splits import split
 from jaxdl.data.streamed import Streamed
 from jaxdl.data.streaming import decode_tfds, stream
 from jaxdl.data.types import Arrays, DataError, Dataset
+from jaxdl.public import public_names
 
 __all__ = [
     "Arrays",
@@ -41,3 +42,5 @@ __all__ = [
     "standardize",
     "stream",
 ]
+
+__dir__ = public_names(globals())

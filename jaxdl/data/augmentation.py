@@ -19,6 +19,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Key, Shaped
 
 from jaxdl.checks import require_at_least
+from jaxdl.public import public_names
+
+__all__ = ["Augmentation", "compose", "cutout", "random_crop", "random_flip"]
+
+__dir__ = public_names(globals())
 
 Augmentation = Callable[[Key[Array, ""], Array], Array]
 """(key, images) -> images, of the same shape and dtype."""

@@ -10,6 +10,7 @@ from jaxdl.data.catalog import FILE_SETS, FileSet
 from jaxdl.data.embedded import EMBEDDED_SETS, read_embedded
 from jaxdl.data.releases import load_files, prepare_files, whereabouts
 from jaxdl.data.types import Dataset
+from jaxdl.extras import install_command
 
 logger = logging.getLogger("jaxdl.data")
 
@@ -132,7 +133,7 @@ def available(data_dir: Folder | None = None, raw_dir: Folder | None = None) -> 
             shape=embedded.shape,
             found=f"the package {embedded.package}"
             if importlib.util.find_spec(embedded.package)
-            else 'to be installed: pip install "jaxdl[experiments]"',
+            else f"to be installed: {install_command(embedded.package)}",
             ready=importlib.util.find_spec(embedded.package) is not None,
         )
         for embedded in EMBEDDED_SETS

@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from jaxdl.checks import require_at_least, require_held
 from jaxdl.data.types import Arrays, DataError
+from jaxdl.extras import import_extra
 
 Decode = Callable[[Any], Mapping[str, Any]]
 """(example of the source) -> {"inputs": ..., "targets": ...}."""
@@ -112,7 +113,7 @@ def stream(
         read = _read_arrays(source, decode)
     else:
         read = _read_examples(source, decode)
-    grain = _import_grain()
+    grain: Any = import_extra("grain", "a stream", "stream")
     # A reading thread does not see the settings of the caller's thread: pass them on.
     config: Any = jax.config
     x64, default = config.jax_enable_x64, config.jax_default_device
@@ -309,13 +310,3 @@ def _check_sharding(sharding: Sharding, rows: int, index: int, count: int) -> No
             f"the devices of process {index} must hold examples {start}..{start + part - 1} of a "
             f"batch of {rows}, which it reads, got {sharding}; order its mesh by process"
         )
-
-
-def _import_grain() -> Any:
-    try:
-        import grain
-    except ImportError as error:
-        raise ImportError(
-            'stream needs the package grain, which is not installed; pip install "jaxdl[stream]"'
-        ) from error
-    return grain

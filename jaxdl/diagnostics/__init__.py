@@ -1,5 +1,6 @@
 """Why a network trains, or does not: signal and gradient, measured and predicted."""
 
+from jaxdl.diagnostics import theory
 from jaxdl.diagnostics.batch_norm_check import check_batch_norm
 from jaxdl.diagnostics.batch_norm_theory import batch_norm_gradient_growth
 from jaxdl.diagnostics.landscape import artificial_landscapes
@@ -18,6 +19,7 @@ from jaxdl.diagnostics.signal.histograms import Histogram, Histograms, histogram
 from jaxdl.diagnostics.signal.propagation import Propagation, propagation
 from jaxdl.diagnostics.signal.summary import Summary, summary
 from jaxdl.diagnostics.theory import MeanField, critical_weight_variance, mean_field
+from jaxdl.public import public_names
 
 __all__ = [
     "Advice",
@@ -48,4 +50,7 @@ __all__ = [
     "rate_range",
     "summary",
     "surface",
+    "theory",
 ]
+
+__dir__ = public_names(globals())

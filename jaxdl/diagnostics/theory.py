@@ -22,6 +22,11 @@ from jaxdl.initializers.gains import (
     gaussian_expectation,
     gaussian_quadrature,
 )
+from jaxdl.public import public_names
+
+__all__ = ["MeanField", "critical_weight_variance", "mean_field"]
+
+__dir__ = public_names(globals())
 
 # The search for a critical point ends here: a unit whose input has a standard deviation of 1,000 is
 # a step function.

@@ -34,6 +34,7 @@ from jaxdl.initializers.structured import (
     zero_hadamard,
     zeros,
 )
+from jaxdl.public import public_names
 
 __all__ = [
     "Fans",
@@ -71,3 +72,5 @@ __all__ = [
     "zero_hadamard",
     "zeros",
 ]
+
+__dir__ = public_names(globals())

@@ -5,6 +5,7 @@ from jaxdl.layers.attention import MultiHeadAttention
 from jaxdl.layers.batch_norm import BatchNorm
 from jaxdl.layers.noisy_batch_norm import NoisyBatchNorm
 from jaxdl.layers.pooling import max_pool
+from jaxdl.public import public_names
 
 __all__ = [
     "BatchNorm",
@@ -15,3 +16,5 @@ __all__ = [
     "RReLU",
     "max_pool",
 ]
+
+__dir__ = public_names(globals())

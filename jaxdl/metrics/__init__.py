@@ -8,6 +8,7 @@ order of scikit-learn.
 from jaxdl.metrics.of_split import OfSplit, decision, of_split, predicted_class, probabilities
 from jaxdl.metrics.per_example import accuracy, squared_error, top_k
 from jaxdl.metrics.whole_split import calibration, confusion, f1, r2
+from jaxdl.public import public_names
 
 __all__ = [
     "OfSplit",
@@ -23,3 +24,5 @@ __all__ = [
     "squared_error",
     "top_k",
 ]
+
+__dir__ = public_names(globals())

@@ -6,5 +6,8 @@ from jaxdl.models.resnet import ResNet
 from jaxdl.models.stacked_blocks import stack_blocks, unstack_blocks
 from jaxdl.models.transformer import Transformer
 from jaxdl.models.vgg import VGG
+from jaxdl.public import public_names
 
 __all__ = ["MLP", "VGG", "ConvNet", "ResNet", "Transformer", "stack_blocks", "unstack_blocks"]
+
+__dir__ = public_names(globals())

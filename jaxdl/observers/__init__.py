@@ -5,6 +5,7 @@ from jaxdl.observers.propagation_every import propagation_every
 from jaxdl.observers.report_plateau import report_plateau
 from jaxdl.observers.stopping import early_stopping
 from jaxdl.observers.tensorboard import tensorboard
+from jaxdl.public import public_names
 from jaxdl.training.fit.observing import Change, Event, Observer, Setup
 
 __all__ = [
@@ -19,3 +20,5 @@ __all__ = [
     "report_plateau",
     "tensorboard",
 ]
+
+__dir__ = public_names(globals())

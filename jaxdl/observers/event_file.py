@@ -22,21 +22,13 @@ class EventFile:
     Arguments:
         folder: created if missing; files of earlier processes stay.
         first_step: from this step on TensorBoard hides what the earlier files hold.
-
-    Raises:
-        ImportError: tensorboardX is not installed.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        try:
-            from tensorboardX import summary
-            from tensorboardX.proto import event_pb2, summary_pb2
-            from tensorboardX.record_writer import masked_crc32c
-        except ImportError as error:
-            raise ImportError(
-                "TensorBoard's files are written by tensorboardX, which is not installed; "
-                "pip install 'jaxdl[tensorboard]'"
-            ) from error
+        from tensorboardX import summary
+        from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.record_writer import masked_crc32c
+
         self._summary, self._protos, self._checksum = summary, event_pb2, masked_crc32c
         self._values = summary_pb2.Summary
         folder.mkdir(parents=True, exist_ok=True)

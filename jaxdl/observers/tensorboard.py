@@ -11,6 +11,7 @@ from jaxdl.checks import Count, require_at_least
 from jaxdl.compiling import jit_with
 from jaxdl.diagnostics.signal.graph import graph
 from jaxdl.diagnostics.signal.recording import record
+from jaxdl.extras import import_extra
 from jaxdl.files import as_path
 from jaxdl.notices import notice
 from jaxdl.observers.event_file import EventFile
@@ -60,13 +61,14 @@ def tensorboard(
 
     Raises:
         ValueError: a number is below its minimum.
-        ImportError: at the first event, if tensorboardX is not installed.
+        ImportError: tensorboardX is not installed.
 
     Example:
         >>> observers = [tensorboard("runs/mine", every=5)]
     """
     require_at_least(1, every=every, step_every=step_every, bins=bins)
     require_at_least(2, examples=examples)
+    import_extra("tensorboardX", "a file for TensorBoard", "tensorboard")
     folder, probe = as_path(folder), make_probe(batch, examples)
     file: EventFile | None = None
 

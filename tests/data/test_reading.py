@@ -130,5 +130,5 @@ def test_targets_that_a_source_knows_are_not_read():
     part = Streamed(Subset(streamed.source, np.array([5, 0])))
     assert part.targets.tolist() == [9, 3]
     for source in ([(0.0, 1)], Subset([(0.0, 1)], np.array([0]))):
-        with pytest.raises(AttributeError, match="must have targets .* without; read"):
+        with pytest.raises(AttributeError, match=r"must have targets .* without; read"):
             _ = Streamed(source).targets

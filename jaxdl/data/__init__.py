@@ -15,6 +15,7 @@ from jaxdl.data.sources import Available, available, load, load_or_small, prepar
 from jaxdl.data.splits import split
 from jaxdl.data.streamed import Streamed
 from jaxdl.data.streaming import decode_tfds, stream
+from jaxdl.data.tables import from_csv, from_frame
 from jaxdl.data.types import Arrays, DataError, Dataset
 
 __all__ = [
@@ -27,7 +28,9 @@ __all__ = [
     "augmentation",
     "available",
     "decode_tfds",
+    "from_csv",
     "from_folder",
+    "from_frame",
     "image_statistics",
     "load",
     "load_or_small",

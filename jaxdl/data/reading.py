@@ -1,6 +1,7 @@
 """Read some examples of a source into one array for each part of a batch."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from numbers import Number
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,6 +27,7 @@ class RandomAccess(Protocol):
     def __getitem__(self, index: Any, /) -> Any: ...
 
 
+@dataclass(frozen=True, eq=False)
 class Subset:
     """Some examples of a source, in an order of their own. Making one reads nothing.
 
@@ -42,10 +44,8 @@ class Subset:
         (2, (2.0, 7))
     """
 
-    def __init__(self, source: Arrays | RandomAccess, rows: np.ndarray) -> None:
-        if isinstance(source, Subset):
-            source, rows = source.source, source.rows[rows]
-        self.source, self.rows = source, rows
+    source: Arrays | RandomAccess
+    rows: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,8 +57,8 @@ class Subset:
     @property
     def targets(self) -> Any:
         """The targets of these examples, if the source has `targets`."""
-        targets = self.source.targets  # type: ignore[union-attr]
-        return jax.tree.map(lambda array: np.asarray(array)[self.rows], _as_arrays(targets))
+        source: Any = self.source
+        return jax.tree.map(lambda array: np.asarray(array)[self.rows], _as_arrays(source.targets))
 
 
 def reader(source: Arrays | RandomAccess, decode: Decode | None) -> Read:
@@ -129,7 +129,7 @@ def _of_items(source: RandomAccess, decode: Decode | None) -> Read:
     def read(rows: np.ndarray) -> dict[str, Any]:
         listed = rows.tolist()
         batch: list[np.ndarray] = []
-        structure = None
+        structure: Any = None
         for position, (row, example) in enumerate(zip(listed, read_all(listed), strict=True)):
             values, found = jax.tree_util.tree_flatten_with_path(arrays_of(row, example))
             if structure is None:
@@ -143,7 +143,6 @@ def _of_items(source: RandomAccess, decode: Decode | None) -> Read:
             for expected, (path, leaf) in zip(batch, values, strict=True):
                 _require_alike(path, expected, leaf, listed[0], row)
                 expected[position] = leaf
-        assert structure is not None  # an order has at least one example
         stacked: dict[str, Any] = jax.tree.unflatten(structure, batch)
         return stacked
 

@@ -53,9 +53,10 @@ def split(
             None lets each example stand for itself.
 
     Raises:
-        ValueError: a data set with a validation split; a wrong number of fractions, a fraction
-            below 0, or another sum; a split without examples; classes or groups of another length;
-            a class with fewer examples than splits; fewer groups than splits.
+        ValueError: a data set with a validation split, or one that `from_frame` scaled; a wrong
+            number of fractions, a fraction below 0, or another sum; a split without examples;
+            classes or groups of another length; a class with fewer examples than splits; fewer
+            groups than splits.
         TypeError: a key that is no `jax.random.key`; training examples that are no `Arrays`,
             `Streamed` or source.
 
@@ -78,6 +79,11 @@ def split(
         raise ValueError(
             f"split takes a data set without a validation split, got {dataset}; "
             "split what `load` returned"
+        )
+    if dataset.encoder is not None:
+        raise ValueError(
+            f"split takes examples before their columns are scaled, got {dataset}, scaled by all "
+            "of its training examples; pass key to from_frame, which then cuts first"
         )
     require_key(key)
     _require_examples(dataset)

@@ -50,6 +50,8 @@ class Dataset:
         test: published, or cut by `split`.
         classes: the names of labels 0, 1, ...; empty for regression.
         features: the names of the input columns, if they have names.
+        encoder: what `from_frame` made the inputs with; `dataset.encoder.encode(frame)` makes those
+            of new rows.
 
     Example:
         >>> import numpy as np
@@ -64,6 +66,7 @@ class Dataset:
     test: Arrays | Any
     classes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    encoder: Any = None
 
     def __repr__(self) -> str:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}

@@ -110,7 +110,6 @@ def test_a_subset_is_a_source():
         subset = Subset(source, np.array([5, 2, 0]))
         assert len(subset) == 3
         again = Subset(subset, np.array([2, 0]))
-        assert again.source is source
         chex.assert_trees_all_equal(batch(again, rows=(0, 1)), batch(source, rows=(0, 5)))
     assert Subset(Arrays(AGES, LABELS), np.array([5, 2, 0]))[1] == {"inputs": 2.0, "targets": 4}
     # A broken example has its place in the source.

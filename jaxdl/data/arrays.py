@@ -33,7 +33,7 @@ def _are_fields(given: tuple[Any, ...] | list[Any]) -> bool:
     """Whether these are inputs and targets, and no list of examples."""
     if isinstance(given, tuple):
         return not hasattr(given, "_fields")  # a named tuple is a pytree
-    return all(map(is_one_array, given))
+    return not any(isinstance(each, list | tuple) or not is_one_array(each) for each in given)
 
 
 def as_arrays(values: Any, name: str) -> Any:

@@ -1,7 +1,7 @@
 """Cut a validation split, and a test split if none is published, from the training examples."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +9,11 @@ import jax
 import numpy as np
 
 from jaxdl.checks import require_key
+from jaxdl.data.given import as_dataset
 from jaxdl.data.proportions import by_class, by_group
-from jaxdl.data.types import Dataset
+from jaxdl.data.reading import RandomAccess, Subset
+from jaxdl.data.streamed import Streamed, as_streamed
+from jaxdl.data.types import Arrays, Dataset
 
 _WITH_TEST = (0.85, 0.15)
 _WITHOUT_TEST = (0.70, 0.15, 0.15)
@@ -19,7 +22,7 @@ _ROUNDING = 1e-9
 
 
 def split(
-    dataset: Dataset,
+    dataset: Any,
     *,
     key: jax.Array,
     fractions: Sequence[float] | np.ndarray | None = None,
@@ -36,21 +39,28 @@ def split(
     near to the fractions as a simple rule gets, which places the largest groups first. With both,
     this holds for the examples of every class.
 
+    `Arrays` are copied in the new order, into memory where they are memory-mapped files. A
+    `Streamed` split, or a source, is cut into `Streamed` splits that know their examples: nothing
+    is read, so wrap memory maps that are larger than the memory: `Streamed(Arrays(...))`.
+
     Arguments:
-        dataset: a data set from `load`.
+        dataset: a data set from `load`, `from_folder` or your own; or (x, y) and what else
+            `as_dataset` takes.
         key: a `jax.random.key`.
         fractions: (train, validation) if a test split is published, default (0.85, 0.15); else
             (train, validation, test), default (0.70, 0.15, 0.15). Their sum is 1.
-        stratify: (n,), the class of each training example, for instance `dataset.train.targets`;
-            numbers or strings. None leaves the classes to chance.
+        stratify: (n,), the class of each training example, for instance `dataset.train.targets`
+            (of `from_folder` too); numbers or strings. None leaves the classes to chance.
         groups: (n,), the group of each training example: the patient of an image, for instance.
             None lets each example stand for itself.
 
     Raises:
-        ValueError: a data set with a validation split; a wrong number of fractions, a fraction
-            below 0, or another sum; a split without examples; classes or groups of another length;
-            a class with fewer examples than splits; fewer groups than splits.
-        TypeError: a key that is no `jax.random.key`.
+        ValueError: a data set with a validation split, or one that `from_frame` scaled; a wrong
+            number of fractions, a fraction below 0, or another sum; a split without examples;
+            classes or groups of another length; a class with fewer examples than splits; fewer
+            groups than splits.
+        TypeError: a key that is no `jax.random.key`; training examples that are no `Arrays`,
+            `Streamed` or source.
 
     Example:
         >>> import jax, numpy as np
@@ -67,12 +77,19 @@ def split(
 
     The arguments are named as in scikit-learn's `train_test_split` and `GroupShuffleSplit`.
     """
+    dataset = as_dataset(dataset)
     if dataset.validation is not None:
         raise ValueError(
             f"split takes a data set without a validation split, got {dataset}; "
             "split what `load` returned"
         )
+    if dataset.encoder is not None:
+        raise ValueError(
+            f"split takes examples before their columns are scaled, got {dataset}, scaled by all "
+            "of its training examples; pass key to from_frame, which then cuts first"
+        )
     require_key(key)
+    _require_examples(dataset)
     parts = ("train", "validation") if dataset.test is not None else ("train", "validation", "test")
     if fractions is None:
         fractions = _WITH_TEST if dataset.test is not None else _WITHOUT_TEST
@@ -92,14 +109,30 @@ def split(
     else:
         place = np.empty(count, int)
         place[order] = np.searchsorted(ends, np.arange(count), side="right")
-    pieces = [
-        jax.tree.map(
-            lambda array, rows=order[place[order] == part]: np.asarray(array)[rows], dataset.train
-        )
-        for part in range(len(parts))
-    ]
+    pieces = [_take(dataset.train, order[place[order] == part]) for part in range(len(parts))]
     test = dataset.test if dataset.test is not None else pieces[2]
     return replace(dataset, train=pieces[0], validation=pieces[1], test=test)
+
+
+# They have a length and can be indexed, and are no lists of examples.
+_NO_SOURCES = (Mapping, tuple, np.ndarray, jax.Array, str, bytes)
+
+
+def _require_examples(dataset: Dataset) -> None:
+    train = dataset.train
+    if isinstance(train, _NO_SOURCES) or not isinstance(train, Arrays | Streamed | RandomAccess):
+        raise TypeError(
+            f"the train split of {dataset.name} must be data.Arrays or data.Streamed, got "
+            f"{type(train).__name__}; pass Arrays(inputs, targets)"
+        )
+
+
+def _take(split: Any, rows: np.ndarray) -> Any:
+    """These examples: copied from arrays, and not yet read from a source."""
+    if isinstance(split, Arrays):
+        return jax.tree.map(lambda array: np.asarray(array)[rows], split)
+    streamed = as_streamed(split)
+    return replace(streamed, source=Subset(streamed.source, rows))
 
 
 def _classes(stratify: Any, count: int, parts: int) -> np.ndarray:

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from jaxdl.data.arrays import as_arrays, fields_of
-from jaxdl.data.streaming import Decode, stream
+from jaxdl.data.reading import Decode
+from jaxdl.data.streaming import stream
 from jaxdl.data.types import Arrays
 
 
@@ -17,10 +18,16 @@ class Streamed:
 
     Attributes:
         source: (x, y) or `Arrays`, of memory-mapped arrays for instance, which are read as they are
-            needed; or an object with `len(source)` and `source[i]`, one example.
-        decode: (example of the source) -> {"inputs": ..., "targets": ...}.
+            needed; or an object with `len(source)` and `source[i]`, one example: a list of pairs, a
+            data set of PyTorch.
+        decode: (example of the source) -> {"inputs": ..., "targets": ...} or (inputs, targets), as
+            for `stream`. None where the examples have this form.
         prefetch: batches read ahead of the one in use.
         threads: batches read at the same time.
+
+    Example:
+        >>> Streamed([(0.0, 5), (1.0, 6)]).read(np.array([1]))["targets"].tolist()
+        [6]
     """
 
     source: Any
@@ -39,6 +46,16 @@ class Streamed:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def targets(self) -> Any:
+        """The targets of all examples, if the source has `targets`: no example is read."""
+        if not hasattr(self.source, "targets"):
+            raise AttributeError(
+                f"a source must have targets to give them unread, got {type(self.source).__name__} "
+                "without; read the examples, or keep their targets apart"
+            )
+        return self.source.targets
 
     def read(self, indices: np.ndarray) -> dict[str, Any]:
         """These examples, in the memory of the host."""

@@ -1,8 +1,8 @@
 """Batches of data larger than the device or the host, read ahead of the steps that use them."""
 
 import operator
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, SupportsIndex
 
 import jax
 import numpy as np
@@ -10,22 +10,10 @@ from jax.sharding import Sharding
 from jaxtyping import Array
 
 from jaxdl.checks import require_at_least, require_held
-from jaxdl.data.types import Arrays, DataError
+from jaxdl.data.reading import Decode, reader
+from jaxdl.data.reading import RandomAccess as RandomAccess
+from jaxdl.data.types import Arrays
 from jaxdl.extras import import_extra
-
-Decode = Callable[[Any], Mapping[str, Any]]
-"""(example of the source) -> {"inputs": ..., "targets": ...}."""
-
-Read = Callable[[np.ndarray], dict[str, Any]]
-_FIELDS = ("inputs", "targets")
-
-
-@runtime_checkable
-class RandomAccess(Protocol):
-    """Examples read by index: a list, a memory map, a data source of tensorflow-datasets."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: Any, /) -> Any: ...
 
 
 def stream(
@@ -56,14 +44,17 @@ def stream(
 
     Arguments:
         source: `Arrays` (of memory-mapped arrays, for instance), or an object with `len(source)`
-            and `source[i]`, one example. `source.__getitems__(indices)` is used if it exists.
+            and `source[i]`, one example: a list, or a data set of PyTorch, of torchvision or of
+            tensorflow-datasets. `source.__getitems__(indices)` is used if it exists.
         order: o, the examples in order of use, (examples,); `range(len(source))` for evaluation.
         batch_size: b, examples per step, in all processes together.
         start_step: s_0, the first step to read, from 0.
         drop_last: whether to leave out the smaller last batch.
-        decode: (example of the source) -> {"inputs": ..., "targets": ...}, arrays or numbers of one
-            shape and dtype. By default the examples are such mappings. It runs in the reading
-            threads. `decode_tfds` is an example.
+        decode: (example of the source) -> {"inputs": ..., "targets": ...} or (inputs, targets);
+            a third part is the example's "weights". Each part is an array, a number or a list of
+            numbers, or a pytree of these for several inputs or targets. All examples have the same
+            shapes and dtypes. By default the examples are of this form already. It runs in the
+            reading threads. `decode_tfds` is an example.
         device: where to put the batches, as for `jax.device_put`: a device, or a sharding of the
             first axis. A sharding over the devices of all processes makes one global array of each
             batch. By default JAX's default device.
@@ -78,8 +69,9 @@ def stream(
             included); a sharding that does not match the parts that the processes read.
         TypeError: a count that is no whole number.
         ImportError: grain is not installed.
-        DataError: from the iterator: an example cannot be read, or differs in shape or dtype from
-            its batch. The message names its index.
+        DataError: from the iterator: an example cannot be read, has another form, or differs in
+            shape or dtype from its batch. The message names its index. A source's own `DataError`
+            is raised as it is.
 
     JAX holds float64 and int64 as float32 and int32 unless `jax_enable_x64` is set; numbers that do
     not fit are refused when their batch is read.
@@ -89,6 +81,10 @@ def stream(
         >>> source = Arrays(inputs=np.arange(5.0)[:, None], targets=np.arange(5))
         >>> [batch["targets"].tolist() for batch in stream(source, [4, 0, 3, 1, 2], batch_size=2)]
         [[4, 0], [3, 1], [2]]
+        >>> scan = np.ones((2, 2))
+        >>> pairs = [({"age": 30.0, "scan": scan}, 1), ({"age": 9.0, "scan": scan}, 0)]
+        >>> next(stream(pairs, [1, 0], batch_size=2))["inputs"]["age"].tolist()
+        [9.0, 30.0]
     """
     if process_count is None:
         process_count = jax.process_count()
@@ -109,10 +105,7 @@ def stream(
     if isinstance(device, Sharding):
         for size in rows:
             _check_sharding(device, size, process_index, process_count)
-    if isinstance(source, Arrays):
-        read = _read_arrays(source, decode)
-    else:
-        read = _read_examples(source, decode)
+    read = reader(source, decode)
     grain: Any = import_extra("grain", "a stream", "stream")
     # A reading thread does not see the settings of the caller's thread: pass them on.
     config: Any = jax.config
@@ -155,81 +148,6 @@ def _iterate(dataset: Any) -> Generator[dict[str, Any], None, None]:
         yield from batches
     finally:
         batches.close()  # type: ignore[attr-defined]  # a generator's
-
-
-def _read_arrays(arrays: Arrays, decode: Decode | None) -> Read:
-    if decode is not None:
-        raise ValueError(
-            f"decode must be None for Arrays, which hold what the step takes, got {decode}; "
-            "give the step a preprocess"
-        )
-    counts = {
-        name: sorted({len(leaf) for leaf in jax.tree.leaves(values)})
-        for name, values in vars(arrays).items()
-        if values is not None
-    }
-    if len({count for found in counts.values() for count in found}) > 1:
-        got = " and ".join(f"{found[0]} {name}" for name, found in counts.items())
-        raise ValueError(f"source must have as many targets as inputs, got {got}")
-    fields = {name: values for name, values in vars(arrays).items() if values is not None}
-
-    def read(rows: np.ndarray) -> dict[str, Any]:
-        batch: dict[str, Any] = jax.tree.map(lambda array: np.asarray(array[rows]), fields)
-        return batch
-
-    return read
-
-
-def _read_examples(source: RandomAccess, decode: Decode | None) -> Read:
-    """A function that reads examples into one array per field; errors name the example's index."""
-    together = getattr(source, "__getitems__", None)
-
-    def read_one(row: int) -> Any:
-        try:
-            return source[row]
-        except Exception as error:
-            raise _unreadable(row, error) from error
-
-    def read_all(rows: list[int]) -> Iterator[Any]:
-        if together is None:
-            return map(read_one, rows)
-        try:
-            return iter(together(rows))
-        except Exception:
-            # One of the examples failed; read them one by one to find it.
-            return iter([read_one(row) for row in rows])
-
-    def read(rows: np.ndarray) -> dict[str, np.ndarray]:
-        batch: dict[str, np.ndarray] = {}
-        listed = rows.tolist()
-        for position, (row, example) in enumerate(zip(listed, read_all(listed), strict=True)):
-            try:
-                fields = example if decode is None else decode(example)
-                names = (*_FIELDS, "weights") if "weights" in fields else _FIELDS
-                values = {name: np.asarray(fields[name]) for name in names}
-            except Exception as error:
-                raise _unreadable(row, error) from error
-            for name, value in values.items():
-                if not position:
-                    batch[name] = np.empty((len(listed), *value.shape), value.dtype)
-                expected = batch[name]
-                if (value.shape, value.dtype) != (expected.shape[1:], expected.dtype):
-                    raise DataError(
-                        f"{name} must be alike, {expected.dtype} of shape {expected.shape[1:]} "
-                        f"as those of example {listed[0]}, got {value.dtype} of shape "
-                        f"{value.shape} from example {row}; make them so in decode"
-                    )
-                expected[position] = value
-        return batch
-
-    return read
-
-
-def _unreadable(row: int, error: Exception) -> DataError:
-    return DataError(
-        f"example {row} of the source must be readable, got {type(error).__name__}: {error}; "
-        "repair it, or leave it out of order"
-    )
 
 
 def _put(values: np.ndarray, device: Any, rows: int) -> Array:

@@ -48,11 +48,13 @@ class Dataset:
     Arguments:
         name: the name for `load`.
         train: the examples to learn from. A `Streamed` or a source, as for `stream`, is read
-            batch by batch; `training.fit` takes it in each split.
+            batch by batch; `training.fit` and `split` take it.
         validation: cut from `train` by `split`.
         test: published, or cut by `split`.
         classes: the names of labels 0, 1, ...; empty for regression.
         features: the names of the input columns, if they have names.
+        encoder: what `from_frame` made the inputs with; `dataset.encoder.encode(frame)` makes those
+            of new rows.
 
     Example:
         >>> import numpy as np
@@ -67,6 +69,7 @@ class Dataset:
     test: Arrays | Any
     classes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    encoder: Any = None
 
     def __repr__(self) -> str:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdl.data import Arrays, Dataset, split
+from jaxdl.data import Arrays, Dataset, Streamed, split
 
 
 def numbered(count, test=None):
@@ -228,3 +228,80 @@ def test_fractions_may_be_an_array(key):
         for f in ((0.5, 0.3, 0.2), np.array([0.5, 0.3, 0.2]))
     )
     assert ids(one.train) == ids(other.train)
+
+
+class Unread:
+    """A source that counts what is read of it."""
+
+    def __init__(self, count):
+        self.count, self.read = count, []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return np.float32(index), np.float32(2 * index)
+
+
+def streamed_ids(streamed):
+    read = streamed.read(np.arange(len(streamed)))
+    np.testing.assert_array_equal(read["targets"], 2 * read["inputs"])
+    return read["inputs"].ravel().astype(int).tolist()
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_source_is_cut_as_arrays_are_and_nothing_is_read(key, wrapped):
+    pytest.importorskip("grain")
+    source, labels = Unread(100), np.arange(100) % 3
+    train = Streamed(source, prefetch=3, threads=2) if wrapped else source
+    parts = split(Dataset("unread", train, None, None), key=key, stratify=labels)
+    assert source.read == []
+    expected = split(numbered(100), key=key, stratify=labels)
+    for name in ("train", "validation", "test"):
+        part = getattr(parts, name)
+        assert (part.prefetch, part.threads) == ((3, 2) if wrapped else (2, 1))
+        assert streamed_ids(part) == ids(getattr(expected, name))
+    assert sorted(source.read) == list(range(100))
+
+
+def test_a_memory_map_larger_than_memory_is_cut(key, tmp_path):
+    pytest.importorskip("grain")
+    # 80 GB: a sparse file, of which one batch is read.
+    shape = (200_000, 100_000)
+    np.lib.format.open_memmap(tmp_path / "i.npy", mode="w+", dtype=np.float32, shape=shape)
+    targets = np.arange(shape[0], dtype=np.int32)
+    mapped = Arrays(np.load(tmp_path / "i.npy", mmap_mode="r"), targets)
+    parts = split(Dataset("large", Streamed(mapped), None, None), key=key)
+    assert [len(parts.train), len(parts.validation), len(parts.test)] == [140_000, 30_000, 30_000]
+    rows = parts.test.read(np.array([29_999, 0]))["targets"]
+    np.testing.assert_array_equal(rows, parts.test.targets[[29_999, 0]])
+    whole = split(Dataset("rows", Arrays(targets, targets), None, None), key=key)
+    np.testing.assert_array_equal(parts.test.targets, whole.test.targets)
+    (tmp_path / "i.npy").unlink()
+
+
+def test_memory_maps_in_arrays_are_copied(key, tmp_path):
+    np.save(tmp_path / "i.npy", np.arange(20.0)[:, None])
+    mapped = Arrays(np.load(tmp_path / "i.npy", mmap_mode="r"), 2 * np.arange(20.0)[:, None])
+    parts = split(Dataset("mapped", mapped, None, None), key=key)
+    assert type(parts.train.inputs) is np.ndarray
+    assert ids(parts.train) == ids(split(numbered(20), key=key).train)
+
+
+def test_pytrees_of_arrays_are_cut(key):
+    inputs = np.arange(20.0)
+    arrays = Arrays({"a": inputs, "b": inputs[:, None]}, (3 * inputs,), inputs)
+    parts = split(Dataset("tree", arrays, None, None), key=key)
+    for part in (parts.train, parts.validation, parts.test):
+        np.testing.assert_array_equal(part.inputs["a"], part.inputs["b"][:, 0])
+        np.testing.assert_array_equal(part.targets[0], 3 * part.inputs["a"])
+        np.testing.assert_array_equal(part.weights, part.inputs["a"])
+
+
+@pytest.mark.parametrize(
+    "train", [None, {"inputs": [0.0], "targets": [0.0]}, np.zeros((9, 2)), (np.zeros(9), [1])]
+)
+def test_what_is_no_list_of_examples_is_refused(key, train):
+    with pytest.raises(TypeError, match=r"train split of odd must be data\.Arrays .* pass Arrays"):
+        split(Dataset("odd", train, None, None), key=key)

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdl.data.columns import TableEncoder
 from jaxdl.data.types import Dataset
 from jaxdl.environment import environment
 from jaxdl.files import differences
+from jaxdl.training.checkpoints.newest import EVALUATED, Found, at, newest
 from jaxdl.training.checkpoints.on_disk import Manifest
 from jaxdl.training.checkpoints.packing import bytes_of, describe, named, unpack
-from jaxdl.training.checkpoints.reading import EVALUATED, Found, at, newest
 from jaxdl.training.fit.history import History, join
 from jaxdl.training.fit.moment import measurements
 from jaxdl.training.fit.recipe import recipe_of_model
@@ -79,9 +80,9 @@ def load(
     _check_preprocess(task, extra["preprocess"], path)
     state = _state(task, optimizer, found, example, path)
     _check_program(task, state, found.manifest, example, path)
-    dataset = Dataset(
-        extra["name"], None, None, None, tuple(extra["classes"]), tuple(extra["features"])
-    )
+    encoder = None if extra["encoder"] is None else TableEncoder.from_json(extra["encoder"])
+    names = tuple(extra["classes"]), tuple(extra["features"])
+    dataset = Dataset(extra["name"], None, None, None, *names, encoder)
     return Result(state, _history(found), dataset, task, optimizer, extra["stopped"], example)
 
 

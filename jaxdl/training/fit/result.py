@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdl.data.arrays import is_frame
 from jaxdl.data.given import split_of_arrays
 from jaxdl.data.streamed import Streamed, as_streamed
 from jaxdl.data.types import Dataset
@@ -55,7 +56,8 @@ class Result:
 
         Arguments:
             split: "train", "validation" or "test"; or other examples, as `fit` takes them: (x, y),
-                `Arrays`, a frame and a series, a `Streamed`.
+                `Arrays`, a frame and a series, a `Streamed`. Of a data set of `from_frame`, a frame
+                of its columns and targets.
 
         Raises:
             TypeError: what holds no examples, inputs of another kind than in training.
@@ -87,7 +89,7 @@ class Result:
 
         Arguments:
             inputs: an array (n, ...), a frame, a list, a pytree of them; or a `Streamed`, whose
-                targets are not used.
+                targets are not used. Of a data set of `from_frame`, a frame of its columns.
             transform: a function of the outputs, such as `metrics.probabilities` or
                 `metrics.predicted_class`; None gives the outputs as they are.
 
@@ -111,6 +113,8 @@ class Result:
         if isinstance(inputs, Streamed):
             outputs = measure.outputs_of_stream(variables, inputs)
         else:
+            if self.dataset.encoder is not None and is_frame(inputs):
+                inputs = self.dataset.encoder.encode(inputs)
             arrays = checked_inputs(inputs, self.example, self.dataset.features)
             outputs = measure.outputs(variables, arrays)
         return outputs if transform is None else transform(outputs)
@@ -141,6 +145,8 @@ class Result:
         return compile_programs(self.task, self.optimizer or optax.identity(), self.layout)
 
     def _examples(self, given: Any) -> Any:
+        if self.dataset.encoder is not None and is_frame(given):
+            return self.dataset.encoder.arrays(given)
         found = split_of_arrays(
             given, "the examples", features=self.dataset.features, classes=self.dataset.classes
         ).split

@@ -14,9 +14,9 @@ from jaxdl.optimizers.averaging import AverageState
 from jaxdl.training.checkpoints import on_disk
 from jaxdl.training.checkpoints.identity import identify
 from jaxdl.training.checkpoints.log import Log
+from jaxdl.training.checkpoints.newest import EVALUATED
 from jaxdl.training.checkpoints.on_disk import Manifest
 from jaxdl.training.checkpoints.packing import Leaf, digest, named, pack
-from jaxdl.training.checkpoints.reading import EVALUATED
 from jaxdl.training.fit.recipe import recipe_of_model
 from jaxdl.training.fit.trained_inputs import to_json
 from jaxdl.training.task import Task
@@ -38,6 +38,7 @@ def about(task: Task, dataset: Dataset, example: Any, opt_state: Any) -> dict[st
         "example": to_json(example),
         "features": list(dataset.features),
         "classes": list(dataset.classes),
+        "encoder": None if dataset.encoder is None else dataset.encoder.to_json(),
         "preprocess": name_of_function(task.preprocess),
         EVALUATED: _average_in(opt_state),
     }

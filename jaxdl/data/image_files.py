@@ -71,7 +71,7 @@ def read_image(
             deep = opened.mode not in _MODES or any(";16" in str(tile[3]) for tile in opened.tile)
             mode = opened.mode
             if not deep and frames == 1:
-                pixels = _decoded(ImageOps.exif_transpose(opened), ImageOps, size, crop, grey)
+                pixels = _decoded(ImageOps.exif_transpose(opened), size, crop, grey)
     except Exception as error:  # Pillow raises a dozen kinds for damage
         raise DataError(
             f"{path} must be a whole image that Pillow can read, got {type(error).__name__}: "
@@ -90,14 +90,12 @@ def read_image(
     return pixels
 
 
-def _decoded(
-    image: Any, ImageOps: Any, size: tuple[int, int] | None, crop: bool, grey: bool
-) -> np.ndarray:
+def _decoded(image: Any, size: tuple[int, int] | None, crop: bool, grey: bool) -> np.ndarray:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns of the direct way
     image = image.convert("L" if grey else "RGB")
     if size is not None and image.size != size[::-1]:
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         bilinear = Image.Resampling.BILINEAR
         image = (

@@ -77,7 +77,10 @@ def split(
 
     The arguments are named as in scikit-learn's `train_test_split` and `GroupShuffleSplit`.
     """
-    dataset = as_dataset(dataset)
+    return _split(as_dataset(dataset), key, fractions, stratify, groups)
+
+
+def _split(dataset: Dataset, key: jax.Array, fractions: Any, stratify: Any, groups: Any) -> Dataset:
     if dataset.validation is not None:
         raise ValueError(
             f"split takes a data set without a validation split, got {dataset}; "
@@ -125,6 +128,15 @@ def _require_examples(dataset: Dataset) -> None:
             f"the train split of {dataset.name} must be data.Arrays or data.Streamed, got "
             f"{type(train).__name__}; pass Arrays(inputs, targets)"
         )
+    if isinstance(train, Arrays):
+        fields = {name: field for name, field in vars(train).items() if field is not None}
+        counts = {name: len(jax.tree.leaves(field)[0]) for name, field in fields.items()}
+        if len({*counts.values()}) > 1:
+            got = " and ".join(f"{count} {name}" for name, count in counts.items())
+            raise ValueError(
+                f"the train split of {dataset.name} must have as many targets as inputs, got {got}; "
+                "leave the others out"
+            )
 
 
 def _take(split: Any, rows: np.ndarray) -> Any:

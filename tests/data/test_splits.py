@@ -299,9 +299,17 @@ def test_pytrees_of_arrays_are_cut(key):
         np.testing.assert_array_equal(part.weights, part.inputs["a"])
 
 
-@pytest.mark.parametrize(
-    "train", [None, {"inputs": [0.0], "targets": [0.0]}, np.zeros((9, 2)), (np.zeros(9), [1])]
-)
+@pytest.mark.parametrize("train", [None, {"inputs": [0.0]}, np.zeros((9, 2)), (np.zeros(9),)])
 def test_what_is_no_list_of_examples_is_refused(key, train):
     with pytest.raises(TypeError, match=r"train split of odd must be data\.Arrays .* pass Arrays"):
         split(Dataset("odd", train, None, None), key=key)
+
+
+def test_pairs_and_lists_are_cut_as_their_arrays_are(key):
+    inputs = np.arange(20.0)
+    expected = split(Dataset("data", Arrays(inputs, inputs), None, None), key=key)
+    for given in ((inputs, inputs), (inputs.tolist(), inputs), {"train": (inputs, inputs)}):
+        found = split(given, key=key)
+        np.testing.assert_array_equal(found.test.inputs, expected.test.inputs)
+    with pytest.raises(ValueError, match="as many targets as inputs, got 20 inputs and 3 targets"):
+        split((inputs, inputs[:3]), key=key)

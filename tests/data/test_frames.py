@@ -385,7 +385,7 @@ def test_options_of_pandas_reach_it(tmp_path):
 
 def test_a_missing_pandas_is_explained(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match=r'needs pandas, .*pip install "jaxdl\[experiments\]"'):
+    with pytest.raises(ImportError, match=r'needs pandas, .*pip install "pandas.*experiments'):
         from_csv("any.csv", "y")
 
 

@@ -134,8 +134,8 @@ def _require_examples(dataset: Dataset) -> None:
         if len({*counts.values()}) > 1:
             got = " and ".join(f"{count} {name}" for name, count in counts.items())
             raise ValueError(
-                f"the train split of {dataset.name} must have as many targets as inputs, got {got}; "
-                "leave the others out"
+                f"the train split of {dataset.name} must have as many targets as inputs, got "
+                f"{got}; leave the others out"
             )
 
 

@@ -245,7 +245,7 @@ def test_all_kinds_of_colour_become_rgb_or_grey(tmp_path):
     cases = {
         "L": (Image.fromarray(level), np.repeat(level[..., None], 3, -1)),
         "LA": (
-            Image.fromarray(np.stack([level, level], -1), "LA"),
+            Image.merge("LA", [Image.fromarray(level)] * 2),
             np.repeat(level[..., None], 3, -1),
         ),
         "RGBA": (Image.fromarray(rgba), NOISE),

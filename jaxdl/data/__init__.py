@@ -2,6 +2,7 @@
 
 from jaxdl.data import augmentation
 from jaxdl.data.folders import from_folder
+from jaxdl.data.frames import from_csv, from_frame
 from jaxdl.data.functions import nielsen, sample_function
 from jaxdl.data.label_noise import mislabel
 from jaxdl.data.preprocessing import (
@@ -15,7 +16,6 @@ from jaxdl.data.sources import Available, available, load, load_or_small, prepar
 from jaxdl.data.splits import split
 from jaxdl.data.streamed import Streamed
 from jaxdl.data.streaming import decode_tfds, stream
-from jaxdl.data.tables import from_csv, from_frame
 from jaxdl.data.types import Arrays, DataError, Dataset
 
 __all__ = [

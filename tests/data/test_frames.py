@@ -292,6 +292,11 @@ TABLE = pandas.DataFrame(
         ({"x": pandas.timedelta_range("1h", periods=4)}, {}, "got dates"),
         ({"x": ["2024-07-31"] * 2 + ["2024-08-01"] * 2}, {}, r"got dates, e\.g\. 2024-07-31; make"),
         ({"x": ["1/7/2024 10:00"] * 4}, {}, "got dates"),
+        (
+            {"c": ["a", "missing", "a", None]},
+            {"missing": "category"},
+            r"names of their own, got \['c=missing'\] twice; rename",
+        ),
         ({"Unnamed: 0": [0, 1, 2, 3]}, {}, r"names, got \['Unnamed: 0'\], likely row numbers"),
     ],
 )

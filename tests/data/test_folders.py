@@ -139,6 +139,10 @@ def test_links_are_followed(tmp_path, animals):
     with pytest.raises(DataError, match=r"links must not lead back, got \S+/cat2"):
         from_folder(folder)
     (folder / "cat2").unlink()
+    (folder / "bird" / "again").symlink_to(folder / "bird")
+    with pytest.raises(DataError, match=r"links must not lead back, got \S+/bird/again"):
+        from_folder(folder)
+    (folder / "bird" / "again").unlink()
     (folder / "bird" / "2.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(DataError, match=r"links must lead to files, got \S+/2\.png to \S+gone"):
         from_folder(folder)

@@ -183,6 +183,13 @@ def test_a_category_of_later_rows_is_refused_or_zero():
         from_frame(frame, "sold", test=unknown, unknown="zeros")
 
 
+def test_a_class_that_the_training_split_has_not_is_refused():
+    frame = houses()
+    frame.loc[rows_of(frame)["test"][0], "sold"] = "perhaps"
+    with pytest.raises(ValueError, match=r"classes must .* got perhaps of sold"):
+        from_frame(frame, "sold", key=KEY)
+
+
 def test_targets_of_all_kinds():
     frame = houses().assign(level=np.tile([0, 1, 2], 20), paid=np.tile([1.0, 0.0], 30))
     several = from_frame(frame, ["price", "garden"], leave_out="sold")

@@ -391,6 +391,10 @@ def test_options_of_pandas_reach_it(tmp_path):
     found = from_csv(tmp_path / "odd.csv", "b", read_options=options, missing="mean")
     assert found.features == ("a", "b.1")
     assert found.train.inputs[1, 0] == 0
+    # A file without names: equal values in its first line are no names.
+    (tmp_path / "bare.csv").write_text("1,1,2\n3,4,5\n")
+    bare = from_csv(tmp_path / "bare.csv", 2, read_options={"header": None})
+    assert bare.features == ("0", "1")
     with pytest.raises(FileNotFoundError):
         from_csv(tmp_path / "none.csv", "b")
 

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,9 @@ def from_frame(
     Raises:
         ValueError: columns that are not there, or twice; an unnamed column (row numbers); dates;
             numbers and words in one column; a constant column of numbers; categories that never
-            repeat; infinite numbers; whole numbers that float32 would round; missing targets; and
-            what the arguments say. The message names the columns and the fix.
+            repeat, or are called "missing" beside those; infinite numbers; whole numbers that
+            float32 would round; missing targets; and what the arguments say. The message names the
+            columns and the fix.
         TypeError: what is no frame.
         ImportError: pandas is not installed.
 
@@ -121,6 +123,7 @@ def from_frame(
         scaler = scaler_of(train, columns, kinds)
     classes = classes_of(train, targets, predicted)
     encoder = TableEncoder(columns, scaler, targets, classes, weights, unknown)
+    _require_own_names(encoder.features)
     splits = {part: encoder.arrays(rows) for part, rows in frames.items()}
     return Dataset(
         name,
@@ -245,6 +248,15 @@ def _features(frame: Any, features: Any, others: set[Any]) -> list[Any]:
             "check the frame"
         )
     return chosen
+
+
+def _require_own_names(names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"inputs must have names of their own, got {twice} twice; rename the column, or its "
+            "category"
+        )
 
 
 def _check_present(

@@ -85,6 +85,7 @@ def standardize(
         ValueError: a `ddof` that is neither; values that are not finite floats, labels, or a
             feature that is constant over the training split, or all but constant (a sigma below
             2.2e-308); a value of another split whose scaled value the dtype cannot hold.
+        TypeError: a split that is read batch by batch.
 
     Example:
         >>> import jax
@@ -98,6 +99,11 @@ def standardize(
             f"ddof must be 0, to divide by n, or 1, to divide by n - 1, got {ddof!r}; pass one"
         )
     side = "targets" if targets else "inputs"
+    if not isinstance(dataset.train, Arrays):
+        raise TypeError(
+            f"standardize takes data.Arrays, got {type(dataset.train).__name__}; scale examples "
+            "in decode, or batches in the preprocess of fit"
+        )
     values = getattr(dataset.train, side)
     if targets and dataset.classes:
         raise ValueError(

@@ -139,6 +139,10 @@ def test_links_are_followed(tmp_path, animals):
     with pytest.raises(DataError, match=r"links must not lead back, got \S+/cat2"):
         from_folder(folder)
     (folder / "cat2").unlink()
+    (folder / "bird" / "again").symlink_to(folder / "bird")
+    with pytest.raises(DataError, match=r"links must not lead back, got \S+/bird/again"):
+        from_folder(folder)
+    (folder / "bird" / "again").unlink()
     (folder / "bird" / "2.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(DataError, match=r"links must lead to files, got \S+/2\.png to \S+gone"):
         from_folder(folder)
@@ -245,7 +249,7 @@ def test_all_kinds_of_colour_become_rgb_or_grey(tmp_path):
     cases = {
         "L": (Image.fromarray(level), np.repeat(level[..., None], 3, -1)),
         "LA": (
-            Image.fromarray(np.stack([level, level], -1), "LA"),
+            Image.merge("LA", [Image.fromarray(level)] * 2),
             np.repeat(level[..., None], 3, -1),
         ),
         "RGBA": (Image.fromarray(rgba), NOISE),

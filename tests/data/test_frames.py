@@ -183,6 +183,13 @@ def test_a_category_of_later_rows_is_refused_or_zero():
         from_frame(frame, "sold", test=unknown, unknown="zeros")
 
 
+def test_a_class_that_the_training_split_has_not_is_refused():
+    frame = houses()
+    frame.loc[rows_of(frame)["test"][0], "sold"] = "perhaps"
+    with pytest.raises(ValueError, match=r"classes must .* got perhaps of sold"):
+        from_frame(frame, "sold", key=KEY)
+
+
 def test_targets_of_all_kinds():
     frame = houses().assign(level=np.tile([0, 1, 2], 20), paid=np.tile([1.0, 0.0], 30))
     several = from_frame(frame, ["price", "garden"], leave_out="sold")
@@ -292,6 +299,11 @@ TABLE = pandas.DataFrame(
         ({"x": pandas.timedelta_range("1h", periods=4)}, {}, "got dates"),
         ({"x": ["2024-07-31"] * 2 + ["2024-08-01"] * 2}, {}, r"got dates, e\.g\. 2024-07-31; make"),
         ({"x": ["1/7/2024 10:00"] * 4}, {}, "got dates"),
+        (
+            {"c": ["a", "missing", "a", None]},
+            {"missing": "category"},
+            r"names of their own, got \['c=missing'\] twice; rename",
+        ),
         ({"Unnamed: 0": [0, 1, 2, 3]}, {}, r"names, got \['Unnamed: 0'\], likely row numbers"),
     ],
 )
@@ -379,6 +391,10 @@ def test_options_of_pandas_reach_it(tmp_path):
     found = from_csv(tmp_path / "odd.csv", "b", read_options=options, missing="mean")
     assert found.features == ("a", "b.1")
     assert found.train.inputs[1, 0] == 0
+    # A file without names: equal values in its first line are no names.
+    (tmp_path / "bare.csv").write_text("1,1,2\n3,4,5\n")
+    bare = from_csv(tmp_path / "bare.csv", 2, read_options={"header": None})
+    assert bare.features == ("0", "1")
     with pytest.raises(FileNotFoundError):
         from_csv(tmp_path / "none.csv", "b")
 

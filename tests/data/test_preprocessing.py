@@ -12,6 +12,7 @@ import pytest
 from jaxdl.data import (
     Arrays,
     Dataset,
+    Streamed,
     image_statistics,
     load,
     normalize_images,
@@ -95,6 +96,12 @@ def test_labels_and_bytes_are_refused():
         standardize(dataset)
     with pytest.raises(ValueError, match="takes regression targets, got the labels of d"):
         standardize(dataset, targets=True)
+
+
+def test_a_split_that_is_read_batch_by_batch_is_refused():
+    streamed = Streamed(Arrays(np.zeros((3, 1)), np.zeros((3, 1))))
+    with pytest.raises(TypeError, match=r"takes data\.Arrays, got Streamed; scale examples in dec"):
+        standardize(Dataset("streamed", streamed, None, None))
 
 
 def test_a_training_split_with_nan_is_refused():

@@ -22,6 +22,7 @@ HEAVY = (
 ROOMS = (
     (
         "checks",
+        "factories",
         "notices",
         "jaxprs",
         "host_loops",

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Key, Shaped
 
 from jaxdl.checks import require_at_least
+from jaxdl.factories import factory
 
 Augmentation = Callable[[Key[Array, ""], Array], Array]
 """(key, images) -> images, of the same shape and dtype."""
@@ -155,6 +156,7 @@ def cutout(
     return jnp.where(square, jnp.asarray(fill), images)
 
 
+@factory
 def compose(*augmentations: Augmentation) -> Augmentation:
     """Combine augmentations into one that applies them in turn, each with its own key.
 

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Int
 
 from jaxdl.checks import require_at_least, require_decay
+from jaxdl.factories import factory
 from jaxdl.optimizers.moments import bias_correction
 
 
@@ -21,6 +22,7 @@ class AverageState(NamedTuple):
     average: optax.Params
 
 
+@factory
 def ema(decay: Any = 0.999, *, debias: bool = False) -> optax.GradientTransformation:
     r"""An exponential moving average of the parameters.
 
@@ -64,6 +66,7 @@ def ema(decay: Any = 0.999, *, debias: bool = False) -> optax.GradientTransforma
     return average(lambda step: True, weight_of_new)
 
 
+@factory
 def swa(*, start: SupportsIndex = 0, every: SupportsIndex = 1) -> optax.GradientTransformation:
     r"""Stochastic weight averaging: the equal average of the parameters after some update.
 

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array
 
 from jaxdl.checks import Count, require_at_least
+from jaxdl.factories import factory
 
 
 class RecordedState(NamedTuple):
@@ -26,6 +27,7 @@ class RecordedState(NamedTuple):
     values: Any
 
 
+@factory
 def recorded(
     optimizer: Any, measure: Callable[[Any, Any], Any], *, steps: Count
 ) -> optax.GradientTransformationExtraArgs:

@@ -11,10 +11,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxdl.checks import require_at_least
+from jaxdl.factories import factory
 from jaxdl.optimizers.clipping import check_limit, scaled_norm
 from jaxdl.optimizers.precision import in_wide_type
 
 
+@factory
 def accumulate(
     optimizer: optax.GradientTransformation,
     steps: SupportsIndex | Callable[[Array], Any],
@@ -53,6 +55,7 @@ def accumulate(
     return in_wide_type(multiple, moment_dtype)
 
 
+@factory
 def sam(
     optimizer: optax.GradientTransformation, *, radius: float = 0.05
 ) -> optax.GradientTransformationExtraArgs:

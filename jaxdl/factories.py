@@ -95,16 +95,17 @@ class Recipe:
 
     def text(self) -> str:
         """The call, without what is there by default."""
-        parts: list[str] = []
+        listed: tuple[Any, ...] = ()
+        named: dict[str, Any] = {}
         for name, value in self.bound.arguments.items():
             parameter = self.bound.signature.parameters[name]
             if parameter.kind is parameter.VAR_POSITIONAL:
-                parts += map(_text, value)
+                listed = value
             elif parameter.kind is parameter.VAR_KEYWORD:
-                parts += [f"{key}={_text(each)}" for key, each in value.items()]
+                named |= value
             elif not _is_default(value, parameter.default):
-                parts.append(f"{name}={_text(value)}")
-        return f"{self.make.__name__}({', '.join(parts)})"
+                named[name] = value
+        return _call(self.make.__name__, listed, named)
 
 
 def made_again(make: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -205,6 +206,8 @@ def _key(value: Any) -> Any:
         return type(value), tuple(map(_key, value))
     if type(value) is dict:
         return dict, tuple((name, _key(each)) for name, each in value.items())
+    if type(value) is functools.partial:
+        return functools.partial, _key((value.func, value.args, value.keywords))
     if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
         return type(value), value.dtype, value.shape, value.tobytes()
     return type(value), value
@@ -215,6 +218,11 @@ def _is_default(value: Any, default: Any) -> bool:
     return value is default or (plain and bool(value == default))
 
 
+def _call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    parts = [*map(_text, args), *(f"{key}={_text(value)}" for key, value in kwargs.items())]
+    return f"{name}({', '.join(parts)})"
+
+
 def _text(value: Any) -> str:
     """The value in few characters, without an address."""
     if is_traced(value):
@@ -223,6 +231,8 @@ def _text(value: Any) -> str:
         return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, Made):
         return repr(value)
+    if type(value) is functools.partial:
+        return _call("partial", (value.func, *value.args), value.keywords)
     if type(value) in (list, tuple) and len(value) < reprlib.aRepr.maxlist:
         inner = ", ".join(map(_text, value))
         return f"[{inner}]" if type(value) is list else f"({inner}{',' * (len(value) == 1)})"

@@ -47,6 +47,18 @@ class EquinoxModel(Adapted):
     places: tuple[tuple[Path, str], ...] = field(default=(), repr=False)
     mapped: bool = True
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For `pickle`: a module in the place of its structure, whose marks live in one process."""
+        structure, others = self.form
+        module = jax.tree.unflatten(
+            structure, [0 if is_array else leaf for is_array, leaf in others]
+        )
+        return vars(self) | {"form": (module, others)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        module, others = state["form"]
+        vars(self).update(state, form=(jax.tree.structure(module), others))
+
     def arguments(self) -> list[tuple[str, inspect.Parameter]]:
         """The arguments of `__call__`, without a key, the state and what `inference_mode` tells."""
         found = parameters_of(self.kind.__call__)[1:]

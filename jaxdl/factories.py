@@ -37,13 +37,14 @@ def factory(make: Callable[P, R]) -> Callable[P, R]:
 
         @factory
         def clipped_adam(rate):
-            return optax.chain(optimizers.clip_by_global_norm(1.0), optimizers.adam(rate))
+            return optimizers.chain(optimizers.clip_by_global_norm(1.0), optimizers.adam(rate))
 
     Arguments:
         make: a function that returns a function, or an object such as an optimizer, which holds
             functions. The result of an optimizer is still optax's named tuple.
 
     Raises:
+        TypeError: when called, `make` returns neither, e.g. a number or nothing.
         pickle.PicklingError: at pickling, an argument whose value is known only inside of a
             compiled function.
 
@@ -164,11 +165,16 @@ def _remembering(made: Any, recipe: Recipe) -> Any:
     """The same function or object, which knows its recipe."""
     if isinstance(made, MadeFunction):
         return MadeFunction(made.__wrapped__, recipe)
-    if inspect.isfunction(made):
+    if inspect.isfunction(made) or isinstance(made, functools.partial):
         return MadeFunction(made, recipe)
+    is_tuple = isinstance(made, tuple)
+    if not (is_tuple or hasattr(made, "__dict__")):
+        raise TypeError(
+            f"a factory must return a function, a named tuple or an object with attributes, got "
+            f"{type(made).__name__} from {recipe.text()}; return a function that uses it"
+        )
     its_kind: Any = type(made)
     kind: Any = _made_kind(its_kind)
-    is_tuple = isinstance(made, tuple)
     again = tuple.__new__(kind, made) if is_tuple else object.__new__(kind)
     vars(again).update(getattr(made, "__dict__", {}), _recipe=recipe)
     return again

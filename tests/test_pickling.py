@@ -38,7 +38,7 @@ from jaxdl import (
     training,
 )
 from jaxdl.data import augmentation
-from jaxdl.factories import Made
+from jaxdl.factories import Made, factory
 from jaxdl.optimizers import schedules
 
 VECTORS, ARRAYS = pickled.VECTORS, data.Arrays(np.arange(12.0).reshape(4, 3), np.arange(4))
@@ -502,6 +502,17 @@ def test_chain_refuses_what_is_no_transformation():
         optimizers.chain(optimizers.sgd)
     with pytest.raises(ValueError, match=r"chain must have at least one"):
         optimizers.chain()
+
+
+def test_a_factory_returns_a_function_or_an_object():
+    @factory
+    def power(exponent):
+        return functools.partial(pow, exp=exponent) if exponent else exponent
+
+    assert repr(power(2)) == "power(exponent=2)"
+    assert power(2)(3) == 9
+    with pytest.raises(TypeError, match=r"must return a function.*got int from power\(exponent=0"):
+        power(0)
 
 
 def test_models_that_start_nowhere_stay_equal():

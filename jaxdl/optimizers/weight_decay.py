@@ -47,9 +47,8 @@ def l2(strength: Any, *, mask: Any = is_kernel) -> optax.GradientTransformation:
             or one that selects none of them.
 
     Example:
-        >>> import optax
         >>> from jaxdl import optimizers
-        >>> optimizer = optax.chain(l2(0.5), optimizers.sgd(1.0))
+        >>> optimizer = optimizers.chain(l2(0.5), optimizers.sgd(1.0))
         >>> params = {"kernel": 4.0, "bias": 4.0}
         >>> gradients = {"kernel": 1.0, "bias": 1.0}
         >>> updates, _ = optimizer.update(gradients, optimizer.init(params), params)

@@ -26,11 +26,10 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 def factory(make: Callable[P, R]) -> Callable[P, R]:
     """Let what `make` returns be known by the factory and its arguments.
 
-    A pickle holds the factory's name and the arguments, and loading it calls the factory again. So
-    what is loaded computes the same, if the library does; and what an argument holds must pickle,
-    too. Two results are equal if their factories and arguments are, to the bit: then they share
-    compiled programs. A result whose arguments have no such order, such as arrays of JAX, equals
-    itself alone. Lists, dictionaries and NumPy arrays are copied, so that changing them later
+    A pickle holds the factory's name and the arguments, which must pickle themselves; loading it
+    calls the factory again. Two results are equal if their factories and arguments are, to the bit,
+    and then they share compiled programs. Arrays of JAX are not compared: a result that was given
+    one equals itself alone. Lists, dictionaries and NumPy arrays are copied, so changing them later
     changes nothing. A copy of a result is the result itself.
 
     Use it for factories of your own, at the top level of a module:

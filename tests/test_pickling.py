@@ -40,6 +40,7 @@ from jaxdl import (
 from jaxdl.data import augmentation
 from jaxdl.factories import Made, factory
 from jaxdl.optimizers import schedules
+from jaxdl.training.sweep.axes import make_axis
 
 VECTORS, ARRAYS = pickled.VECTORS, data.Arrays(np.arange(12.0).reshape(4, 3), np.arange(4))
 W, K, RATES, UPDATES = pickled.weights, pickled.kernel_weights, pickled.rates, pickled.updates
@@ -518,6 +519,25 @@ def test_a_factory_returns_a_function_or_an_object():
 def test_models_that_start_nowhere_stay_equal():
     model = calling.adapt(pickled.linear, init=pickled.linear_start)
     assert again(model.without_start()) == model.without_start() == again(model).without_start()
+
+
+@each_of(calling)
+def test_copies_of_models_of_other_libraries_compute_the_same(make):
+    model = make()
+    _, expected = pickled.measured(pickled.adapted_outputs, model)
+    for other in (again(model), copy.deepcopy(model), copy.copy(model)):
+        assert pickled.measured(pickled.adapted_outputs, other) == (repr(model), expected)
+        assert len(repr(other)) < 200
+
+
+def test_the_labels_of_a_sweep_show_settings():
+    values = [initializers.he_normal(), initializers.he_normal(mode="fan_out")]
+    assert list(make_axis("init", values, static=False).labels) == list(map(repr, values))
+    assert list(make_axis("optimizer", [optimizers.sgd(0.5)], static=False).labels) == [
+        "sgd(learning_rate=0.5)"
+    ]
+    with pytest.raises(ValueError, match="must differ"):
+        make_axis("init", [values[0], initializers.he_normal()], static=False)
 
 
 def test_a_run_makes_its_plans_anew():

@@ -8,7 +8,6 @@ import functools
 import inspect
 import pickle
 import re
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,6 +20,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_SHOWN, _LONGEST = 6, 60
+"""The elements of a list that are shown, and the characters of any other value."""
 
 
 def factory(make: Callable[P, R]) -> Callable[P, R]:
@@ -238,8 +239,10 @@ def _text(value: Any) -> str:
         return repr(value)
     if type(value) is functools.partial:
         return _call("partial", (value.func, *value.args), value.keywords)
-    if type(value) in (list, tuple) and len(value) < reprlib.aRepr.maxlist:
-        inner = ", ".join(map(_text, value))
+    if type(value) in (list, tuple):
+        parts = [*map(_text, value[:_SHOWN]), *(["..."] if len(value) > _SHOWN else [])]
+        inner = ", ".join(parts)
         return f"[{inner}]" if type(value) is list else f"({inner}{',' * (len(value) == 1)})"
     name = getattr(value, "__name__", None)
-    return name if isinstance(name, str) else _ADDRESS.sub("", reprlib.repr(value))
+    text = name if isinstance(name, str) else _ADDRESS.sub("", repr(value))
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -39,6 +39,11 @@ def norms(gradients, updates):
     return jnp.stack([jnp.linalg.norm(tree["dense"]["kernel"]) for tree in (gradients, updates)])
 
 
+class Measure:
+    def __call__(self, gradients, updates):
+        return jnp.ones(())
+
+
 def quiet(event, measured):
     """A report of nothing."""
 

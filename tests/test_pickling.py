@@ -409,6 +409,16 @@ def test_the_text_is_the_call_without_its_defaults():
     assert repr(optimizers.recorded(optimizers.sgd(jnp.float32(1)), lambda g, u: g, steps=2)) == (
         "recorded(optimizer=sgd(learning_rate=float32[]), measure=<lambda>, steps=2)"
     )
+    assert repr(optimizers.recorded(optimizers.sgd(1), pickled.Measure(), steps=2)) == (
+        "recorded(optimizer=sgd(learning_rate=1), measure=<pickled.Measure object>, steps=2)"
+    )
+    assert repr(schedules.multistep_decay(0.1, boundaries=range(1, 90, 2))) == (
+        "multistep_decay(learning_rate=0.1, boundaries=range(1, 90, 2))"
+    )
+    assert repr(schedules.multistep_decay(0.1, boundaries=list(range(1, 90)))) == (
+        "multistep_decay(learning_rate=0.1, boundaries=[1, 2, 3, 4, 5, 6, ...])"
+    )
+    assert len(repr(observers.history_lines("a" * 999))) < 200
     assert "he_normal(mode='fan_out')" in repr(
         models.MLP([1], kernel_init=initializers.he_normal(mode="fan_out"))
     )

@@ -23,6 +23,7 @@ ROOMS = (
     (
         "public",
         "checks",
+        "factories",
         "notices",
         "jaxprs",
         "host_loops",

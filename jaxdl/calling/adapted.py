@@ -33,6 +33,10 @@ class Start:
     variables: Variables | None = None
     draw: Callable[[Key[Array, ""], Any], Variables] | None = None
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """For `pickle`: models that start nowhere stay equal."""
+        return "NOWHERE" if self is NOWHERE else super().__reduce_ex__(protocol)
+
 
 @dataclass(frozen=True)
 class Adapted(ABC):

@@ -1,8 +1,9 @@
 """Models of Equinox: called for one example, mapped over the batch."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -41,10 +42,22 @@ class EquinoxModel(Adapted):
         mapped: whether it takes one example, and not a batch.
     """
 
-    kind: type = object
-    form: Any = None
-    places: tuple[tuple[Path, str], ...] = ()
+    kind: type = field(default=object, repr=False)
+    form: Any = field(default=None, repr=False)
+    places: tuple[tuple[Path, str], ...] = field(default=(), repr=False)
     mapped: bool = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For `pickle`: a module in the place of its structure, whose marks live in one process."""
+        structure, others = self.form
+        module = jax.tree.unflatten(
+            structure, [0 if is_array else leaf for is_array, leaf in others]
+        )
+        return vars(self) | {"form": (module, others)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        module, others = state["form"]
+        vars(self).update(state, form=(jax.tree.structure(module), others))
 
     def arguments(self) -> list[tuple[str, inspect.Parameter]]:
         """The arguments of `__call__`, without a key, the state and what `inference_mode` tells."""
@@ -119,9 +132,13 @@ def adapt_equinox(model: Any, init: Callable[..., Any] | None, *, mapped: bool) 
     """A module of Equinox; `init(key)` makes another of the same structure."""
     form, places, own = _split(model)
     module = model[0] if isinstance(model, tuple) else model
-    draw = None if init is None else lambda key, *_: _split(init(key))[2]
+    draw = None if init is None else functools.partial(_drawn, init)
     name = type(module).__name__
     return EquinoxModel(name, Start(own, draw), type(module), form, places, mapped)
+
+
+def _drawn(init: Callable[..., Any], key: Key[Array, ""], *inputs: Any) -> Variables:
+    return _split(init(key))[2]
 
 
 def is_equinox(model: Any) -> bool:

@@ -1,9 +1,10 @@
 """Models of Flax NNX: the graph is the structure, the variables are dictionaries by their paths."""
 
+import functools
 import inspect
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -41,10 +42,10 @@ class NnxModel(Adapted):
         streams: by its path, the shape of each key and count of a stream: scanned layers have more.
     """
 
-    kind: type = nnx.Module
-    graph: Any = None
-    places: tuple[tuple[Path, str], ...] = ()
-    streams: tuple[tuple[Path, tuple[int, ...]], ...] = ()
+    kind: type = field(default=nnx.Module, repr=False)
+    graph: Any = field(default=None, repr=False)
+    places: tuple[tuple[Path, str], ...] = field(default=(), repr=False)
+    streams: tuple[tuple[Path, tuple[int, ...]], ...] = field(default=(), repr=False)
 
     @property
     def has_streams(self) -> bool:
@@ -125,10 +126,14 @@ def adapt_nnx(model: Any, init: Callable[..., Any] | None) -> NnxModel:
     flat = nnx.to_flat_state(state)
     places = tuple((path, _collection(each)) for path, each in flat)
     streams = tuple((path, each.get_value().shape) for path, each in flat if not _collection(each))
-    draw = None if init is None else lambda key, *_: variables_of(init(key))[1]
+    draw = None if init is None else functools.partial(_drawn, init)
     own = variables_of(model)[1]
     name = type(model).__name__
     return NnxModel(name, Start(own, draw), type(model), graph, places, streams)
+
+
+def _drawn(init: Callable[..., Any], key: Key[Array, ""], *inputs: Any) -> Variables:
+    return variables_of(init(key))[1]
 
 
 def variables_of(model: Any) -> tuple[Any, Variables]:

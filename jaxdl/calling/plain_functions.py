@@ -1,9 +1,10 @@
 """Plain functions of parameters and inputs, and pairs of `init` and `apply` as Haiku makes them."""
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -21,6 +22,14 @@ from jaxdl.calling.adapted import (
 )
 
 
+def _inputs(params: Any, inputs: Any) -> Any:
+    return inputs
+
+
+def _nothing(key: Any, inputs: Any) -> dict[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True)
 class FunctionModel(Adapted):
     """outputs = function(params, inputs), with parameters of any form.
@@ -29,7 +38,7 @@ class FunctionModel(Adapted):
         function: the function. A key is handed to an argument named as in `adapted.KEYS`.
     """
 
-    function: Callable[..., Any] = lambda params, inputs: inputs
+    function: Callable[..., Any] = field(default=_inputs, repr=False)
 
     def arguments(self) -> list[tuple[str, inspect.Parameter]]:
         """The arguments after the parameters, without the key."""
@@ -104,8 +113,8 @@ class PairModel(Adapted):
         function: apply(params, [state,] [rng,] inputs...) -> outputs, or (outputs, state).
     """
 
-    make: Callable[..., Any] = lambda key, inputs: {}
-    function: Callable[..., Any] = lambda params, inputs: inputs
+    make: Callable[..., Any] = field(default=_nothing, repr=False)
+    function: Callable[..., Any] = field(default=_inputs, repr=False)
 
     @property
     def has_state(self) -> bool:
@@ -182,8 +191,11 @@ def function_start(init: Callable[..., Any] | None) -> Start:
     takes = parameters_of(init)
     with_inputs = len(takes) > 1 or any(each.kind is each.VAR_POSITIONAL for _, each in takes)
 
-    def draw(key: Key[Array, ""], *inputs: Any) -> Variables:
-        drawn = init(key, *inputs) if with_inputs else init(key)
-        return {"params": _checked("the function", drawn)}
+    return Start(draw=functools.partial(_drawn, init, with_inputs))
 
-    return Start(draw=draw)
+
+def _drawn(
+    init: Callable[..., Any], with_inputs: bool, key: Key[Array, ""], *inputs: Any
+) -> Variables:
+    drawn = init(key, *inputs) if with_inputs else init(key)
+    return {"params": _checked("the function", drawn)}

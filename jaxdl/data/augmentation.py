@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Key, Shaped
 
 from jaxdl.checks import require_at_least
+from jaxdl.factories import factory
 from jaxdl.public import public_names
 
 __all__ = ["Augmentation", "compose", "cutout", "random_crop", "random_flip"]
@@ -160,6 +161,7 @@ def cutout(
     return jnp.where(square, jnp.asarray(fill), images)
 
 
+@factory
 def compose(*augmentations: Augmentation) -> Augmentation:
     """Combine augmentations into one that applies them in turn, each with its own key.
 

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 
 from jaxdl.checks import require_at_least
 from jaxdl.data.types import Arrays, Dataset
+from jaxdl.factories import factory
 
 _CHUNK = 1_000
 _LEVELS = 256
@@ -189,6 +190,7 @@ def image_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return _moments(images, (0, 1, 2))
 
 
+@factory
 def normalize_images(
     mean: float | Sequence[float] | np.ndarray, std: float | Sequence[float] | np.ndarray
 ) -> Callable[[Array], Float[Array, "batch height width channels"]]:

@@ -16,6 +16,7 @@ from jaxdl.checks import (
     require_order,
     require_positive,
 )
+from jaxdl.factories import factory
 from jaxdl.initializers.fans import compute_fans
 from jaxdl.initializers.protocol import Initializer, working_dtype
 
@@ -26,6 +27,7 @@ _MODES = ("fan_in", "fan_out", "fan_avg")
 _DISTRIBUTIONS = ("normal", "truncated_normal", "uniform")
 
 
+@factory
 def normal(mean: ArrayLike = 0.0, stddev: ArrayLike = 1.0) -> Initializer:
     r"""Independent normal weights, not truncated.
 
@@ -48,6 +50,7 @@ def normal(mean: ArrayLike = 0.0, stddev: ArrayLike = 1.0) -> Initializer:
     return _affine(jax.random.normal, mean, stddev)
 
 
+@factory
 def uniform(low: ArrayLike, high: ArrayLike) -> Initializer:
     r"""Independent uniform weights.
 
@@ -81,6 +84,7 @@ def uniform(low: ArrayLike, high: ArrayLike) -> Initializer:
     return _initializer(draw)
 
 
+@factory
 def truncated_normal(
     mean: ArrayLike = 0.0,
     stddev: ArrayLike = 1.0,
@@ -129,6 +133,7 @@ def truncated_normal(
     return _affine(draw, mean, stddev)
 
 
+@factory
 def variance_scaling(
     scale: ArrayLike,
     mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in",
@@ -180,6 +185,7 @@ def variance_scaling(
     return init
 
 
+@factory
 def lecun_normal() -> Initializer:
     r"""Normal weights that keep the variance of a linear layer's signal, Var(W) = 1 / fan_in.
 
@@ -193,11 +199,13 @@ def lecun_normal() -> Initializer:
     return variance_scaling(1.0, "fan_in", "normal")
 
 
+@factory
 def lecun_uniform() -> Initializer:
     """Uniform weights with Var(W) = 1 / fan_in; otherwise as `lecun_normal`."""
     return variance_scaling(1.0, "fan_in", "uniform")
 
 
+@factory
 def glorot_normal(gain: ArrayLike = 1.0) -> Initializer:
     r"""Normal weights between keeping the signal's variance and keeping the gradient's.
 
@@ -220,12 +228,14 @@ def glorot_normal(gain: ArrayLike = 1.0) -> Initializer:
     return variance_scaling(gain * gain, "fan_avg", "normal")
 
 
+@factory
 def glorot_uniform(gain: ArrayLike = 1.0) -> Initializer:
     """Uniform weights of the same variance as `glorot_normal`; Glorot and Bengio's equation 16."""
     require_positive("gain", gain)
     return variance_scaling(gain * gain, "fan_avg", "uniform")
 
 
+@factory
 def he_normal(
     negative_slope: ArrayLike = 0.0, mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
 ) -> Initializer:
@@ -250,6 +260,7 @@ def he_normal(
     return variance_scaling(_he_scale(negative_slope), mode, "normal")
 
 
+@factory
 def he_uniform(
     negative_slope: ArrayLike = 0.0, mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
 ) -> Initializer:
@@ -257,6 +268,7 @@ def he_uniform(
     return variance_scaling(_he_scale(negative_slope), mode, "uniform")
 
 
+@factory
 def torch_kernel() -> Initializer:
     r"""PyTorch's default kernel of Linear and Conv layers, a third of LeCun's variance.
 
@@ -272,6 +284,7 @@ def torch_kernel() -> Initializer:
     return variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+@factory
 def torch_bias(fan_in: int) -> Initializer:
     r"""PyTorch's default bias: uniform on +-1/sqrt(fan_in), with the kernel's fan_in.
 

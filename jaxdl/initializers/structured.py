@@ -10,11 +10,13 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl.checks import require_finite, require_non_negative, require_positive
+from jaxdl.factories import factory
 from jaxdl.initializers.fans import compute_fans
 from jaxdl.initializers.protocol import Initializer, working_dtype
 from jaxdl.initializers.random import he_normal, normal
 
 
+@factory
 def constant(value: ArrayLike) -> Initializer:
     """Every weight is the same finite `value`; the key is not used.
 
@@ -38,16 +40,19 @@ def constant(value: ArrayLike) -> Initializer:
     return init
 
 
+@factory
 def zeros() -> Initializer:
     """Every weight is 0, the usual start of a bias; see `constant`."""
     return constant(0.0)
 
 
+@factory
 def ones() -> Initializer:
     """Every weight is 1, the usual start of a norm's scale; see `constant`."""
     return constant(1.0)
 
 
+@factory
 def identity(gain: ArrayLike = 1.0) -> Initializer:
     r"""A dense kernel that passes on as many inputs as it has units for; the key is not used.
 
@@ -77,6 +82,7 @@ def identity(gain: ArrayLike = 1.0) -> Initializer:
     return init
 
 
+@factory
 def dirac(groups: int = 1) -> Initializer:
     r"""A convolution that passes on as many channels as it has units for; the key is not used.
 
@@ -124,6 +130,7 @@ def dirac(groups: int = 1) -> Initializer:
     return init
 
 
+@factory
 def zero_hadamard(*, orthonormal: bool = False) -> Initializer:
     r"""ZerO: identities, and a Hadamard matrix where a layer widens; the key is not used.
 
@@ -170,6 +177,7 @@ def zero_hadamard(*, orthonormal: bool = False) -> Initializer:
     return init
 
 
+@factory
 def orthogonal(gain: ArrayLike = 1.0) -> Initializer:
     r"""A uniformly random kernel with orthonormal rows or columns, whichever are fewer.
 
@@ -207,6 +215,7 @@ def orthogonal(gain: ArrayLike = 1.0) -> Initializer:
     return init
 
 
+@factory
 def sparse(sparsity: float, stddev: ArrayLike = 0.01) -> Initializer:
     r"""Normal weights, with a stated share of zeros for every input.
 
@@ -246,6 +255,7 @@ def sparse(sparsity: float, stddev: ArrayLike = 0.01) -> Initializer:
     return init
 
 
+@factory
 def identical_features() -> Initializer:
     r"""All units of a layer are the same: one random column, repeated.
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 
+from jaxdl.factories import factory
 from jaxdl.files import as_path, partial_folder, publish
 from jaxdl.training.fit.history import EpochMeasurements
 from jaxdl.training.fit.observing import Event, Observer
 
 
+@factory
 def history_lines(path: str | os.PathLike[str]) -> Observer:
     """Write `history.jsonl`: one line, a JSON object, as soon as an epoch ends.
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdl.checks import Count, require_at_least
 from jaxdl.diagnostics.signal.propagation import Propagation, propagation
+from jaxdl.factories import factory
 from jaxdl.files import as_path, partial_folder, publish
 from jaxdl.observers.probe import host_variables, make_probe
 from jaxdl.training.fit.observing import Event, Observer
@@ -19,6 +20,7 @@ from jaxdl.training.fit.observing import Event, Observer
 Report = Callable[[Event, Propagation], None]
 
 
+@factory
 def propagation_every(
     epochs: Count,
     report: Report | str | os.PathLike[str],

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.checks import require_choice
+from jaxdl.factories import factory
 from jaxdl.observers.chosen_metric import Split, check_metric, metric_of
 from jaxdl.optimizers.plateau import report_metric
 from jaxdl.training.fit.observing import Change, Event, Observer
@@ -14,6 +15,7 @@ from jaxdl.training.fit.observing import Change, Event, Observer
 _report = jax.jit(report_metric)
 
 
+@factory
 def report_plateau(metric: str = "loss", *, split: Split = "validation") -> Observer:
     """Lower the learning rate when the metric stops improving: the rate must be a `plateau`.
 

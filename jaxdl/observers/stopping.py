@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdl.checks import Count, require_at_least, require_choice, require_non_negative
+from jaxdl.factories import factory
 from jaxdl.observers.chosen_metric import Split, check_metric, metric_of
 from jaxdl.training.fit.observing import Change, Event, Observer
 from jaxdl.training.state import TrainState
@@ -30,6 +31,7 @@ class StoppingMemory(NamedTuple):
     state: Any
 
 
+@factory
 def early_stopping(
     metric: str = "loss",
     *,

@@ -12,6 +12,7 @@ from jaxdl.compiling import jit_with
 from jaxdl.diagnostics.signal.graph import graph
 from jaxdl.diagnostics.signal.recording import record
 from jaxdl.extras import import_extra
+from jaxdl.factories import factory
 from jaxdl.files import as_path
 from jaxdl.notices import notice
 from jaxdl.observers.event_file import EventFile
@@ -23,6 +24,7 @@ from jaxdl.training.fit.observing import Event, Observer, Setup
 PICTURES = 8
 
 
+@factory
 def tensorboard(
     folder: str | os.PathLike[str],
     *,

@@ -15,7 +15,7 @@ from jaxdl.optimizers.radam import radam
 from jaxdl.optimizers.recorded_updates import RecordedState, recorded
 from jaxdl.optimizers.rmsprop import rmsprop
 from jaxdl.optimizers.weight_decay import decoupled_decay, is_kernel, l2
-from jaxdl.optimizers.wrappers import accumulate, sam
+from jaxdl.optimizers.wrappers import accumulate, chain, sam
 from jaxdl.public import public_names
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "adamax",
     "adamw",
     "averaged_parameters",
+    "chain",
     "clip_by_global_norm",
     "clip_by_value",
     "current_learning_rate",

@@ -8,11 +8,13 @@ import optax
 from jax.typing import DTypeLike
 
 from jaxdl.checks import require_choice, require_non_negative
+from jaxdl.factories import factory
 from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
 from jaxdl.optimizers.moments import POSITIONS, EpsilonPosition, quotient, root
 from jaxdl.optimizers.precision import in_wide_type
 
 
+@factory
 def adagrad(
     learning_rate: LearningRate,
     *,

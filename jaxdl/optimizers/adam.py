@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxdl.checks import require_choice
+from jaxdl.factories import factory
 from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
 from jaxdl.optimizers.moments import (
     MOMENTS,
@@ -26,6 +27,7 @@ from jaxdl.optimizers.precision import in_wide_type
 from jaxdl.optimizers.weight_decay import decayed_weights, is_kernel
 
 
+@factory
 def adam(
     learning_rate: LearningRate,
     *,
@@ -87,6 +89,7 @@ def adam(
     return in_wide_type(optax.chain(rule, scale_by_learning_rate(learning_rate)), moment_dtype)
 
 
+@factory
 def adamw(
     learning_rate: LearningRate,
     *,

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
+from jaxdl.factories import factory
 from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
 from jaxdl.optimizers.moments import bias_correction, first_moments, require_moments
 from jaxdl.optimizers.precision import in_wide_type
 
 
+@factory
 def adamax(
     learning_rate: LearningRate,
     *,

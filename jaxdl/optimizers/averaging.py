@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Int
 
 from jaxdl.checks import require_at_least, require_decay
+from jaxdl.factories import factory
 from jaxdl.optimizers.moments import bias_correction
 
 
@@ -21,6 +22,7 @@ class AverageState(NamedTuple):
     average: optax.Params
 
 
+@factory
 def ema(decay: Any = 0.999, *, debias: bool = False) -> optax.GradientTransformation:
     r"""An exponential moving average of the parameters.
 
@@ -31,7 +33,7 @@ def ema(decay: Any = 0.999, *, debias: bool = False) -> optax.GradientTransforma
 
     $$\bar\theta_t = \frac{1-\beta}{1-\beta^t} \sum_{i=1}^{t} \beta^{t-i}\theta_i$$
 
-    Chain it after the optimizer: `optax.chain(adam(1e-3), ema(0.999))`. It passes the updates on
+    Chain it after the optimizer: `chain(adam(1e-3), ema(0.999))`. It passes the updates on
     unchanged and averages each new value of the parameters; `averaged_parameters` reads the
     average. The numerics are those of PyTorch's `AveragedModel` with `get_ema_multi_avg_fn(decay)`.
     The running statistics of norms belong to the parameters of the run, not to their average.
@@ -44,9 +46,8 @@ def ema(decay: Any = 0.999, *, debias: bool = False) -> optax.GradientTransforma
         ValueError: a decay outside [0, 1).
 
     Example:
-        >>> import optax
         >>> from jaxdl import optimizers
-        >>> optimizer = optax.chain(optimizers.sgd(1.0), ema(0.5))
+        >>> optimizer = optimizers.chain(optimizers.sgd(1.0), ema(0.5))
         >>> params, state = 0.0, optimizer.init(0.0)
         >>> for _ in range(3):                       # 1, 2, 3
         ...     updates, state = optimizer.update(-1.0, state, params)
@@ -64,6 +65,7 @@ def ema(decay: Any = 0.999, *, debias: bool = False) -> optax.GradientTransforma
     return average(lambda step: True, weight_of_new)
 
 
+@factory
 def swa(*, start: SupportsIndex = 0, every: SupportsIndex = 1) -> optax.GradientTransformation:
     r"""Stochastic weight averaging: the equal average of the parameters after some update.
 
@@ -80,9 +82,8 @@ def swa(*, start: SupportsIndex = 0, every: SupportsIndex = 1) -> optax.Gradient
         ValueError: a negative start, every below 1.
 
     Example:
-        >>> import optax
         >>> from jaxdl import optimizers
-        >>> optimizer = optax.chain(optimizers.sgd(1.0), swa(start=1))
+        >>> optimizer = optimizers.chain(optimizers.sgd(1.0), swa(start=1))
         >>> params, state = 0.0, optimizer.init(0.0)
         >>> for _ in range(3):                       # 1, 2, 3
         ...     updates, state = optimizer.update(-1.0, state, params)
@@ -149,11 +150,10 @@ def evaluated_parameters(opt_state: optax.OptState, params: Any) -> Any:
         ValueError: the state holds more than one average.
 
     Example:
-        >>> import optax
         >>> from jaxdl import optimizers
         >>> evaluated_parameters(optimizers.sgd(0.1).init(1.0), 1.0)
         1.0
-        >>> evaluated_parameters(optax.chain(optimizers.sgd(0.1), ema()).init(2.0), 1.0).item()
+        >>> evaluated_parameters(optimizers.chain(optimizers.sgd(0.1), ema()).init(2.0), 1.0).item()
         2.0
     """
     if not _averages(opt_state):
@@ -169,16 +169,15 @@ def averaged_parameters(opt_state: optax.OptState) -> Any:
         ValueError: the state holds no average, or more than one.
 
     Example:
-        >>> import optax
         >>> from jaxdl import optimizers
-        >>> averaged_parameters(optax.chain(optimizers.sgd(0.1), ema()).init({"w": 1.0}))
+        >>> averaged_parameters(optimizers.chain(optimizers.sgd(0.1), ema()).init({"w": 1.0}))
         {'w': Array(1., ...)}
     """
     found = _averages(opt_state)
     if len(found) != 1:
         raise ValueError(
             f"opt_state must hold one average of the parameters, and this one holds {len(found)}; "
-            "chain ema or swa after the optimizer: optax.chain(adam(1e-3), ema(0.999))"
+            "chain ema or swa after the optimizer: optimizers.chain(adam(1e-3), ema(0.999))"
         )
     return found[0].average
 

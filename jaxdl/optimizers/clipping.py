@@ -8,8 +8,10 @@ import optax
 from jaxtyping import Array
 
 from jaxdl.checks import is_traced
+from jaxdl.factories import factory
 
 
+@factory
 def clip_by_value(limit: Any) -> optax.GradientTransformation:
     r"""Each element by itself: $g \leftarrow \min(\max(g, -c), c)$, the lecture's clipping.
 
@@ -32,6 +34,7 @@ def clip_by_value(limit: Any) -> optax.GradientTransformation:
     return optax.clip(limit)
 
 
+@factory
 def clip_by_global_norm(limit: Any) -> optax.GradientTransformation:
     r"""All elements together: $g \leftarrow g\,\min(1, c / \lVert g\rVert)$, the direction kept.
 

@@ -7,6 +7,7 @@ import optax
 from jax.typing import DTypeLike
 
 from jaxdl.checks import require_choice, require_decay
+from jaxdl.factories import factory
 from jaxdl.optimizers.learning_rate import (
     LearningRate,
     current_learning_rate,
@@ -18,6 +19,7 @@ from jaxdl.optimizers.weight_decay import decayed_weights, is_kernel
 RatePosition = Literal["inside", "outside"]
 
 
+@factory
 def sgd(learning_rate: LearningRate) -> optax.GradientTransformation:
     r"""Stochastic gradient descent.
 
@@ -42,6 +44,7 @@ def sgd(learning_rate: LearningRate) -> optax.GradientTransformation:
     return optax.chain(scale_by_learning_rate(learning_rate))
 
 
+@factory
 def momentum(
     learning_rate: LearningRate,
     *,
@@ -82,6 +85,7 @@ def momentum(
     return in_wide_type(velocity(learning_rate, optax.trace(decay), rate_position), moment_dtype)
 
 
+@factory
 def nesterov(
     learning_rate: LearningRate,
     *,
@@ -153,6 +157,7 @@ def velocity(
     return optax.chain(*((rate, accumulator) if rate_position == "inside" else (accumulator, rate)))
 
 
+@factory
 def lion(
     learning_rate: LearningRate,
     *,

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxdl.checks import require_choice, require_non_negative
+from jaxdl.factories import factory
 from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
 from jaxdl.optimizers.moments import (
     POSITIONS,
@@ -24,6 +25,7 @@ from jaxdl.optimizers.moments import (
 from jaxdl.optimizers.precision import in_wide_type
 
 
+@factory
 def nadam(
     learning_rate: LearningRate,
     *,

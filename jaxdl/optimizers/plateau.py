@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdl.checks import require_choice, require_non_negative, require_positive
+from jaxdl.factories import factory
 from jaxdl.optimizers.learning_rate import downhill
 
 
@@ -40,6 +41,7 @@ class PlateauState(NamedTuple):
     settings: PlateauSettings
 
 
+@factory
 def plateau(
     learning_rate: ArrayLike,
     *,

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxdl.checks import require_choice
+from jaxdl.factories import factory
 from jaxdl.optimizers.learning_rate import LearningRate, scale_by_learning_rate
 from jaxdl.optimizers.moments import (
     MOMENTS,
@@ -24,6 +25,7 @@ from jaxdl.optimizers.precision import in_wide_type
 RECTIFIED_ABOVE = 5.0  # Liu et al. (2020) rectify above 4, PyTorch and optax above 5
 
 
+@factory
 def radam(
     learning_rate: LearningRate,
     *,

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array
 
 from jaxdl.checks import Count, require_at_least
+from jaxdl.factories import factory
 
 
 class RecordedState(NamedTuple):
@@ -26,6 +27,7 @@ class RecordedState(NamedTuple):
     values: Any
 
 
+@factory
 def recorded(
     optimizer: Any, measure: Callable[[Any, Any], Any], *, steps: Count
 ) -> optax.GradientTransformationExtraArgs:
@@ -48,9 +50,9 @@ def recorded(
         ValueError: steps below 1.
 
     Example:
-        >>> import jax, jax.numpy as jnp, optax
+        >>> import jax, jax.numpy as jnp
         >>> from jaxdl import optimizers
-        >>> clipped = optax.chain(optimizers.clip_by_value(1.0), optimizers.sgd(0.5))
+        >>> clipped = optimizers.chain(optimizers.clip_by_value(1.0), optimizers.sgd(0.5))
         >>> optimizer = recorded(clipped, lambda g, u: {"gradient": g, "update": u}, steps=2)
         >>> state = optimizer.init(jnp.float32(0))
         >>> for gradient in (0.5, 4.0, 8.0):

@@ -8,12 +8,14 @@ import optax
 from jax.typing import DTypeLike
 
 from jaxdl.checks import require_choice, require_decay, require_non_negative
+from jaxdl.factories import factory
 from jaxdl.optimizers.descent import RatePosition, velocity
 from jaxdl.optimizers.learning_rate import LearningRate
 from jaxdl.optimizers.moments import POSITIONS, EpsilonPosition, quotient, root, zeros
 from jaxdl.optimizers.precision import in_wide_type
 
 
+@factory
 def rmsprop(
     learning_rate: LearningRate,
     *,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdl.checks import is_traced, require_non_negative
+from jaxdl.factories import factory
 from jaxdl.optimizers.learning_rate import current_learning_rate
 
 
@@ -26,6 +27,7 @@ def is_kernel(params: Any) -> Any:
     )
 
 
+@factory
 def l2(strength: Any, *, mask: Any = is_kernel) -> optax.GradientTransformation:
     r"""The gradient of an L2 penalty, to be chained before an optimizer.
 
@@ -45,9 +47,8 @@ def l2(strength: Any, *, mask: Any = is_kernel) -> optax.GradientTransformation:
             or one that selects none of them.
 
     Example:
-        >>> import optax
         >>> from jaxdl import optimizers
-        >>> optimizer = optax.chain(l2(0.5), optimizers.sgd(1.0))
+        >>> optimizer = optimizers.chain(l2(0.5), optimizers.sgd(1.0))
         >>> params = {"kernel": 4.0, "bias": 4.0}
         >>> gradients = {"kernel": 1.0, "bias": 1.0}
         >>> updates, _ = optimizer.update(gradients, optimizer.init(params), params)
@@ -60,6 +61,7 @@ def l2(strength: Any, *, mask: Any = is_kernel) -> optax.GradientTransformation:
     return masked(optax.add_decayed_weights(strength), mask)
 
 
+@factory
 def decoupled_decay(
     optimizer: optax.GradientTransformation, weight_decay: Any, *, mask: Any = is_kernel
 ) -> optax.GradientTransformationExtraArgs:

@@ -1,4 +1,4 @@
-"""Optimizers around an optimizer: gradient accumulation, sharpness-aware minimisation."""
+"""Optimizers one after another, and around others: accumulation, sharpness-aware minimisation."""
 
 import operator
 from collections.abc import Callable
@@ -11,10 +11,46 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxdl.checks import require_at_least
+from jaxdl.factories import factory
 from jaxdl.optimizers.clipping import check_limit, scaled_norm
 from jaxdl.optimizers.precision import in_wide_type
 
 
+@factory
+def chain(*transformations: Any) -> optax.GradientTransformationExtraArgs:
+    r"""One transformation after another; the updates of each are the gradients of the next.
+
+    $$u = (f_k \circ \dots \circ f_1)(g)$$
+
+    This is `optax.chain`, but it pickles if its parts do, and shows them.
+
+    Arguments:
+        transformations: f_1 to f_k, at least one, of `jaxdl.optimizers` or of optax.
+
+    Raises:
+        TypeError: what is no gradient transformation.
+        ValueError: nothing to chain.
+
+    Example:
+        >>> from jaxdl import optimizers
+        >>> optimizer = chain(optimizers.clip_by_value(1.0), optimizers.sgd(0.5))
+        >>> optimizer
+        chain(clip_by_value(limit=1.0), sgd(learning_rate=0.5))
+        >>> optimizer.update(4.0, optimizer.init(0.0))[0].item()
+        -0.5
+    """
+    if not transformations:
+        raise ValueError("chain must have at least one transformation, got none; pass some")
+    for each in transformations:
+        if not isinstance(each, optax.GradientTransformation):
+            raise TypeError(
+                f"chain must have gradient transformations, got {type(each).__name__}; make one, "
+                "e.g. optimizers.sgd(0.1)"
+            )
+    return optax.chain(*transformations)
+
+
+@factory
 def accumulate(
     optimizer: optax.GradientTransformation,
     steps: SupportsIndex | Callable[[Array], Any],
@@ -53,6 +89,7 @@ def accumulate(
     return in_wide_type(multiple, moment_dtype)
 
 
+@factory
 def sam(
     optimizer: optax.GradientTransformation, *, radius: float = 0.05
 ) -> optax.GradientTransformationExtraArgs:

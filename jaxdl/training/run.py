@@ -60,6 +60,10 @@ class Run:
     measure: Callable[[TrainState], Any] | None = None
     _plans: dict[Any, "_Plan"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For `pickle` and copies, which make plans of their own."""
+        return vars(self) | {"_plans": {}}
+
     def init(self, key: Key[Array, ""], train: Batch, params: Any = None) -> TrainState:
         """The state before the first step, for the examples of a split.
 

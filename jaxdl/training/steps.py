@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Int, Key
 
 from jaxdl.calling import Adapted, synchronized_norms
+from jaxdl.factories import factory
 from jaxdl.training.fields import check_held
 from jaxdl.training.state import TrainState
 from jaxdl.training.task import (
@@ -30,6 +31,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 EvalStep = Callable[[Mapping[str, Any], Batch], dict[str, Any]]
 
 
+@factory
 def make_train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
@@ -140,6 +142,7 @@ def uphill(gradients: Any) -> Any:
     return jax.tree.map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, gradients)
 
 
+@factory
 def make_eval_step(
     model: Any,
     loss: PerExample | None = None,
@@ -178,6 +181,7 @@ def make_eval_step(
     return eval_step
 
 
+@factory
 def make_train_epoch(
     train_step: TrainStep, *, unroll: int = 1
 ) -> Callable[[TrainState, Batch, Int[Array, "steps batch"]], tuple[TrainState, dict[str, Array]]]:

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxdl.checks import require_choice
+from jaxdl.factories import factory
 from jaxdl.optimizers.schedules.numerics import (
     LAST_STEP,
     Schedule,
@@ -26,6 +27,7 @@ from jaxdl.optimizers.schedules.numerics import (
 )
 
 
+@factory
 def warmup(learning_rate: ArrayLike, *, steps: int, start_factor: float = 0.0) -> Schedule:
     r"""The rate grows linearly to its full size, and stays there.
 
@@ -65,6 +67,7 @@ def warmup(learning_rate: ArrayLike, *, steps: int, start_factor: float = 0.0) -
     return schedule
 
 
+@factory
 def cosine_restarts(
     learning_rate: ArrayLike, *, cycle_steps: int, growth: int = 1, end_rate: ArrayLike = 0.0
 ) -> Schedule:
@@ -117,6 +120,7 @@ def cosine_restarts(
     return schedule
 
 
+@factory
 def one_cycle(
     learning_rate: ArrayLike,
     *,
@@ -194,6 +198,7 @@ def one_cycle(
     return schedule
 
 
+@factory
 def joined(schedules: Sequence[optax.Schedule], *, boundaries: Sequence[int]) -> Schedule:
     r"""One schedule after another, each counting from its own beginning.
 

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxdl.checks import require_non_negative, require_positive
+from jaxdl.factories import factory
 from jaxdl.optimizers.schedules.numerics import (
     Schedule,
     as_count,
@@ -22,6 +23,7 @@ from jaxdl.optimizers.schedules.numerics import (
 )
 
 
+@factory
 def constant(learning_rate: ArrayLike) -> Schedule:
     r"""$\eta_t = \eta_0$.
 
@@ -39,6 +41,7 @@ def constant(learning_rate: ArrayLike) -> Schedule:
     return lambda step: jnp.broadcast_to(float32(learning_rate), as_count(step).shape)
 
 
+@factory
 def step_decay(learning_rate: ArrayLike, *, every: int, factor: float = 0.1) -> Schedule:
     r"""The rate falls by a factor after every `every` steps.
 
@@ -65,6 +68,7 @@ def step_decay(learning_rate: ArrayLike, *, every: int, factor: float = 0.1) -> 
     return lambda step: float32(learning_rate) * to_power(log_factor, as_count(step) // every)
 
 
+@factory
 def multistep_decay(
     learning_rate: ArrayLike, *, boundaries: Sequence[int], factor: float = 0.1
 ) -> Schedule:
@@ -99,6 +103,7 @@ def multistep_decay(
     return schedule
 
 
+@factory
 def exponential_decay(learning_rate: ArrayLike, *, factor: float, every: int = 1) -> Schedule:
     r"""The rate falls smoothly, by a factor over `every` steps.
 
@@ -126,6 +131,7 @@ def exponential_decay(learning_rate: ArrayLike, *, factor: float, every: int = 1
     return lambda step: float32(learning_rate) * to_power(log_factor, as_count(step))
 
 
+@factory
 def inverse_time_decay(learning_rate: ArrayLike, *, decay: float) -> Schedule:
     r"""The rate falls as one over the number of steps.
 
@@ -151,6 +157,7 @@ def inverse_time_decay(learning_rate: ArrayLike, *, decay: float) -> Schedule:
     return lambda step: float32(learning_rate) / (1 + float32(decay) * float32(as_count(step)))
 
 
+@factory
 def polynomial_decay(
     learning_rate: ArrayLike, *, steps: int, power: float = 1.0, end_rate: ArrayLike = 0.0
 ) -> Schedule:
@@ -189,6 +196,7 @@ def polynomial_decay(
     return schedule
 
 
+@factory
 def cosine_decay(learning_rate: ArrayLike, *, steps: int, end_rate: ArrayLike = 0.0) -> Schedule:
     r"""The rate falls to its end along half a cosine, and stays there.
 

@@ -37,6 +37,7 @@ class NonFiniteError(FloatingPointError):
         step: its number, which is the updates made before it.
         quantity: the first that was not finite, e.g. "the output of dense_1", or "the inputs of
             example 17 of the train split".
+        fix: what may help.
         result: the run up to the step before.
     """
 
@@ -47,7 +48,12 @@ class NonFiniteError(FloatingPointError):
         )
         self.step = step
         self.quantity = quantity
+        self.fix = fix
         self.result: Any = None
+
+    def __reduce__(self) -> Any:
+        """For `pickle`, which would make an error of its message alone."""
+        return type(self), (self.step, self.quantity, self.fix), vars(self)
 
 
 def became_nonfinite(before: TrainState, after: TrainState) -> Bool[Array, ""]:

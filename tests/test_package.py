@@ -23,6 +23,7 @@ ROOMS = (
     (
         "checks",
         "notices",
+        "showing",
         "jaxprs",
         "host_loops",
         "compiling",

@@ -22,6 +22,7 @@ from jaxdl.initializers.gains import (
     gaussian_expectation,
     gaussian_quadrature,
 )
+from jaxdl.showing import counted, ends, named
 
 # The search for a critical point ends here: a unit whose input has a standard deviation of 1,000 is
 # a step function.
@@ -56,6 +57,15 @@ class MeanField:
     gradient_factor: Float[np.ndarray, " depth"]
     preactivation_gradient: Float[np.ndarray, " depth"]
     activation_gradient: Float[np.ndarray, " depth"]
+
+    def __repr__(self) -> str:
+        variances = {
+            "preactivation_variance": ends(self.preactivation_variance),
+            "activation_variance": ends(self.activation_variance),
+            "gradient_factor": ends(self.gradient_factor),
+        }
+        layers = counted(len(self.gradient_factor), "layer")
+        return f"MeanField({layers}: {named(variances)})"
 
 
 def mean_field(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jaxdl.data.types import Dataset
+from jaxdl.training.fit.described import history_html, result_line
 from jaxdl.training.fit.history import History
 from jaxdl.training.state import TrainState
 
@@ -34,6 +35,12 @@ class Result:
             ValueError: the dataset has no such split.
         """
         return self.measure(self.state.evaluated, split_of(self.dataset, split))
+
+    def __repr__(self) -> str:
+        return result_line(self)
+
+    def _repr_html_(self) -> str:
+        return history_html(repr(self), self.history)
 
 
 def split_of(dataset: Dataset, split: str) -> Any:

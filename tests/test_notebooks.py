@@ -33,7 +33,7 @@ def executed(file, monkeypatch):
         client = NotebookClient(
             notebook, km=manager, timeout=120, resources={"metadata": {"path": folder}}
         )
-        client.execute()
+        client.execute(cleanup_kc=True)
         assert not manager.has_kernel
     return notebook
 
@@ -76,6 +76,6 @@ def test_the_first_network(monkeypatch):
     (last,) = outputs_of("more =")
     assert re.fullmatch(rf"20/20 epochs: {NUMBERS}; [\d.]+ s", last.data["text/plain"])
 
-    for start in ("diagnostics.summary", "before =", "diagnostics.advise"):
+    for start in ("model =", "batch =", "diagnostics.advise"):
         (table,) = outputs_of(start)
         assert table.data["text/html"].startswith("<div>")

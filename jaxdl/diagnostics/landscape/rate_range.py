@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxdl.compiling import compiler_options, loops_well, once_for_equal
 from jaxdl.data.types import Arrays, Dataset
-from jaxdl.showing import counted, curve, ends, html_table, number
+from jaxdl.showing import Cell, counted, curve, ends, html_table, number
 from jaxdl.training.fit.batches import batch_shapes, put_on_device
 from jaxdl.training.orders import epoch_order
 from jaxdl.training.state import TrainState, check_parts, init_state
@@ -64,7 +64,7 @@ class RateRange(NamedTuple):
     def _repr_html_(self) -> str:
         measured = {"loss after its steps": self.curve.loss, "change of it": self.curve.change}
         best = int(np.argmin(np.abs(self.curve.rates - self.suggested)))
-        rows = [
+        rows: list[list[Cell]] = [
             [name, *(number(values[i]) for i in (0, best, -1)), curve(values)]
             for name, values in measured.items()
         ]

@@ -222,7 +222,7 @@ def curve(*lines: Any) -> Picture:
     marks = []
     for index, values in enumerate(curves):
         across = np.linspace(EDGE, WIDTH - EDGE, len(values)) if len(values) > 1 else [WIDTH / 2]
-        share = (values / 2 - low) / (high - low) if high > low else np.where(values, 0.5, 0.5)
+        share = (values / 2 - low) / (high - low) if high > low else np.full(len(values), 0.5)
         down = HEIGHT - EDGE - share * (HEIGHT - 2 * EDGE)
         dashes = ' stroke-dasharray="3 2"' if index else ""
         whole = np.isfinite(values)

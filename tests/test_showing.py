@@ -148,6 +148,17 @@ def test_a_tree_of_anything_has_a_repr(results, name):
     assert len(lines) == 5
 
 
+def test_an_event_says_where_the_run_stands():
+    told = []
+    training.fit(
+        MODEL, DATASET, OPTIMIZER, epochs=1, batch_size=600, key=jax.random.key(0), **GOAL,
+        observers=[lambda event: told.append(repr(event))],
+    )  # fmt: skip
+    (line,) = told
+    assert line.startswith("Event(epoch 1 of 1, step 3 of 3, measured=EpochMeasurements(loss ")
+    assert len(line) < ONE_LINE
+
+
 def test_runs_of_a_map_are_counted():
     keys = jax.random.split(jax.random.key(0), 3)
     assert "3 rows, mean of 3 runs: loss " in repr(jax.vmap(measure)(keys))

@@ -165,6 +165,20 @@ def test_runs_of_a_map_are_counted():
     assert "step 0 to 0 in 3 runs; numbers: params 930" in repr(jax.vmap(state_of)(keys))
 
 
+def test_histograms_of_a_map_are_those_of_the_first_run():
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def count(key):
+        return diagnostics.histograms(MODEL, state_of(key).variables, BATCH)
+
+    first, both = (
+        ElementTree.fromstring(f._repr_html_()) for f in (count(keys[0]), jax.vmap(count)(keys))
+    )
+    assert [row[0].text for row in first.iter("tr")] == [row[0].text for row in both.iter("tr")]
+    assert "".join(both.itertext()).strip().endswith("The first run's.")
+    assert "first run" not in "".join(first.itertext())
+
+
 def test_two_hundred_layers_are_cut_in_the_middle():
     sizes = diagnostics.summary(models.MLP([4] * 100), jax.ShapeDtypeStruct((1, 4), "float32"))
     names = sizes.names

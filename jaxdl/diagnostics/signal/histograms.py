@@ -84,13 +84,16 @@ class Histograms:
             return None
         rows: list[list[Cell]] = [[name] for name in self.names]
         for part in measured.values():
-            edges = np.asarray(part.edges).reshape(-1, len(rows), np.shape(part.edges)[-1])[0]
-            counts = np.asarray(part.counts).reshape(-1, len(rows), np.shape(part.counts)[-1])
-            for row, edge, count in zip(rows, edges, counts.sum(0), strict=True):
+            # Runs of a map have bins of their own, so only the first one's are shown.
+            edges, counts = (
+                np.asarray(values).reshape(-1, len(rows), np.shape(values)[-1])[0]
+                for values in (part.edges, part.counts)
+            )
+            for row, edge, count in zip(rows, edges, counts, strict=True):
                 row += [ends(edge), curve(count)]
-        runs = "" if np.ndim(self.activations.counts) == 2 else "Counts of all runs; edges of one."
+        notes = [] if np.ndim(self.activations.counts) == 2 else ["The first run's."]
         head = [cell for name in measured for cell in (f"{name} from", "counts")]
-        return html_table(repr(self), ["row", *head], rows, [runs] if runs else [])
+        return html_table(repr(self), ["row", *head], rows, notes)
 
 
 def histograms(

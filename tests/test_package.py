@@ -25,6 +25,7 @@ ROOMS = (
         "checks",
         "factories",
         "notices",
+        "showing",
         "jaxprs",
         "host_loops",
         "compiling",

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 from jaxdl.checks import require_at_least
 from jaxdl.data.types import Arrays, Dataset
 from jaxdl.factories import factory
+from jaxdl.showing import shape_of
 
 _CHUNK = 1_000
 _LEVELS = 256
@@ -36,6 +37,9 @@ class Scaler:
 
     mean: np.ndarray
     std: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Scaler(mean {shape_of(self.mean)}, std {shape_of(self.std)})"
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """Scale `values` of shape (n, ...); the dtype is kept.

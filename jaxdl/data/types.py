@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from jaxdl.showing import shape_of
+
 PARTS = ("inputs", "targets", "weights")
 """The fields that a split or a batch may have."""
 
@@ -36,6 +38,11 @@ class Arrays:
 
     def __len__(self) -> int:
         return len(jax.tree.leaves(self.inputs)[0])
+
+    def __repr__(self) -> str:
+        parts = {"inputs": self.inputs, "targets": self.targets, "weights": self.weights}
+        shapes = (f"{name} {shape_of(v)}" for name, v in parts.items() if v is not None)
+        return f"Arrays({', '.join(shapes)})"
 
 
 jax.tree_util.register_dataclass(Arrays, ["inputs", "targets", "weights"], [])

@@ -23,6 +23,7 @@ from jaxdl.initializers.gains import (
     gaussian_quadrature,
 )
 from jaxdl.public import public_names
+from jaxdl.showing import counted, ends, named
 
 __all__ = ["MeanField", "critical_weight_variance", "mean_field"]
 
@@ -61,6 +62,15 @@ class MeanField:
     gradient_factor: Float[np.ndarray, " depth"]
     preactivation_gradient: Float[np.ndarray, " depth"]
     activation_gradient: Float[np.ndarray, " depth"]
+
+    def __repr__(self) -> str:
+        variances = {
+            "preactivation_variance": ends(self.preactivation_variance),
+            "activation_variance": ends(self.activation_variance),
+            "gradient_factor": ends(self.gradient_factor),
+        }
+        layers = counted(len(self.gradient_factor), "layer")
+        return f"MeanField({layers}: {named(variances)})"
 
 
 def mean_field(

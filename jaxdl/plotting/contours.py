@@ -64,6 +64,10 @@ class Landscape:
                     "project them with diagnostics.project"
                 )
 
+    def __repr__(self) -> str:
+        points = f"{len(self.x)} x {len(self.y)} heights"
+        return f"Landscape({', '.join([repr(self.title), points, *map(repr, self.paths)])})"
+
 
 def contour_levels(
     heights: Float[Array | np.ndarray, "..."], *, count: int = 16

@@ -1,5 +1,7 @@
 """An empty figure to draw on, and its file."""
 
+import functools
+import io
 import os
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -10,6 +12,8 @@ from jaxdl.files import as_path
 
 def new_figure(width: SupportsFloat, height: SupportsFloat) -> Any:
     """Return an empty matplotlib Figure; it opens no window, and labels keep off each other.
+
+    As the last value of a notebook's cell it is shown, once, whether pyplot was imported or not.
 
     Arguments:
         width: inches.
@@ -23,7 +27,16 @@ def new_figure(width: SupportsFloat, height: SupportsFloat) -> Any:
         [4.0, 3.0]
     """
     matplotlib_figure = import_extra("matplotlib.figure", "a figure")
-    return matplotlib_figure.Figure(figsize=(float(width), float(height)), layout="constrained")
+    figure = matplotlib_figure.Figure(figsize=(float(width), float(height)), layout="constrained")
+    # A notebook draws figures only where pyplot has told it how.
+    figure._repr_png_ = functools.partial(_png, figure)
+    return figure
+
+
+def _png(figure: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def save_figure(figure: Any, file: str | os.PathLike[str]) -> Path:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, Key
 from jaxdl.calling import adapt, initial_variables
 from jaxdl.checks import require_key, require_like
 from jaxdl.optimizers.averaging import evaluated_parameters
+from jaxdl.showing import ends, known, numbers_in, shape_of
 from jaxdl.training.task import Task
 
 # `fold_in` numbers: each purpose has its own, so its random stream is independent of the others.
@@ -76,6 +77,20 @@ class TrainState:
     def augment_key(self) -> Key[Array, ""]:
         """The key of this step's augmentation: a function of the run's key and the step."""
         return self._stream_key(AUGMENT_STREAM)
+
+    def __repr__(self) -> str:
+        parts = {
+            "params": self.params,
+            "batch_stats": self.batch_stats,
+            "collections": self.collections,
+            "opt_state": self.opt_state,
+        }
+        sizes = {name: numbers_in(tree) for name, tree in parts.items()}
+        listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items() if size)
+        step = known(self.step)
+        at = shape_of(self.step) if step is None else ends(step.ravel())
+        runs = f" in {step.size:,} runs" if step is not None and step.ndim else ""
+        return f"TrainState(step {at}{runs}; numbers: {listed or 'none'})"
 
     def _stream_key(self, stream: int) -> Key[Array, ""]:
         return jax.random.fold_in(jax.random.fold_in(self.key, stream), self.step)

@@ -91,3 +91,46 @@ def test_a_propagation_draws_its_rows_beside_a_theory():
         assert theory.get_label() == "flat"
         assert (theory.get_ydata() == height).all()
     assert [label.get_text() for label in backward.get_xticklabels()] == list(measured.names)
+
+
+def curves(count, values):
+    return {f"value {i}": np.asarray(values, float) for i in range(count)}
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (6, 3, 2), (4, 3, 2)])
+def test_panels_stand_three_in_a_row(count, columns, rows):
+    figure = plotting.learning_curves(curves(count, [1, 2]), curves(count, [2]), {})
+    assert len(figure.axes) == count
+    assert figure.get_size_inches().tolist() == [4.5 * columns, 3.5 * rows]
+
+
+def test_a_value_that_was_only_validated_has_a_panel():
+    figure = plotting.learning_curves(
+        {"loss": np.ones(4)}, {"loss": np.ones(2)}, {"f1": [0.1, 0.2]}
+    )
+    _, panel = figure.axes
+    (line,) = panel.get_lines()
+    assert (panel.get_ylabel(), line.get_label()) == ("f1", "validation")
+
+
+def test_one_epoch_is_a_dot_and_not_nothing():
+    (axes,) = plotting.learning_curves({}, {"loss": [1.0]}, {"loss": [2.0]}).axes
+    train, validation = axes.get_lines()
+    assert train.get_marker() == validation.get_marker() == "."
+    left, right = axes.get_xlim()
+    assert left == 0
+    assert right > 1
+    axes.figure.draw_without_rendering()
+    inside = [tick for tick in axes.get_xticks() if left <= tick <= right]
+    assert inside == [0, 1]
+
+
+def test_what_is_not_finite_is_a_gap_on_the_same_axis():
+    figure = plotting.learning_curves(
+        {}, {"loss": [1.0, np.nan, np.nan], "error": [np.nan] * 3}, {"loss": [], "error": []}
+    )
+    loss, error = figure.axes
+    assert loss.get_xlim() == error.get_xlim()
+    assert [text.get_text() for text in error.texts] == ["nothing finite"]
+    assert not loss.texts
+    figure.draw_without_rendering()

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxdl.compiling import compiler_options, loops_well, once_for_equal
 from jaxdl.data.types import Arrays, Dataset
+from jaxdl.showing import Cell, counted, curve, ends, html_table, number
 from jaxdl.training.fit.batches import batch_shapes, put_on_device
 from jaxdl.training.orders import epoch_order
 from jaxdl.training.state import TrainState, check_parts, init_state
@@ -46,12 +47,29 @@ class RateCurve(NamedTuple):
     start: Float[np.ndarray, " rates"]
     change: Float[np.ndarray, " rates"]
 
+    def __repr__(self) -> str:
+        return f"RateCurve({counted(len(self.rates), 'rate')}: {ends(self.rates)})"
+
 
 class RateRange(NamedTuple):
     """The suggested learning rate, and the curve that it was read from."""
 
     suggested: float
     curve: RateCurve
+
+    def __repr__(self) -> str:
+        rates = counted(len(self.curve.rates), "rate")
+        return f"RateRange({number(self.suggested)} of {rates}, {ends(self.curve.rates)})"
+
+    def _repr_html_(self) -> str:
+        measured = {"loss after its steps": self.curve.loss, "change of it": self.curve.change}
+        best = int(np.argmin(np.abs(self.curve.rates - self.suggested)))
+        rows: list[list[Cell]] = [
+            [name, *(number(values[i]) for i in (0, best, -1)), curve(values)]
+            for name, values in measured.items()
+        ]
+        head = ["", *(f"rate {number(self.curve.rates[i])}" for i in (0, best, -1)), "by rate"]
+        return html_table(repr(self), head, rows)
 
 
 def rate_range(

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxdl.diagnostics.landscape.surface import check_directions
+from jaxdl.showing import counted
 from jaxdl.training.steps import extra_arguments, uphill
 
 # Parameters converted to float64 at a time: half a gigabyte for a path of 1,000 points.
@@ -28,6 +29,11 @@ class PrincipalDirections(NamedTuple):
 
     directions: tuple[Any, ...]
     variance_shares: Float[np.ndarray, " directions"]
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{100 * float(share):.3g} %" for share in self.variance_shares)
+        directions = counted(len(self.directions), "direction")
+        return f"PrincipalDirections({directions}: {shares} of the path)"
 
 
 def descend(

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from jaxdl.showing import html_table
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -50,3 +52,7 @@ class Findings(tuple[Advice, ...]):
 
     def __repr__(self) -> str:
         return "\n".join(map(str, self)) or f"healthy: nothing found in {self.looked_at}"
+
+    def _repr_html_(self) -> str:
+        line = f"{len(self)} found in {self.looked_at}" if self else repr(self)
+        return html_table(line, [""], [[one.sentence] for one in self])

@@ -11,6 +11,7 @@ import jax
 from jaxdl.calling import GivenMode
 from jaxdl.diagnostics.signal.feeds import Feeds
 from jaxdl.diagnostics.signal.rows import Trace, trace_shapes
+from jaxdl.showing import counted
 from jaxdl.training.task import as_measured, scale_images
 
 INPUT, OUTPUT = "input", "output"
@@ -73,6 +74,9 @@ class Graph:
             ["dot", "-Tsvg"], input=self.dot(), capture_output=True, text=True, check=True
         )
         return drawn.stdout
+
+    def __repr__(self) -> str:
+        return f"Graph({counted(len(self.nodes), 'node')}, {counted(len(self.edges), 'edge')})"
 
     def _repr_svg_(self) -> str | None:
         return self.svg() if shutil.which("dot") else None

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from jaxdl.calling import GivenMode
 from jaxdl.compiling import jit_with
 from jaxdl.diagnostics.signal.recording import record
+from jaxdl.showing import Cell, counted, curve, ends, html_table, known, shape_of
 from jaxdl.training.task import (
     Batch,
     PerExample,
@@ -50,6 +51,9 @@ class Histogram:
         density: np.ndarray = counts / np.maximum(entries, 1)[..., None] / widths
         return density
 
+    def __repr__(self) -> str:
+        return f"Histogram(counts {shape_of(self.counts)})"
+
 
 @struct.dataclass
 class Histograms:
@@ -67,6 +71,29 @@ class Histograms:
     gradients: Histogram | None
     names: tuple[str, ...] = struct.field(pytree_node=False)
     kinds: tuple[str, ...] = struct.field(pytree_node=False)
+
+    def __repr__(self) -> str:
+        of_gradients = "" if self.gradients is None else f", gradients {self.gradients!r}"
+        rows = counted(len(self.names), "row")
+        return f"Histograms({rows}: activations {self.activations!r}{of_gradients})"
+
+    def _repr_html_(self) -> str | None:
+        given = {"activations": self.activations, "gradients": self.gradients}
+        measured = {name: part for name, part in given.items() if part is not None}
+        if any(known(part.counts) is None for part in measured.values()):
+            return None
+        rows: list[list[Cell]] = [[name] for name in self.names]
+        for part in measured.values():
+            # Runs of a map have bins of their own, so only the first one's are shown.
+            edges, counts = (
+                np.asarray(values).reshape(-1, len(rows), np.shape(values)[-1])[0]
+                for values in (part.edges, part.counts)
+            )
+            for row, edge, count in zip(rows, edges, counts, strict=True):
+                row += [ends(edge), curve(count)]
+        notes = [] if np.ndim(self.activations.counts) == 2 else ["The first run's."]
+        head = [cell for name in measured for cell in (f"{name} from", "counts")]
+        return html_table(repr(self), ["row", *head], rows, notes)
 
 
 def histograms(

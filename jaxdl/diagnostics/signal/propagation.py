@@ -152,6 +152,16 @@ class Propagation:
     def __rich__(self) -> Any:
         return self.table()
 
+    def __repr__(self) -> str:
+        from jaxdl.diagnostics.signal.tables import propagation_line
+
+        return propagation_line(self)
+
+    def _repr_html_(self) -> str | None:
+        from jaxdl.diagnostics.signal.tables import propagation_html
+
+        return propagation_html(self)
+
 
 def propagation(
     model: Any,

@@ -10,6 +10,7 @@ import jax
 from jaxdl.calling import GivenMode
 from jaxdl.diagnostics.signal.flops import NONE, Flops, count_flops
 from jaxdl.diagnostics.signal.rows import Trace, trace_shapes
+from jaxdl.showing import html_of
 from jaxdl.tracing.levels import Level
 from jaxdl.training.task import as_measured, scale_images
 
@@ -75,6 +76,14 @@ class Summary:
         from jaxdl.diagnostics.signal.tables import as_text
 
         return as_text(self.table())
+
+    def __repr__(self) -> str:
+        from jaxdl.diagnostics.signal.tables import summary_line
+
+        return summary_line(self)
+
+    def _repr_html_(self) -> str:
+        return html_of(repr(self), self.table())
 
 
 def summary(

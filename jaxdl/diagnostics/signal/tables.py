@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jaxdl.showing import counted, ends, html_of, known, named, number
+
 
 def propagation_table(measured: Any) -> Table:
     """One line for each row of a `Propagation`; a mapped measurement shows the mean over its runs.
@@ -51,6 +53,32 @@ def propagation_table(measured: Any) -> Table:
     return table
 
 
+def propagation_line(measured: Any) -> str:
+    """The repr of a `Propagation`: the signal from the first row to the last, and the gradient."""
+    rows = counted(len(measured.names), "row")
+    values = (measured.loss, measured.stddev, measured.gradient_stddev)
+    loss, signal, gradient = map(known, values)
+    # A tree's structure may hold anything in the place of its arrays.
+    if loss is None or signal is None or gradient is None or not signal.ndim or not signal.size:
+        return f"Propagation({rows})"
+    runs = f", mean of {loss.size:,} runs" if loss.ndim else ""
+    texts = {
+        "loss": number(loss.mean()),
+        "s.d.": ends(_per_row(signal)),
+        "gradient's s.d.": ends(_per_row(gradient)),
+    }
+    return f"Propagation({rows}{runs}: {named(texts)})"
+
+
+def propagation_html(measured: Any) -> str | None:
+    """The table of a `Propagation` for a notebook, and that of its attentions; None if traced."""
+    if known(measured.stddev) is None:
+        return None
+    page = html_of(propagation_line(measured), measured.table())
+    attentions = attention_table(measured) if measured.entropy is not None else None
+    return page + (html_of("Attentions", attentions) if attentions and attentions.rows else "")
+
+
 def attention_table(measured: Any) -> Table:
     """One line for each attention of a `Propagation`: its logits, its weights, its keys."""
     columns = {
@@ -72,7 +100,8 @@ def attention_table(measured: Any) -> Table:
 
 def _per_row(column: Any) -> np.ndarray:
     values = np.asarray(column, np.float64)
-    means: np.ndarray = values.reshape(-1, values.shape[-1]).mean(axis=0)
+    with np.errstate(invalid="ignore"):  # of infinities
+        means: np.ndarray = values.reshape(-1, values.shape[-1]).mean(axis=0)
     return means
 
 
@@ -125,6 +154,16 @@ def summary_table(sizes: Any) -> Table:
     table.caption = Text("\n".join(lines), style="not italic")
     table.caption_justify = "left"
     return table
+
+
+def summary_line(sizes: Any) -> str:
+    """The repr of a `Summary`."""
+    forward = _operations(sizes.total_flops.forward)
+    size = _megabytes(sizes.total_bytes)
+    return (
+        f"Summary({counted(len(sizes.names), 'row')}: "
+        f"{counted(sizes.total_parameters, 'parameter')}, {forward} FLOPs forward, {size} MB)"
+    )
 
 
 def as_text(table: Table) -> str:

@@ -26,7 +26,7 @@ from jaxdl.training.fit.moment import Moment, identity_of, restore, save
 from jaxdl.training.fit.nonfinite import OnNonFinite, diagnose, diagnose_validation, end_of
 from jaxdl.training.fit.observing import Change, Event, Observer, Setup, as_observer, tell
 from jaxdl.training.fit.programs import compile_programs
-from jaxdl.training.fit.progress import progress_bar
+from jaxdl.training.fit.progress import Length, check_progress, shown
 from jaxdl.training.fit.recipe import recipe_of
 from jaxdl.training.fit.result import Result
 from jaxdl.training.fit.saving import about
@@ -55,7 +55,7 @@ def fit(
     steps_per_call: Count | None = None,
     on_nonfinite: OnNonFinite = "raise",
     observers: Sequence[Observer | Callable[[Event], Change | None]] = (),
-    progress: bool | None = None,
+    progress: Any = None,
     state: TrainState | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     checkpoint_every: Count | None = None,
@@ -100,7 +100,9 @@ def fit(
         state: the state to start from, which is copied; by default `init_state(key, ...)`. Epochs
             count on from its step; one that it has begun is finished first, beyond `epochs`. Orders
             and dropout are those of `key`, so the key of the first run goes on with that run.
-        progress: show a bar; by default when standard error is a terminal.
+        progress: by default a bar, if standard error is a terminal. True shows one line that stays
+            in a notebook, too, and elsewhere a line an epoch; "lines" says a line an epoch
+            anywhere; False nothing. Lines go to standard error, in a notebook to standard output.
         checkpoint_dir: a folder for this run alone. The run goes on from the newest checkpoint
             there. On SIGTERM or SIGINT it finishes the call, saves, and exits with status 143 or
             130.
@@ -141,6 +143,7 @@ def fit(
     require_at_least(1, steps_per_call=steps_per_call, checkpoint_every=checkpoint_every)
     arguments.check_run(train, batch_size)
     require_choice("on_nonfinite", on_nonfinite, get_args(OnNonFinite))
+    check_progress(progress)
     checkpoint_dir = arguments.checked_folder(checkpoint_dir)
     arguments.check_accepted(accept_changes)
     layout = resolve(parallel, batch_size)
@@ -195,7 +198,8 @@ def fit(
         reader = Reader(train, plan, jnp.copy(state.key), layout)
         stack.callback(reader.close)
         received = stack.enter_context(signals.caught(store is not None))
-        bar = stack.enter_context(progress_bar(epochs, sum(plan.sizes), show=progress))
+        length = Length(int(state.step), end, epochs, sum(plan.sizes) / per_epoch)
+        show = stack.enter_context(shown(progress, moment, length))
 
         # Processes must make the same calls, so that no clock of theirs decides.
         timed = steps_per_call is None and jax.process_count() == 1
@@ -230,8 +234,8 @@ def fit(
                 # Only now: were the measurement to fail, its epoch would stay open for ever.
                 moment = after
                 sizes = plan.sizes[at : steps.stop]
-                shown = moment.epochs[-1].train if ended else epoch_means(taken.measured, sizes)
-                bar(sum(sizes), shown)
+                newest = moment.epochs[-1].train if ended else epoch_means(taken.measured, sizes)
+                show(moment, newest)
 
                 due = moment.step % every == 0
                 if ended or due:
@@ -268,6 +272,7 @@ def fit(
                 else:
                     error = failure
         stopped = reason or moment.stopped
+        show(moment, {}, stopped)
         result = Result(
             moment.state, moment.history, dataset, task, optimizer, stopped, example, layout
         )

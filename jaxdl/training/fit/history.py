@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxdl.checks import require_choice
+from jaxdl.extras import import_extra
 from jaxdl.plotting import learning_curves
+from jaxdl.showing import loss_first
+from jaxdl.training.fit.described import history_html, history_line, measured_line
 
 SKIPPED = "skipped"
 """The metric that marks skipped steps: 1 for a skipped step, else 0."""
@@ -40,6 +44,56 @@ class History:
         """A matplotlib figure of `steps`, `train` and `validation`, a panel for each value."""
         return learning_curves(self.steps, self.train, self.validation)
 
+    def to_pandas(self, per: Any = "epoch") -> Any:
+        """A `pandas.DataFrame`, a row for each epoch or step; `.to_csv(path)` writes it.
+
+        The columns: what was measured in training, such as "loss" and "accuracy"; then in
+        validation, such as "validation_loss"; then "seconds". Of steps there is the first kind
+        only. The index is named "epoch" or "step" and counts this history from 1. A value that an
+        epoch did not measure is NaN.
+
+        Arguments:
+            per: "epoch", or "step" for `steps`.
+
+        Raises:
+            ValueError: `per` is neither, or two columns have one name.
+            ImportError: pandas is not installed.
+
+        Example:
+            >>> history = History(
+            ...     {"loss": np.arange(4.0)}, {"loss": np.array([0.5, 2.5])},
+            ...     {"loss": np.array([0.6, 2.0])}, np.ones(2))
+            >>> print(history.to_pandas())
+                   loss  validation_loss  seconds
+            epoch
+            1       0.5              0.6      1.0
+            2       2.5              2.0      1.0
+        """
+        require_choice("per", per, ("epoch", "step"))
+        pandas = import_extra("pandas", "a table of a history")
+        columns = [(name, self.steps[name]) for name in loss_first(self.steps)]
+        if per == "epoch":
+            columns = [
+                *((name, self.train[name]) for name in loss_first(self.train)),
+                *((f"validation_{n}", self.validation[n]) for n in loss_first(self.validation)),
+                ("seconds", self.seconds),
+            ]
+        names = [name for name, _ in columns]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"the columns must have different names, got {', '.join(twice)} twice; take the "
+                "arrays from history.train and history.validation, or rename the metric"
+            )
+        table = pandas.DataFrame({name: pandas.Series(values) for name, values in columns})
+        table.index = pandas.RangeIndex(1, len(table) + 1, name=per)
+        return table
+
+    def __repr__(self) -> str:
+        return history_line(self)
+
+    def _repr_html_(self) -> str:
+        return history_html(repr(self), self)
+
 
 @dataclass(frozen=True)
 class EpochMeasurements:
@@ -49,6 +103,9 @@ class EpochMeasurements:
     train: Mapping[str, float]
     validation: Mapping[str, float]
     seconds: float
+
+    def __repr__(self) -> str:
+        return f"EpochMeasurements({measured_line(self.train, self.validation)})"
 
 
 def epoch_means(

@@ -71,6 +71,10 @@ class Event:
         """The history of the finished epochs."""
         return join(self.measurements)
 
+    def __repr__(self) -> str:
+        place = f"epoch {self.epoch} of {self.epochs}, step {self.step:,} of {self.steps:,}"
+        return f"Event({place}, measured={self.measured!r})"
+
 
 @dataclass(frozen=True, eq=False)
 class Change:

@@ -14,6 +14,7 @@ from jaxdl.data.arrays import is_frame
 from jaxdl.data.given import split_of_arrays
 from jaxdl.data.streamed import Streamed, as_streamed
 from jaxdl.data.types import Dataset
+from jaxdl.training.fit.described import history_html, result_line
 from jaxdl.training.fit.history import History
 from jaxdl.training.fit.layouts import ONE_DEVICE, Layout
 from jaxdl.training.fit.measuring import Measure, split_of
@@ -155,6 +156,12 @@ class Result:
     def __getstate__(self) -> dict[str, Any]:
         # Devices stay behind: another process has its own.
         return {**vars(self), "layout": ONE_DEVICE, "state": _off_devices(self.state)}
+
+    def __repr__(self) -> str:
+        return result_line(self)
+
+    def _repr_html_(self) -> str:
+        return history_html(repr(self), self.history)
 
 
 def _off_devices(state: TrainState) -> TrainState:

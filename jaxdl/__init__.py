@@ -14,6 +14,7 @@ __all__ = [
     "data",
     "diagnostics",
     "initializers",
+    "interop",
     "layers",
     "losses",
     "metrics",

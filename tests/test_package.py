@@ -42,7 +42,7 @@ ROOMS = (
     ("training",),
     ("diagnostics",),
     ("observers",),
-    ("claims",),
+    ("claims", "interop"),
     ("cli",),
 )
 
@@ -62,6 +62,10 @@ INSIDE = {
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",
         "runner", "past_runs", "gallery",
     ),
+    "interop": (
+        "safetensors_files", "state_dicts", "flattening", "moves", "model_layers", "packed",
+        "matching", "partners", "values", "pytorch",
+    ),
 }  # fmt: skip
 
 
@@ -75,7 +79,7 @@ def test_importing_loads_nothing_heavy():
     code = (
         "import sys, jaxdl\n"
         "from jaxdl import activations, data, diagnostics, initializers, layers, losses\n"
-        "from jaxdl import claims, metrics, models, observers, optimizers, training\n"
+        "from jaxdl import claims, interop, metrics, models, observers, optimizers, training\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     assert run(code).strip() == "[]"

@@ -1,0 +1,219 @@
+"""In which order PyTorch has the features of a flattened image.
+
+Images are (height, width, channels) here and (channels, height, width) there, so a flattened image
+has the same numbers in another order. The program of a model says which layers see one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+
+from jaxdl.jaxprs import CONVOLUTION, inner_programs
+
+MARK = "jaxdl.interop "
+"""The beginning of the names that mark the layers' inputs in a program."""
+
+UNKNOWN = "its axes are no image's"
+"""The order of features that were joined in a way that says nothing about PyTorch."""
+
+_MIXES = (
+    "rev", "sort", "gather", "scatter", "scatter-add", "cumsum", "cumprod", "cummax", "cummin",
+    "cumlogsumexp", "fft", "top_k",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What is known of a value.
+
+    Attributes:
+        axes: which axis of (batch, height, width, channels) each of its axes is.
+        order: of the last axis, which of ours each of theirs is; None: the same; or UNKNOWN.
+        convolved: whether it came from a convolution; then the highest of `axes` are its channels.
+        split: whether its last two axes were one.
+    """
+
+    axes: tuple[int, ...] | None = None
+    order: Any = None
+    convolved: bool = False
+    split: bool = False
+
+
+NOTHING = Layout()
+
+
+def channels_first(sizes: Sequence[int], axes: Sequence[int] | None = None) -> Any:
+    """Of flattened axes, which of ours each of theirs is; None if both have one order.
+
+    Arguments:
+        sizes: of the axes that are flattened, in their order here.
+        axes: which axis of (height, width, channels) each is; the highest is the channels'.
+
+    Example:
+        >>> channels_first((2, 1, 3)).tolist()
+        [0, 3, 1, 4, 2, 5]
+    """
+    named = tuple(range(len(sizes))) if axes is None else tuple(axes)
+    places = sorted(range(len(sizes)), key=lambda place: (named[place] != max(named), named[place]))
+    order = np.arange(np.prod(sizes)).reshape(sizes).transpose(places).ravel()
+    return None if (order == np.arange(order.size)).all() else order
+
+
+def input_orders(program: Jaxpr) -> dict[str, list[Any]]:
+    """Of each marked layer, the order of its input features, one for each call.
+
+    An order is None where both have the same one, an array as of `channels_first`, or UNKNOWN.
+    """
+    found: dict[str, list[Any]] = {}
+    _walk(program, [NOTHING] * len(program.invars), found)
+    return found
+
+
+def _walk(program: Jaxpr, inputs: Sequence[Layout], found: dict[str, list[Any]]) -> list[Layout]:
+    known: dict[Var, Layout] = dict(zip(program.invars, inputs, strict=True))
+
+    def layout(atom: Any) -> Layout:
+        return NOTHING if isinstance(atom, Literal) else known.get(atom, NOTHING)
+
+    for equation in program.eqns:
+        given = [layout(atom) for atom in equation.invars]
+        if inner_programs(equation):
+            made = _inside(equation, given, found)
+        else:
+            if equation.primitive.name == "name" and equation.params["name"].startswith(MARK):
+                path = equation.params["name"].removeprefix(MARK)
+                found.setdefault(path, []).append(given[0].order)
+            made = [_made(equation, given)] * len(equation.outvars)
+        known.update(zip(equation.outvars, made, strict=True))
+    return [layout(atom) for atom in program.outvars]
+
+
+def _inside(equation: JaxprEqn, given: list[Layout], found: dict[str, list[Any]]) -> list[Layout]:
+    """Walk the body of a loop, the branches of a condition, a function that was compiled apart."""
+    made = [NOTHING] * len(equation.outvars)
+    for program in inner_programs(equation):
+        # The last inputs are the program's; a slice of a scan has one axis less.
+        last = list(zip(equation.invars, given, strict=True))[-len(program.invars) :]
+        inputs = [
+            layout if _shape(atom) == _shape(inner) else Layout(order=layout.order)
+            for inner, (atom, layout) in zip(program.invars, last, strict=False)
+        ]
+        outputs = _walk(program, inputs + [NOTHING] * (len(program.invars) - len(inputs)), found)
+        if len(outputs) == len(made):
+            made = [
+                layout if _shape(inner) == _shape(outer) else Layout(order=layout.order)
+                for layout, inner, outer in zip(
+                    outputs, program.outvars, equation.outvars, strict=True
+                )
+            ]
+    return made
+
+
+def _shape(atom: Any) -> tuple[int, ...]:
+    return tuple(getattr(atom.aval, "shape", ()))
+
+
+def _made(equation: JaxprEqn, given: list[Layout]) -> Layout:
+    """The layout of an equation's result."""
+    name, params = equation.primitive.name, equation.params
+    after = _shape(equation.outvars[0])
+    shapes = [_shape(atom) for atom in equation.invars]
+    if name == CONVOLUTION:
+        batch, channels, *spatial = params["dimension_numbers"].out_spec
+        axes = dict(zip((batch, *spatial, channels), range(len(after)), strict=True))
+        return Layout(axes=tuple(axes[place] for place in range(len(after))), convolved=True)
+    if name == "dot_general" or not after or not shapes:
+        return NOTHING
+    if name == "reshape":
+        return _reshaped(shapes[0], after, given[0])
+    if name == "transpose":
+        permutation, axes_before = params["permutation"], _axes(given[0], shapes[0])
+        last_stays = permutation[-1] == len(after) - 1
+        return replace(
+            given[0],
+            axes=tuple(axes_before[place] for place in permutation),
+            order=given[0].order if last_stays else None,
+        )
+    if name.startswith("reduce") and "axes" in params:
+        gone = params["axes"]
+        kept = [axis for at, axis in enumerate(_axes(given[0], shapes[0])) if at not in gone]
+        last_stays = len(shapes[0]) - 1 not in gone
+        return Layout(
+            axes=tuple(sorted(kept).index(axis) for axis in kept),
+            order=given[0].order if last_stays else None,
+            convolved=given[0].convolved,
+        )
+    alike = [
+        each
+        for each, shape in zip(given, shapes, strict=True)
+        if len(shape) == len(after) and (each.axes or each.convolved or each.split)
+    ]
+    if name == "concatenate" and params["dimension"] == len(after) - 1:
+        order = _joined(shapes, given)
+    else:
+        order = _order(name, shapes, after, given)
+    return replace(alike[0] if alike else NOTHING, order=order)
+
+
+def _axes(layout: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return layout.axes or tuple(range(len(shape)))
+
+
+def _order(
+    name: str, shapes: list[tuple[int, ...]], after: tuple[int, ...], given: list[Layout]
+) -> Any:
+    """The order of the last axis of a result that has an entry for each of its inputs'."""
+    told = [
+        (each.order, shape)
+        for each, shape in zip(given, shapes, strict=True)
+        if each.order is not None
+    ]
+    if not told:
+        return None
+    first = told[0][0]
+    for order, shape in told:
+        agrees = not isinstance(order, str) and np.array_equal(order, first)
+        if not agrees or shape[-1] != after[-1] or name in _MIXES:
+            return UNKNOWN
+    return first
+
+
+def _joined(shapes: list[tuple[int, ...]], given: list[Layout]) -> Any:
+    """The order of the last axis where it joins those of several values."""
+    if all(each.order is None for each in given):
+        return None
+    if any(isinstance(each.order, str) for each in given):
+        return UNKNOWN
+    ends = np.cumsum([shape[-1] for shape in shapes])
+    own = [
+        np.arange(shape[-1]) if each.order is None else each.order
+        for each, shape in zip(given, shapes, strict=True)
+    ]
+    return np.concatenate([part + end - len(part) for part, end in zip(own, ends, strict=True)])
+
+
+def _reshaped(before: tuple[int, ...], after: tuple[int, ...], layout: Layout) -> Layout:
+    """What the last axis joins: an image, the heads of an attention, or something else."""
+    if [size for size in before if size != 1] == [size for size in after if size != 1]:
+        return layout if before == after else Layout(order=layout.order, convolved=layout.convolved)
+    count, size = 0, 1
+    while count < len(before) and size < after[-1]:
+        count += 1
+        size *= before[-count]
+    if size != after[-1]:
+        return Layout(order=None if layout.order is None else UNKNOWN, split=True)
+    if count == 1:
+        return Layout(order=layout.order)
+    if layout.order is not None:
+        return Layout(order=UNKNOWN)
+    sizes, axes = before[-count:], _axes(layout, before)[-count:]
+    if layout.split or len(before) - 1 not in axes:
+        return NOTHING
+    order = channels_first(sizes, axes)
+    is_image = layout.convolved or count > 2
+    if order is None or not is_image:
+        return NOTHING  # vectors of a sequence, heads of an attention, an image without channels
+    return Layout(order=order if len(after) <= 2 else UNKNOWN)

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxdl.interop.model_layers import Layer
+from jaxdl.interop.moves import COUNT, LEAVES
 
-LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-"""The names of the variables in PyTorch's layers; another one is a parameter that stands alone."""
-
-_COUNT = "num_batches_tracked"
 _MOST_LINES = 30
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -93,7 +90,7 @@ def match(
 
 
 def _signature(shapes: Shapes, lone: str | None) -> Any:
-    known = frozenset((name, shape) for name, shape in shapes.items() if name != _COUNT)
+    known = frozenset((name, shape) for name, shape in shapes.items() if name != COUNT)
     return known, lone if "" in shapes else None
 
 
@@ -195,7 +192,7 @@ def describe(name: str, shapes: Shapes) -> str:
         >>> describe("dense_0", {"weight": (2, 3), "bias": (2,)})
         'dense_0: weight (2, 3), bias (2,)'
     """
-    each = (f"{leaf} {shape}".strip() for leaf, shape in shapes.items() if leaf != _COUNT)
+    each = (f"{leaf} {shape}".strip() for leaf, shape in shapes.items() if leaf != COUNT)
     return f"{name or '(the model)'}: {', '.join(each)}"
 
 

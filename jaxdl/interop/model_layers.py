@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxdl.calling import GivenMode, Prepared, initial_variables, name_of, prepared
 from jaxdl.compiling import traced_apart
 from jaxdl.interop.flattening import MARK, UNKNOWN, channels_first, input_orders
-from jaxdl.interop.moves import Leaf, Move, moves_of, plain
+from jaxdl.interop.moves import LEAVES, Leaf, Move, moves_of, plain
 
 Path = tuple[str, ...]
 
@@ -89,7 +89,7 @@ def layers_of(given: Prepared, sample_inputs: Any, flattened: Any) -> list[Layer
         program, shapes = jax.make_jaxpr(variables, return_shape=True)(
             jax.eval_shape(lambda: jax.random.key(0)), sample_inputs
         )
-    orders = _orders(input_orders(program.jaxpr), flattened or {}, modules)
+    orders = _orders(input_orders(program.jaxpr), {} if flattened is None else flattened, modules)
     return _layers(shapes, modules, inside, orders)
 
 
@@ -178,7 +178,11 @@ def _layers_of_module(
     if all(collection in ("params", "batch_stats") for collection, _ in own):
         moves = moves_of(module, own, order)
     if moves is not None:
-        places = dict(zip(leaves, moves.values(), strict=True))
+        # In PyTorch's order.
+        named = sorted(
+            zip(leaves, moves.values(), strict=True), key=lambda each: LEAVES.index(each[1].name)
+        )
+        places = dict(named)
         return [Layer("/".join(path), places, dtypes, kind)]
     return [
         Layer(

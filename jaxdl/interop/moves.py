@@ -9,7 +9,12 @@ import numpy as np
 
 from jaxdl.interop.flattening import UNKNOWN
 
-STATISTICS = {"mean": "running_mean", "var": "running_var", "count": "num_batches_tracked"}
+COUNT = "num_batches_tracked"
+
+LEAVES = ("weight", "bias", "running_mean", "running_var", COUNT)
+"""The names of the variables of PyTorch's layers; another one is a parameter that stands alone."""
+
+STATISTICS = {"mean": "running_mean", "var": "running_var", "count": COUNT}
 """A batch norm's running values, and their names there."""
 
 Leaf = tuple[str, str]

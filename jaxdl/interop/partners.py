@@ -9,11 +9,11 @@ import numpy as np
 from jaxdl.calling import Prepared, name_of
 from jaxdl.interop.matching import Matches, match, told
 from jaxdl.interop.model_layers import Layer
+from jaxdl.interop.moves import COUNT
 from jaxdl.interop.packed import slots
 from jaxdl.interop.state_dicts import StateDict, is_sorted
 from jaxdl.models import Transformer
 
-COUNT = "num_batches_tracked"
 _BLOCK = re.compile(r"(.*\.)?layers\.0\.self_attn\.")
 
 

@@ -9,8 +9,9 @@ from flax import linen as nn
 from jaxdl.calling import GivenMode, Prepared
 from jaxdl.interop.matching import own_names, told
 from jaxdl.interop.model_layers import as_prepared, layers_of
+from jaxdl.interop.moves import COUNT
 from jaxdl.interop.packed import packed, slots, unpacked
-from jaxdl.interop.partners import COUNT, partners, shapes_of, unpaired
+from jaxdl.interop.partners import partners, shapes_of, unpaired
 from jaxdl.interop.state_dicts import StateDict, read_state_dict
 from jaxdl.interop.values import at_path, cast_to, from_start
 from jaxdl.models import Transformer, stack_blocks, unstack_blocks
@@ -148,7 +149,7 @@ def to_state_dict(
         mode: as of `from_state_dict`.
 
     Returns:
-        Names to NumPy arrays, which are copies.
+        Names to NumPy arrays, which are copies; those that share memory in `like` share it here.
 
     Raises:
         TypeError: no Linen module, no state dict.
@@ -218,7 +219,7 @@ def _filled(given: StateDict, arrays: dict[str, np.ndarray]) -> dict[str, np.nda
                 f"{name} and {owner} must be equal, for they share memory in like, got two arrays; "
                 "untie them there, or train a model that ties them"
             )
-    return {name: done[name] if name in done else done[given.tied[name]].copy() for name in layout}
+    return {name: done[name] if name in done else done[given.tied[name]] for name in layout}
 
 
 def _key(unit: str, leaf: str, known: Any = ()) -> str:

@@ -1,8 +1,10 @@
 """Networks written with PyTorch, each the twin of one of ours."""
 
 import numpy as np
-import torch
-from torch import nn
+import pytest
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
 
 
 def redraw(network, seed=0):

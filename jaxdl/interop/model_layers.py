@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,11 +11,15 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxdl.calling import GivenMode, Prepared, initial_variables, name_of, prepared
+from jaxdl.calling.adapted import part_of
 from jaxdl.compiling import traced_apart
 from jaxdl.interop.flattening import MARK, UNKNOWN, channels_first, input_orders
-from jaxdl.interop.moves import LEAVES, Leaf, Move, moves_of, plain
+from jaxdl.interop.moves import LEAVES, Move, moves_of, plain
 
 Path = tuple[str, ...]
+
+COLLECTIONS = ("params", "batch_stats")
+"""What a state dict holds; other collections are what a model notes while it runs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +30,12 @@ class Layer:
         path: where it is in the model, e.g. "head/dense_0"; of a lone parameter its own place.
         moves: for each variable, by (collection, its path), how it becomes PyTorch's.
         dtypes: their dtypes here.
-        kind: the class of the module above it, "" if it has none.
         lone: the name of a parameter that stands alone, or None.
     """
 
     path: str
     moves: Mapping[tuple[str, Path], Move]
     dtypes: Mapping[tuple[str, Path], Any]
-    kind: str = ""
     lone: str | None = None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -63,6 +65,29 @@ def layers_of(given: Prepared, sample_inputs: Any, flattened: Any) -> list[Layer
         ValueError: layers that PyTorch does not have, or whose inputs' order is not known; paths in
             `flattened` that are no layers of the model.
     """
+    traced = _trace(given, sample_inputs)
+    if any(path not in traced.modules for path in traced.groups):
+        # Blocks under `nn.jit` share one program, so only the first is called.
+        with jax.disable_jit():
+            traced = _trace(given, sample_inputs)
+    said = {} if flattened is None else flattened
+    orders = _orders(traced.orders, said, {"/".join(path) for path in traced.groups})
+    return [
+        layer
+        for path, leaves in traced.groups.items()
+        for layer in _layers(path, traced.modules.get(path), leaves, orders)
+    ]
+
+
+class _Traced(NamedTuple):
+    """The modules that were called, variables by what they stand in, orders of layers' inputs."""
+
+    modules: Mapping[Path, nn.Module]
+    groups: Mapping[Path, Mapping[tuple[str, Path], Any]]
+    orders: Mapping[str, list[Any]]
+
+
+def _trace(given: Prepared, sample_inputs: Any) -> _Traced:
     model, mode, preprocess, _ = given
     modules: dict[Path, nn.Module] = {}
     inside: dict[tuple[str, Path], tuple[int, ...]] = {}
@@ -76,21 +101,21 @@ def layers_of(given: Prepared, sample_inputs: Any, flattened: Any) -> list[Layer
             args = tuple(_marked(module, each) for each in args)
             kwargs = {name: _marked(module, each) for name, each in kwargs.items()}
         outputs = call(*args, **kwargs)
-        for collection, own in module.variables.items():
-            for name, leaf in own.items():
+        for collection in COLLECTIONS:
+            for name, leaf in module.variables.get(collection, {}).items():
                 if not isinstance(leaf, Mapping):
                     inside[collection, (*module.path, name)] = np.shape(nn.unbox(leaf))
         return outputs
 
     def variables(key: Any, inputs: Any) -> Any:
-        return nn.unbox(initial_variables(model, key, preprocess(inputs), mode=mode))
+        found = nn.unbox(initial_variables(model, key, preprocess(inputs), mode=mode))
+        return {name: found[name] for name in COLLECTIONS if name in found}
 
     with traced_apart(), nn.intercept_methods(watch):
         program, shapes = jax.make_jaxpr(variables, return_shape=True)(
             jax.eval_shape(lambda: jax.random.key(0)), sample_inputs
         )
-    orders = _orders(input_orders(program.jaxpr), {} if flattened is None else flattened, modules)
-    return _layers(shapes, modules, inside, orders)
+    return _Traced(modules, _grouped(shapes, modules, inside), input_orders(program.jaxpr))
 
 
 def _marked(module: nn.Module, value: Any) -> Any:
@@ -100,20 +125,15 @@ def _marked(module: nn.Module, value: Any) -> Any:
     return value
 
 
-def _orders(
-    found: Mapping[str, list[Any]], flattened: Any, modules: Mapping[Path, Any]
-) -> dict[str, Any]:
+def _orders(found: Mapping[str, list[Any]], flattened: Any, paths: set[str]) -> dict[str, Any]:
     """One order of the input features for each layer: the one that was said, or that was found."""
-    paths = {"/".join(path) for path in modules}
     if not isinstance(flattened, Mapping):
         raise TypeError(
             f"flattened must map layers to axes, got {flattened!r}; pass e.g. "
             "{'dense_0': (7, 7, 64)}"
         )
     if unknown := [path for path in flattened if path not in paths]:
-        raise ValueError(
-            f"flattened must name layers of the model, {sorted(paths - {''})}, got {unknown}"
-        )
+        raise ValueError(f"flattened must name layers of the model, {sorted(paths)}, got {unknown}")
     orders: dict[str, Any] = {}
     for path, each in found.items():
         first = each[0]
@@ -133,16 +153,17 @@ def _orders(
     return orders
 
 
-def _layers(
+def _grouped(
     shapes: Mapping[str, Any],
     modules: Mapping[Path, nn.Module],
     inside: Mapping[tuple[str, Path], tuple[int, ...]],
-    orders: Mapping[str, Any],
-) -> list[Layer]:
-    owned: dict[Path, dict[tuple[str, Path], Any]] = {path: {} for path in modules}
+) -> dict[Path, dict[tuple[str, Path], Any]]:
+    """The variables by what they stand in, in the order in which the modules were called."""
+    groups: dict[Path, dict[tuple[str, Path], Any]] = {}
+    places = {path: place for place, path in enumerate(modules)}
     for collection, tree in shapes.items():
         for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            path = tuple(str(getattr(key, "key", getattr(key, "idx", key))) for key in keys)
+            path = tuple(map(part_of, keys))
             own = inside.get((collection, path), tuple(leaf.shape))
             if own != tuple(leaf.shape):
                 raise ValueError(
@@ -150,46 +171,42 @@ def _layers(
                     f"{tuple(leaf.shape)} for {own}: a scan or a vmap stacks it; convert the model "
                     "without it and stack its variables, as models.stack_blocks does"
                 )
-            owner = max((each for each in modules if path[: len(each)] == each), key=len)
-            owned[owner][collection, path] = leaf
-    layers: list[Layer] = []
-    for path, leaves in owned.items():
-        layers += _layers_of_module(path, modules, leaves, orders.get("/".join(path)))
-    return layers
+            groups.setdefault(path[:-1], {})[collection, path] = leaf
+
+    def place(path: Path) -> int:
+        return max(places[path[:end]] for end in range(len(path) + 1) if path[:end] in places)
+
+    return {path: groups[path] for path in sorted(groups, key=place)}
 
 
-def _layers_of_module(
+def _layers(
     path: Path,
-    modules: Mapping[Path, nn.Module],
+    module: nn.Module | None,
     leaves: Mapping[tuple[str, Path], Any],
-    order: Any,
+    orders: Mapping[str, Any],
 ) -> list[Layer]:
-    if not leaves:
-        return []
-    module = modules[path]
-    parent = modules.get(path[:-1])
-    kind = type(parent).__name__ if path and parent is not None else ""
-    dtypes = {leaf: value.dtype for leaf, value in leaves.items()}
-    own: dict[Leaf, tuple[int, ...]] = {
-        (collection, "/".join(where[len(path) :])): tuple(value.shape)
-        for (collection, where), value in leaves.items()
-    }
-    moves = None
-    if all(collection in ("params", "batch_stats") for collection, _ in own):
-        moves = moves_of(module, own, order)
+    """A layer that is known, or each of its variables as one that stands alone."""
+    name = "/".join(path)
+    # Nobody saw what goes into a layer that the model does not call itself.
+    order = orders.get(name, UNKNOWN if module is None else None)
+    own = {(kind, where[-1]): tuple(leaf.shape) for (kind, where), leaf in leaves.items()}
+    moves = moves_of(name, module, own, order)
+    if moves is None and order is not None and module is not None:
+        raise ValueError(
+            f"what sees a flattened image must be a layer that is known, got {name}, a "
+            f"{type(module).__name__} with {', '.join(leaf for _, leaf in own)}; pass "
+            f"flattened={{{name!r}: None}} and order its variables yourself"
+        )
     if moves is not None:
-        # In PyTorch's order.
         named = sorted(
             zip(leaves, moves.values(), strict=True), key=lambda each: LEAVES.index(each[1].name)
         )
-        places = dict(named)
-        return [Layer("/".join(path), places, dtypes, kind)]
+        return [Layer(name, dict(named), {leaf: value.dtype for leaf, value in leaves.items()})]
     return [
         Layer(
             "/".join(leaf[1]),
             {leaf: plain("", tuple(value.shape))},
             {leaf: value.dtype},
-            type(module).__name__,
             lone=leaf[1][-1],
         )
         for leaf, value in leaves.items()

@@ -125,20 +125,20 @@ def of_norm(name: str, shape: tuple[int, ...], features: Any = None) -> Move:
 
 
 def moves_of(
-    module: nn.Module, leaves: Mapping[Leaf, tuple[int, ...]], features: Any
+    path: str, module: nn.Module | None, leaves: Mapping[Leaf, tuple[int, ...]], features: Any
 ) -> dict[Leaf, Move] | None:
     """The moves of a layer's variables; None of a layer that nobody knows.
 
     Arguments:
-        module: the layer.
+        path: where the layer is.
+        module: the layer; None if the model does not call it itself.
         leaves: its own variables' shapes.
         features: of flattened inputs, which of ours each of theirs is; see `flattening`.
 
     Raises:
-        ValueError: a layer that PyTorch has in no state dict; inputs whose order nobody knows.
+        ValueError: inputs whose order nobody knows; a norm that PyTorch's cannot be.
     """
     names = {name for _, name in leaves}
-    path = "/".join(module.path)
     if isinstance(features, str) and names & {"kernel", "scale", "mean", "negative_slope"}:
         raise ValueError(
             f"the order of the input features of {path or 'the model'} must be known, got a "
@@ -150,19 +150,14 @@ def moves_of(
         features = None
     if isinstance(module, nn.DenseGeneral):
         if np.size(module.batch_dims):
-            raise ValueError(
-                f"a DenseGeneral must have no batch_dims, which no layer of PyTorch has, got {path}"
-            )
+            return None
         outputs = int(np.size(module.features))
         return {leaf: dense(leaf[1], shape, outputs, features) for leaf, shape in leaves.items()}
-    if isinstance(module, nn.ConvLocal | nn.Einsum):
-        raise ValueError(
-            f"layers must be ones that PyTorch has, got {path}, a {type(module).__name__}; convert "
-            "its parameters yourself and leave it out with names={...: None} and strict=False"
-        )
     if isinstance(module, nn.Conv | nn.ConvTranspose):
         flag = module.transpose_kernel if isinstance(module, nn.ConvTranspose) else None
         return {leaf: convolution(leaf[1], shape, flag) for leaf, shape in leaves.items()}
+    if isinstance(module, nn.ConvLocal | nn.Einsum):
+        return None
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         if any(len(shape) == 2 for shape in leaves.values()):
             raise ValueError(

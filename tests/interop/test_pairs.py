@@ -280,7 +280,8 @@ class Stacked(nn.Module):
     ("model", "error", "words"),
     [
         (Stacked(), ValueError, "must stand one by one, got layer/.* with an axis more"),
-        (nn.ConvLocal(2, (1,)), ValueError, "must be ones that PyTorch has, got .*ConvLocal"),
+        # PyTorch has no such layer: its kernel stands alone, and nothing there has its name.
+        (nn.ConvLocal(2, (1,)), ValueError, r"(?s)only in the model:.*kernel: \(4, 4, 2\)"),
         (lambda params, x: x, TypeError, "must be a Flax Linen module, got"),
         (nn.LayerNorm(feature_axes=(1, 2)), ValueError, "over the two axes of a sequence"),
     ],
@@ -308,3 +309,61 @@ def test_a_recurrence_with_a_projection_is_refused_by_name():
     }
     with pytest.raises(ValueError, match=r"no projection .proj_size., .* got rnn.weight_ih_l0"):
         interop.from_state_dict(nn.Dense(2), state, X)
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4, name="layer")(x)
+
+
+class Jitted(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        block = nn.jit(Block)
+        return block(name="one")(block(name="two")(x))
+
+
+def test_blocks_that_share_a_compiled_program_are_each_a_layer():
+    state = state_of(("a", 4, 4), ("b", 4, 4))
+    assert pairs(Jitted(), state) == {"two/layer": "a", "one/layer": "b"}
+
+
+class Applies(nn.Module):
+    """The parameters of a layer that it calls by `apply`."""
+
+    @nn.compact
+    def __call__(self, x):
+        dense = nn.Dense(2, parent=None)
+        return dense.apply(
+            {"params": self.param("inner", lambda key: dense.init(key, x)["params"])}, x
+        )
+
+
+def test_a_layer_that_the_model_does_not_call_itself_is_asked_for():
+    state = state_of(("fc", 4, 2))
+    with pytest.raises(ValueError, match="order of the input features of inner must be known"):
+        interop.from_state_dict(Applies(), state, X)
+    assert pairs(Applies(), state, flattened={"inner": None}) == {"inner": "fc"}
+
+
+class Unknown(nn.Module):
+    """A linear layer with names of its own."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x @ self.param("matrix", nn.initializers.ones, (x.shape[-1], 4))
+
+
+def test_a_layer_that_nobody_knows_keeps_its_axes_and_is_not_put_after_an_image():
+    matrix = np.arange(16, dtype=np.float32).reshape(4, 4)
+    found = interop.from_state_dict(Unknown(), {"matrix": matrix}, X)
+    np.testing.assert_array_equal(found["params"]["matrix"], matrix)
+    model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), Unknown()])
+    state = {"layers_1.matrix": np.ones((18, 4))}
+    images = np.ones((1, 3, 3, 2), np.float32)
+    with pytest.raises(
+        ValueError, match="a layer that is known, got layers_1, a Unknown with matrix"
+    ):
+        interop.from_state_dict(model, state, images)
+    interop.from_state_dict(model, state, images, flattened={"layers_1": None})

@@ -142,6 +142,37 @@ def test_recurrences(cell, kind):
     agree(Recurrent(cell), network, draw(1, 2, 7, 4), depth=15, terms=12, exact=False)
 
 
+class BothWays(nn.Module):
+    """Two layers of LSTMs, each forwards and backwards."""
+
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(2):
+            forward, backward = (nn.RNN(nn.LSTMCell(5)) for _ in range(2))
+            x = nn.Bidirectional(forward, backward)(x)
+        return x
+
+
+def test_layers_of_one_recurrence_in_both_directions():
+    network = torch.nn.LSTM(4, 5, 2, batch_first=True, bidirectional=True)
+    x = np.float32(draw(1, 2, 7, 4))
+    torch_twins.redraw(network)
+    cells = ("", "l0_reverse", "l1", "l1_reverse")
+    names = {f"LSTMCell_{number}": cell for number, cell in enumerate(cells)}
+
+    def named(path):
+        cell, _, gate = path.partition("/")
+        return f"{names[cell]}.{gate}".removeprefix(".")
+
+    for given in (None, named):
+        variables = interop.from_state_dict(BothWays(), network.state_dict(), x, names=given)
+        outputs = jax.jit(BothWays().apply)(variables, x)
+        with torch.no_grad():
+            expected = network(torch.tensor(x))[0].numpy()
+        # Two recurrences of 7 steps, with sums of up to 15 products.
+        np.testing.assert_allclose(outputs, expected, rtol=0, atol=10 * 14 * 15**0.5 * 2.0**-24)
+
+
 class Attending(nn.Module):
     """Flax's attention from one sequence to another."""
 

@@ -4,6 +4,7 @@ Images are (height, width, channels) here and (channels, height, width) there, s
 has the same numbers in another order. The program of a model says which layers see one.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,15 +35,21 @@ class Layout:
         order: of the last axis, which of ours each of theirs is; None: the same; or UNKNOWN.
         convolved: whether it came from a convolution; then the highest of `axes` are its channels.
         split: whether its last two axes were one.
+        doubtful: whether a dense layer or an attention made it, or operands with other axes: then
+            PyTorch may have its channels last, too.
+        free: whether it is a constant, or one that is repeated over some axes.
     """
 
     axes: tuple[int, ...] | None = None
     order: Any = None
     convolved: bool = False
     split: bool = False
+    doubtful: bool = False
+    free: bool = False
 
 
 NOTHING = Layout()
+FREE = Layout(free=True)
 
 
 def channels_first(sizes: Sequence[int], axes: Sequence[int] | None = None) -> Any:
@@ -76,7 +83,7 @@ def _walk(program: Jaxpr, inputs: Sequence[Layout], found: dict[str, list[Any]])
     known: dict[Var, Layout] = dict(zip(program.invars, inputs, strict=True))
 
     def layout(atom: Any) -> Layout:
-        return NOTHING if isinstance(atom, Literal) else known.get(atom, NOTHING)
+        return FREE if isinstance(atom, Literal) else known.get(atom, NOTHING)
 
     for equation in program.eqns:
         given = [layout(atom) for atom in equation.invars]
@@ -125,8 +132,11 @@ def _made(equation: JaxprEqn, given: list[Layout]) -> Layout:
         batch, channels, *spatial = params["dimension_numbers"].out_spec
         axes = dict(zip((batch, *spatial, channels), range(len(after)), strict=True))
         return Layout(axes=tuple(axes[place] for place in range(len(after))), convolved=True)
-    if name == "dot_general" or not after or not shapes:
-        return NOTHING
+    repeats = name == "broadcast_in_dim" and math.prod(shapes[0]) < math.prod(after)
+    if all(each.free for each in given) or (repeats and given[0].order is None):
+        return FREE
+    if name == "dot_general" or not after:
+        return Layout(doubtful=len(after) > 2)
     if name == "reshape":
         return _reshaped(shapes[0], after, given[0])
     if name == "transpose":
@@ -145,17 +155,26 @@ def _made(equation: JaxprEqn, given: list[Layout]) -> Layout:
             axes=tuple(sorted(kept).index(axis) for axis in kept),
             order=given[0].order if last_stays else None,
             convolved=given[0].convolved,
+            doubtful=given[0].doubtful,
         )
-    alike = [
-        each
-        for each, shape in zip(given, shapes, strict=True)
-        if len(shape) == len(after) and (each.axes or each.convolved or each.split)
-    ]
     if name == "concatenate" and params["dimension"] == len(after) - 1:
         order = _joined(shapes, given)
     else:
         order = _order(name, shapes, after, given)
-    return replace(alike[0] if alike else NOTHING, order=order)
+    peers = [
+        (each, _axes(each, shape))
+        for each, shape in zip(given, shapes, strict=True)
+        if len(shape) == len(after) and not each.free
+    ]
+    if not peers:
+        return Layout(order=order)
+    return Layout(
+        axes=peers[0][1],
+        order=order,
+        convolved=any(each.convolved for each, _ in peers),
+        split=any(each.split for each, _ in peers),
+        doubtful=any(each.doubtful or axes != peers[0][1] for each, axes in peers),
+    )
 
 
 def _axes(layout: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -198,7 +217,7 @@ def _joined(shapes: list[tuple[int, ...]], given: list[Layout]) -> Any:
 def _reshaped(before: tuple[int, ...], after: tuple[int, ...], layout: Layout) -> Layout:
     """What the last axis joins: an image, the heads of an attention, or something else."""
     if [size for size in before if size != 1] == [size for size in after if size != 1]:
-        return layout if before == after else Layout(order=layout.order, convolved=layout.convolved)
+        return layout if before == after else replace(layout, axes=None)
     count, size = 0, 1
     while count < len(before) and size < after[-1]:
         count += 1
@@ -206,7 +225,7 @@ def _reshaped(before: tuple[int, ...], after: tuple[int, ...], layout: Layout) -
     if size != after[-1]:
         return Layout(order=None if layout.order is None else UNKNOWN, split=True)
     if count == 1:
-        return Layout(order=layout.order)
+        return replace(layout, axes=None, convolved=False, split=False)
     if layout.order is not None:
         return Layout(order=UNKNOWN)
     sizes, axes = before[-count:], _axes(layout, before)[-count:]
@@ -216,4 +235,4 @@ def _reshaped(before: tuple[int, ...], after: tuple[int, ...], layout: Layout) -
     is_image = layout.convolved or count > 2
     if order is None or not is_image:
         return NOTHING  # vectors of a sequence, heads of an attention, an image without channels
-    return Layout(order=order if len(after) <= 2 else UNKNOWN)
+    return Layout(order=UNKNOWN if layout.doubtful or len(after) > 2 else order)

@@ -60,6 +60,7 @@ def kernel_of(function, inputs=IMAGES, state=COUNTED, **settings):
         lambda x: jnp.where(flat(x) > 0, flat(x), 0),
         lambda x: jax.lax.cond(x.sum() > 0, flat, lambda y: flat(2 * y), x),
         lambda x: flat(x) / jnp.linalg.norm(flat(x), axis=-1, keepdims=True),
+        lambda x: flat((x - x.mean(-1, keepdims=True)) * jnp.arange(CHANNELS) + x.mean()),
     ],
 )
 def test_a_flattened_image_has_its_channels_first_there(function):
@@ -103,6 +104,8 @@ def test_features_beside_an_image_keep_their_places():
         lambda x: flat(x) + flat(x.transpose(0, 2, 1, 3)),
         lambda x: x.reshape(5, 1, FEATURES),  # patches, whose order in PyTorch is the network's own
         lambda x: jnp.concatenate([flat(x)[:, 1:], flat(x)[:, :1]], -1),
+        lambda x: flat(x @ jnp.ones((CHANNELS, CHANNELS))),  # channels may be last there, too
+        lambda x: flat(x + x.reshape(5, WIDTH, HEIGHT, CHANNELS).transpose(0, 2, 1, 3)),
     ],
 )
 def test_an_order_that_the_program_does_not_show_is_asked_for(function):
@@ -169,3 +172,30 @@ def test_an_order_is_none_where_it_changes_nothing():
     assert channels_first((1, 1, 6)) is None
     np.testing.assert_array_equal(np.argsort(channels_first((HEIGHT, WIDTH, CHANNELS))), PLACES)
     assert isinstance(UNKNOWN, str)
+
+
+class OverTime(nn.Module):
+    """A convolution over time, perhaps beside a dense layer, flattened."""
+
+    beside: bool
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3,), name="conv")(x))
+        if self.beside:
+            x = x + nn.Dense(4, name="mix")(x)
+        return nn.Dense(1, name="dense")(flat(x))
+
+
+def test_a_flattened_sequence_is_an_image_only_after_convolutions():
+    sequences = np.ones((5, 6, 4), np.float32)
+    state = {"dense.weight": COUNTED["weight"], "dense.bias": COUNTED["bias"],
+             "conv.weight": np.ones((4, 4, 3)), "conv.bias": np.ones(4)}  # fmt: skip
+    found = interop.from_state_dict(OverTime(False), state, sequences)["params"]["dense"]
+    np.testing.assert_array_equal(
+        found["kernel"][:, 0], [c * 6 + t for t in range(6) for c in range(4)]
+    )
+    # PyTorch may have put channels last for the dense layer, and left them there.
+    state |= {"mix.weight": np.ones((4, 4)), "mix.bias": np.ones(4)}
+    with pytest.raises(ValueError, match="order of the input features of dense"):
+        interop.from_state_dict(OverTime(True), state, sequences)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core.meta import AxisMetadata
 
 from jaxdl.extras import import_extra
 from jaxdl.files import as_path, partial_folder, publish
@@ -20,9 +21,9 @@ _NAMES = "jaxdl.names"
 def save_safetensors(path: Any, variables: Any, *, metadata: Any = None) -> None:
     """Write variables, or a state dict, to a `.safetensors` file, whole or not at all.
 
-    The names of nested dictionaries are joined by "/": `params/dense_0/kernel`. Every array keeps
-    its dtype, bfloat16 too. Whoever has the package `safetensors` reads it, without this library,
-    JAX or PyTorch.
+    The names of nested dictionaries are joined by "/": `params/dense_0/kernel`; a "/" in a name is
+    "%2F". Every array keeps its dtype, bfloat16 too. Whoever has the package `safetensors` reads
+    it, without this library, JAX or PyTorch. How parameters are partitioned is not kept.
 
     Arguments:
         path: the file; one that is there is replaced.
@@ -33,8 +34,9 @@ def save_safetensors(path: Any, variables: Any, *, metadata: Any = None) -> None
 
     Raises:
         ImportError: the package `safetensors` is not installed.
+        IsADirectoryError: the path is a folder.
         TypeError: something that is no nested dictionary of arrays, or metadata that are no words.
-        ValueError: a name with a "/", an empty dictionary.
+        ValueError: a name that is no word, an empty dictionary.
 
     Example:
         >>> import tempfile
@@ -48,6 +50,10 @@ def save_safetensors(path: Any, variables: Any, *, metadata: Any = None) -> None
     """
     module = import_extra("safetensors.numpy", "a .safetensors file", "interop")
     destination = _as_file(path)
+    if destination.is_dir():
+        raise IsADirectoryError(
+            f"path must be a file, got the folder {destination}; name a file in it"
+        )
     words = {} if metadata is None else metadata
     if not isinstance(words, Mapping) or not all(
         isinstance(word, str) for pair in words.items() for word in pair
@@ -96,7 +102,7 @@ def load_safetensors(path: Any) -> dict[str, Any]:
         arrays = {name: arrays[name] for name in order}
     found: dict[str, Any] = {}
     for name, value in arrays.items():
-        *parents, last = name.split("/")
+        *parents, last = (_unescaped(part) if order else part for part in name.split("/"))
         place = found
         for parent in parents:
             place = place.setdefault(parent, {})
@@ -115,16 +121,22 @@ def _as_file(path: Any) -> Path:
     return as_path(path).absolute()
 
 
+def _unescaped(name: str) -> str:
+    return name.replace("%2F", "/").replace("%25", "%")
+
+
 def _flat(tree: Any, prefix: str) -> Any:
     """Each array with its joined name."""
     for name, value in tree.items() if isinstance(tree, Mapping) else ():
-        if not isinstance(name, str) or "/" in name or not name:
-            raise ValueError(f"names must be words without '/', got {name!r}; rename it")
-        yield from _flat(value, f"{prefix}/{name}" if prefix else name)
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"names must be words, got {name!r}; rename it")
+        escaped = name.replace("%", "%25").replace("/", "%2F")
+        yield from _flat(value, f"{prefix}/{escaped}" if prefix else escaped)
     if isinstance(tree, Mapping):
         if prefix and not tree:
             raise ValueError(f"a dictionary must hold arrays, got {prefix} empty; leave it out")
         return
+    tree = tree.unbox() if isinstance(tree, AxisMetadata) else tree
     is_array = isinstance(tree, np.ndarray | np.generic | jax.Array)
     if not prefix or not is_array or jnp.issubdtype(tree.dtype, jax.dtypes.extended):
         raise TypeError(

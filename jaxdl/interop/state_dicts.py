@@ -46,6 +46,11 @@ def read_state_dict(name: str, given: Any) -> StateDict:
         )
     if not given:
         raise ValueError(f"{name} must hold tensors, got none; pass network.state_dict()")
+    if "params" in given and isinstance(given["params"], Mapping):
+        raise TypeError(
+            f"{name} must map names to tensors, got variables of this library, which need no "
+            "conversion; load_safetensors reads them"
+        )
     arrays: dict[str, Array] = {}
     tied: dict[str, str] = {}
     owners: dict[Any, str] = {}

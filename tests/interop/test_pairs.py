@@ -197,6 +197,7 @@ def test_a_file_needs_no_pytorch(tmp_path):
     ("state", "error", "words"),
     [
         ({"state_dict": {"a": np.ones(1)}}, TypeError, r"pass checkpoint\['state_dict'\]"),
+        ({"params": {"a": np.ones(1)}}, TypeError, "load_safetensors reads them"),
         ({"epoch": 3}, TypeError, "got 'epoch': int; leave out what is no tensor"),
         ({}, ValueError, "must hold tensors, got none"),
         ([np.ones(1)], TypeError, "must map names to tensors or be a path, got list"),
@@ -367,3 +368,8 @@ def test_a_layer_that_nobody_knows_keeps_its_axes_and_is_not_put_after_an_image(
     ):
         interop.from_state_dict(model, state, images)
     interop.from_state_dict(model, state, images, flattened={"layers_1": None})
+
+
+def test_shapes_alone_will_do_for_inputs():
+    shapes = jax.ShapeDtypeStruct((1, 4), jnp.float32)
+    assert pairs(models.MLP([3]), state_of(("a", 4, 3)), shapes) == {"dense_0": "a"}

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import linen as nn
+from safetensors.numpy import save_file
 
 from jaxdl import interop
 
@@ -77,8 +79,8 @@ def test_a_file_that_is_there_is_replaced_whole(tmp_path):
         (np.zeros(2), TypeError, "got all of it: ndarray"),
         ({}, ValueError, "at least one array, got none"),
         ({"params": {}}, ValueError, "got params empty; leave it out"),
-        ({"a/b": np.zeros(1)}, ValueError, "without '/', got 'a/b'"),
-        ({0: np.zeros(1)}, ValueError, "without '/', got 0"),
+        ({"": np.zeros(1)}, ValueError, "names must be words, got ''"),
+        ({0: np.zeros(1)}, ValueError, "names must be words, got 0"),
         ({"key": jax.random.key(0)}, TypeError, "a random key as jax.random.key_data"),
     ],
 )
@@ -106,3 +108,31 @@ def test_a_file_that_is_missing_cut_or_of_another_kind(tmp_path):
     path.write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(ValueError, match="must be a whole safetensors file"):
         interop.load_safetensors(path)
+
+
+def test_a_folder_is_never_replaced(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "kept").touch()
+    with pytest.raises(IsADirectoryError, match="path must be a file, got the folder"):
+        interop.save_safetensors(tmp_path / "run", {"a": np.zeros(1)})
+    assert (tmp_path / "run" / "kept").exists()
+
+
+def test_names_with_slashes_and_partitioned_parameters(tmp_path):
+    # Flax's spectral norm calls a variable "Dense_0/kernel/u".
+    path = tmp_path / "model.safetensors"
+    value = np.arange(2.0)
+    boxed = nn.Partitioned(value, ("features",))
+    interop.save_safetensors(path, {"norm": {"a/b%2F": value}, "plain": boxed})
+    found = interop.load_safetensors(path)
+    assert found["norm"].keys() == {"a/b%2F"}
+    assert list(header(path)[0])[1:] == ["norm/a%2Fb%252F", "plain"]
+    np.testing.assert_array_equal(found["plain"], value)
+
+
+def test_a_file_by_others_has_its_names_as_they_are(tmp_path):
+    save_file({"x%2Fy": np.zeros(1), "a.b": np.ones(1)}, tmp_path / "other.safetensors")
+    assert interop.load_safetensors(tmp_path / "other.safetensors").keys() == {"x%2Fy", "a.b"}
+    save_file({"a/b": np.zeros(1), "a": np.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="must be those of nested dictionaries, got 'a"):
+        interop.load_safetensors(tmp_path / "other.safetensors")

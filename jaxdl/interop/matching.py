@@ -170,7 +170,14 @@ def _by_pattern(
         found = _found(pattern, path)
         assert found is not None
         rest = path[found.end() :].replace("/", ".")
-        return str(names[pattern]).format(*found.groups()) + rest
+        theirs = str(names[pattern])
+        if theirs.count("{}") > len(found.groups()):
+            raise ValueError(
+                f"names must have no more {{}} there than here, got {pattern!r}: {theirs!r}; take "
+                "one away"
+            )
+        numbers = iter(found.groups())
+        return re.sub(r"\{\}", lambda _: next(numbers), theirs) + rest
 
     return say
 

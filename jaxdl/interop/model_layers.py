@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxdl.calling import GivenMode, Prepared, initial_variables, name_of, prepared
 from jaxdl.calling.adapted import part_of
+from jaxdl.checks import whole_number
 from jaxdl.compiling import traced_apart
 from jaxdl.interop.flattening import MARK, UNKNOWN, channels_first, input_orders
 from jaxdl.interop.moves import LEAVES, Move, moves_of, plain
@@ -149,7 +150,8 @@ def _orders(found: Mapping[str, list[Any]], flattened: Any, paths: set[str]) -> 
             raise TypeError(
                 f"flattened must give the axes (height, width, channels), got {sizes!r} for {path}"
             )
-        orders[path] = None if sizes is None else channels_first(sizes)
+        axes = [whole_number(f"flattened of {path}", size) for size in sizes or ()]
+        orders[path] = channels_first(axes) if axes else None
     return orders
 
 

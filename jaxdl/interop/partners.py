@@ -31,10 +31,11 @@ def partners(
         ValueError: see `match`.
     """
     shapes = {name: shape for name, shape in shapes_of(arrays).items() if not name.endswith(COUNT)}
-    if names is not None and not callable(names) and not isinstance(names, Mapping):
+    is_mapping = isinstance(names, Mapping) and all(isinstance(each, str) for each in names)
+    if not (names is None or callable(names) or is_mapping):
         raise TypeError(
-            f"names must map layers here to names there, got {type(names).__name__}; pass a "
-            "dictionary or a function"
+            f"names must map layers here to names there, got {names!r}; pass a dictionary of words "
+            "or a function"
         )
     if isinstance(found.model, Transformer) and not callable(names):
         names = names or {}

@@ -159,6 +159,7 @@ def test_norms_of_flattened_features_move_with_them():
         ({"dens": None}, ValueError, r"name layers of the model, \['dense'\], got \['dens'\]"),
         ({"dense": (2, 2, 4)}, ValueError, "as its layer has inputs, 24, got 16"),
         ({"dense": 24}, TypeError, "axes .height, width, channels., got 24 for dense"),
+        ({"dense": (2, 0, 4)}, ValueError, "flattened of dense must be at least 1, got 0"),
         ([], TypeError, "flattened must map layers to axes"),
     ],
 )

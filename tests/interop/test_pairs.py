@@ -1,5 +1,7 @@
 """Which layer is which: by order, by names, by shape; and every layer left over is told."""
 
+import sys
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -135,7 +137,9 @@ def test_names_patterns_and_functions():
         ({"dense_0": "aa"}, ValueError, "got 'aa' for 'dense_0'; nearest are"),
         ({"dense_0": "b"}, ValueError, r"dense_0: weight \(3, 4\), bias \(3,\) here and b: weight"),
         ({"dense_{}": "a"}, ValueError, "each layer once, got 'a' twice"),
-        (["a", "b"], TypeError, "names must map layers here to names there, got list"),
+        (["a", "b"], TypeError, r"names must map layers here to names there, got \['a', 'b'\]"),
+        ({0: "a"}, TypeError, "got {0: 'a'}; pass a dictionary of words"),
+        ({"dense_{}": "{}.{}"}, ValueError, "no more {} there than here, got 'dense_{}'"),
     ],
 )
 def test_names_that_cannot_be(names, error, words):
@@ -179,6 +183,18 @@ def test_a_new_head_keeps_its_start():
     with pytest.warns(match="no partner"):
         kept = interop.from_state_dict(model, same, X, names={"dense_1": None}, **settings)
     np.testing.assert_array_equal(kept["params"]["dense_1"]["bias"], np.zeros(5))
+
+
+def test_packages_that_are_missing_are_named_with_their_extra(tmp_path, monkeypatch):
+    for name in ("safetensors", "safetensors.numpy", "torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "x.pt").touch()
+    with pytest.raises(ImportError, match=r"a .pt file .*needs torch, .*jaxdl\[parity\]"):
+        interop.from_state_dict(nn.Dense(2), tmp_path / "x.pt", X)
+    with pytest.raises(ImportError, match=r"needs safetensors, .*jaxdl\[interop\]"):
+        interop.load_safetensors(tmp_path / "x.safetensors")
+    with pytest.raises(ImportError, match=r"needs safetensors.numpy, .*jaxdl\[interop\]"):
+        interop.save_safetensors(tmp_path / "x.safetensors", {"a": np.ones(1)})
 
 
 def test_a_file_needs_no_pytorch(tmp_path):

@@ -14,8 +14,8 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from jaxdl.jaxprs import CONVOLUTION, inner_programs
 
-MARK = "jaxdl.interop "
-"""The beginning of the names that mark the layers' inputs in a program."""
+MARK, MARK_MADE = "jaxdl.interop into ", "jaxdl.interop from "
+"""The beginnings of the names that mark the layers' inputs and outputs in a program."""
 
 UNKNOWN = "its axes are no image's"
 """The order of features that were joined in a way that says nothing about PyTorch."""
@@ -38,6 +38,8 @@ class Layout:
         doubtful: whether a dense layer or an attention made it, or operands with other axes: then
             PyTorch may have its channels last, too.
         free: whether it is a constant, or one that is repeated over some axes.
+        makers: the layers whose features are those of its last axis.
+        image: the image that a vector became, until a convolution says that it is one.
     """
 
     axes: tuple[int, ...] | None = None
@@ -46,6 +48,52 @@ class Layout:
     split: bool = False
     doubtful: bool = False
     free: bool = False
+    makers: frozenset[str] = frozenset()
+    image: "Image | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """Features of some layers that became an image: the inverse of a flattening.
+
+    Attributes:
+        makers: the layers.
+        order: as of `channels_first`, or UNKNOWN.
+        is_sequence: whether it may as well be vectors of a sequence or heads, in the same order.
+    """
+
+    makers: frozenset[str]
+    order: Any
+    is_sequence: bool
+
+
+class Orders:
+    """Of each layer, the orders of its features, one for each call.
+
+    An order is None where both have the same one, an array as of `channels_first`, or UNKNOWN.
+
+    Attributes:
+        inputs: of its inputs.
+        outputs: of its outputs, where these become an image.
+    """
+
+    def __init__(self, program: Jaxpr) -> None:
+        self.inputs: dict[str, list[Any]] = {}
+        self.outputs: dict[str, list[Any]] = {}
+        self.makers: dict[str, frozenset[str]] = {}
+        self.images: list[Image] = []
+        self.convolved: list[Image] = []
+        _walk(program, [NOTHING] * len(program.invars), self)
+        for image in self.images:
+            is_image = any(image is each for each in self.convolved)
+            if is_image or not image.is_sequence:
+                for path in image.makers:
+                    order = image.order if is_image else UNKNOWN
+                    self.outputs.setdefault(path, []).append(order)
+        # What reads these features, as a norm between does, reads them in their order.
+        for path, makers in self.makers.items():
+            orders = [order for maker in makers for order in self.outputs.get(maker, [])]
+            self.inputs[path] = orders or self.inputs[path]
 
 
 NOTHING = Layout()
@@ -69,17 +117,7 @@ def channels_first(sizes: Sequence[int], axes: Sequence[int] | None = None) -> A
     return None if (order == np.arange(order.size)).all() else order
 
 
-def input_orders(program: Jaxpr) -> dict[str, list[Any]]:
-    """Of each marked layer, the order of its input features, one for each call.
-
-    An order is None where both have the same one, an array as of `channels_first`, or UNKNOWN.
-    """
-    found: dict[str, list[Any]] = {}
-    _walk(program, [NOTHING] * len(program.invars), found)
-    return found
-
-
-def _walk(program: Jaxpr, inputs: Sequence[Layout], found: dict[str, list[Any]]) -> list[Layout]:
+def _walk(program: Jaxpr, inputs: Sequence[Layout], found: Orders) -> list[Layout]:
     known: dict[Var, Layout] = dict(zip(program.invars, inputs, strict=True))
 
     def layout(atom: Any) -> Layout:
@@ -90,15 +128,30 @@ def _walk(program: Jaxpr, inputs: Sequence[Layout], found: dict[str, list[Any]])
         if inner_programs(equation):
             made = _inside(equation, given, found)
         else:
-            if equation.primitive.name == "name" and equation.params["name"].startswith(MARK):
-                path = equation.params["name"].removeprefix(MARK)
-                found.setdefault(path, []).append(given[0].order)
-            made = [_made(equation, given)] * len(equation.outvars)
+            layout_made = _made(equation, given)
+            if equation.primitive.name == "name":
+                layout_made = _noted(equation.params["name"], given[0], found)
+            if layout_made.image is not None and layout_made.image not in found.images:
+                found.images.append(layout_made.image)
+            if equation.primitive.name == CONVOLUTION and given[0].image is not None:
+                found.convolved.append(given[0].image)
+            made = [layout_made] * len(equation.outvars)
         known.update(zip(equation.outvars, made, strict=True))
     return [layout(atom) for atom in program.outvars]
 
 
-def _inside(equation: JaxprEqn, given: list[Layout], found: dict[str, list[Any]]) -> list[Layout]:
+def _noted(name: str, layout: Layout, found: Orders) -> Layout:
+    """What a mark says of the value that goes into a layer, or comes from it."""
+    if name.startswith(MARK):
+        path = name.removeprefix(MARK)
+        found.inputs.setdefault(path, []).append(layout.order)
+        found.makers[path] = found.makers.get(path, frozenset()) | layout.makers
+    elif name.startswith(MARK_MADE):
+        return replace(layout, makers=layout.makers | {name.removeprefix(MARK_MADE)})
+    return layout
+
+
+def _inside(equation: JaxprEqn, given: list[Layout], found: Orders) -> list[Layout]:
     """Walk the body of a loop, the branches of a condition, a function that was compiled apart."""
     made = [NOTHING] * len(equation.outvars)
     for program in inner_programs(equation):
@@ -146,6 +199,7 @@ def _made(equation: JaxprEqn, given: list[Layout]) -> Layout:
             given[0],
             axes=tuple(axes_before[place] for place in permutation),
             order=given[0].order if last_stays else None,
+            makers=given[0].makers if last_stays else frozenset(),
         )
     if name.startswith("reduce") and "axes" in params:
         gone = params["axes"]
@@ -156,6 +210,7 @@ def _made(equation: JaxprEqn, given: list[Layout]) -> Layout:
             order=given[0].order if last_stays else None,
             convolved=given[0].convolved,
             doubtful=given[0].doubtful,
+            makers=given[0].makers if last_stays else frozenset(),
         )
     if name == "concatenate" and params["dimension"] == len(after) - 1:
         order = _joined(shapes, given)
@@ -174,6 +229,8 @@ def _made(equation: JaxprEqn, given: list[Layout]) -> Layout:
         convolved=any(each.convolved for each, _ in peers),
         split=any(each.split for each, _ in peers),
         doubtful=any(each.doubtful or axes != peers[0][1] for each, axes in peers),
+        makers=frozenset().union(*(each.makers for each, _ in peers)),
+        image=next((each.image for each, _ in peers if each.image is not None), None),
     )
 
 
@@ -223,7 +280,7 @@ def _reshaped(before: tuple[int, ...], after: tuple[int, ...], layout: Layout) -
         count += 1
         size *= before[-count]
     if size != after[-1]:
-        return Layout(order=None if layout.order is None else UNKNOWN, split=True)
+        return _split(before, after, layout)
     if count == 1:
         return replace(layout, axes=None, convolved=False, split=False)
     if layout.order is not None:
@@ -236,3 +293,21 @@ def _reshaped(before: tuple[int, ...], after: tuple[int, ...], layout: Layout) -
     if order is None or not is_image:
         return NOTHING  # vectors of a sequence, heads of an attention, an image without channels
     return Layout(order=UNKNOWN if layout.doubtful or len(after) > 2 else order)
+
+
+def _split(before: tuple[int, ...], after: tuple[int, ...], layout: Layout) -> Layout:
+    """A last axis that becomes several: an image, heads, or something else."""
+    count, size = 0, 1
+    while count < len(after) and size < before[-1]:
+        count += 1
+        size *= after[-count]
+    order: Any = UNKNOWN if size != before[-1] else channels_first(after[-count:])
+    is_vector = len(before) <= 2
+    if count > 2 and not is_vector and order is not None:
+        order = UNKNOWN  # as of pixels that were channels
+    return Layout(
+        order=None if layout.order is None else UNKNOWN,
+        split=is_vector,
+        doubtful=not is_vector,
+        image=None if order is None else Image(layout.makers, order, is_sequence=count <= 2),
+    )

@@ -14,7 +14,7 @@ from jaxdl.calling import GivenMode, Prepared, initial_variables, name_of, prepa
 from jaxdl.calling.adapted import part_of
 from jaxdl.checks import whole_number
 from jaxdl.compiling import traced_apart
-from jaxdl.interop.flattening import MARK, UNKNOWN, channels_first, input_orders
+from jaxdl.interop.flattening import MARK, MARK_MADE, UNKNOWN, Orders, channels_first
 from jaxdl.interop.moves import LEAVES, Move, moves_of, plain
 
 Path = tuple[str, ...]
@@ -59,33 +59,34 @@ def as_prepared(model: Any, mode: GivenMode) -> Prepared:
     return found
 
 
-def layers_of(given: Prepared, sample_inputs: Any, flattened: Any) -> list[Layer]:
+def layers_of(given: Prepared, sample_inputs: Any, flattened: Any, unflattened: Any) -> list[Layer]:
     """The layers with variables, in the order of their first calls; nothing is computed.
 
     Raises:
-        ValueError: layers that PyTorch does not have, or whose inputs' order is not known; paths in
-            `flattened` that are no layers of the model.
+        ValueError: layers that PyTorch does not have, or the order of whose features is not known;
+            paths in `flattened` or `unflattened` that are no layers of the model.
     """
     traced = _trace(given, sample_inputs)
     if any(path not in traced.modules for path in traced.groups):
         # Blocks under `nn.jit` share one program, so only the first is called.
         with jax.disable_jit():
             traced = _trace(given, sample_inputs)
-    said = {} if flattened is None else flattened
-    orders = _orders(traced.orders, said, {"/".join(path) for path in traced.groups})
+    paths = {"/".join(path) for path in traced.groups}
+    inputs = _said("flattened", traced.orders.inputs, flattened, paths)
+    outputs = _said("unflattened", traced.orders.outputs, unflattened, paths)
     return [
         layer
         for path, leaves in traced.groups.items()
-        for layer in _layers(path, traced.modules.get(path), leaves, orders)
+        for layer in _layers(path, traced.modules.get(path), leaves, inputs, outputs)
     ]
 
 
 class _Traced(NamedTuple):
-    """The modules that were called, variables by what they stand in, orders of layers' inputs."""
+    """The modules that were called, the variables by what they stand in, orders of features."""
 
     modules: Mapping[Path, nn.Module]
     groups: Mapping[Path, Mapping[tuple[str, Path], Any]]
-    orders: Mapping[str, list[Any]]
+    orders: Orders
 
 
 def _trace(given: Prepared, sample_inputs: Any) -> _Traced:
@@ -99,9 +100,12 @@ def _trace(given: Prepared, sample_inputs: Any) -> _Traced:
             return call(*args, **kwargs)
         modules.setdefault(module.path, module)
         if context.method_name == "__call__":
-            args = tuple(_marked(module, each) for each in args)
-            kwargs = {name: _marked(module, each) for name, each in kwargs.items()}
+            into = MARK + "/".join(module.path)
+            args = tuple(_marked(into, each) for each in args)
+            kwargs = {name: _marked(into, each) for name, each in kwargs.items()}
         outputs = call(*args, **kwargs)
+        if context.method_name == "__call__":
+            outputs = _marked(MARK_MADE + "/".join(module.path), outputs)
         for collection in COLLECTIONS:
             for name, leaf in module.variables.get(collection, {}).items():
                 if not isinstance(leaf, Mapping):
@@ -116,25 +120,25 @@ def _trace(given: Prepared, sample_inputs: Any) -> _Traced:
         program, shapes = jax.make_jaxpr(variables, return_shape=True)(
             jax.eval_shape(lambda: jax.random.key(0)), sample_inputs
         )
-    return _Traced(modules, _grouped(shapes, modules, inside), input_orders(program.jaxpr))
+    return _Traced(modules, _grouped(shapes, modules, inside), Orders(program.jaxpr))
 
 
-def _marked(module: nn.Module, value: Any) -> Any:
-    """The value with a mark in the program that says which layer it goes into."""
+def _marked(name: str, value: Any) -> Any:
+    """The value with a mark in the program."""
     if isinstance(value, jax.Array) and value.ndim and jnp.issubdtype(value.dtype, jnp.floating):
-        return checkpoint_name(value, MARK + "/".join(module.path))
+        return checkpoint_name(value, name)
     return value
 
 
-def _orders(found: Mapping[str, list[Any]], flattened: Any, paths: set[str]) -> dict[str, Any]:
-    """One order of the input features for each layer: the one that was said, or that was found."""
-    if not isinstance(flattened, Mapping):
+def _said(name: str, found: Mapping[str, list[Any]], said: Any, paths: set[str]) -> dict[str, Any]:
+    """One order of features for each layer: the one that was said, or that was found."""
+    said = {} if said is None else said
+    if not isinstance(said, Mapping):
         raise TypeError(
-            f"flattened must map layers to axes, got {flattened!r}; pass e.g. "
-            "{'dense_0': (7, 7, 64)}"
+            f"{name} must map layers to axes, got {said!r}; pass e.g. {{'dense_0': (7, 7, 64)}}"
         )
-    if unknown := [path for path in flattened if path not in paths]:
-        raise ValueError(f"flattened must name layers of the model, {sorted(paths)}, got {unknown}")
+    if unknown := [path for path in said if path not in paths]:
+        raise ValueError(f"{name} must name layers of the model, {sorted(paths)}, got {unknown}")
     orders: dict[str, Any] = {}
     for path, each in found.items():
         first = each[0]
@@ -145,12 +149,12 @@ def _orders(found: Mapping[str, list[Any]], flattened: Any, paths: set[str]) -> 
             for order in each
         )
         orders[path] = first if same else UNKNOWN
-    for path, sizes in flattened.items():
+    for path, sizes in said.items():
         if not (sizes is None or (isinstance(sizes, tuple | list) and sizes)):
             raise TypeError(
-                f"flattened must give the axes (height, width, channels), got {sizes!r} for {path}"
+                f"{name} must give the axes (height, width, channels), got {sizes!r} for {path}"
             )
-        axes = [whole_number(f"flattened of {path}", size) for size in sizes or ()]
+        axes = [whole_number(f"{name} of {path}", size) for size in sizes or ()]
         orders[path] = channels_first(axes) if axes else None
     return orders
 
@@ -185,14 +189,15 @@ def _layers(
     path: Path,
     module: nn.Module | None,
     leaves: Mapping[tuple[str, Path], Any],
-    orders: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any],
 ) -> list[Layer]:
     """A layer that is known, or each of its variables as one that stands alone."""
     name = "/".join(path)
     # Nobody saw what goes into a layer that the model does not call itself.
-    order = orders.get(name, UNKNOWN if module is None else None)
+    order = inputs.get(name, UNKNOWN if module is None else None)
     own = {(kind, where[-1]): tuple(leaf.shape) for (kind, where), leaf in leaves.items()}
-    moves = moves_of(name, module, own, order)
+    moves = moves_of(name, module, own, order, outputs.get(name))
     if moves is None and order is not None and module is not None:
         raise ValueError(
             f"what sees a flattened image must be a layer that is known, got {name}, a "

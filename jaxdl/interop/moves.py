@@ -33,6 +33,7 @@ class Move:
         theirs: its shape there.
         reversed_axes: the grouped axes that run backwards there.
         features: of the first grouped axis, which of ours each of theirs is; None: the same.
+        made: the same of the last grouped axis.
     """
 
     name: str
@@ -42,14 +43,15 @@ class Move:
     theirs: tuple[int, ...]
     reversed_axes: tuple[int, ...] = ()
     features: Any = None
+    made: Any = None
 
     def __post_init__(self) -> None:
-        if self.features is not None and self.features.size != self.grouped[0]:
-            raise ValueError(
-                f"a flattened image must have as many values as its layer has inputs, "
-                f"{self.grouped[0]}, got {self.features.size}; pass flattened=(height, width, "
-                "channels) whose product it is"
-            )
+        for order, size in ((self.features, self.grouped[:1]), (self.made, self.grouped[-1:])):
+            if order is not None and (order.size,) != size:
+                raise ValueError(
+                    f"an image must have as many values as its layer has features, {size[0]}, got "
+                    f"{order.size}; pass its (height, width, channels), whose product that is"
+                )
 
     def give(self, ours: Any) -> np.ndarray:
         """The parameter as PyTorch has it, a copy.
@@ -61,6 +63,8 @@ class Move:
         values = np.asarray(ours).reshape(self.grouped)
         if self.features is not None:
             values = values[self.features]
+        if self.made is not None:
+            values = values[..., self.made]
         values = np.flip(values, self.reversed_axes).transpose(self.axes)
         return np.array(values.reshape(self.theirs), order="C")
 
@@ -72,6 +76,10 @@ class Move:
             placed = np.empty_like(values)
             placed[self.features] = values
             values = placed
+        if self.made is not None:
+            placed = np.empty_like(values)
+            placed[..., self.made] = values
+            values = placed
         return np.array(values.reshape(self.ours), order="C")
 
 
@@ -80,20 +88,22 @@ def plain(name: str, shape: tuple[int, ...], features: Any = None) -> Move:
     return Move(name, shape, shape, tuple(range(len(shape))), shape, features=features)
 
 
-def dense(name: str, shape: tuple[int, ...], outputs: int = 1, features: Any = None) -> Move:
+def dense(
+    name: str, shape: tuple[int, ...], outputs: int = 1, features: Any = None, made: Any = None
+) -> Move:
     """A kernel (*inputs, *outputs) and their weight (out, in); a bias.
 
     Arguments:
         name: "kernel" or "bias".
         shape: its shape here.
         outputs: how many axes the layer's outputs have.
-        features: as of `Move`.
+        features, made: as of `Move`.
     """
     out = int(np.prod(shape[len(shape) - outputs :]))
     if name == "bias":
-        return Move("bias", shape, (out,), (0,), (out,))
+        return Move("bias", shape, (out,), (0,), (out,), made=made)
     inputs = int(np.prod(shape[: len(shape) - outputs]))
-    return Move("weight", shape, (inputs, out), (1, 0), (out, inputs), features=features)
+    return Move("weight", shape, (inputs, out), (1, 0), (out, inputs), (), features, made)
 
 
 def convolution(name: str, shape: tuple[int, ...], transposed: bool | None = None) -> Move:
@@ -125,7 +135,11 @@ def of_norm(name: str, shape: tuple[int, ...], features: Any = None) -> Move:
 
 
 def moves_of(
-    path: str, module: nn.Module | None, leaves: Mapping[Leaf, tuple[int, ...]], features: Any
+    path: str,
+    module: nn.Module | None,
+    leaves: Mapping[Leaf, tuple[int, ...]],
+    features: Any,
+    made: Any,
 ) -> dict[Leaf, Move] | None:
     """The moves of a layer's variables; None of a layer that nobody knows.
 
@@ -134,9 +148,10 @@ def moves_of(
         module: the layer; None if the model does not call it itself.
         leaves: its own variables' shapes.
         features: of flattened inputs, which of ours each of theirs is; see `flattening`.
+        made: the same of outputs that become an image.
 
     Raises:
-        ValueError: inputs whose order nobody knows; a norm that PyTorch's cannot be.
+        ValueError: features whose order nobody knows; a norm that PyTorch's cannot be.
     """
     names = {name for _, name in leaves}
     if isinstance(features, str) and names & {"kernel", "scale", "mean", "negative_slope"}:
@@ -146,14 +161,27 @@ def moves_of(
             f"flattened={{{path!r}: (height, width, channels)}}, the axes here, where channels "
             f"stand first there, or {{{path!r}: None}} where both have one order"
         )
-    if isinstance(features, str):
-        features = None
+    if isinstance(made, str) and "kernel" in names:
+        raise ValueError(
+            f"the order of the output features of {path or 'the model'} must be known, got a "
+            f"reshape to several axes that may or may not put channels first in PyTorch; pass "
+            f"unflattened={{{path!r}: (height, width, channels)}}, the axes here, where channels "
+            f"stand first there, or {{{path!r}: None}} where both have one order"
+        )
+    features, made = (None if isinstance(each, str) else each for each in (features, made))
     if isinstance(module, nn.DenseGeneral):
         if np.size(module.batch_dims):
             return None
         outputs = int(np.size(module.features))
-        return {leaf: dense(leaf[1], shape, outputs, features) for leaf, shape in leaves.items()}
+        return {
+            leaf: dense(leaf[1], shape, outputs, features, made) for leaf, shape in leaves.items()
+        }
     if isinstance(module, nn.Conv | nn.ConvTranspose):
+        if made is not None:
+            raise ValueError(
+                f"channels of a convolution must keep their order, got unflattened for {path}; "
+                "convert its parameters yourself"
+            )
         flag = module.transpose_kernel if isinstance(module, nn.ConvTranspose) else None
         return {leaf: convolution(leaf[1], shape, flag) for leaf, shape in leaves.items()}
     if isinstance(module, nn.ConvLocal | nn.Einsum):
@@ -170,16 +198,16 @@ def moves_of(
             f"a GroupNorm must not stand after a flattening, got {path}: PyTorch's groups would "
             "hold other features"
         )
-    return _by_names(names, leaves, features)
+    return _by_names(names, leaves, features, made)
 
 
 def _by_names(
-    names: set[str], leaves: Mapping[Leaf, tuple[int, ...]], features: Any
+    names: set[str], leaves: Mapping[Leaf, tuple[int, ...]], features: Any, made: Any
 ) -> dict[Leaf, Move] | None:
     """By Flax's names, which layers of other people use as well."""
     ranks = {name: len(shape) for (_, name), shape in leaves.items()}
     if names <= {"kernel", "bias"} and ranks.get("kernel") == 2:
-        return {leaf: dense(leaf[1], shape, 1, features) for leaf, shape in leaves.items()}
+        return {leaf: dense(leaf[1], shape, 1, features, made) for leaf, shape in leaves.items()}
     if names == {"embedding"} and ranks["embedding"] == 2:
         return {leaf: plain("weight", shape) for leaf, shape in leaves.items()}
     if names == {"negative_slope"} and ranks["negative_slope"] < 2:

@@ -25,6 +25,7 @@ def from_state_dict(
     *,
     names: Any = None,
     flattened: Any = None,
+    unflattened: Any = None,
     strict: bool = True,
     start: Any = None,
     dtype: Any = None,
@@ -57,6 +58,7 @@ def from_state_dict(
             layer's path, which may return None to leave it to the order.
         flattened: of layers that see a flattened image which the program does not show: its
             (height, width, channels) here; None says that both have one order.
+        unflattened: the same of layers whose outputs become an image, as in a decoder.
         strict: whether layers without a partner are an error. If not, a warning lists them.
         start: with `strict=False`, variables whose values stay where the state dict has none, e.g.
             `model.init(key, inputs)`.
@@ -92,7 +94,7 @@ def from_state_dict(
     _check_dtype(dtype)
     given = read_state_dict("state_dict", state_dict)
     start = unstack_blocks(start) if stacked and start is not None else start
-    layers = layers_of(found, sample_inputs, flattened)
+    layers = layers_of(found, sample_inputs, flattened, unflattened)
     arrays = unpacked(given.arrays)
     matches = partners(found, layers, given, arrays, names)
     if matches.missing or matches.unused:
@@ -127,6 +129,7 @@ def to_state_dict(
     like: Any = None,
     names: Any = None,
     flattened: Any = None,
+    unflattened: Any = None,
     dtype: Any = None,
     mode: GivenMode = None,
 ) -> dict[str, np.ndarray]:
@@ -143,7 +146,7 @@ def to_state_dict(
             its packed tensors, its count of batches. Without it names are those of the model with
             dots, or those of `names`, and attentions and recurrences are single layers.
         names: as of `from_state_dict`.
-        flattened: as of `from_state_dict`.
+        flattened, unflattened: as of `from_state_dict`.
         dtype: of all floating arrays; None keeps each one's. PyTorch's `from_numpy` knows no
             bfloat16: pass np.float32.
         mode: as of `from_state_dict`.
@@ -168,7 +171,7 @@ def to_state_dict(
     stacked, found = _one_by_one(found)
     _check_dtype(dtype)
     variables = nn.unbox(unstack_blocks(variables) if stacked else variables)
-    layers = layers_of(found, sample_inputs, flattened)
+    layers = layers_of(found, sample_inputs, flattened, unflattened)
     given: StateDict | None = None
     if like is not None:
         given = read_state_dict("like", like)

@@ -77,7 +77,7 @@ def test_a_flattened_image_has_its_channels_first_there(function):
         lambda x: flat(x.reshape(5, HEIGHT * WIDTH, CHANNELS)),  # vectors of a sequence
         lambda x: flat(x[:, 0, 0])[:, jnp.arange(FEATURES) % CHANNELS],
         lambda x: flat(x.mean(3)).repeat(CHANNELS, -1),
-        lambda x: x.reshape(5, 1, FEATURES // 2, 2).reshape(5, FEATURES),
+        lambda x: flat(x.mean((1, 2)).repeat(HEIGHT * WIDTH, -1).reshape(x.shape)),
     ],
 )
 def test_what_is_no_flattened_image_keeps_its_order(function):
@@ -104,6 +104,7 @@ def test_features_beside_an_image_keep_their_places():
         lambda x: flat(x) + flat(x.transpose(0, 2, 1, 3)),
         lambda x: x.reshape(5, 1, FEATURES),  # patches, whose order in PyTorch is the network's own
         lambda x: jnp.concatenate([flat(x)[:, 1:], flat(x)[:, :1]], -1),
+        lambda x: flat(x.reshape(5, 2, 6, 2)),
         lambda x: flat(x @ jnp.ones((CHANNELS, CHANNELS))),  # channels may be last there, too
         lambda x: flat(x + x.reshape(5, WIDTH, HEIGHT, CHANNELS).transpose(0, 2, 1, 3)),
     ],
@@ -157,7 +158,7 @@ def test_norms_of_flattened_features_move_with_them():
     ("flattened", "error", "words"),
     [
         ({"dens": None}, ValueError, r"name layers of the model, \['dense'\], got \['dens'\]"),
-        ({"dense": (2, 2, 4)}, ValueError, "as its layer has inputs, 24, got 16"),
+        ({"dense": (2, 2, 4)}, ValueError, "as its layer has features, 24, got 16"),
         ({"dense": 24}, TypeError, "axes .height, width, channels., got 24 for dense"),
         ({"dense": (2, 0, 4)}, ValueError, "flattened of dense must be at least 1, got 0"),
         ([], TypeError, "flattened must map layers to axes"),
@@ -200,3 +201,74 @@ def test_a_flattened_sequence_is_an_image_only_after_convolutions():
     state |= {"mix.weight": np.ones((4, 4)), "mix.bias": np.ones(4)}
     with pytest.raises(ValueError, match="order of the input features of dense"):
         interop.from_state_dict(OverTime(True), state, sequences)
+
+
+class Decoder(nn.Module):
+    """A vector, through a dense layer and a norm, as an image, perhaps into a convolution."""
+
+    shape: tuple
+    window: tuple | None = (3, 3)
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = BatchNorm(name="norm")(nn.Dense(FEATURES, name="dense")(x), train=train)
+        x = nn.relu(x).reshape(-1, *self.shape)
+        return x if self.window is None else nn.ConvTranspose(2, self.window, name="conv")(x)
+
+
+def decoded(model, **settings):
+    state = {
+        "dense.weight": np.arange(FEATURES, dtype=np.float32)[:, None], "dense.bias": -PLACES,
+        **{f"norm.{name}": np.arange(FEATURES) for name in
+           ("weight", "bias", "running_mean", "running_var")},
+    }  # fmt: skip
+    state["dense.bias"] = np.arange(FEATURES)
+    if model.window is not None:
+        state |= {
+            "conv.weight": np.ones((model.shape[-1], 2, *model.window)),
+            "conv.bias": np.ones(2),
+        }
+    inputs = np.ones((5, 1), np.float32)
+    found = interop.from_state_dict(model, state, inputs, **settings)
+    back = interop.to_state_dict(model, found, inputs, like=state, **settings)
+    for name, value in state.items():
+        np.testing.assert_array_equal(back[name], value)
+    features = [found["params"]["dense"]["kernel"][0], found["params"]["dense"]["bias"],
+                *found["params"]["norm"].values(), *found["batch_stats"]["norm"].values()]  # fmt: skip
+    for each in features:
+        np.testing.assert_array_equal(each, features[0])
+    return np.asarray(features[0])
+
+
+def test_outputs_that_become_an_image_are_put_in_order_too():
+    image = (HEIGHT, WIDTH, CHANNELS)
+    np.testing.assert_array_equal(decoded(Decoder(image)), PLACES)
+    time = [c * 6 + t for t in range(6) for c in range(4)]
+    np.testing.assert_array_equal(decoded(Decoder((6, 4), (3,))), time)
+    # Heads, vectors of a sequence, images of one channel or one position.
+    for shape in ((6, 4), (HEIGHT, FEATURES // HEIGHT, 1), (1, 1, FEATURES)):
+        np.testing.assert_array_equal(decoded(Decoder(shape, None)), np.arange(FEATURES))
+    with pytest.raises(ValueError, match=r"order of the output features of dense .* unflattened="):
+        decoded(Decoder(image, None))
+    there = {"norm": image}
+    found = decoded(Decoder(image, None), unflattened={"dense": image}, flattened=there)
+    np.testing.assert_array_equal(found, PLACES)
+    same = {"dense": None}, {"norm": None}
+    found = decoded(Decoder(image, None), unflattened=same[0], flattened=same[1])
+    np.testing.assert_array_equal(found, np.arange(FEATURES))
+
+
+def test_channels_that_become_pixels_are_asked_for():
+    class Shuffle(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(8, (1, 1), name="conv")(x)
+            x = x.reshape(5, HEIGHT, WIDTH, 2, 2, 2).transpose(0, 1, 3, 2, 4, 5)
+            return x.reshape(5, 2 * HEIGHT, 2 * WIDTH, 2)
+
+    state = {"conv.weight": np.ones((8, 4, 1, 1)), "conv.bias": np.ones(8)}
+    with pytest.raises(ValueError, match="order of the output features of conv"):
+        interop.from_state_dict(Shuffle(), state, IMAGES)
+    interop.from_state_dict(Shuffle(), state, IMAGES, unflattened={"conv": None})
+    with pytest.raises(ValueError, match="channels of a convolution must keep their order"):
+        interop.from_state_dict(Shuffle(), state, IMAGES, unflattened={"conv": (2, 2, 2)})

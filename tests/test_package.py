@@ -63,8 +63,8 @@ INSIDE = {
         "runner", "past_runs", "gallery",
     ),
     "interop": (
-        "safetensors_files", "state_dicts", "flattening", "moves", "model_layers", "packed",
-        "matching", "partners", "values", "pytorch",
+        "safetensors_files", "state_dicts", "flattening", "feature_orders", "moves",
+        "model_layers", "packed", "matching", "partners", "values", "pytorch",
     ),
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """In which order PyTorch has the features of a flattened image.
 
 Images are (height, width, channels) here and (channels, height, width) there, so a flattened image
-has the same numbers in another order. The program of a model says which layers see one.
+has the same numbers in another order.
 """
 
 import math
@@ -10,12 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import JaxprEqn
 
-from jaxdl.jaxprs import CONVOLUTION, inner_programs
-
-MARK, MARK_MADE = "jaxdl.interop into ", "jaxdl.interop from "
-"""The beginnings of the names that mark the layers' inputs and outputs in a program."""
+from jaxdl.jaxprs import CONVOLUTION, shape_of
 
 UNKNOWN = "its axes are no image's"
 """The order of features that were joined in a way that says nothing about PyTorch."""
@@ -67,35 +64,6 @@ class Image:
     is_sequence: bool
 
 
-class Orders:
-    """Of each layer, the orders of its features, one for each call.
-
-    An order is None where both have the same one, an array as of `channels_first`, or UNKNOWN.
-
-    Attributes:
-        inputs: of its inputs.
-        outputs: of its outputs, where these become an image.
-    """
-
-    def __init__(self, program: Jaxpr) -> None:
-        self.inputs: dict[str, list[Any]] = {}
-        self.outputs: dict[str, list[Any]] = {}
-        self.makers: dict[str, frozenset[str]] = {}
-        self.images: list[Image] = []
-        self.convolved: list[Image] = []
-        _walk(program, [NOTHING] * len(program.invars), self)
-        for image in self.images:
-            is_image = any(image is each for each in self.convolved)
-            if is_image or not image.is_sequence:
-                for path in image.makers:
-                    order = image.order if is_image else UNKNOWN
-                    self.outputs.setdefault(path, []).append(order)
-        # What reads these features, as a norm between does, reads them in their order.
-        for path, makers in self.makers.items():
-            orders = [order for maker in makers for order in self.outputs.get(maker, [])]
-            self.inputs[path] = orders or self.inputs[path]
-
-
 NOTHING = Layout()
 FREE = Layout(free=True)
 
@@ -117,70 +85,11 @@ def channels_first(sizes: Sequence[int], axes: Sequence[int] | None = None) -> A
     return None if (order == np.arange(order.size)).all() else order
 
 
-def _walk(program: Jaxpr, inputs: Sequence[Layout], found: Orders) -> list[Layout]:
-    known: dict[Var, Layout] = dict(zip(program.invars, inputs, strict=True))
-
-    def layout(atom: Any) -> Layout:
-        return FREE if isinstance(atom, Literal) else known.get(atom, NOTHING)
-
-    for equation in program.eqns:
-        given = [layout(atom) for atom in equation.invars]
-        if inner_programs(equation):
-            made = _inside(equation, given, found)
-        else:
-            layout_made = _made(equation, given)
-            if equation.primitive.name == "name":
-                layout_made = _noted(equation.params["name"], given[0], found)
-            if layout_made.image is not None and layout_made.image not in found.images:
-                found.images.append(layout_made.image)
-            if equation.primitive.name == CONVOLUTION and given[0].image is not None:
-                found.convolved.append(given[0].image)
-            made = [layout_made] * len(equation.outvars)
-        known.update(zip(equation.outvars, made, strict=True))
-    return [layout(atom) for atom in program.outvars]
-
-
-def _noted(name: str, layout: Layout, found: Orders) -> Layout:
-    """What a mark says of the value that goes into a layer, or comes from it."""
-    if name.startswith(MARK):
-        path = name.removeprefix(MARK)
-        found.inputs.setdefault(path, []).append(layout.order)
-        found.makers[path] = found.makers.get(path, frozenset()) | layout.makers
-    elif name.startswith(MARK_MADE):
-        return replace(layout, makers=layout.makers | {name.removeprefix(MARK_MADE)})
-    return layout
-
-
-def _inside(equation: JaxprEqn, given: list[Layout], found: Orders) -> list[Layout]:
-    """Walk the body of a loop, the branches of a condition, a function that was compiled apart."""
-    made = [NOTHING] * len(equation.outvars)
-    for program in inner_programs(equation):
-        # The last inputs are the program's; a slice of a scan has one axis less.
-        last = list(zip(equation.invars, given, strict=True))[-len(program.invars) :]
-        inputs = [
-            layout if _shape(atom) == _shape(inner) else Layout(order=layout.order)
-            for inner, (atom, layout) in zip(program.invars, last, strict=False)
-        ]
-        outputs = _walk(program, inputs + [NOTHING] * (len(program.invars) - len(inputs)), found)
-        if len(outputs) == len(made):
-            made = [
-                layout if _shape(inner) == _shape(outer) else Layout(order=layout.order)
-                for layout, inner, outer in zip(
-                    outputs, program.outvars, equation.outvars, strict=True
-                )
-            ]
-    return made
-
-
-def _shape(atom: Any) -> tuple[int, ...]:
-    return tuple(getattr(atom.aval, "shape", ()))
-
-
-def _made(equation: JaxprEqn, given: list[Layout]) -> Layout:
+def layout_of(equation: JaxprEqn, given: list[Layout]) -> Layout:
     """The layout of an equation's result."""
     name, params = equation.primitive.name, equation.params
-    after = _shape(equation.outvars[0])
-    shapes = [_shape(atom) for atom in equation.invars]
+    after = shape_of(equation.outvars[0])
+    shapes = [shape_of(atom) for atom in equation.invars]
     if name == CONVOLUTION:
         batch, channels, *spatial = params["dimension_numbers"].out_spec
         axes = dict(zip((batch, *spatial, channels), range(len(after)), strict=True))

@@ -14,7 +14,8 @@ from jaxdl.calling import GivenMode, Prepared, initial_variables, name_of, prepa
 from jaxdl.calling.adapted import part_of
 from jaxdl.checks import whole_number
 from jaxdl.compiling import traced_apart
-from jaxdl.interop.flattening import MARK, MARK_MADE, UNKNOWN, Orders, channels_first
+from jaxdl.interop.feature_orders import MARK, MARK_MADE, Orders
+from jaxdl.interop.flattening import UNKNOWN, channels_first
 from jaxdl.interop.moves import LEAVES, Move, moves_of, plain
 
 Path = tuple[str, ...]
@@ -72,8 +73,8 @@ def layers_of(given: Prepared, sample_inputs: Any, flattened: Any, unflattened: 
         with jax.disable_jit():
             traced = _trace(given, sample_inputs)
     paths = {"/".join(path) for path in traced.groups}
-    inputs = _said("flattened", traced.orders.inputs, flattened, paths)
     outputs = _said("unflattened", traced.orders.outputs, unflattened, paths)
+    inputs = _said("flattened", traced.orders.read(outputs), flattened, paths)
     return [
         layer
         for path, leaves in traced.groups.items()
@@ -197,7 +198,8 @@ def _layers(
     # Nobody saw what goes into a layer that the model does not call itself.
     order = inputs.get(name, UNKNOWN if module is None else None)
     own = {(kind, where[-1]): tuple(leaf.shape) for (kind, where), leaf in leaves.items()}
-    moves = moves_of(name, module, own, order, outputs.get(name))
+    several = isinstance(module, nn.DenseGeneral) and np.size(module.features) > 2
+    moves = moves_of(name, module, own, order, outputs.get(name, UNKNOWN if several else None))
     if moves is None and order is not None and module is not None:
         raise ValueError(
             f"what sees a flattened image must be a layer that is known, got {name}, a "

@@ -163,8 +163,8 @@ def moves_of(
         )
     if isinstance(made, str) and "kernel" in names:
         raise ValueError(
-            f"the order of the output features of {path or 'the model'} must be known, got a "
-            f"reshape to several axes that may or may not put channels first in PyTorch; pass "
+            f"the order of the output features of {path or 'the model'} must be known, got "
+            f"several axes that may or may not put channels first in PyTorch; pass "
             f"unflattened={{{path!r}: (height, width, channels)}}, the axes here, where channels "
             f"stand first there, or {{{path!r}: None}} where both have one order"
         )

@@ -217,12 +217,10 @@ class Decoder(nn.Module):
 
 
 def decoded(model, **settings):
-    state = {
-        "dense.weight": np.arange(FEATURES, dtype=np.float32)[:, None], "dense.bias": -PLACES,
-        **{f"norm.{name}": np.arange(FEATURES) for name in
-           ("weight", "bias", "running_mean", "running_var")},
-    }  # fmt: skip
-    state["dense.bias"] = np.arange(FEATURES)
+    names = ("dense.weight", "dense.bias", "norm.weight", "norm.bias", "norm.running_mean",
+             "norm.running_var")  # fmt: skip
+    state = {name: np.arange(FEATURES) for name in names}
+    state["dense.weight"] = state["dense.weight"][:, None]
     if model.window is not None:
         state |= {
             "conv.weight": np.ones((model.shape[-1], 2, *model.window)),
@@ -233,8 +231,9 @@ def decoded(model, **settings):
     back = interop.to_state_dict(model, found, inputs, like=state, **settings)
     for name, value in state.items():
         np.testing.assert_array_equal(back[name], value)
-    features = [found["params"]["dense"]["kernel"][0], found["params"]["dense"]["bias"],
-                *found["params"]["norm"].values(), *found["batch_stats"]["norm"].values()]  # fmt: skip
+    dense = found["params"]["dense"]
+    norms = (*found["params"]["norm"].values(), *found["batch_stats"]["norm"].values())
+    features = [dense["kernel"][0], dense["bias"], *norms]
     for each in features:
         np.testing.assert_array_equal(each, features[0])
     return np.asarray(features[0])
@@ -250,11 +249,10 @@ def test_outputs_that_become_an_image_are_put_in_order_too():
         np.testing.assert_array_equal(decoded(Decoder(shape, None)), np.arange(FEATURES))
     with pytest.raises(ValueError, match=r"order of the output features of dense .* unflattened="):
         decoded(Decoder(image, None))
-    there = {"norm": image}
-    found = decoded(Decoder(image, None), unflattened={"dense": image}, flattened=there)
+    # The norm between reads them in the order that was said.
+    found = decoded(Decoder(image, None), unflattened={"dense": image})
     np.testing.assert_array_equal(found, PLACES)
-    same = {"dense": None}, {"norm": None}
-    found = decoded(Decoder(image, None), unflattened=same[0], flattened=same[1])
+    found = decoded(Decoder(image, None), unflattened={"dense": None})
     np.testing.assert_array_equal(found, np.arange(FEATURES))
 
 
@@ -272,3 +270,15 @@ def test_channels_that_become_pixels_are_asked_for():
     interop.from_state_dict(Shuffle(), state, IMAGES, unflattened={"conv": None})
     with pytest.raises(ValueError, match="channels of a convolution must keep their order"):
         interop.from_state_dict(Shuffle(), state, IMAGES, unflattened={"conv": (2, 2, 2)})
+
+
+def test_a_dense_layer_that_makes_an_image_by_itself_is_asked_for():
+    model = nn.Sequential([nn.DenseGeneral((HEIGHT, WIDTH, CHANNELS))])
+    state = {"dense.weight": np.arange(FEATURES)[:, None], "dense.bias": np.arange(FEATURES)}
+    x = np.ones((5, 1), np.float32)
+    with pytest.raises(ValueError, match="order of the output features of layers_0"):
+        interop.from_state_dict(model, state, x)
+    said = {"layers_0": (HEIGHT, WIDTH, CHANNELS)}
+    found = interop.from_state_dict(model, state, x, unflattened=said)["params"]["layers_0"]
+    np.testing.assert_array_equal(found["bias"].ravel(), PLACES)
+    np.testing.assert_array_equal(found["kernel"].ravel(), PLACES)

@@ -304,6 +304,37 @@ def test_everything_that_sees_a_flattened_sequence_of_a_convolution():
     agree(Sequence(), TorchSequence(), draw(1, 3, 5, 4), depth=6, terms=30)
 
 
+class AutoEncoder(nn.Module):
+    """An image becomes a vector, and the vector an image."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.relu(nn.Conv(4, (3, 3), padding=1)(x)).reshape(x.shape[0], -1)
+        x = BatchNorm()(nn.Dense(3 * 4 * 5)(nn.Dense(7)(x)), train=train)
+        x = nn.relu(x).reshape(-1, 3, 4, 5)
+        # A window of 4 at stride 2 and PyTorch's padding of 1 doubles the image.
+        return nn.ConvTranspose(2, (4, 4), (2, 2), padding=[(2, 2)] * 2)(x)
+
+
+class TorchAutoEncoder(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.encode = torch.nn.Linear(5 * 6 * 4, 7)
+        self.decode = torch.nn.Linear(7, 60)
+        self.norm = torch.nn.BatchNorm1d(60)
+        self.out = torch.nn.ConvTranspose2d(5, 2, 4, 2, 1)
+
+    def forward(self, x):
+        x = self.norm(self.decode(self.encode(torch.relu(self.conv(x)).flatten(1))))
+        image = self.out(torch.relu(x).view(-1, 5, 3, 4))
+        return image.movedim(1, -1)
+
+
+def test_an_autoencoder_flattens_an_image_and_makes_one():
+    agree(AutoEncoder(), TorchAutoEncoder(), draw(1, 3, 5, 6, 3), depth=5, terms=120)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_tensors_of_every_dtype_that_need_gradients_and_have_strides(dtype):
     weight = torch.tensor(draw(1, 3, 2)).to(getattr(torch, dtype)).t().requires_grad_()

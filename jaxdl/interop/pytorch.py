@@ -49,8 +49,8 @@ def from_state_dict(
     Arguments:
         model: a Linen module, or a `training.Task` of one.
         state_dict: names to tensors or arrays, e.g. `network.state_dict()`, or a path: a
-            .safetensors file, which needs no PyTorch, or .pt, .pth or .bin. Tensors may be of any
-            floating dtype, on any device, and need gradients.
+            .safetensors file, which needs no PyTorch, or .pt, .pth or .bin. Tensors may have any
+            floating dtype, device and strides, and a gradient.
         sample_inputs: inputs of the model, or their `jax.ShapeDtypeStruct`; only shapes count.
         names: from layers here to their names there, {"head/dense_0": "classifier.1"}. A pair also
             holds for what stands inside. "{}" is any number, {"block_{}/norm_0":
@@ -66,7 +66,8 @@ def from_state_dict(
         mode: how the model is told of training, see `calling.mode_of`.
 
     Returns:
-        {"params": ..., "batch_stats": ...} as `model.init` has them.
+        {"params": ..., "batch_stats": ...} as `model.init` has them, without boxes of partitioned
+        parameters. Other collections are no weights; take them from `model.init`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -83,7 +84,7 @@ def from_state_dict(
         >>> variables["params"]["dense_0"]["kernel"].shape
         (3, 2)
 
-    Source: the conventions of `torch.nn` and `flax.linen`, each pair tested on whole networks.
+    Source: the conventions of `torch.nn` and `flax.linen`; tests compare them.
     """
     found = as_prepared(model, mode)
     stacked, found = _one_by_one(found)

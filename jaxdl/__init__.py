@@ -18,6 +18,7 @@ __all__ = [
     "data",
     "diagnostics",
     "initializers",
+    "interop",
     "layers",
     "losses",
     "metrics",

@@ -15,7 +15,8 @@ ROOT = Path(jaxdl.__file__).parent
 
 HEAVY = (
     "tensorflow", "tensorflow_datasets", "matplotlib", "grain", "orbax", "torch", "xarray",
-    "tensorboard", "tensorboardX", "tyro", "psutil", "pandas", "sklearn",
+    "tensorboard", "tensorboardX", "tyro", "psutil", "pandas", "sklearn", "safetensors",
+    "flatbuffers",
 )  # fmt: skip
 
 # Who may be imported by whom: only what stands before it. DESIGN has the floors.
@@ -45,7 +46,7 @@ ROOMS = (
     ("training",),
     ("diagnostics",),
     ("observers",),
-    ("claims",),
+    ("claims", "interop"),
     ("cli", "__main__"),
 )
 
@@ -65,6 +66,10 @@ INSIDE = {
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",
         "runner", "past_runs", "gallery",
     ),
+    "interop": (
+        "safetensors_files", "state_dicts", "flattening", "feature_orders", "moves",
+        "model_layers", "packed", "matching", "partners", "values", "pytorch", "exporting",
+    ),
 }  # fmt: skip
 
 
@@ -78,7 +83,7 @@ def test_importing_loads_nothing_heavy():
     code = (
         "import sys, jaxdl\n"
         "from jaxdl import activations, data, diagnostics, initializers, layers, losses\n"
-        "from jaxdl import claims, metrics, models, observers, optimizers, training\n"
+        "from jaxdl import claims, interop, metrics, models, observers, optimizers, training\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     assert run(code).strip() == "[]"

@@ -18,7 +18,7 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def export(
-    result: Result,
+    result: Any,
     path: str | os.PathLike[str],
     *,
     transform: Callable[[Any], Any] | None = None,
@@ -67,7 +67,9 @@ def export(
     if result.example is None:
         raise ValueError("a result must know its inputs, got none in result.example; load it again")
     import_extra("flatbuffers", "an exported program", "interop")
-    task, variables = result.task, jax.tree.map(np.asarray, result.state.evaluated)
+    task = result.task
+    # Off the devices of the run: the program runs on others.
+    variables = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), result.state.evaluated)
 
     def predict(inputs: Any) -> Any:
         outputs, _ = task.outputs(variables, task.preprocess(inputs), train=False)

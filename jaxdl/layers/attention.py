@@ -172,7 +172,7 @@ def _sequence(name: str, x: Any) -> Float[Array, "batch length features"]:
     return array
 
 
-def _as_mask(mask: Any, shape: tuple[int, int, int, int]) -> Bool[Array, "..."]:
+def _as_mask(mask: Any, shape: tuple[Any, Any, Any, Any]) -> Bool[Array, "..."]:
     """The mask; all four axes are asked for, since (5, 5) may be queries and keys or a batch."""
     seen: Array = jnp.asarray(mask)
     if seen.dtype != jnp.bool_:

@@ -150,7 +150,7 @@ class BatchNorm(nn.Module):
             y = jnp.where(counts, y, 0)
         return y.astype(x.dtype)
 
-    def _axis_of_features(self, shape: tuple[int, ...]) -> int:
+    def _axis_of_features(self, shape: tuple[Any, ...]) -> int:
         if not -len(shape) <= self.feature_axis < len(shape):
             raise ValueError(
                 f"feature_axis must be an axis of the inputs, got {self.feature_axis} for inputs "

@@ -51,7 +51,7 @@ def check_dropout_rate(owner: str, rate: Any) -> None:
         )
 
 
-def as_mask(mask: Any, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+def as_mask(mask: Any, shape: tuple[Any, ...]) -> Bool[Array, "..."]:
     """The mask with as many axes as the inputs, those that it lacks of length 1.
 
     Raises:

@@ -54,7 +54,7 @@ def removes_bias(norm: Any) -> bool:
     return isinstance(norm, (BatchNorm, NoisyBatchNorm, nn.BatchNorm, nn.InstanceNorm))
 
 
-def check_inputs(norm: Any, shape: tuple[int, ...], *, train: bool) -> None:
+def check_inputs(norm: Any, shape: tuple[Any, ...], *, train: bool) -> None:
     """Refuse inputs that a norm of Flax cannot group, or would turn into zeros or NaN.
 
     Example:
@@ -76,7 +76,7 @@ def check_inputs(norm: Any, shape: tuple[int, ...], *, train: bool) -> None:
         )
 
 
-def values_per_statistic(norm: Any, shape: tuple[int, ...], *, train: bool) -> int | None:
+def values_per_statistic(norm: Any, shape: tuple[Any, ...], *, train: bool) -> int | None:
     """The number of values in each mean; None for a norm that is not Flax's, or has no minimum.
 
     Example:

@@ -55,7 +55,7 @@ def as_vectors(x: Any, features: int) -> Float[Array, "batch length features"]:
     return vectors
 
 
-def as_padding_mask(mask: Any, shape: tuple[int, int]) -> Bool[Array, "batch length"]:
+def as_padding_mask(mask: Any, shape: tuple[Any, Any]) -> Bool[Array, "batch length"]:
     """The mask of what counts; refuse another shape, and what holds no booleans."""
     real: Array = jnp.asarray(mask)
     if real.dtype != jnp.bool_:

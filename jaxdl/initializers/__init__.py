@@ -34,10 +34,13 @@ from jaxdl.initializers.structured import (
     zero_hadamard,
     zeros,
 )
+from jaxdl.initializers.transfer import Transferred, TransferReport, transfer
 
 __all__ = [
     "Fans",
     "Initializer",
+    "TransferReport",
+    "Transferred",
     "apply",
     "backward_gain",
     "bind_fan_in",
@@ -62,6 +65,7 @@ __all__ = [
     "sparse",
     "torch_bias",
     "torch_kernel",
+    "transfer",
     "truncated_normal",
     "uniform",
     "variance_preserving_gain",

@@ -58,7 +58,6 @@ def by_layer(optimizers: Any) -> optax.GradientTransformationExtraArgs:
         each if each is None else optax.with_extra_args_support(each)
         for each in optimizers.values()
     ]
-    trained = [index for index, each in enumerate(inner) if each is not None]
 
     def init_fn(params: Any) -> LayersState:
         owners = _owners(patterns, params)
@@ -74,8 +73,10 @@ def by_layer(optimizers: Any) -> optax.GradientTransformationExtraArgs:
     ) -> tuple[Any, LayersState]:
         owners, states = _owners(patterns, updates), list(state.groups)
         moved = jax.tree.map(jnp.zeros_like, updates)
-        for index in trained:
-            own, states[index] = inner[index].update(
+        for index, each in enumerate(inner):
+            if each is None:
+                continue
+            own, states[index] = each.update(
                 _part(updates, owners, index),
                 states[index],
                 None if params is None else _part(params, owners, index),
@@ -198,7 +199,8 @@ def _listed(names: list[str], most: int = 20) -> str:
 
 def _part(tree: Any, owners: list[int], index: int) -> Any:
     """The tree with the leaves of one group; nodes without leaves stand for all others."""
-    leaves, structure = jax.tree.flatten(tree)
+    structure: Any = jax.tree.structure(tree)
+    leaves = jax.tree.leaves(tree)
     return structure.unflatten(
         leaf if owner == index else optax.MaskedNode()
         for leaf, owner in zip(leaves, owners, strict=True)
@@ -207,7 +209,8 @@ def _part(tree: Any, owners: list[int], index: int) -> Any:
 
 def _put(part: Any, whole: Any, owners: list[int], index: int) -> Any:
     """The whole tree with the leaves of one group from its part."""
-    leaves, structure = jax.tree.flatten(whole)
+    structure: Any = jax.tree.structure(whole)
+    leaves = jax.tree.leaves(whole)
     own = iter(jax.tree.leaves(part))
     return structure.unflatten(
         next(own) if owner == index else leaf for leaf, owner in zip(leaves, owners, strict=True)

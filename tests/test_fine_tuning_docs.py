@@ -4,4 +4,4 @@ from pages import run_page
 
 
 def test_the_page_runs():
-    assert run_page("fine_tuning.md") == 8
+    assert run_page("fine_tuning.md") == 9

@@ -1,13 +1,16 @@
 """An optimizer for each layer, and frozen layers: nothing of theirs moves, is held or computed."""
 
+import functools
 import re
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from jaxdl import losses, models, optimizers, training
 from jaxdl.optimizers import by_layer, freeze
@@ -19,6 +22,7 @@ PARAMS = {
 GRADIENTS = jax.tree.map(lambda leaf: jnp.full_like(leaf, 100.0), PARAMS) | {
     "head": {"kernel": jnp.array([3.0, 0.0]), "bias": jnp.array([4.0])}
 }
+MLP, X = models.MLP([7, 6, 2]), jnp.ones((8, 5))
 
 
 def after(optimizer, steps=3, params=PARAMS, gradients=GRADIENTS):
@@ -141,6 +145,40 @@ def test_an_average_evaluates_frozen_parameters_as_they_are(inside):
     assert evaluated["head"]["bias"].tolist() == [-5.5]
 
 
+def test_gradients_are_accumulated_inside():
+    optimizer = freeze(optimizers.accumulate(optimizers.sgd(1.0), 2), "encoder")
+    assert after(optimizer, steps=1)[0]["head"]["bias"].tolist() == [0.5]
+    params, _ = after(optimizer, steps=2)
+    assert params["head"]["bias"].tolist() == [0.5 - 4]
+    chex.assert_trees_all_equal(params["encoder"], PARAMS["encoder"])
+
+
+def test_moments_are_float32_for_parameters_of_half_precision():
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+    params, state = after(freeze(optimizers.adam(0.1), "encoder"), 1, half, half)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state) if leaf.ndim} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("library", ["nnx", "equinox"])
+def test_layers_of_other_libraries_have_names(library):
+    if library == "nnx":
+        rngs = nnx.Rngs(0)
+        model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 2, rngs=rngs))
+    else:
+        model = eqx.nn.MLP(4, 2, 8, 1, key=jax.random.key(0))
+    x = jnp.ones((3, 4))
+    optimizer = freeze(optimizers.sgd(0.1), "layers/0")
+    state = training.init_state(jax.random.key(0), model, optimizer, x)
+    step = training.make_train_step(model, optimizer, losses.mean_squared_error)
+    new, _ = step(state, {"inputs": x, "targets": jnp.ones((3, 2))})
+    moved = [
+        not np.array_equal(old, changed)
+        for old, changed in zip(*map(jax.tree.leaves, (state.params, new.params)), strict=True)
+    ]
+    assert moved == [False, False, True, True]
+
+
 def test_sharpness_is_that_of_the_trained_layers():
     def loss(params):
         return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
@@ -174,11 +212,16 @@ def test_a_line_search_moves_the_trained_layers_alone():
     chex.assert_trees_all_equal(params["encoder"], PARAMS["encoder"])
 
 
-def products(optimizer, model, scanned=False):
-    """The matrix products in the compiled program of a train step."""
-    batch = {"inputs": jnp.ones((8, 5)), "targets": jnp.ones((8, 2))}
-    step = training.make_train_step(model, optimizer, losses.mean_squared_error)
-    state = training.init_state(jax.random.key(0), model, optimizer, batch["inputs"])
+def products(function, *arguments):
+    """The matrix products in the compiled program."""
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    return len(re.findall(r" = \S+ (?:dot|custom-call)\(", text))
+
+
+def products_of_step(optimizer, model=MLP, inputs=X, loss=losses.mean_squared_error, scanned=False):
+    batch = {"inputs": inputs, "targets": inputs if model is not MLP else jnp.ones((8, 2))}
+    step = training.make_train_step(model, optimizer, loss)
+    state = training.init_state(jax.random.key(0), model, optimizer, inputs)
 
     def steps(fields, batch):
         start = training.TrainState(**fields)
@@ -186,27 +229,34 @@ def products(optimizer, model, scanned=False):
             return vars(step(start, batch)[0])
         return vars(jax.lax.scan(lambda state, _: step(state, batch), start, length=3)[0])
 
-    text = jax.jit(steps).lower(vars(state), batch).compile().as_text()
-    return len(re.findall(r" = \S+ (?:dot|custom-call)\(", text))
+    return products(steps, vars(state), batch)
 
 
 @pytest.mark.parametrize("scanned", [False, True])
 def test_gradients_of_frozen_layers_are_not_computed(scanned):
-    model, sgd = models.MLP([7, 6, 2]), optimizers.sgd(0.1)
-    whole = products(sgd, model, scanned)
+    sgd, count = optimizers.sgd(0.1), functools.partial(products_of_step, scanned=scanned)
     # Forward three, kernels three, activations two.
-    assert whole == 8
+    assert count(sgd) == 8
     # Forward three, and the head's kernel.
-    assert products(freeze(sgd, "dense_0", "dense_1"), model, scanned) == 4
+    assert count(freeze(sgd, "dense_0", "dense_1")) == 4
     # What stands below a trained layer is needed by its gradient.
-    assert products(freeze(sgd, "dense_1", "dense_2"), model, scanned) == 3 + 1 + 2
+    assert count(freeze(sgd, "dense_1", "dense_2")) == 3 + 1 + 2
+
+
+@pytest.mark.parametrize("blocks", ["remat", "scan"])
+def test_gradients_of_frozen_blocks_are_not_computed(blocks):
+    tokens = jnp.arange(12).reshape(2, 6) % 7
+    model = models.Transformer(7, features=8, layers=2, heads=2, blocks=blocks)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens, train=False))
+    forward = products(lambda given: model.apply(given, tokens, train=True), variables)
+    optimizer = freeze(optimizers.sgd(0.1), "embed", "positions", "block*")
+    # The head: the gradients of its kernel and of its inputs, which the last norm needs.
+    assert products_of_step(optimizer, model, tokens, losses.cross_entropy) == forward + 2
 
 
 def test_a_clipping_outside_needs_all_gradients():
-    optimizer = optax.chain(
-        optimizers.clip_by_global_norm(1.0), freeze(optimizers.sgd(0.1), "dense_0", "dense_1")
-    )
-    assert products(optimizer, models.MLP([7, 6, 2])) == 8
+    frozen = freeze(optimizers.sgd(0.1), "dense_0", "dense_1")
+    assert products_of_step(optax.chain(optimizers.clip_by_global_norm(1.0), frozen)) == 8
 
 
 def test_decay_around_groups_is_refused():

@@ -129,7 +129,7 @@ def init_state(
         adapted = model.model if isinstance(model, Task) else adapt(model)
         first |= _given_variables(to_share(adapted, variables)[1], first)
     elif params is not None:
-        first["params"] = require_like("params", params, first.get("params", {}))
+        first |= _given_variables({"params": params}, {"params": {}, **first})
     params = first.pop("params", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -151,7 +151,8 @@ def _given_variables(given: Mapping[str, Any], first: Mapping[str, Any]) -> Mapp
         )
     for name, tree in given.items():
         require_like(name, tree, first[name])
-    return given
+    held: Mapping[str, Any] = jax.tree.map(jnp.asarray, given)
+    return held
 
 
 def run_key(key: Key[Array, ""]) -> Key[Array, ""]:

@@ -4,6 +4,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from flax import nnx
@@ -98,6 +99,16 @@ def test_a_collection_that_is_not_given_starts_by_default(key):
         key, task, optimizers.sgd(0.1), INPUTS, variables={"params": given.params}
     )
     chex.assert_trees_all_equal(state.variables, given.variables)
+
+
+def test_numpys_arrays_become_jaxs(key):
+    # Of 64 bits too, as a file may hold them: nothing warns, later or now.
+    drawn = training.init_state(key, MODEL, optimizers.sgd(0.1), INPUTS)
+    given = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), drawn.variables)
+    for named in ({"variables": given}, {"params": given["params"]}):
+        state = training.init_state(key, MODEL, optimizers.sgd(0.1), INPUTS, **named)
+        chex.assert_trees_all_equal(state.variables, drawn.variables)
+        chex.assert_trees_all_equal_dtypes(state.variables, drawn.variables)
 
 
 def test_a_trained_module_of_nnx_is_variables(key):

@@ -171,11 +171,15 @@ def test_huber_delta_that_is_not_positive_is_refused(delta):
         losses.huber(jnp.zeros(1), jnp.zeros(1), delta=delta)
 
 
+@pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("loss", [*PAIRED, losses.cross_entropy])
-def test_half_precision_outputs_give_a_float32_loss(loss):
-    result = loss(jnp.full((2, 3), 0.5, jnp.bfloat16), jnp.zeros((2, 3), jnp.uint8))
+def test_half_precision_outputs_give_a_float32_loss(key, loss, half):
+    outputs, targets = jax.random.normal(key, (4, 3), half), jnp.ones((4, 3), jnp.uint8)
+    result = loss(outputs, targets)
     chex.assert_type(result, jnp.float32)
-    chex.assert_shape(result, (2,))
+    # Not only the result: nothing is rounded to half precision on the way.
+    np.testing.assert_array_equal(result, loss(outputs.astype(jnp.float32), targets))
+    np.testing.assert_array_equal(result, loss(outputs, targets.astype(half)))
 
 
 @pytest.mark.parametrize("loss", [*PAIRED, losses.cross_entropy])

@@ -1,35 +1,18 @@
 """What docs/normalization.md shows runs as it stands, and its numbers are so."""
 
-import doctest
-import re
-from pathlib import Path
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pages import run_page
 
 from jaxdl.layers import BatchNorm
 from jaxdl.layers.norm import apply_norm
 
-PAGE = Path(__file__).parents[1] / "docs" / "normalization.md"
-
 
 def test_the_page_runs():
-    blocks = re.findall(r"```pycon\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 6
-    page = doctest.DocTestParser().get_doctest("".join(blocks), {}, PAGE.name, str(PAGE), 0)
-    options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-    said: list[str] = []
-    # JAX adds a note to an error that it lets through; older Pythons' doctest sees only the note.
-    filtering = jax.config.jax_traceback_filtering
-    jax.config.update("jax_traceback_filtering", "off")
-    try:
-        doctest.DocTestRunner(optionflags=options).run(page, out=said.append)
-    finally:
-        jax.config.update("jax_traceback_filtering", filtering)
-    assert not said, "".join(said)
+    assert run_page("normalization.md") == 6
 
 
 @pytest.mark.parametrize("make", [nn.LayerNorm, nn.BatchNorm])

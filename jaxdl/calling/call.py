@@ -168,7 +168,8 @@ def _depends_on_mode(module: nn.Module) -> bool:
     is_dropout = isinstance(module, nn.Dropout | nn.MultiHeadDotProductAttention)
     return (is_dropout and not (isinstance(rate, int | float) and rate == 0)) or (
         # A norm's own statistics; those of a module inside it are reported by that module.
-        any(not isinstance(leaf, Mapping) for leaf in _own(module, "batch_stats").values())
+        not getattr(module, "freeze_statistics", False)
+        and any(not isinstance(leaf, Mapping) for leaf in _own(module, "batch_stats").values())
     )
 
 

@@ -34,11 +34,14 @@ from jaxdl.initializers.structured import (
     zero_hadamard,
     zeros,
 )
+from jaxdl.initializers.transfer import Transferred, TransferReport, transfer
 from jaxdl.public import public_names
 
 __all__ = [
     "Fans",
     "Initializer",
+    "TransferReport",
+    "Transferred",
     "apply",
     "backward_gain",
     "bind_fan_in",
@@ -63,6 +66,7 @@ __all__ = [
     "sparse",
     "torch_bias",
     "torch_kernel",
+    "transfer",
     "truncated_normal",
     "uniform",
     "variance_preserving_gain",

@@ -16,7 +16,7 @@ from jaxdl.initializers import (
     lecun_normal,
     zeros,
 )
-from jaxdl.layers.inputs import floating
+from jaxdl.layers.inputs import compute_dtype, floating
 
 
 class PReLU(nn.Module):
@@ -119,9 +119,10 @@ class Maxout(nn.Module):
         pieces: k, at least 1; k = 1 is a linear layer.
         kernel_init: initializer of the kernel.
         bias_init: initializer of the bias, or a function of fan_in; see `bind_fan_in`.
+        dtype: in which the layer computes, e.g. `jnp.bfloat16`; parameters are float32.
 
     Raises:
-        TypeError: complex inputs, when called: they have no order.
+        TypeError: a dtype that is no floating one; complex inputs, when called: they have no order.
         ValueError: fewer than one unit or piece.
 
     Example:
@@ -137,8 +138,10 @@ class Maxout(nn.Module):
     pieces: int = 2
     kernel_init: Initializer = lecun_normal()
     bias_init: Initializer | Callable[[int], Initializer] = zeros()
+    dtype: Any = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", compute_dtype("Maxout", self.dtype))
         require_at_least(1, features=self.features, pieces=self.pieces)
         super().__post_init__()
 
@@ -148,6 +151,7 @@ class Maxout(nn.Module):
         x = floating("Maxout", x)
         pieces = nn.Dense(
             self.features * self.pieces,
+            dtype=self.dtype,
             kernel_init=self.kernel_init,
             bias_init=bind_fan_in(self.bias_init, x.shape[-1]),
             name="dense",

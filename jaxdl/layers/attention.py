@@ -1,5 +1,6 @@
 """Attention with several heads, of a sequence to itself or to another."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxdl.checks import Count, whole_number
 from jaxdl.initializers import Initializer, bind_fan_in, lecun_normal, zeros
-from jaxdl.layers.inputs import check_dropout_rate, floating
+from jaxdl.layers.inputs import check_dropout_rate, compute_dtype, floating
 from jaxdl.layers.norm import apply_norm
 
 
@@ -35,6 +36,7 @@ class MultiHeadAttention(nn.Module):
         kernel_init: initializer of the kernels of queries, keys and values.
         bias_init: initializer of every bias, or a function of fan_in; see `bind_fan_in`.
         out_kernel_init: initializer of the kernel of `out`; None takes `kernel_init`.
+        dtype: in which the layer computes, e.g. `jnp.bfloat16`; parameters are float32.
 
     Raises:
         TypeError: settings of another type; complex inputs, or a mask that holds no booleans.
@@ -60,9 +62,11 @@ class MultiHeadAttention(nn.Module):
     kernel_init: Initializer = lecun_normal()
     bias_init: Initializer | Callable[[int], Initializer] = zeros()
     out_kernel_init: Initializer | None = None
+    dtype: Any = None
 
     def __post_init__(self) -> None:
         """Refuse settings that allow no attention."""
+        object.__setattr__(self, "dtype", compute_dtype("MultiHeadAttention", self.dtype))
         whole_number("MultiHeadAttention heads", self.heads)
         check_norm_factory("normalize_qk", self.normalize_qk)
         check_dropout_rate("MultiHeadAttention", self.dropout_rate)
@@ -96,8 +100,9 @@ class MultiHeadAttention(nn.Module):
         keys = self._project("key", context, features)
         values = self._project("value", context, features)
         if self.normalize_qk is not None:
-            queries = apply_norm(self.normalize_qk(name="query_norm"), queries, train=train)
-            keys = apply_norm(self.normalize_qk(name="key_norm"), keys, train=train)
+            normalise = functools.partial(apply_norm, train=train, dtype=self.dtype)
+            queries = normalise(self.normalize_qk(name="query_norm"), queries)
+            keys = normalise(self.normalize_qk(name="key_norm"), keys)
         precise = jnp.promote_types(queries.dtype, jnp.float32)
         logits = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=precise)
         logits = logits / math.sqrt(queries.shape[-1])
@@ -115,6 +120,7 @@ class MultiHeadAttention(nn.Module):
         return nn.DenseGeneral(
             features,
             axis=(-2, -1),
+            dtype=self.dtype,
             kernel_init=self.out_kernel_init or self.kernel_init,
             bias_init=bind_fan_in(self.bias_init, features),
             name="out",
@@ -123,6 +129,7 @@ class MultiHeadAttention(nn.Module):
     def _project(self, name: str, x: Array, features: int) -> Float[Array, "batch length heads d"]:
         return nn.DenseGeneral(
             (self.heads, features // self.heads),
+            dtype=self.dtype,
             kernel_init=self.kernel_init,
             bias_init=bind_fan_in(self.bias_init, x.shape[-1]),
             name=name,

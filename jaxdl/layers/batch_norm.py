@@ -52,6 +52,8 @@ class BatchNorm(nn.Module):
         freeze_scale: whether gamma gets no gradient. It stays a parameter: exclude it from weight
             decay by a mask.
         freeze_bias: the same for beta.
+        freeze_statistics: whether training, too, normalises by the running statistics and leaves
+            them, as `bn.eval()` in PyTorch. gamma and beta still learn.
         virtual_batch_size: normalise each group of this many examples as a batch of its own. The
             running values take the average of the groups' statistics.
         track_running_stats: whether there are running statistics. Without, evaluation takes the
@@ -63,10 +65,10 @@ class BatchNorm(nn.Module):
     Raises:
         TypeError: when called, complex inputs: their two parts have no one variance.
         ValueError: a momentum outside [0, 1], a negative epsilon, groups of unequal size or
-            without an axis; when called, inputs that are empty or have one value per statistic in
-            training, a feature axis that they lack, a mask that does not fit them, a virtual batch
-            that does not divide the batch, `batch_stats` that are missing, or, in training, not
-            mutable.
+            without an axis, frozen statistics that are not tracked; when called, inputs that are
+            empty or have one value per statistic in training, a feature axis that they lack, a mask
+            that does not fit them, a virtual batch that does not divide the batch, `batch_stats`
+            that are missing, or, in training, not mutable.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -91,6 +93,7 @@ class BatchNorm(nn.Module):
     feature_axis: int = -1
     freeze_scale: bool = False
     freeze_bias: bool = False
+    freeze_statistics: bool = False
     virtual_batch_size: int | None = None
     track_running_stats: bool = True
     axis_index_groups: Sequence[Sequence[int]] | None = None
@@ -107,6 +110,11 @@ class BatchNorm(nn.Module):
         if not self.epsilon >= 0.0:
             raise ValueError(f"epsilon must be 0 or more, got {self.epsilon}")
         require_at_least(1, virtual_batch_size=self.virtual_batch_size)
+        if self.freeze_statistics and not self.track_running_stats:
+            raise ValueError(
+                "freeze_statistics needs running statistics to normalise by, got "
+                "track_running_stats=False; leave one of them out"
+            )
         if self.axis_index_groups is not None:
             groups = tuple(tuple(group) for group in self.axis_index_groups)
             if self.axis_name is None or len({len(group) for group in groups}) != 1:
@@ -127,6 +135,7 @@ class BatchNorm(nn.Module):
             mask: booleans, true for what counts, over the leading axes of `x`: (batch,) for
                 examples, (batch, length) for positions. An axis may have length 1.
         """
+        train = train and not self.freeze_statistics
         x = floating("BatchNorm", x)
         axis = self._axis_of_features(x.shape)
         counts = None if mask is None else as_mask(mask, x.shape)

@@ -36,6 +36,33 @@ def require_real(owner: str, x: Any) -> Array:
     return array
 
 
+def compute_dtype(owner: str, dtype: Any) -> Any:
+    """The dtype in which a layer computes, as NumPy's; None leaves it to inputs and parameters.
+
+    Raises:
+        TypeError: what is no floating dtype.
+
+    Example:
+        >>> compute_dtype("MLP", jnp.bfloat16) == compute_dtype("MLP", "bfloat16")
+        True
+        >>> compute_dtype("MLP", "half a float")
+        Traceback (most recent call last):
+        TypeError: MLP dtype must be a floating dtype, or None, got 'half a float'; pass e.g. ...
+    """
+    if dtype is None:
+        return None
+    try:
+        found = jnp.dtype(dtype)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(
+            f"{owner} dtype must be a floating dtype, or None, got {dtype!r}; pass e.g. "
+            "jnp.bfloat16"
+        )
+    return found
+
+
 def check_dropout_rate(owner: str, rate: Any) -> None:
     """Refuse a share of units outside [0, 1): all of them would leave nothing.
 

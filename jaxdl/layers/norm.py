@@ -12,11 +12,14 @@ from jaxdl.layers.batch_norm import BatchNorm
 from jaxdl.layers.noisy_batch_norm import NoisyBatchNorm
 
 
-def apply_norm(norm: Any, x: Array, *, train: bool) -> Array:
+def apply_norm(norm: Any, x: Array, *, train: bool, dtype: Any = None) -> Array:
     """Call `norm` on `x`, with the keyword for training that it takes.
 
     jaxdl's norms take `train`, Flax's BatchNorm `use_running_average`, and norms without running
     statistics (LayerNorm, GroupNorm, RMSNorm) take neither.
+
+    Norms compute in float32 at least. The outputs of Flax's have the dtype of their parameters,
+    too, unless `dtype` is given.
 
     Raises:
         ValueError: groups that do not divide the channels; a norm of Flax whose statistics are over
@@ -38,7 +41,7 @@ def apply_norm(norm: Any, x: Array, *, train: bool) -> Array:
         normed = norm(x, use_running_average=not train)
     else:
         normed = norm(x)
-    return normed
+    return normed if dtype is None else normed.astype(dtype)
 
 
 def removes_bias(norm: Any) -> bool:

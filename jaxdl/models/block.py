@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxdl.initializers import bind_fan_in
@@ -32,8 +33,9 @@ def activate(
     *,
     layer: int | str,
     train: bool,
+    dtype: Any = None,
 ) -> Array:
-    """The activation of `x`, with a norm (or None) before or after it.
+    """The activation of `x`, with a norm (or None) before or after it, which gives this dtype.
 
     If the activation is a module, the layer uses a copy of it, `activation_{layer}`.
     """
@@ -44,8 +46,8 @@ def activate(
     if norm is None:
         return activation(x)
     if norm_position == "before":
-        return activation(apply_norm(norm, x, train=train))
-    return apply_norm(norm, activation(x), train=train)
+        return activation(apply_norm(norm, x, train=train, dtype=dtype))
+    return apply_norm(norm, activation(x), train=train, dtype=dtype)
 
 
 def conv_block(
@@ -59,6 +61,7 @@ def conv_block(
     norm_position: str,
     kernel_init: Callable[..., Array],
     bias_init: Any,
+    dtype: Any,
     train: bool,
 ) -> Array:
     """A convolution `conv_{layer}` that keeps the size, its norm `norm_{layer}`, the activation.
@@ -72,10 +75,21 @@ def conv_block(
         use_bias=needs_bias(normalise, norm_position),
         kernel_init=kernel_init,
         bias_init=bind_fan_in(bias_init, math.prod(window) * x.shape[-1]),
+        dtype=dtype,
         conv_general_dilated=convolution.convolve,
         name=f"conv_{layer}",
     )(x)
-    return activate(x, activation, normalise, norm_position, layer=layer, train=train)
+    return activate(x, activation, normalise, norm_position, layer=layer, train=train, dtype=dtype)
+
+
+def as_outputs(x: Array, dtype: Any) -> Array:
+    """The outputs of a model that computes in this dtype: float32 at least, for loss and metrics.
+
+    Example:
+        >>> as_outputs(jnp.ones(2, jnp.bfloat16), jnp.bfloat16).dtype
+        dtype('float32')
+    """
+    return x if dtype is None else x.astype(jnp.promote_types(dtype, jnp.float32))
 
 
 def check_widths(name: str, widths: Sequence[int], fix: str) -> None:

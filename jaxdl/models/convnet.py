@@ -1,6 +1,7 @@
 """A small convolutional network: convolutions that halve the image, and an MLP on top."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -8,6 +9,7 @@ from jaxtyping import Array, Float
 from jaxdl.activations import relu
 from jaxdl.initializers import lecun_normal, zeros
 from jaxdl.layers import max_pool
+from jaxdl.layers.inputs import compute_dtype
 from jaxdl.models.block import Activation, NormFactory, check_hidden, check_widths, conv_block
 from jaxdl.models.mlp import MLP
 
@@ -25,8 +27,10 @@ class ConvNet(nn.Module):
         activation, norm, norm_position, bias_init: as in `MLP`; the dense layers have them too.
         dropout_rate: the dropout rate of the hidden dense layers, in [0, 1).
         kernel_init: initializer of every kernel, of shape (*window, in, out) or (fan_in, fan_out).
+        dtype: as in `MLP`.
 
     Raises:
+        TypeError: a dtype that is no floating one.
         ValueError: a width below 1, a position or a rate outside the values above; when called, an
             image that is too small for the poolings.
 
@@ -49,6 +53,7 @@ class ConvNet(nn.Module):
     dropout_rate: float = 0.0
     kernel_init: Callable[..., Array] = lecun_normal()
     bias_init: Callable[..., Array] | Callable[[int], Callable[..., Array]] = zeros()
+    dtype: Any = None
 
     def __post_init__(self) -> None:
         """Refuse settings that allow no network."""
@@ -56,6 +61,7 @@ class ConvNet(nn.Module):
         object.__setattr__(self, "features", tuple(self.features))
         check_widths("ConvNet channels", self.channels, "one for each convolution")
         check_widths("ConvNet features", self.features, "the last is the number of outputs")
+        object.__setattr__(self, "dtype", compute_dtype("ConvNet", self.dtype))
         check_hidden("ConvNet", self.norm_position, self.dropout_rate)
         super().__post_init__()
 
@@ -80,6 +86,7 @@ class ConvNet(nn.Module):
                 norm_position=self.norm_position,
                 kernel_init=self.kernel_init,
                 bias_init=self.bias_init,
+                dtype=self.dtype,
                 train=train,
             )
             x = max_pool(x)
@@ -91,5 +98,6 @@ class ConvNet(nn.Module):
             dropout_rate=self.dropout_rate,
             kernel_init=self.kernel_init,
             bias_init=self.bias_init,
+            dtype=self.dtype,
             name="head",
         )(x, train=train)

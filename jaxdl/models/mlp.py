@@ -1,16 +1,19 @@
 """The multilayer perceptron."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from jaxdl.activations import relu
 from jaxdl.initializers import bind_fan_in, lecun_normal, zeros
+from jaxdl.layers.inputs import compute_dtype
 from jaxdl.models.block import (
     Activation,
     NormFactory,
     activate,
+    as_outputs,
     check_hidden,
     check_widths,
     needs_bias,
@@ -38,8 +41,11 @@ class MLP(nn.Module):
         kernel_init: initializer of every kernel, of shape (fan_in, fan_out).
         bias_init: initializer of every bias, of shape (fan_out,), or a function of fan_in that
             returns one, such as `torch_bias`.
+        dtype: in which the layers compute, e.g. `jnp.bfloat16`. Parameters, statistics of norms and
+            outputs are float32. None computes in the common dtype of inputs and parameters.
 
     Raises:
+        TypeError: a dtype that is no floating one.
         ValueError: no features or one below 1, a position or a rate outside the values above.
 
     Example:
@@ -59,12 +65,14 @@ class MLP(nn.Module):
     dropout_rate: float = 0.0
     kernel_init: Callable[..., Array] = lecun_normal()
     bias_init: Callable[..., Array] | Callable[[int], Callable[..., Array]] = zeros()
+    dtype: Any = None
 
     def __post_init__(self) -> None:
         """Refuse settings that allow no network."""
         # With a tuple, equal models are equal cache keys, so that runs share compiled programs.
         object.__setattr__(self, "features", tuple(self.features))
         check_widths("MLP features", self.features, "the last is the number of outputs")
+        object.__setattr__(self, "dtype", compute_dtype("MLP", self.dtype))
         check_hidden("MLP", self.norm_position, self.dropout_rate)
         super().__post_init__()
 
@@ -78,11 +86,19 @@ class MLP(nn.Module):
         for layer, width in enumerate(hidden):
             norm = None if self.norm is None else self.norm(name=f"norm_{layer}")
             x = self._dense(layer, width, x, use_bias=needs_bias(norm, self.norm_position))
-            x = activate(x, self.activation, norm, self.norm_position, layer=layer, train=train)
+            x = activate(
+                x,
+                self.activation,
+                norm,
+                self.norm_position,
+                layer=layer,
+                train=train,
+                dtype=self.dtype,
+            )
             if self.dropout_rate > 0.0:
                 dropout = nn.Dropout(self.dropout_rate, name=f"dropout_{layer}")
                 x = dropout(x, deterministic=not train)
-        return self._dense(len(hidden), outputs, x)
+        return as_outputs(self._dense(len(hidden), outputs, x), self.dtype)
 
     def _dense(self, layer: int, width: int, x: Array, use_bias: bool = True) -> Array:
         return nn.Dense(
@@ -90,5 +106,6 @@ class MLP(nn.Module):
             use_bias=use_bias,
             kernel_init=self.kernel_init,
             bias_init=bind_fan_in(self.bias_init, x.shape[-1]),
+            dtype=self.dtype,
             name=f"dense_{layer}",
         )(x)

@@ -11,10 +11,12 @@ from jaxtyping import Array, Float
 from jaxdl.activations import relu
 from jaxdl.initializers import bind_fan_in, he_normal, zeros
 from jaxdl.layers import convolution
+from jaxdl.layers.inputs import compute_dtype
 from jaxdl.models.block import (
     Activation,
     NormFactory,
     activate,
+    as_outputs,
     check_hidden,
     check_widths,
     needs_bias,
@@ -34,7 +36,7 @@ class Block(nn.Module):
             every second position and sets new channels to zero (option A), without parameters.
         zero_last_scale: whether the last norm's scale starts at 0, so the block starts as its
             shortcut.
-        activation, norm, norm_position, kernel_init, bias_init: as in `ResNet`.
+        activation, norm, norm_position, kernel_init, bias_init, dtype: as in `ResNet`.
     """
 
     channels: int
@@ -46,6 +48,7 @@ class Block(nn.Module):
     norm_position: str
     kernel_init: Callable[..., Array]
     bias_init: Any
+    dtype: Any
 
     @nn.compact
     def __call__(
@@ -53,13 +56,14 @@ class Block(nn.Module):
     ) -> Float[Array, "batch rows columns features"]:
         """The activation of the sum."""
         y, norm = self._convolution(x, "0", (3, 3), self.stride)
-        y = activate(y, self.activation, norm, self.norm_position, layer=0, train=train)
+        settings = {"train": train, "dtype": self.dtype}
+        y = activate(y, self.activation, norm, self.norm_position, layer=0, **settings)
         y, norm = self._convolution(y, "1", (3, 3), 1, zero_scale=self.zero_last_scale)
         # The last activation follows the sum, so the norm has only one place here.
-        y = activate(y, _linear, norm, "before", layer=1, train=train)
+        y = activate(y, _linear, norm, "before", layer=1, **settings)
         if x.shape != y.shape and self.projection:
             x, norm = self._convolution(x, "shortcut", (1, 1), self.stride)
-            x = activate(x, _linear, norm, "before", layer=1, train=train)
+            x = activate(x, _linear, norm, "before", layer=1, **settings)
         elif x.shape != y.shape:
             x = x[:, :: self.stride, :: self.stride]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.channels - x.shape[-1])))
@@ -80,6 +84,7 @@ class Block(nn.Module):
             use_bias=needs_bias(norm, position),
             kernel_init=self.kernel_init,
             bias_init=bind_fan_in(self.bias_init, math.prod(window) * x.shape[-1]),
+            dtype=self.dtype,
             conv_general_dilated=convolution.convolve,
             name=f"conv_{name}",
         )(x)
@@ -108,8 +113,10 @@ class ResNet(nn.Module):
         zero_last_scale: whether each block starts as its shortcut; needs a norm with a
             `scale_init`.
         kernel_init: initializer of every kernel.
+        dtype: as in `MLP`.
 
     Raises:
+        TypeError: a dtype that is no floating one.
         ValueError: another depth, outputs below 1, a position or a rate outside the values above,
             zero_last_scale without a norm.
 
@@ -134,12 +141,14 @@ class ResNet(nn.Module):
     zero_last_scale: bool = False
     kernel_init: Callable[..., Array] = he_normal()
     bias_init: Callable[..., Array] | Callable[[int], Callable[..., Array]] = zeros()
+    dtype: Any = None
 
     def __post_init__(self) -> None:
         """Refuse settings that allow no network."""
         if self.depth not in PROJECTED and (self.depth < 8 or (self.depth - 2) % 6):
             raise ValueError(f"ResNet depth must be 18 or 6n + 2 from 8 up, got {self.depth}")
         check_widths("ResNet outputs", (self.outputs,), "it is the number of outputs")
+        object.__setattr__(self, "dtype", compute_dtype("ResNet", self.dtype))
         check_hidden("ResNet", self.norm_position, self.dropout_rate)
         if self.zero_last_scale and self.norm is None:
             raise ValueError("zero_last_scale needs a norm whose scale it is, got norm=None")
@@ -162,10 +171,19 @@ class ResNet(nn.Module):
             use_bias=needs_bias(norm, self.norm_position),
             kernel_init=self.kernel_init,
             bias_init=bind_fan_in(self.bias_init, 9 * x.shape[-1]),
+            dtype=self.dtype,
             conv_general_dilated=convolution.convolve,
             name="conv_0",
         )(x)
-        x = activate(x, self.activation, norm, self.norm_position, layer=0, train=train)
+        x = activate(
+            x,
+            self.activation,
+            norm,
+            self.norm_position,
+            layer=0,
+            train=train,
+            dtype=self.dtype,
+        )
         for stage, channels in enumerate(stages):
             for index in range(blocks):
                 x = Block(
@@ -178,14 +196,17 @@ class ResNet(nn.Module):
                     norm_position=self.norm_position,
                     kernel_init=self.kernel_init,
                     bias_init=self.bias_init,
+                    dtype=self.dtype,
                     name=f"stage_{stage}_block_{index}",
                 )(x, train=train)
         x = x.mean((1, 2))
         if self.dropout_rate > 0.0:
             x = nn.Dropout(self.dropout_rate, name="dropout")(x, deterministic=not train)
-        return nn.Dense(
+        x = nn.Dense(
             self.outputs,
             kernel_init=self.kernel_init,
             bias_init=bind_fan_in(self.bias_init, x.shape[-1]),
+            dtype=self.dtype,
             name="dense",
         )(x)
+        return as_outputs(x, self.dtype)

@@ -13,8 +13,8 @@ from jaxdl.activations import gelu, identity
 from jaxdl.checks import Count, require_choice, require_positive, whole_number
 from jaxdl.initializers import Initializer, bind_fan_in, lecun_normal, variance_scaling, zeros
 from jaxdl.layers.attention import check_heads, check_norm_factory
-from jaxdl.layers.inputs import check_dropout_rate
-from jaxdl.models.block import Activation
+from jaxdl.layers.inputs import check_dropout_rate, compute_dtype
+from jaxdl.models.block import Activation, as_outputs
 from jaxdl.models.sequences import (
     as_padding_mask,
     as_tokens,
@@ -64,6 +64,7 @@ class Transformer(nn.Module):
         kernel_init, bias_init: as in `MLP`.
         embedding_init: initializer of the table and of learned positions, (rows, features); by
             default the variance is 1 / features, with which tied logits start at variance 1.
+        dtype: as in `MLP`; the sequence between the blocks has it too. Softmaxes are float32.
 
     Raises:
         TypeError: settings of another type; when called, tokens that are no integers, a mask
@@ -105,9 +106,11 @@ class Transformer(nn.Module):
     kernel_init: Initializer = lecun_normal()
     bias_init: Initializer | Callable[[int], Initializer] = zeros()
     embedding_init: Initializer = variance_scaling(1.0, "fan_out", "normal")
+    dtype: Any = None
 
     def __post_init__(self) -> None:
         """Refuse settings that allow no network."""
+        object.__setattr__(self, "dtype", compute_dtype("Transformer", self.dtype))
         for name in ("vocabulary", "features", "layers", "heads", "hidden", "outputs", "length"):
             count = getattr(self, name)
             if count is not None or name not in ("vocabulary", "hidden", "outputs"):
@@ -144,12 +147,17 @@ class Transformer(nn.Module):
         embed: nn.Embed | None = None
         if self.vocabulary is not None:
             embed = nn.Embed(
-                self.vocabulary, self.features, embedding_init=self.embedding_init, name="embed"
+                self.vocabulary,
+                self.features,
+                embedding_init=self.embedding_init,
+                dtype=self.dtype,
+                name="embed",
             )
             tokens = as_tokens(x)
             # Out of range is NaN, so that it is seen. Below 0 would count from the table's end.
             x = embed(jnp.where(tokens < 0, self.vocabulary, tokens)) * self.embedding_scale
         x = as_vectors(x, self.features)
+        x = x if self.dtype is None else x.astype(self.dtype)
         real = None if mask is None else as_padding_mask(mask, x.shape[:2])
         if real is not None:
             # A weight of zero does not stop a NaN, as of padding tokens outside of the vocabulary.
@@ -157,7 +165,7 @@ class Transformer(nn.Module):
         x = drop(self._positioned(x), self.dropout_rate, "dropout", train)
         x = self._through_blocks(x, who_sees(real, x.shape[1], causal=self.causal), train)
         if self.norm_position == "before":
-            x = make_norm(self.norm, "norm", train)(x)
+            x = make_norm(self.norm, "norm", train, self.dtype)(x)
         outputs = self.vocabulary if self.outputs is None else self.outputs
         head: Callable[[Array], Array]
         if embed is not None and self.tied_head:
@@ -166,8 +174,14 @@ class Transformer(nn.Module):
             head = identity
         else:
             bias_init = bind_fan_in(self.bias_init, self.features)
-            head = nn.Dense(outputs, kernel_init=self.kernel_init, bias_init=bias_init, name="head")
-        return head(x)
+            head = nn.Dense(
+                outputs,
+                kernel_init=self.kernel_init,
+                bias_init=bias_init,
+                dtype=self.dtype,
+                name="head",
+            )
+        return as_outputs(head(x), self.dtype)
 
     def _positioned(self, x: Array) -> Array:
         length = x.shape[1]
@@ -202,6 +216,7 @@ class Transformer(nn.Module):
             kernel_init=self.kernel_init,
             last_kernel_init=last_kernel_init,
             bias_init=self.bias_init,
+            dtype=self.dtype,
         )
         if self.blocks != "scan":
             for index in range(self.layers):

@@ -27,7 +27,7 @@ class TransformerBlock(nn.Module):
     Attributes:
         last_kernel_init: initializer of the last kernel of each branch.
         heads, hidden, norm, norm_position, normalize_qk, activation, dropout_rate, kernel_init,
-            bias_init: as in `Transformer`.
+            bias_init, dtype: as in `Transformer`.
     """
 
     heads: Count
@@ -40,6 +40,7 @@ class TransformerBlock(nn.Module):
     kernel_init: Initializer
     last_kernel_init: Initializer
     bias_init: Any
+    dtype: Any
 
     @nn.compact
     def __call__(
@@ -56,12 +57,13 @@ class TransformerBlock(nn.Module):
             kernel_init=self.kernel_init,
             bias_init=self.bias_init,
             out_kernel_init=self.last_kernel_init,
+            dtype=self.dtype,
             name="attention",
         )
         attend = functools.partial(attention, mask=seen, train=train)
         feed_forward = functools.partial(self._feed_forward, train=train)
         for index, branch in enumerate((attend, feed_forward)):
-            norm = make_norm(self.norm, f"norm_{index}", train)
+            norm = make_norm(self.norm, f"norm_{index}", train, self.dtype)
             name = f"dropout_{index}"
             if self.norm_position == "before":
                 x = x + drop(branch(norm(x)), self.dropout_rate, name, train)
@@ -77,12 +79,18 @@ class TransformerBlock(nn.Module):
 
     def _dense(self, name: str, width: int, x: Array, kernel_init: Initializer) -> Array:
         bias_init = bind_fan_in(self.bias_init, x.shape[-1])
-        return nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init, name=name)(x)
+        return nn.Dense(
+            width, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype, name=name
+        )(x)
 
 
-def make_norm(norm: NormFactory | None, name: str, train: bool) -> Callable[[Array], Array]:
+def make_norm(
+    norm: NormFactory | None, name: str, train: bool, dtype: Any
+) -> Callable[[Array], Array]:
     """The norm as a function of one array, or the identity; call it inside a compact method."""
-    return identity if norm is None else functools.partial(apply_norm, norm(name=name), train=train)
+    if norm is None:
+        return identity
+    return functools.partial(apply_norm, norm(name=name), train=train, dtype=dtype)
 
 
 def drop(x: Array, rate: Any, name: str, train: bool) -> Array:

@@ -1,6 +1,7 @@
 """VGG for images of 32 x 32: 3 x 3 convolutions in five stages, each ending in a pooling."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -8,6 +9,7 @@ from jaxtyping import Array, Float
 from jaxdl.activations import relu
 from jaxdl.initializers import he_normal, zeros
 from jaxdl.layers import max_pool
+from jaxdl.layers.inputs import compute_dtype
 from jaxdl.models.block import Activation, NormFactory, check_hidden, check_widths, conv_block
 from jaxdl.models.mlp import MLP
 
@@ -32,8 +34,10 @@ class VGG(nn.Module):
         activation, norm, norm_position, bias_init: as in `MLP`; the dense layers have them too.
         dropout_rate: the dropout rate of the hidden dense layers, in [0, 1).
         kernel_init: initializer of every kernel.
+        dtype: as in `MLP`.
 
     Raises:
+        TypeError: a dtype that is no floating one.
         ValueError: another depth, a width below 1, a position or a rate outside the values above;
             when called, images smaller than 32 x 32.
 
@@ -56,6 +60,7 @@ class VGG(nn.Module):
     dropout_rate: float = 0.0
     kernel_init: Callable[..., Array] = he_normal()
     bias_init: Callable[..., Array] | Callable[[int], Callable[..., Array]] = zeros()
+    dtype: Any = None
 
     def __post_init__(self) -> None:
         """Refuse settings that allow no network."""
@@ -67,6 +72,7 @@ class VGG(nn.Module):
         check_widths("VGG channels", self.channels, "one for each of the five stages")
         if len(self.channels) != 5:
             raise ValueError(f"VGG channels must be those of five stages, got {self.channels}")
+        object.__setattr__(self, "dtype", compute_dtype("VGG", self.dtype))
         check_hidden("VGG", self.norm_position, self.dropout_rate)
         super().__post_init__()
 
@@ -89,6 +95,7 @@ class VGG(nn.Module):
                     norm_position=self.norm_position,
                     kernel_init=self.kernel_init,
                     bias_init=self.bias_init,
+                    dtype=self.dtype,
                     train=train,
                 )
                 layer += 1
@@ -101,5 +108,6 @@ class VGG(nn.Module):
             dropout_rate=self.dropout_rate,
             kernel_init=self.kernel_init,
             bias_init=self.bias_init,
+            dtype=self.dtype,
             name="head",
         )(x, train=train)

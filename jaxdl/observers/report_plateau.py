@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.checks import require_choice
+from jaxdl.data.streamed import as_streamed
+from jaxdl.data.types import Arrays
 from jaxdl.factories import factory
 from jaxdl.observers.chosen_metric import Split, check_metric, metric_of
 from jaxdl.optimizers.plateau import report_metric
-from jaxdl.training.fit.observing import Change, Event, Observer
+from jaxdl.training.fit.batches import batch_shapes, example_shapes
+from jaxdl.training.fit.observing import Change, Event, Observer, Setup
 
 _report = jax.jit(report_metric)
 
@@ -37,12 +40,10 @@ def report_plateau(metric: str = "loss", *, split: Split = "validation") -> Obse
     """
     require_choice("split", split, ("validation", "train"))
 
-    def check(setup: Any) -> None:
+    def check(setup: Setup) -> None:
         check_metric(setup, metric, split)
         # Raises an error if the state holds no plateau; nothing is computed.
-        jax.eval_shape(
-            lambda params: report_metric(setup.optimizer.init(params), 0.0), {"kernel": jnp.ones(1)}
-        )
+        jax.eval_shape(lambda: report_metric(setup.optimizer.init(_params(setup)), 0.0))
 
     def observe(event: Event, memory: Any) -> tuple[Any, Change | None]:
         if not event.epoch_ended:
@@ -52,3 +53,12 @@ def report_plateau(metric: str = "loss", *, split: Split = "validation") -> Obse
         return memory, Change(state=replace(event.state, opt_state=opt_state))
 
     return Observer(observe, check=check)
+
+
+def _params(setup: Setup) -> Any:
+    """The first parameters, to be traced: an optimizer may look at their names."""
+    train, task = setup.dataset.train, setup.task
+    shapes = example_shapes(train if isinstance(train, Arrays) else as_streamed(train))
+    sample = jax.eval_shape(task.preprocess, batch_shapes(shapes, 1)["inputs"])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sample)
+    return task.init(jax.random.key(0), zeros)["params"]

@@ -6,6 +6,7 @@ from jaxdl.optimizers.adagrad import adagrad
 from jaxdl.optimizers.adam import adam, adamw
 from jaxdl.optimizers.adamax import adamax
 from jaxdl.optimizers.averaging import averaged_parameters, ema, evaluated_parameters, swa
+from jaxdl.optimizers.by_layer import LayersState, by_layer, freeze
 from jaxdl.optimizers.clipping import clip_by_global_norm, clip_by_value
 from jaxdl.optimizers.descent import lion, momentum, nesterov, nesterov_theta, sgd
 from jaxdl.optimizers.learning_rate import LearningRate, current_learning_rate
@@ -19,6 +20,7 @@ from jaxdl.optimizers.wrappers import accumulate, chain, sam
 from jaxdl.public import public_names
 
 __all__ = [
+    "LayersState",
     "LearningRate",
     "RecordedState",
     "accumulate",
@@ -28,6 +30,7 @@ __all__ = [
     "adamax",
     "adamw",
     "averaged_parameters",
+    "by_layer",
     "chain",
     "clip_by_global_norm",
     "clip_by_value",
@@ -35,6 +38,7 @@ __all__ = [
     "decoupled_decay",
     "ema",
     "evaluated_parameters",
+    "freeze",
     "is_kernel",
     "l2",
     "lion",

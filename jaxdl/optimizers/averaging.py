@@ -141,7 +141,8 @@ def _wide(theta: Any) -> Any:
 def evaluated_parameters(opt_state: optax.OptState, params: Any) -> Any:
     """The parameters to evaluate: the average that the optimizer holds, or else `params`.
 
-    The average has the parameters' types here; in the state it has float32 at least.
+    The average has the parameters' types here; in the state it has float32 at least. Parameters
+    that it leaves out, such as those frozen around it, are themselves.
 
     Every evaluation of a run asks. Running statistics of norms belong to `params`: after an `swa`
     of a network with BatchNorm take those of the average with `training.recalibrate`.
@@ -159,7 +160,15 @@ def evaluated_parameters(opt_state: optax.OptState, params: Any) -> Any:
     if not _averages(opt_state):
         return params
     average = averaged_parameters(opt_state)
-    return jax.tree.map(lambda mean, theta: mean.astype(jnp.result_type(theta)), average, params)
+
+    def value(mean: Any, theta: Any) -> Any:
+        return theta if _is_left_out(mean) else mean.astype(jnp.result_type(theta))
+
+    return jax.tree.map(value, average, params, is_leaf=_is_left_out)
+
+
+def _is_left_out(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
 def averaged_parameters(opt_state: optax.OptState) -> Any:

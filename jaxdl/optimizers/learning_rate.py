@@ -109,7 +109,7 @@ def current_learning_rate(opt_state: optax.OptState) -> Float[Array, "..."]:
     if len(found) > 1:
         raise ValueError(
             f"opt_state must hold one learning rate, and this one holds {len(found)}; "
-            "pass the part of it that belongs to the group in question"
+            "pass the part of it that belongs to the group in question, e.g. opt_state.groups[0]"
         )
     return found[0]
 

@@ -8,7 +8,8 @@ import optax
 
 from jaxdl.checks import is_traced, require_non_negative
 from jaxdl.factories import factory
-from jaxdl.optimizers.learning_rate import current_learning_rate
+from jaxdl.optimizers.by_layer import LayersState
+from jaxdl.optimizers.learning_rate import current_learning_rate, nodes
 
 
 def is_kernel(params: Any) -> Any:
@@ -72,7 +73,7 @@ def decoupled_decay(
     with u the optimizer's update and eta its rate. For `sgd` it is the same as `l2`, since $\eta(g
     + \lambda\theta) = \eta g + \eta\lambda\theta$. A velocity or a second moment never sees the
     decay. `decoupled_decay(adam(rate), decay)` is AdamW. Put gradient accumulation around it, not
-    inside.
+    inside, and `by_layer` and `freeze` as well, for the decay knows nothing of groups.
 
     Arguments:
         optimizer: any of `jaxdl.optimizers`, or another optimizer whose state shows its rate.
@@ -80,7 +81,8 @@ def decoupled_decay(
         mask: as in `l2`.
 
     Raises:
-        ValueError: a negative decay; at init, a state without a rate, or a bad mask as in `l2`.
+        ValueError: a negative decay; at init, a state without a rate, groups inside, or a bad mask
+            as in `l2`.
 
     Example:
         >>> from jaxdl import optimizers
@@ -97,6 +99,11 @@ def decoupled_decay(
     def init_fn(params: Any) -> optax.OptState:
         check_mask(mask, params)
         state = inner.init(params)
+        if any(isinstance(node, LayersState) for node in nodes(state, _groups)):
+            raise ValueError(
+                "decoupled_decay must stand inside by_layer and freeze, got one of them inside it, "
+                'whose frozen layers would decay; pass freeze(decoupled_decay(...), "encoder")'
+            )
         current_learning_rate(state)
         return state
 
@@ -115,6 +122,10 @@ def decoupled_decay(
         return jax.tree.map(decay, selected, updates, params), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _groups(node: Any) -> LayersState | None:
+    return node if isinstance(node, LayersState) else None
 
 
 def decayed_weights(weight_decay: Any, mask: Any) -> list[optax.GradientTransformation]:

@@ -35,7 +35,7 @@ def arguments_of_norm(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
 def uses_running(module: Any, called_with: Mapping[str, Any]) -> bool:
     """Whether a call normalises by the running statistics, as in evaluation."""
     if isinstance(module, BatchNorm):
-        return not called_with.get("train", True)
+        return module.freeze_statistics or not called_with.get("train", True)
     given = called_with.get("use_running_average")
     return bool(module.use_running_average if given is None else given)
 

@@ -10,7 +10,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Int, Key
 
-from jaxdl.calling import adapt, initial_variables
+from jaxdl.calling import adapt, initial_variables, to_share
 from jaxdl.checks import require_key, require_like
 from jaxdl.optimizers.averaging import evaluated_parameters
 from jaxdl.showing import ends, known, numbers_in, shape_of
@@ -102,6 +102,8 @@ def init_state(
     optimizer: optax.GradientTransformation,
     sample_inputs: Any,
     params: Any = None,
+    *,
+    variables: Any = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -112,11 +114,15 @@ def init_state(
         sample_inputs: inputs as the model sees them, (batch, ...), of any batch size; only their
             shape and dtype matter.
         params: the first parameters, if they are made elsewhere; drawn with the key by default.
+        variables: the first parameters and other collections, if they are made elsewhere, e.g. by
+            `initializers.transfer`: {"params": ..., "batch_stats": ...}, or a trained module of NNX
+            or Equinox. A collection that is missing starts as by default.
 
     Raises:
         TypeError: the key is not a `jax.random.key`, no model, or the optimizer
-            not an optax gradient transformation.
-        ValueError: `params` are not those of this model and these inputs.
+            not an optax gradient transformation; variables of another form.
+        ValueError: `params` or `variables` are not those of this model and these inputs; both were
+            given.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -129,19 +135,39 @@ def init_state(
     check_parts(key, model.model if isinstance(model, Task) else model, optimizer)
     init_key = jax.random.split(key)[0]
     if isinstance(model, Task):
-        variables = model.init(init_key, sample_inputs)
+        first = model.init(init_key, sample_inputs)
     else:
-        variables = initial_variables(adapt(model), init_key, sample_inputs)
-    drawn = variables.pop("params", {})
-    params = drawn if params is None else require_like("params", params, drawn)
+        first = initial_variables(adapt(model), init_key, sample_inputs)
+    if variables is not None:
+        if params is not None:
+            raise ValueError("init_state takes params or variables, got both; pass variables alone")
+        adapted = model.model if isinstance(model, Task) else adapt(model)
+        first |= _given_variables(to_share(adapted, variables)[1], first)
+    elif params is not None:
+        first |= _given_variables({"params": params}, {"params": {}, **first})
+    params = first.pop("params", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables.pop("batch_stats", {}),
+        batch_stats=first.pop("batch_stats", {}),
         opt_state=optimizer.init(params),
         key=run_key(key),
-        collections=variables,
+        collections=first,
     )
+
+
+def _given_variables(given: Mapping[str, Any], first: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Variables made elsewhere, which must be some of the model's."""
+    unknown = sorted(set(given) - set(first))
+    if unknown:
+        raise ValueError(
+            f"variables must be the model's collections, {sorted(first)}, got {unknown} too; leave "
+            "them out"
+        )
+    for name, tree in given.items():
+        require_like(name, tree, first[name])
+    held: Mapping[str, Any] = jax.tree.map(jnp.asarray, given)
+    return held
 
 
 def run_key(key: Key[Array, ""]) -> Key[Array, ""]:

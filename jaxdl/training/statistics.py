@@ -221,8 +221,8 @@ def _program(
         if trains and not any(trains) and mode is not False:
             raise ValueError(
                 f"training must reach the norms of {name_of(model)}, got a model in which they all "
-                "use their running statistics; name its mode with mode=..., or say with mode=False "
-                "that both modes are meant to be the same"
+                "use their running statistics; name its mode with mode=..., leave out "
+                "freeze_statistics, or say with mode=False that both modes are meant to be the same"
             )
         return outputs
 

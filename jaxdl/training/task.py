@@ -327,6 +327,8 @@ def per_example(
     result = function(outputs, batch["targets"])
     values, weights = result if isinstance(result, tuple) else (result, None)
     expected = (examples_in(batch["inputs"]),)
+    # Half precision cannot hold a sum over many examples.
+    values = jnp.asarray(values, jnp.promote_types(jnp.result_type(values), jnp.float32))
     parts = {name: values, f"the weights of {name}": weights, "weights": batch.get("weights")}
     for what, given in parts.items():
         if given is not None and jnp.shape(given) != expected:

@@ -91,9 +91,8 @@ def test_a_loaded_result_is_exported_with_a_transform(tmp_path):
 class OfTwenty(nn.Module):
     @nn.compact
     def __call__(self, inputs):
-        return nn.Dense(3)(
-            jnp.zeros((20, 36)).at[: int(inputs.shape[0])].set(inputs.reshape(-1, 36))
-        )
+        rows = jnp.zeros((20, 36)).at[: int(inputs.shape[0])].set(inputs.reshape(-1, 36))
+        return nn.Dense(3)(rows)
 
 
 def test_a_model_of_one_batch_size_says_so(tmp_path):

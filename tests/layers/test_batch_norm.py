@@ -272,3 +272,31 @@ def test_an_images_positions_share_their_noise():
 def test_noise_refuses_ranges_that_are_none():
     with pytest.raises(ValueError, match="stddev_range 1 or more"):
         NoisyBatchNorm(stddev_range=0.5)
+
+
+def test_frozen_statistics_are_those_of_evaluation_in_training():
+    x = batch((6, 3), mean=2, scale=3)
+    variables = init(BatchNorm(), x)
+    variables["batch_stats"] = {"mean": jnp.array([1.0, -2, 0]), "var": jnp.array([4.0, 1, 0.25])}
+    frozen = BatchNorm(freeze_statistics=True)
+    y, after = train(frozen, x, variables)
+    np.testing.assert_array_equal(
+        y, jax.jit(functools.partial(BatchNorm().apply, train=False))(variables, x)
+    )
+    chex.assert_trees_all_equal(after["batch_stats"], variables["batch_stats"])
+    # Nothing of the batch's own is read: an example's outputs do not depend on the others.
+    np.testing.assert_allclose(train(frozen, x[:1], variables)[0], y[:1], rtol=1e-6)
+
+    def total(params):
+        return frozen.apply({**variables, "params": params}, x, train=True).sum()
+
+    # d/d gamma of sum(gamma z + beta) is the sum of z = (x - mu) / sqrt(var + epsilon).
+    gradient = jax.grad(total)(variables["params"])
+    z = (np.float64(x) - [1, -2, 0]) / np.sqrt(np.array([4, 1, 0.25]) + 1e-5)
+    np.testing.assert_allclose(gradient["scale"], z.sum(0), rtol=1e-5)
+    np.testing.assert_array_equal(gradient["bias"], 6)
+
+
+def test_frozen_statistics_must_be_there():
+    with pytest.raises(ValueError, match="got track_running_stats=False"):
+        BatchNorm(freeze_statistics=True, track_running_stats=False)

@@ -162,6 +162,12 @@ def test_a_plateau_hears_of_each_epoch():
     assert rates == [1.0, 1.0, 1.0, 0.5, 0.5]
 
 
+def test_a_plateau_of_one_layer_is_found():
+    optimizer = optimizers.sgd(optimizers.plateau(1.0))
+    named = optimizers.by_layer({"dense_0": optimizer, "*": None})
+    observers.report_plateau().check(run(named))
+
+
 def test_a_plateaus_state_keeps_its_shapes_and_types():
     # Or every epoch would compile the step anew.
     optimizer = optimizers.sgd(optimizers.plateau(1.0))

@@ -45,6 +45,7 @@ FACTORIES = {
     "averaged": lambda rate: optax.chain(optimizers.adam(rate), optimizers.ema()),
     "accumulated": lambda rate: optimizers.accumulate(optimizers.adam(rate), 2),
     "plateau": lambda rate: optimizers.adam(optimizers.plateau(rate)),
+    "by layer": lambda rate: optimizers.by_layer({"*": optimizers.adam(rate)}),
 }
 every_optimizer = pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES.keys())
 

@@ -4,9 +4,12 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
+from flax import nnx
 
-from jaxdl import models, optimizers, training
+from jaxdl import losses, models, optimizers, training
 from jaxdl.layers import BatchNorm
 from jaxdl.training.state import check_parts
 
@@ -73,3 +76,60 @@ def test_keeps_a_collection_of_any_name(key):
     state = training.init_state(key, Cached(), optimizers.sgd(0.1), INPUTS)
     assert state.collections == {"cache": {"seen": 0}}
     assert set(state.variables) == {"params", "cache"}
+
+
+def test_starts_from_variables_made_elsewhere(key):
+    optimizer = optax.chain(optimizers.sgd(0.1), optimizers.ema())
+    given = training.init_state(jax.random.key(1), MODEL, optimizer, INPUTS).variables
+    given["batch_stats"] = jax.tree.map(lambda leaf: leaf + 1, given["batch_stats"])
+    state = training.init_state(key, MODEL, optimizer, INPUTS, variables=given)
+    chex.assert_trees_all_equal(state.variables, given)
+    # The optimizer starts from them too: an average of other parameters would be evaluated.
+    chex.assert_trees_all_equal(state.evaluated, given)
+    assert jnp.array_equal(
+        jax.random.key_data(state.key),
+        jax.random.key_data(training.init_state(key, MODEL, optimizer, INPUTS).key),
+    )
+
+
+def test_a_collection_that_is_not_given_starts_by_default(key):
+    task = training.Task(MODEL, losses.mean_squared_error)
+    given = training.init_state(jax.random.key(1), task, optimizers.sgd(0.1), INPUTS)
+    state = training.init_state(
+        key, task, optimizers.sgd(0.1), INPUTS, variables={"params": given.params}
+    )
+    chex.assert_trees_all_equal(state.variables, given.variables)
+
+
+def test_numpys_arrays_become_jaxs(key):
+    # Of 64 bits too, as a file may hold them: nothing warns, later or now.
+    drawn = training.init_state(key, MODEL, optimizers.sgd(0.1), INPUTS)
+    given = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), drawn.variables)
+    for named in ({"variables": given}, {"params": given["params"]}):
+        state = training.init_state(key, MODEL, optimizers.sgd(0.1), INPUTS, **named)
+        chex.assert_trees_all_equal(state.variables, drawn.variables)
+        chex.assert_trees_all_equal_dtypes(state.variables, drawn.variables)
+
+
+def test_a_trained_module_of_nnx_is_variables(key):
+    first, trained = (nnx.Linear(3, 2, rngs=nnx.Rngs(seed)) for seed in (0, 1))
+    state = training.init_state(key, first, optimizers.sgd(0.1), INPUTS, variables=trained)
+    chex.assert_trees_all_equal(state.params["kernel"], trained.kernel[...])
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "text"),
+    [
+        ({"variables": {"params": {"w": INPUTS}}}, ValueError, r"params must fit the model"),
+        (
+            {"variables": {"cache": {}}},
+            ValueError,
+            r"'params'\], got \['cache'\]",
+        ),
+        ({"variables": {"params": {}}, "params": {}}, ValueError, r"got both"),
+        ({"variables": [INPUTS]}, TypeError, r"a dictionary with 'params'"),
+    ],
+)
+def test_refuses_variables_of_another_model(key, given, kind, text):
+    with pytest.raises(kind, match=text):
+        training.init_state(key, MODEL, optimizers.sgd(0.1), INPUTS, **given)

@@ -120,6 +120,11 @@ MADE = {
             UPDATES,
             lambda: optimizers.adamw(0.1, mask={"dense": {"kernel": False, "bias": True}}),
         ),
+        "by_layer": (
+            UPDATES,
+            lambda: optimizers.by_layer({"dense/bias": None, "*": optimizers.adam(0.1)}),
+        ),
+        "freeze": (UPDATES, lambda: optimizers.freeze(optimizers.sgd(0.1), "dense/kernel")),
         "chain": (
             UPDATES,
             lambda: optimizers.chain(
@@ -271,25 +276,28 @@ MADE = {
 ELSE = {
     initializers: {
         "Fans", "Initializer", "apply", "backward_gain", "bind_fan_in", "compute_fans", "gain",
-        "lsuv", "variance_preserving_gain",
+        "lsuv", "variance_preserving_gain", "transfer", "TransferReport", "Transferred",
     },
     schedules: {"Schedule"},
     optimizers: {
-        "LearningRate", "RecordedState", "averaged_parameters", "current_learning_rate",
+        "LayersState", "LearningRate", "RecordedState", "averaged_parameters",
+        "current_learning_rate",
         "evaluated_parameters", "is_kernel", "nesterov_theta", "report_metric", "schedules",
     },
     layers: {"max_pool"},
     models: {"stack_blocks", "unstack_blocks"},
     observers: {"Event", "read_lines"},  # an event belongs to the moment of a run
     data: {
-        "augmentation", "available", "decode_tfds", "image_statistics", "load", "load_or_small",
+        "as_dataset", "augmentation", "available", "from_csv", "from_folder", "from_frame",
+        "decode_tfds", "image_statistics", "load", "load_or_small",
         "mislabel", "nielsen", "prepare", "sample_function", "shrink_images", "split",
         "standardize", "stream",
     },
-    augmentation: {"cutout", "random_crop", "random_flip"},
+    augmentation: {"Augmentation", "cutout", "random_crop", "random_flip"},
     training: {
         "Change", "Event", "Observer", "Result", "Setup", "Streamed", "checkpoints",
-        "compiler_options", "epoch_order", "fit", "fold", "init_state", "initialize", "orders",
+        "compiler_options", "epoch_order", "fit", "fold", "init_state", "initialize", "load",
+        "orders",
         "recalibrate", "scale_images", "search", "step_orders", "sweep",
         "first_weights",  # a compiled program
     },

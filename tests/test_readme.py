@@ -13,11 +13,11 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_library_in_fifteen_lines_and_what_follows_them(tmp_path):
-    code, more, elsewhere, _ = BLOCKS
+    code, own_data, more, elsewhere, _ = BLOCKS
     statements = [line for line in code.splitlines() if line]
     assert len(statements) <= 16
     done = subprocess.run(
-        [sys.executable, "-c", code + more + elsewhere],
+        [sys.executable, "-c", code + own_data + more + elsewhere],
         capture_output=True,
         text=True,
         check=True,
@@ -26,12 +26,13 @@ def test_the_library_in_fifteen_lines_and_what_follows_them(tmp_path):
     assert {path.name for path in (tmp_path / "runs" / "digits").iterdir()} > {"tensorboard"}
     accuracy = float(re.search(r"'accuracy': ([\d.]+)", done.stdout).group(1))
     assert accuracy > 0.85
+    assert "validation_roc_auc_score" in done.stdout
     assert "<xarray.DataArray 'accuracy' (rate: 3)>" in done.stdout
     assert "healthy: nothing found in 3 rows" in done.stdout
 
 
 def test_an_experiment_of_ones_own_holds(tmp_path):
-    (tmp_path / "own.py").write_text(BLOCKS[3])
+    (tmp_path / "own.py").write_text(BLOCKS[-1])
     done = subprocess.run(
         [sys.executable, "own.py"], capture_output=True, text=True, check=True, cwd=tmp_path
     )

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdl.factories import factory
+
 
 class LayersState(NamedTuple):
     """The states of the groups, in the order of their patterns; `()` for a frozen one."""
@@ -15,6 +17,7 @@ class LayersState(NamedTuple):
     groups: tuple[Any, ...]
 
 
+@factory
 def by_layer(optimizers: Any) -> optax.GradientTransformationExtraArgs:
     r"""An optimizer for each group of parameters; None freezes a group.
 
@@ -88,6 +91,7 @@ def by_layer(optimizers: Any) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+@factory
 def freeze(optimizer: Any, *names: Any) -> optax.GradientTransformationExtraArgs:
     r"""An optimizer that leaves some layers as they are: $\theta_{t+1} = \theta_t$ there.
 

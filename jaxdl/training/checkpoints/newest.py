@@ -75,7 +75,7 @@ def newest(folder: str | os.PathLike[str], *, with_lines: bool = False) -> Found
     Raises:
         FileNotFoundError, DamagedError: as in `load_variables`.
     """
-    path = as_path(folder)
+    path = as_path(folder).absolute()
     listed = saves(path) if path.is_dir() else []
     damaged = []
     for _, _, each in reversed(listed):

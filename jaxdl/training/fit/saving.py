@@ -46,7 +46,7 @@ def about(task: Task, dataset: Dataset, example: Any, opt_state: Any) -> dict[st
 
 def save(result: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a `Result`; see `Result.save`. With several processes the first one writes."""
-    folder = as_path(path)
+    folder = as_path(path).absolute()
     if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(
             f"path must be a new folder, got {folder}, which has something in it; pass another, or "

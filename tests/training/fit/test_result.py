@@ -177,9 +177,10 @@ def test_several_inputs_outputs_and_targets():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "ema"])
-def test_a_saved_result_predicts_evaluates_and_goes_on_to_the_bit(tmp_path, optimizer):
+def test_a_saved_result_predicts_evaluates_and_goes_on_to_the_bit(tmp_path, monkeypatch, optimizer):
     result = trained(optimizer)
-    folder = tmp_path / "saved"
+    monkeypatch.chdir(tmp_path)
+    folder = "saved"  # a relative path, as people write it
     result.save(folder)
     task = training.Task(MODEL, **GOAL)
     for given in (None, result.optimizer):

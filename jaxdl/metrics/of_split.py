@@ -59,9 +59,9 @@ class OfSplit:
 
 
 def of_split(
-    function: Callable[..., Any],
+    function: Callable[..., Any] | Any,
     *,
-    predict: Callable[[Any], Any] | None = None,
+    predict: Callable[[Any], Any] | Any | None = None,
     name: str | None = None,
 ) -> OfSplit:
     """A metric of a whole split, such as F1, AUC or R2, which is no mean over examples.

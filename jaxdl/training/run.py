@@ -29,7 +29,14 @@ from jaxdl.training.refusals import (
 )
 from jaxdl.training.state import TrainState, check_parts, init_state, run_key
 from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step, take
-from jaxdl.training.task import Batch, Task, Weighted, as_batch, examples_in
+from jaxdl.training.task import (
+    Batch,
+    Task,
+    Weighted,
+    as_batch,
+    examples_in,
+    require_of_examples,
+)
 
 Data = Mapping[str, Any]
 """{"train": a batch of all examples, and the splits to evaluate by name}, as arrays."""
@@ -214,6 +221,7 @@ def make_run(
             "make one, e.g. Task(model, losses.cross_entropy)"
         )
     check_parts(jax.random.key(0), task.model, optimizer)
+    require_of_examples(task)
     return Run(task, optimizer, whole_number("batch_size", batch_size), drop_last, measure)
 
 

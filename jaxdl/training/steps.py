@@ -23,6 +23,7 @@ from jaxdl.training.task import (
     as_task,
     mean_over_batch,
     per_example,
+    require_of_examples,
     scale_images,
     sum_over_batch,
 )
@@ -75,7 +76,9 @@ def make_train_step(
         >>> int(state.step), list(measured)
         (1, ['loss'])
     """
-    task = as_task(model, loss, metrics=metrics, preprocess=preprocess, augment=augment)
+    task = require_of_examples(
+        as_task(model, loss, metrics=metrics, preprocess=preprocess, augment=augment)
+    )
     update = optax.with_extra_args_support(optimizer).update
 
     def mean(tree: Any) -> Any:
@@ -167,7 +170,7 @@ def make_eval_step(
         >>> make_eval_step(model, losses.mean_squared_error)(variables, batch)["loss"].item()
         16.0
     """
-    task = as_task(model, loss, metrics=metrics, preprocess=preprocess)
+    task = require_of_examples(as_task(model, loss, metrics=metrics, preprocess=preprocess))
 
     def eval_step(variables: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
         given = as_batch(batch)

@@ -197,6 +197,25 @@ def as_task(model: Any, loss: PerExample | None = None, **settings: Any) -> Task
     return Task(model, loss, **settings)
 
 
+def of_examples(task: Task) -> Task:
+    """The task with the metrics of examples alone."""
+    return replace(task, metrics={n: m for n, m in task.measured.items() if n != "loss"})
+
+
+def require_of_examples(task: Task) -> Task:
+    """Refuse metrics of a whole split where batches alone are seen.
+
+    Raises:
+        ValueError: the task has one.
+    """
+    for name in task.of_splits:
+        raise ValueError(
+            f"{name} is a metric of a whole split, which fit and result.evaluate measure on the "
+            "host, and no function of one batch can; leave it out of the metrics here"
+        )
+    return task
+
+
 def as_measured(model: Any, loss: PerExample | None = None, **settings: Any) -> Task:
     """As `as_task`, but the loss may be missing, for what measures none."""
     if loss is None and not isinstance(model, Task):

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from jaxdl.training.fit.nonfinite import became_nonfinite
 from jaxdl.training.loops import make_loop, make_single
 from jaxdl.training.state import TrainState, init_state
 from jaxdl.training.steps import TrainStep, make_eval_step, make_train_step
-from jaxdl.training.task import Task
+from jaxdl.training.task import Task, of_examples
 
 Piece = tuple[Mapping[str, Any], slice | None]
 """Metrics on the device, and the slice of rows to use; None for a single step, without rows."""
@@ -82,8 +82,7 @@ def compile_programs(
     Arguments:
         train_step: takes the place of the task's own.
     """
-    of_examples = {name: metric for name, metric in task.measured.items() if name != "loss"}
-    return _build(replace(task, metrics=of_examples), optimizer, layout, train_step)
+    return _build(of_examples(task), optimizer, layout, train_step)
 
 
 @once_for_equal

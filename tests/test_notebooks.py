@@ -76,6 +76,12 @@ def test_the_first_network(monkeypatch):
     (last,) = outputs_of("more =")
     assert re.fullmatch(rf"20/20 epochs: {NUMBERS}; [\d.]+ s", last.data["text/plain"])
 
+    (matrix,) = outputs_of("guesses =")
+    counts = [int(number) for number in re.findall(r"\d+", matrix.data["text/plain"])]
+    test = next(cell.outputs[0] for cell in cells if "evaluate" in cell.source)
+    accuracy = float(re.search(r"'accuracy': ([\d.]+)", test.data["text/plain"]).group(1))
+    assert sum(counts[::11]) / sum(counts) == pytest.approx(accuracy)
+
     for start in ("model =", "batch =", "diagnostics.advise"):
         (table,) = outputs_of(start)
         assert table.data["text/html"].startswith("<div>")

@@ -1,7 +1,7 @@
 """Detect a loss or a state that is not finite, and find where it began."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +19,9 @@ from jaxdl.training.fit.moment import Moment
 from jaxdl.training.orders import epoch_order
 from jaxdl.training.state import TrainState
 from jaxdl.training.task import Batch, Task, as_batch, mean_over_batch, parts_of, per_example
+
+# Examples of a stream that are looked at together.
+_READ = 1000
 
 OnNonFinite = Literal["raise", "skip", "stop"]
 
@@ -170,11 +173,23 @@ def diagnose_validation(task: Task, measured: Mapping[str, float], split: Any) -
     """Why the mean loss over the validation split is not finite; None if it is."""
     if math.isfinite(measured.get("loss", 0.0)):
         return None
-    for field, values in as_batch(split).items():
-        seen = task.preprocess(jax.tree.map(jnp.asarray, values)) if field == "inputs" else values
-        if _spoiled(values).any() and not _finite(jax.tree.map(jnp.asarray, seen)):
-            return _in_data("validation", field, values, None)
+    for numbers, batch in _parts(split):
+        for field, values in batch.items():
+            held = jax.tree.map(jnp.asarray, values)
+            seen = task.preprocess(held) if field == "inputs" else held
+            if _spoiled(values).any() and not _finite(seen):
+                return _in_data("validation", field, values, numbers)
     return Fault("the validation loss")
+
+
+def _parts(split: Any) -> Iterator[tuple[np.ndarray | None, dict[str, Any]]]:
+    """A split with the numbers of its examples: at once, or some at a time from a stream."""
+    if not isinstance(split, Streamed):
+        yield None, as_batch(split)
+        return
+    for start in range(0, len(split), _READ):
+        numbers = np.arange(start, min(start + _READ, len(split)))
+        yield numbers, split.read(numbers)
 
 
 def end_of(

@@ -259,6 +259,13 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(field, tmp_path):
     assert np.isnan(skipped.history.validation["loss"]).tolist() == [True] * 3
 
 
+def test_a_spoiled_example_of_a_streamed_validation_split_is_named():
+    bad = with_bad("inputs", [5], validation=True)
+    streamed = dataclasses.replace(bad, validation=data.Streamed(bad.validation))
+    with pytest.raises(NonFiniteError, match="the inputs of example 5 of the validation split"):
+        train(streamed)
+
+
 def test_a_validation_loss_may_be_infinite_of_finite_data():
     def logarithmic(outputs, targets):
         return jnp.where(targets[:, 0] > 1e3, jnp.inf, outputs[:, 0] ** 2)

@@ -59,7 +59,7 @@ class RateRange(NamedTuple):
 
     def __repr__(self) -> str:
         rates = counted(len(self.curve.rates), "rate")
-        return f"RateRange({number(self.suggested)} of {rates}, {ends(self.curve.rates)})"
+        return f"RateRange(suggested {number(self.suggested)}; {rates}, {ends(self.curve.rates)})"
 
     def _repr_html_(self) -> str:
         measured = {"loss after its steps": self.curve.loss, "change of it": self.curve.change}

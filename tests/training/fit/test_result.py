@@ -308,6 +308,8 @@ def test_a_train_step_of_ones_own_is_taken(tmp_path):
 
 
 def test_a_metric_of_the_split_stops_a_run_and_is_written(tmp_path):
+    from tensorboard.backend.event_processing import event_accumulator
+
     from jaxdl import observers
 
     sklearn = pytest.importorskip("sklearn.metrics")
@@ -322,6 +324,7 @@ def test_a_metric_of_the_split_stops_a_run_and_is_written(tmp_path):
             observers.early_stopping("f1", mode="max", patience=2),
             observers.report_plateau("roc_auc_score"),
             observers.history_lines(lines),
+            observers.tensorboard(tmp_path / "events", histograms=False),
         ],
     )  # fmt: skip
     assert result.stopped is not None
@@ -332,6 +335,9 @@ def test_a_metric_of_the_split_stops_a_run_and_is_written(tmp_path):
     assert measured["f1"] == sklearn.f1_score(y, logits.argmax(1))
     assert measured["roc_auc_score"] == sklearn.roc_auc_score(y, logits[:, 1] - logits[:, 0])
     assert max(result.history.validation["f1"]) == measured["f1"]  # the best state is restored
+    events = event_accumulator.EventAccumulator(str(tmp_path / "events")).Reload()
+    drawn = [event.value for event in events.Scalars("f1/validation")]
+    np.testing.assert_allclose(drawn, result.history.validation["f1"], rtol=1e-6)
     written = observers.read_lines(lines)
     kept = [line["validation"]["f1"] for line in written]
     assert kept == result.history.validation["f1"].tolist()

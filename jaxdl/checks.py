@@ -33,6 +33,11 @@ def require_non_negative(name: str, value: ArrayLike) -> None:
 
 def require_decay(name: str, value: Any) -> None:
     """Refuse a decay rate of a moving average outside [0, 1); a traced one passes."""
+    if callable(value) or isinstance(value, tuple):
+        raise TypeError(
+            f"{name} must be a number in [0, 1), got {type(value).__name__}; chain optimizers: "
+            "optimizers.chain(adam(1e-3), ema(0.999))"
+        )
     if not is_traced(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) < 1)):
         raise ValueError(
             f"{name} must lie in [0, 1), got {value}; it is the weight of the old value"
@@ -172,6 +177,11 @@ def require_like(name: str, given: Any, expected: Any) -> Any:
     for path in dict.fromkeys([*shapes[0], *shapes[1]]):
         wanted, got = (named.get(path, "nothing") for named in shapes)
         if wanted != got:
+            if path.startswith("['opt_state']"):
+                raise ValueError(
+                    f"{name} must be of this optimizer too: {path} {wanted}, got {got}; load it "
+                    "with its optimizer, or begin anew: init_state(..., variables=state.variables)"
+                )
             raise ValueError(
                 f"{name} must fit the model and its inputs: {path} {wanted}, got {got}; make them "
                 "with the same model and data"

@@ -60,15 +60,35 @@ def as_arrays(values: Any, name: str) -> Any:
     )
 
 
-def checked_columns(frame: Any, features: tuple[str, ...], name: str) -> tuple[str, ...]:
-    """The names of a frame's columns; refused if they are not those that are expected."""
-    columns = tuple(map(str, frame.columns))
-    if features and columns != features:
-        raise ValueError(
-            f"the columns of {name} must be {list(features)}, got {list(columns)}; pass "
-            "frame[[...]] with these names, in this order"
-        )
-    return columns
+def columns_in(fields: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The names of the columns of each frame, by its place: `inputs`, `inputs['left']`."""
+    found = {}
+    for field, values in fields.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(values, is_leaf=is_one_array):
+            if is_frame(leaf):
+                place = field + jax.tree_util.keystr(path)
+                found[place] = tuple(map(str, leaf.columns))
+    return found
+
+
+def check_columns(
+    found: Mapping[str, tuple[str, ...]], known: Mapping[str, tuple[str, ...]], where: str
+) -> None:
+    """Refuse frames whose columns are not those of the same place in training."""
+    for place, columns in found.items():
+        if columns != known.get(place, columns):
+            raise ValueError(
+                f"the columns of the {place} of {where} must be {list(known[place])}, got "
+                f"{list(columns)}; pass frame[[...]] with these names, in this order"
+            )
+
+
+def is_source(values: Any) -> bool:
+    """Whether these are examples that are read by index: a data set of PyTorch, for instance."""
+    indexed = hasattr(values, "__len__") and hasattr(values, "__getitem__")
+    return indexed and not (
+        isinstance(values, Mapping | tuple | list | str | bytes | Arrays) or is_one_array(values)
+    )
 
 
 def is_frame(values: Any) -> bool:
@@ -110,6 +130,13 @@ def _as_array(leaf: Any, name: str) -> Any:
     if _is_series(leaf):
         return _of_column(leaf, name)
     if isinstance(leaf, list | tuple):
+        words = [isinstance(value, str) for value in leaf]
+        if any(words) and not all(words):
+            wrong = leaf[words.index(False)]
+            raise TypeError(
+                f"{name} must be words or numbers, and all of them, got {wrong!r} at place "
+                f"{words.index(False)} among words; leave such examples out, or give them a word"
+            )
         try:
             return np.asarray(leaf)
         except ValueError:

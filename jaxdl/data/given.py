@@ -8,10 +8,11 @@ import numpy as np
 
 from jaxdl.data.arrays import (
     as_arrays,
-    checked_columns,
+    check_columns,
+    columns_in,
     fields_of,
-    is_frame,
     is_one_array,
+    is_source,
     kind_of,
 )
 from jaxdl.data.streamed import Streamed
@@ -55,73 +56,82 @@ def as_dataset(given: Any) -> Dataset:
         if not _holds_examples(given):
             raise TypeError(
                 "dataset must hold examples: (x, y), data.Arrays(inputs, targets), a Dataset or "
-                f"splits by name, got {kind_of(given)}; pass e.g. (x, y)"
+                f"splits by name, got {kind_of(given)}; pass {_fix(given)}"
             )
         given = Dataset("data", given, None, None)
     dataset: Dataset = given
-    found = split_of_arrays(
-        dataset.train,
-        f"the train split of {dataset.name}",
-        features=dataset.features,
-        classes=dataset.classes,
-        new_classes=not dataset.classes,
+    train = split_of_arrays(dataset.train, f"the train split of {dataset.name}", dataset, new=True)
+    made = {"train": train.split}
+    known = replace(
+        dataset,
+        classes=train.classes,
+        names=train.names,
+        features=train.names.get("inputs", dataset.features),
     )
-    made = {"train": found.split}
-    features, classes = found.features, found.classes
     for name in splits[1:]:
         where = f"the {name} split of {dataset.name}"
-        split = getattr(dataset, name)
-        made[name] = split_of_arrays(split, where, features=features, classes=classes).split
+        made[name] = split_of_arrays(getattr(dataset, name), where, known).split
     if all(made[name] is getattr(dataset, name) for name in splits):
         return dataset
-    return replace(dataset, **made, features=features, classes=classes)
+    return replace(known, **made)
+
+
+def _fix(given: Any) -> str:
+    is_loader = hasattr(given, "dataset") and hasattr(given, "__iter__")
+    return "loader.dataset, and batch_size to fit" if is_loader else "e.g. (x, y)"
 
 
 class Read(NamedTuple):
-    """A split of arrays, the names of its columns and of its classes."""
+    """A split of arrays, the names of the classes, and those of columns and words by place."""
 
     split: Any
-    features: tuple[str, ...]
     classes: tuple[str, ...]
+    names: Mapping[str, tuple[str, ...]]
 
 
-def split_of_arrays(
-    split: Any,
-    where: str,
-    *,
-    features: tuple[str, ...] = (),
-    classes: tuple[str, ...] = (),
-    new_classes: bool = False,
-) -> Read:
+def split_of_arrays(split: Any, where: str, known: Dataset, *, new: bool = False) -> Read:
     """A split whose fields are arrays. What has no fields, such as a stream, is left as it is.
 
     Arguments:
         where: what it is, for the message.
-        features, classes: those of the train split, if they are known.
-        new_classes: whether words may be classes that are not known yet.
+        known: has the names of the training split.
+        new: whether this is the training split, whose words may be new classes.
 
     Raises:
         TypeError, ValueError: as in `as_dataset`.
     """
     given = fields_of(split)
     if not {"inputs", "targets"} <= set(given):
-        return Read(split, features, classes)
+        return Read(split, known.classes, known.names)
     fields = {name: as_arrays(values, f"the {name} of {where}") for name, values in given.items()}
-    if is_frame(given["inputs"]):
-        features = checked_columns(given["inputs"], features, f"the inputs of {where}")
-    if (classes or new_classes) and _are_words(given["targets"], fields["targets"]):
-        name = f"the targets of {where}"
-        fields["targets"], classes = _labels(given["targets"], fields["targets"], classes, name)
+    columns, classes = columns_in(given), known.classes
+    check_columns(columns, {"inputs": known.features} if known.features else {}, where)
+    check_columns(columns, known.names, where)
+    names = {**known.names, **columns}
+    if _are_words(given["targets"], fields["targets"]):
+        if classes or new:
+            name = f"the targets of {where}"
+            fields["targets"], classes = _labels(given["targets"], fields["targets"], classes, name)
+        if new:
+            names[_WORDS] = classes
+    else:
+        _check_numbers(fields["targets"], names.get(_WORDS, ()), where)
     same = isinstance(split, Arrays) and all(fields[name] is given[name] for name in fields)
-    return Read(split if same else Arrays(**fields), features, classes)
+    return Read(split if same else Arrays(**fields), classes, names)
+
+
+# Where a data set keeps the words that became its labels.
+_WORDS = "labels"
 
 
 def _holds_examples(given: Any) -> bool:
     if fields_of(given):
         return {"inputs", "targets"} <= set(fields_of(given))
-    indexed = hasattr(given, "__len__") and hasattr(given, "__getitem__")
-    no_source = isinstance(given, Mapping | tuple | str) or is_one_array(given)
-    return isinstance(given, Streamed) or (indexed and not no_source)
+    return (
+        isinstance(given, Streamed)
+        or is_source(given)
+        or (isinstance(given, list) and not is_one_array(given))
+    )
 
 
 def _are_words(given: Any, targets: Any) -> bool:
@@ -134,10 +144,26 @@ def _are_words(given: Any, targets: Any) -> bool:
     return words or str(getattr(given, "dtype", "")) == "category"
 
 
+def _check_numbers(targets: Any, words: tuple[str, ...], where: str) -> None:
+    """Refuse labels that may be meant as names of classes, which are numbers too."""
+    named_by_numbers = any(word.lstrip("-").replace(".", "", 1).isdigit() for word in words)
+    if named_by_numbers and words != tuple(map(str, range(len(words)))):
+        raise TypeError(
+            f"the targets of {where} must be among the categories {list(words)}, as in training, "
+            f"got {targets.dtype}, which may mean a category or its place; pass the categories"
+        )
+
+
 def _labels(
     given: Any, targets: np.ndarray, classes: tuple[str, ...], name: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Words as the labels 0, 1, ..., and the classes that they name."""
+    odd = [value for value in targets.tolist() if not isinstance(value, str)]
+    if odd and str(getattr(given, "dtype", "")) != "category":
+        raise TypeError(
+            f"{name} must be words, and all of them, got {odd[0]!r} and {len(odd) - 1} more that "
+            "are none; leave such examples out, or give them a word"
+        )
     if not classes:
         own = getattr(getattr(given, "cat", None), "categories", None)
         classes = tuple(map(str, sorted({*targets.tolist()}) if own is None else own))

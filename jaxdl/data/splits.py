@@ -96,6 +96,11 @@ def _split(dataset: Dataset, key: jax.Array, fractions: Any, stratify: Any, grou
     parts = ("train", "validation") if dataset.test is not None else ("train", "validation", "test")
     if fractions is None:
         fractions = _WITH_TEST if dataset.test is not None else _WITHOUT_TEST
+    if np.ndim(fractions) != 1:
+        raise TypeError(
+            f"fractions must be those of {', '.join(parts)}, got {fractions!r}; pass a list of "
+            "as many"
+        )
     fractions = [float(fraction) for fraction in fractions]
     count = len(dataset.train)
     ends = _ends(fractions, parts, count)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdl.data.arrays import as_arrays, fields_of
+from jaxdl.data.arrays import as_arrays, fields_of, kind_of
 from jaxdl.data.reading import Decode
 from jaxdl.data.streaming import stream
 from jaxdl.data.types import Arrays
@@ -43,6 +43,12 @@ class Streamed:
                 for name, values in fields.items()
             }
             object.__setattr__(self, "source", Arrays(**arrays))
+        indexed = hasattr(self.source, "__len__") and hasattr(self.source, "__getitem__")
+        if not (indexed or isinstance(self.source, Arrays)):
+            raise TypeError(
+                "a source must have len(source) and source[i], one example, got "
+                f"{kind_of(self.source)}; pass its data set, e.g. loader.dataset"
+            )
 
     def __len__(self) -> int:
         return len(self.source)

@@ -1,6 +1,7 @@
 """What a data set is: plain, frozen containers of NumPy arrays."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -60,6 +61,8 @@ class Dataset:
         test: published, or cut by `split`.
         classes: the names of labels 0, 1, ...; empty for regression.
         features: the names of the input columns, if they have names.
+        names: what the columns of frames and the words of targets were called, by their place, as
+            `as_dataset` found them; what is evaluated later must agree.
         encoder: what `from_frame` made the inputs with; `dataset.encoder.encode(frame)` makes those
             of new rows.
 
@@ -77,6 +80,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     encoder: Any = None
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}

@@ -40,7 +40,7 @@ def check_fields(batch: Mapping[str, Any], where: str) -> None:
                 name = f"the {field} of {where}" if listed else name
                 raise TypeError(
                     f"{name} must be NumPy or JAX arrays, got {_kind(values if listed else leaf)}; "
-                    f"pass numpy.asarray(...) of it"
+                    f"pass {_fix(leaf)}"
                 )
             if not any(jnp.issubdtype(leaf.dtype, kind) for kind in _NUMBERS):
                 raise TypeError(
@@ -83,6 +83,12 @@ def _never_changes(leaf: Any) -> bool:
             return False
         leaf = leaf.base
     return leaf is None or isinstance(leaf, mmap.mmap | bytes | jax.Array)
+
+
+def _fix(leaf: Any) -> str:
+    if isinstance(leaf, np.ma.MaskedArray):
+        return "values.filled(...), or leave the masked examples out"
+    return "values.toarray()" if hasattr(leaf, "toarray") else "numpy.asarray(...) of it"
 
 
 def _kind(value: Any) -> str:

@@ -181,6 +181,6 @@ def check_parts(key: Any, model: Any, optimizer: Any) -> None:
     adapt(model)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
-            f"optimizer must be an optax.GradientTransformation, got {optimizer!r}; "
+            f"optimizer must be an optax.GradientTransformation, got {type(optimizer).__name__}; "
             "call the factory, e.g. optimizers.sgd(0.1)"
         )

@@ -36,8 +36,8 @@ EvalStep = Callable[[Mapping[str, Any], Batch], dict[str, Any]]
 def make_train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
-    loss: PerExample | None = None,
-    metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
+    loss: PerExample | Any | None = None,
+    metrics: Iterable[PerExample] | Mapping[str, PerExample] | Any = (),
     *,
     preprocess: Callable[[Any], Any] = scale_images,
     augment: Augment | None = None,
@@ -148,8 +148,8 @@ def uphill(gradients: Any) -> Any:
 @factory
 def make_eval_step(
     model: Any,
-    loss: PerExample | None = None,
-    metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
+    loss: PerExample | Any | None = None,
+    metrics: Iterable[PerExample] | Mapping[str, PerExample] | Any = (),
     *,
     preprocess: Callable[[Any], Any] = scale_images,
 ) -> EvalStep:

@@ -94,7 +94,7 @@ class Task:
 
     model: Any
     loss: PerExample
-    metrics: Iterable[PerExample] | Mapping[str, PerExample] = ()
+    metrics: Iterable[PerExample] | Mapping[str, PerExample] | Any = ()
     preprocess: Callable[[Any], Any] = scale_images
     augment: Augment | None = None
     mode: GivenMode = None
@@ -174,7 +174,7 @@ class Task:
             ) from error
 
 
-def as_task(model: Any, loss: PerExample | None = None, **settings: Any) -> Task:
+def as_task(model: Any, loss: PerExample | Any | None = None, **settings: Any) -> Task:
     """The task given, or the one of a model, a loss and the settings of `Task`.
 
     Raises:
@@ -193,6 +193,11 @@ def as_task(model: Any, loss: PerExample | None = None, **settings: Any) -> Task
     if loss is None:
         raise TypeError(
             "a model needs a loss, got none; pass e.g. loss=losses.cross_entropy, or a Task"
+        )
+    if not callable(loss):
+        raise TypeError(
+            f"a loss must be a function (outputs, targets) -> (batch,), got {loss!r}; pass e.g. "
+            "losses.mean_squared_error"
         )
     return Task(model, loss, **settings)
 
@@ -216,7 +221,7 @@ def require_of_examples(task: Task) -> Task:
     return task
 
 
-def as_measured(model: Any, loss: PerExample | None = None, **settings: Any) -> Task:
+def as_measured(model: Any, loss: PerExample | Any | None = None, **settings: Any) -> Task:
     """As `as_task`, but the loss may be missing, for what measures none."""
     if loss is None and not isinstance(model, Task):
         loss = _no_loss
@@ -249,13 +254,31 @@ def _is_given(value: Any) -> bool:
 
 
 def name_metrics(
-    metrics: Iterable[PerExample] | Mapping[str, PerExample],
+    metrics: Iterable[PerExample] | Mapping[str, PerExample] | Any,
 ) -> dict[str, PerExample]:
     """Metrics by name; a `functools.partial` is named after the function that it calls."""
+    if callable(metrics) or isinstance(metrics, str):
+        raise TypeError(
+            f"metrics must be a list of functions, or a mapping from names to them, got {metrics!r}"
+            "; pass e.g. [metrics.accuracy]"
+        )
+    listed = list(metrics.values() if isinstance(metrics, Mapping) else metrics)
+    for metric in listed:
+        if not callable(metric):
+            raise TypeError(
+                f"a metric must be a function (outputs, targets) -> (batch,), got {metric!r}; pass "
+                "e.g. metrics.accuracy"
+            )
+        if (getattr(getattr(metric, "func", metric), "__module__", "") or "").startswith("sklearn"):
+            raise TypeError(
+                "a function of scikit-learn measures a whole split, not a batch, got "
+                f"{getattr(metric, '__name__', metric)!r}; pass metrics.of_split(function, "
+                "predict=metrics.predicted_class)"
+            )
     if isinstance(metrics, Mapping):
         named = dict(metrics)
     else:
-        pairs = [(getattr(metric, "func", metric).__name__, metric) for metric in metrics]
+        pairs = [(getattr(metric, "func", metric).__name__, metric) for metric in listed]
         named = dict(pairs)
         if len(named) < len(pairs):
             raise ValueError(

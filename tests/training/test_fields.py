@@ -171,8 +171,10 @@ def test_streams_and_steps_refuse_what_does_not_fit():
         by_fit(train=training.Streamed(arrays(targets=LABELS.astype(object))))
     state = RUN.init(KEY, RIGHT)
     batch = {"inputs": jnp.asarray(INPUTS), "targets": large.targets}
-    for step in (training.make_train_step(TASK, SGD), training.make_eval_step(TASK)):
-        given = state if step.__name__ == "train_step" else state.variables
+    for step, given in (
+        (training.make_train_step(TASK, SGD), state),
+        (training.make_eval_step(TASK), state.variables),
+    ):
         with pytest.raises(ValueError, match="the targets of a batch must fit int32"):
             step(given, batch)
 

@@ -327,7 +327,7 @@ def state_of(optimizer, given):
         ({"batch_size": 47}, ValueError, "at most the 46 training examples"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"start": state_of(optimizers.adam(0.1), dataset())}, ValueError,
-         r"start must fit the model and its inputs: \['opt_state'\]"),
+         r"start must be of this optimizer too: \['opt_state'\]"),
         ({"start": state_of(SGD, dataset(size=5))}, ValueError,
          r"start must fit the model and its inputs: \['params'\]\['dense_0'\]\['kernel'\]"),
         ({"data": {"train": data.Arrays(np.ones((EXAMPLES, 3)), np.arange(EXAMPLES))}}, ValueError,

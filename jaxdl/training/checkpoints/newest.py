@@ -17,6 +17,9 @@ from jaxdl.training.checkpoints.on_disk import Manifest
 EVALUATED = "evaluated"
 """In a checkpoint's extra values: where the state holds the parameters to evaluate."""
 
+BOXED = "boxed"
+"""The same: which variables stood in boxes, as `nn.with_partitioning` makes them."""
+
 
 class Found(NamedTuple):
     """A checkpoint: its manifest, its trees of arrays by name, and the lines of the log."""
@@ -60,9 +63,14 @@ def load_variables(folder: str | os.PathLike[str]) -> dict[str, Any]:
     variables = {"params": state["params"], **(state.get("collections") or {})}
     if state.get("batch_stats"):
         variables["batch_stats"] = state["batch_stats"]
-    average = at(state, (found.manifest.extra or {}).get(EVALUATED))
+    extra = found.manifest.extra or {}
+    average = at(state, extra.get(EVALUATED))
     if average is not None:
         variables["params"] = _with_dtypes(average, variables["params"])
+    for place in extra.get(BOXED, ()):
+        *way, last = place.split("/")
+        holder = at(variables, "/".join(way)) if way else variables
+        holder[last] = holder[last]["value"]
     return variables
 
 
@@ -127,8 +135,11 @@ def _filled(parts: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
 
 
 def _with_dtypes(average: Any, params: Any) -> Any:
+    """The average in the parameters' dtypes; where there is none, as of a frozen layer, these."""
+    if average is None:
+        return params
     if isinstance(params, dict):
-        return {name: _with_dtypes(average[name], child) for name, child in params.items()}
+        return {name: _with_dtypes(average.get(name), child) for name, child in params.items()}
     if isinstance(params, list):
         return [_with_dtypes(*pair) for pair in zip(average, params, strict=True)]
     return average.astype(params.dtype)

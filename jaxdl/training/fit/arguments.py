@@ -1,5 +1,6 @@
 """What `fit` refuses before anything is compiled."""
 
+import inspect
 import os
 import tempfile
 from collections.abc import Collection, Mapping
@@ -170,6 +171,32 @@ def check_train_step(train_step: Any, layout: Layout) -> None:
         )
 
 
+def counted(train_step: Any) -> TrainStep | None:
+    """The user's own step, which need not count: its state's step is one more than before."""
+    if train_step is None:
+        return None
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Any]:
+        try:
+            inspect.signature(train_step).bind(state, batch)
+        except TypeError as error:
+            raise TypeError(f"{_RULE}, got one that cannot be called so: {error}") from None
+        result = train_step(state, batch)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(f"{_RULE}, got a step that returns a {type(result).__name__}")
+        after, measured = result
+        if not isinstance(after, TrainState):
+            raise TypeError(
+                f"{_RULE}, got a {type(after).__name__} first; make it with state.replace(...)"
+            )
+        return replace(after, step=state.step + 1), measured
+
+    return step
+
+
+_RULE = "a train step must be a function (state, batch) that returns (state, metrics)"
+
+
 class Checked(NamedTuple):
     """What tracing the steps of a run tells.
 
@@ -218,11 +245,6 @@ def check_shapes(
 
     def traced(sample: Any, batch: Batch) -> Any:
         after, numbers = train_step(start_of(sample), batch)
-        if not isinstance(after, TrainState):
-            raise TypeError(
-                f"a train step must return (state, metrics), got a {type(after).__name__} first; "
-                "make it with state.replace(...)"
-            )
         return vars(after), numbers
 
     before = jax.eval_shape(lambda sample: vars(start_of(sample)), sample)

@@ -42,8 +42,8 @@ def fit(
     dataset: Any,
     optimizer: optax.GradientTransformation,
     *,
-    loss: PerExample | None = None,
-    metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
+    loss: PerExample | Any | None = None,
+    metrics: Iterable[PerExample] | Mapping[str, PerExample] | Any = (),
     epochs: Count,
     batch_size: Count,
     key: Key[Array, ""],
@@ -54,7 +54,7 @@ def fit(
     parallel: Parallel = "auto",
     steps_per_call: Count | None = None,
     on_nonfinite: OnNonFinite = "raise",
-    observers: Sequence[Observer | Callable[[Event], Change | None]] = (),
+    observers: Sequence[Observer | Callable[[Event], Change | None]] | Observer = (),
     progress: Any = None,
     state: TrainState | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -91,11 +91,12 @@ def fit(
             "skip" counts the step, changes nothing else, and marks it in the history's "skipped".
             "stop" ends the run before the step. Only a call with such a step is repeated, step by
             step. "raise" and "stop" also end a run whose validation loss is not finite.
-        observers: an `Observer`, or a function of an `Event` that is called at the end of each
+        observers: each an `Observer`, or a function of an `Event` that is called at the end of each
             epoch and may return a `Change`.
         train_step: a step of your own, a pure function (state, batch) -> (state, metrics), in place
-            of `make_train_step`'s. It has the model's loss and gradient to itself; the batch's
-            inputs are as stored. Metrics are numbers by name, "loss" among them.
+            of `make_train_step`'s, for the state of this model and optimizer. The batch's inputs
+            are as stored. Metrics are numbers by name, "loss" among them. `fit` counts its steps in
+            `state.step`, of which orders and dropout are functions.
         drop_last: leave out the smaller last batch of each epoch.
         state: the state to start from, which is copied; by default `init_state(key, ...)`. Epochs
             count on from its step; one that it has begun is finished first, beyond `epochs`. Orders
@@ -155,10 +156,11 @@ def fit(
     epochs += arguments.begun_epochs(state, per_epoch)
     config = {"epochs": epochs, "batch_size": batch_size, "drop_last": drop_last}
     setup = Setup(task, dataset, optimizer, config)
-    listed = tuple(as_observer(observer) for observer in observers)
+    given_observers = (observers,) if isinstance(observers, Observer) else observers
+    listed = tuple(as_observer(observer) for observer in given_observers)
     for observer in listed:
         observer.check(setup)
-    programs = compile_programs(task, optimizer, layout, train_step)
+    programs = compile_programs(task, optimizer, layout, arguments.counted(train_step))
     measure = Measure(task, programs)
     sample, example, looped, measured = arguments.check_shapes(
         setup, splits, plan, programs.train_step, key, state
@@ -193,7 +195,7 @@ def fit(
             )
             moment, ended = restore(store, moment, layout)
             arguments.check_not_over(checkpoint_dir, moment, ended, end)
-        saved, known = moment, about(task, dataset, example, moment.state.opt_state)
+        saved, known = moment, about(task, dataset, example, moment.state)
         # A step may overwrite the state, its key included.
         reader = Reader(train, plan, jnp.copy(state.key), layout)
         stack.callback(reader.close)

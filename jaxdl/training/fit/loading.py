@@ -31,8 +31,8 @@ def load(
     model: Any,
     optimizer: optax.GradientTransformation | None = None,
     *,
-    loss: PerExample | None = None,
-    metrics: Iterable[PerExample] | Mapping[str, PerExample] = (),
+    loss: PerExample | Any | None = None,
+    metrics: Iterable[PerExample] | Mapping[str, PerExample] | Any = (),
     preprocess: Callable[[Any], Any] = scale_images,
 ) -> Result:
     """The result of a run, from the folder of `Result.save` or the `checkpoint_dir` of `fit`.
@@ -81,8 +81,9 @@ def load(
     state = _state(task, optimizer, found, example, path)
     _check_program(task, state, found.manifest, example, path)
     encoder = None if extra["encoder"] is None else TableEncoder.from_json(extra["encoder"])
-    names = tuple(extra["classes"]), tuple(extra["features"])
-    dataset = Dataset(extra["name"], None, None, None, *names, encoder)
+    names = {place: tuple(each) for place, each in extra["names"].items()}
+    known = tuple(extra["classes"]), tuple(extra["features"]), encoder, names
+    dataset = Dataset(extra["name"], None, None, None, *known)
     return Result(state, _history(found), dataset, task, optimizer, extra["stopped"], example)
 
 
@@ -123,9 +124,9 @@ def _state(
     tree = {**unpack({**target, "key": jnp.zeros(0)}, leaves), "key": key}
     place = found.manifest.extra.get(EVALUATED)
     if optimizer is None and place is not None:
-        average = named(at(found.parts["state"], place))
+        average = named(at(found.parts["state"], place))  # without what is frozen
         names = named(tree["params"])
-        values = [jnp.asarray(average[name], leaf.dtype) for name, leaf in names.items()]
+        values = [jnp.asarray(average.get(name, leaf), leaf.dtype) for name, leaf in names.items()]
         tree["params"] = jax.tree.unflatten(jax.tree.structure(tree["params"]), values)
     return TrainState(**tree)
 

@@ -118,6 +118,9 @@ class Measure:
         )
 
 
+SPLITS = ("train", "validation", "test")
+
+
 def split_of(dataset: Dataset, split: str) -> Any:
     """A split by name. A missing split is refused."""
     arrays = getattr(dataset, split, None)

@@ -120,10 +120,15 @@ def recipe_of_model(task: Task, state: TrainState, inputs: Any) -> dict[str, str
         trained = task.outputs(variables, inputs, train=True, key=key)
         return trained, task.outputs(variables, inputs, train=False)[0]
 
+    def shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+        # Where an array lies, and what it may be cast to, is no matter of the model.
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
     seen = jax.eval_shape(task.preprocess, inputs)
+    variables, key = jax.tree.map(shape_of, (state.variables, state.key))
     return {
         "preprocess": fingerprint(task.preprocess, inputs).program,
-        "model": fingerprint(outputs, state.variables, seen, state.key).program,
+        "model": fingerprint(outputs, variables, seen, key).program,
     }
 
 

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdl.data.arrays import is_frame
+from jaxdl.data.arrays import fields_of, is_frame, is_source, kind_of
 from jaxdl.data.given import split_of_arrays
 from jaxdl.data.streamed import Streamed, as_streamed
-from jaxdl.data.types import Dataset
+from jaxdl.data.types import Arrays, Dataset
 from jaxdl.training.fit.described import history_html, result_line
 from jaxdl.training.fit.history import History
 from jaxdl.training.fit.layouts import ONE_DEVICE, Layout
-from jaxdl.training.fit.measuring import Measure, split_of
+from jaxdl.training.fit.measuring import SPLITS, Measure, split_of
 from jaxdl.training.fit.programs import compile_programs
 from jaxdl.training.fit.trained_inputs import checked_inputs
 from jaxdl.training.refusals import check_labels, checked_split
@@ -72,13 +72,11 @@ class Result:
                 "evaluate needs a loss, got a result that was loaded without; pass "
                 "training.load(path, model, loss=...)"
             )
-        found, where = self._examples(split), "the examples"
+        found = self._examples(split)
         if not isinstance(found, Streamed):
-            checked_split(found, where)
-            inputs = checked_inputs(
-                found.inputs, self.example, self.dataset.features, "the inputs of the examples"
-            )
-            found = type(found)(inputs, found.targets, found.weights)
+            checked_split(found, "the examples")
+            inputs = checked_inputs(found.inputs, self.example, name="the inputs of the examples")
+            found = Arrays(inputs, found.targets, found.weights)
             outputs = jax.eval_shape(self._programs().outputs, self.state.evaluated, found.inputs)
             check_labels("evaluated", outputs, found.targets, self.task.loss)
         return self._measure(self.state.evaluated, found)
@@ -89,8 +87,9 @@ class Result:
         The model runs in evaluation mode, in batches, with the parameters that are evaluated.
 
         Arguments:
-            inputs: an array (n, ...), a frame, a list, a pytree of them; or a `Streamed`, whose
-                targets are not used. Of a data set of `from_frame`, a frame of its columns.
+            inputs: an array (n, ...), a frame, a list, a pytree of them; a `Streamed` or `Arrays`,
+                whose targets are not used; or "train", "validation" or "test". Of a data set of
+                `from_frame`, a frame of its columns.
             transform: a function of the outputs, such as `metrics.probabilities` or
                 `metrics.predicted_class`; None gives the outputs as they are.
 
@@ -111,12 +110,15 @@ class Result:
             [[1.0], [2.0]]
         """
         measure, variables = self._measure, self.state.evaluated
-        if isinstance(inputs, Streamed):
-            outputs = measure.outputs_of_stream(variables, inputs)
+        if isinstance(inputs, str) and inputs in SPLITS:
+            inputs = split_of(self.dataset, inputs)
+        if isinstance(inputs, Streamed) or is_source(inputs):
+            outputs = measure.outputs_of_stream(variables, as_streamed(inputs))
         else:
+            inputs = inputs.inputs if isinstance(inputs, Arrays) else inputs
             if self.dataset.encoder is not None and is_frame(inputs):
                 inputs = self.dataset.encoder.encode(inputs)
-            arrays = checked_inputs(inputs, self.example, self.dataset.features)
+            arrays = checked_inputs(inputs, self.example, self._names)
             outputs = measure.outputs(variables, arrays)
         return outputs if transform is None else transform(outputs)
 
@@ -145,13 +147,30 @@ class Result:
     def _programs(self) -> Any:
         return compile_programs(self.task, self.optimizer or optax.identity(), self.layout)
 
+    @property
+    def _names(self) -> dict[str, tuple[str, ...]]:
+        features = self.dataset.features
+        return {**({"inputs": features} if features else {}), **self.dataset.names}
+
     def _examples(self, given: Any) -> Any:
-        if self.dataset.encoder is not None and is_frame(given):
-            return self.dataset.encoder.arrays(given)
-        found = split_of_arrays(
-            given, "the examples", features=self.dataset.features, classes=self.dataset.classes
-        ).split
-        return found if hasattr(found, "targets") else as_streamed(found)
+        encoder, fields = self.dataset.encoder, fields_of(given)
+        if encoder is not None and is_frame(given):
+            return encoder.arrays(given)
+        if encoder is not None and is_frame(fields.get("inputs")):
+            raise TypeError(
+                "the examples of a data set of from_frame must be one frame of its columns, the "
+                f"target {', '.join(map(str, encoder.targets))} among them, got inputs and targets "
+                "apart; pass the frame"
+            )
+        found = split_of_arrays(given, "the examples", self.dataset).split
+        if isinstance(found, Arrays):
+            return found
+        if isinstance(found, Streamed) or is_source(found) or isinstance(found, list):
+            return as_streamed(found)
+        raise TypeError(
+            f"the examples must be (x, y), data.Arrays or a data.Streamed, got {kind_of(found)}; "
+            "pass both inputs and targets, e.g. (x, y), or dataset.test"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # Devices stay behind: another process has its own.

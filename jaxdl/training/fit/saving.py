@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -14,11 +15,12 @@ from jaxdl.optimizers.averaging import AverageState
 from jaxdl.training.checkpoints import on_disk
 from jaxdl.training.checkpoints.identity import identify
 from jaxdl.training.checkpoints.log import Log
-from jaxdl.training.checkpoints.newest import EVALUATED
+from jaxdl.training.checkpoints.newest import BOXED, EVALUATED
 from jaxdl.training.checkpoints.on_disk import Manifest
 from jaxdl.training.checkpoints.packing import Leaf, digest, named, pack
 from jaxdl.training.fit.recipe import recipe_of_model
 from jaxdl.training.fit.trained_inputs import to_json
+from jaxdl.training.state import TrainState
 from jaxdl.training.task import Task
 
 HISTORY = "history"
@@ -27,7 +29,7 @@ HISTORY = "history"
 _BATCH = 2
 
 
-def about(task: Task, dataset: Dataset, example: Any, opt_state: Any) -> dict[str, Any]:
+def about(task: Task, dataset: Dataset, example: Any, state: TrainState) -> dict[str, Any]:
     """What a checkpoint says of its run, so that it can be used without the data.
 
     Arguments:
@@ -38,9 +40,11 @@ def about(task: Task, dataset: Dataset, example: Any, opt_state: Any) -> dict[st
         "example": to_json(example),
         "features": list(dataset.features),
         "classes": list(dataset.classes),
+        "names": {place: list(names) for place, names in dataset.names.items()},
         "encoder": None if dataset.encoder is None else dataset.encoder.to_json(),
         "preprocess": name_of_function(task.preprocess),
-        EVALUATED: _average_in(opt_state),
+        EVALUATED: _average_in(state.opt_state),
+        BOXED: _boxed_in(state.variables),
     }
 
 
@@ -68,7 +72,7 @@ def save(result: Any, path: str | os.PathLike[str], *, overwrite: bool = False) 
         for name, leaf in named({"state": state}).items()
     }
     extra = {
-        **about(result.task, result.dataset, result.example, result.state.opt_state),
+        **about(result.task, result.dataset, result.example, result.state),
         "stopped": result.stopped,
     }
     identity = identify({"state": state}, config={"batch_size": _BATCH}, recipe=recipe)
@@ -112,6 +116,17 @@ def name_of_function(function: Any) -> str:
     function = getattr(function, "func", function)
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '')}.{name}"
+
+
+def _boxed_in(variables: Any) -> list[str]:
+    def is_box(node: Any) -> bool:
+        return isinstance(node, nn.meta.AxisMetadata)
+
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, node in jax.tree_util.tree_leaves_with_path(variables, is_leaf=is_box)
+        if is_box(node)
+    ]
 
 
 def _average_in(opt_state: Any) -> str | None:

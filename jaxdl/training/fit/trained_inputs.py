@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdl.data.arrays import as_arrays, checked_columns, is_frame
+from jaxdl.data.arrays import as_arrays, check_columns, columns_in
 from jaxdl.training.checkpoints.packing import kind
 from jaxdl.training.fields import check_fields, check_held
 from jaxdl.training.task import examples_in
@@ -20,7 +20,10 @@ def example_of(shapes: Any) -> Any:
 
 
 def checked_inputs(
-    inputs: Any, example: Any, features: tuple[str, ...] = (), name: str = "the inputs"
+    inputs: Any,
+    example: Any,
+    names: Mapping[str, tuple[str, ...]] | None = None,
+    name: str = "the inputs",
 ) -> Any:
     """Inputs as arrays of the dtypes in which the model was trained.
 
@@ -30,7 +33,7 @@ def checked_inputs(
     Arguments:
         inputs: what `data.as_dataset` takes as inputs.
         example: the shapes and dtypes of one training example; None checks nothing.
-        features: the names of the columns, if they had names.
+        names: those of the columns of frames, by place.
 
     Raises:
         TypeError: what is no array of numbers; another kind of numbers than in training.
@@ -46,10 +49,10 @@ def checked_inputs(
         ValueError: the inputs must be examples of shape [3], got one of shape [] for each of 3;
         pass inputs[None] for a single example
     """
-    if is_frame(inputs):
-        checked_columns(inputs, features, name)
+    where = name.removeprefix("the inputs").removeprefix(" of ") or "what is predicted"
+    check_columns(columns_in({"inputs": inputs}), names or {}, where)
     arrays = as_arrays(inputs, name)
-    check_fields({"inputs": arrays}, name.removeprefix("the inputs of "))
+    check_fields({"inputs": arrays}, where)
     if not examples_in(arrays):
         raise ValueError(f"{name} must hold examples, got none")
     if example is None:
@@ -58,8 +61,8 @@ def checked_inputs(
     expected, given = str(jax.tree.structure(example)), str(jax.tree.structure(arrays))
     if expected != given:
         raise ValueError(
-            f"{name} must be the tree of arrays of the training inputs, {expected}, got {given}; "
-            "pass the same names"
+            f"{name} must be like those of training, {to_json(example)}, got "
+            f"{_described(arrays)}; pass the inputs alone, with the same names"
         )
 
     def checked(path: Any, leaf: Any, wanted: Any) -> Any:
@@ -87,6 +90,10 @@ def checked_inputs(
         return leaf.astype(wanted.dtype)
 
     return jax.tree_util.tree_map_with_path(checked, arrays, example)
+
+
+def _described(tree: Any) -> Any:
+    return to_json(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree))
 
 
 def _kind(dtype: Any) -> str:

@@ -102,7 +102,7 @@ def test_evaluates_splits_and_anything_alike():
         (IMAGES[0], ValueError, r"pass inputs\[None\] for a single example"),
         (IMAGES[:, :5], ValueError, r"examples of shape \[6, 6, 1\], got one of shape \[5, 6, 1\]"),
         (IMAGES[:0], ValueError, "must hold examples, got none"),
-        ({"image": IMAGES}, ValueError, "the tree of arrays of the training inputs"),
+        ({"image": IMAGES}, ValueError, r"must be like those of training.*pass the inputs alone"),
         ("images", TypeError, "must be NumPy or JAX arrays"),
     ],
 )
@@ -141,6 +141,120 @@ def test_names_of_columns_and_classes_come_from_frames_and_must_agree():
         result.evaluate((table, ["sideways"] * 60))
     categories = pandas.Series(pandas.Categorical(words, categories=["up", "down"]))
     assert data.as_dataset((table, categories)).classes == ("up", "down")
+
+
+def fitted(inputs, targets, model=None, loss=losses.mean_squared_error, **settings):
+    model = models.MLP([2]) if model is None else model
+    return training.fit(
+        model, (inputs, targets), optimizers.sgd(0.1), loss=loss, **SETTINGS, **settings
+    )
+
+
+def test_columns_of_every_frame_must_keep_their_order():
+    """Of targets too, and inside a tree of inputs; also of a result that was saved."""
+    pandas = pytest.importorskip("pandas")
+    x = pandas.DataFrame(DRAW.normal(size=(60, 2)), columns=["a", "b"])
+    result = fitted(x.to_numpy(), x)
+    for given in (x[["b", "a"]], x.rename(columns={"a": "c"})):
+        with pytest.raises(ValueError, match=r"columns of the targets of the examples must be"):
+            result.evaluate((x.to_numpy(), given))
+        with pytest.raises(ValueError, match=r"columns of the targets of the validation split"):
+            training.fit(
+                models.MLP([2]), {"train": (x, x), "validation": (x, given)}, optimizers.sgd(0.1),
+                loss=losses.mean_squared_error, **SETTINGS,
+            )  # fmt: skip
+
+    class First(nn.Module):
+        @nn.compact
+        def __call__(self, inputs):
+            return nn.Dense(2)(inputs["left"])
+
+    tree = fitted({"left": x}, x.to_numpy(), First())
+    with pytest.raises(ValueError, match=r"columns of the inputs\['left'\] of what is predicted"):
+        tree.predict({"left": x[["b", "a"]]})
+
+
+def test_categories_that_are_numbers_are_not_taken_for_labels():
+    pandas = pytest.importorskip("pandas")
+    x, numbers = DRAW.normal(size=(60, 3)).astype(np.float32), DRAW.integers(1, 4, 60)
+    result = fitted(
+        x, pandas.Series(numbers).astype("category"), models.MLP([3]), losses.cross_entropy
+    )
+    assert result.dataset.classes == ("1", "2", "3")
+    labels = result.evaluate((x, pandas.Series(numbers).astype("category")))
+    assert labels == result.evaluate((x, list(map(str, numbers))))
+    with pytest.raises(TypeError, match=r"among the categories \['1', '2', '3'\].*got int64"):
+        result.evaluate((x, numbers))
+    words = ["up", "down"] * 30
+    trained_on_words = fitted(x, words, models.MLP([2]), losses.cross_entropy)
+    assert trained_on_words.evaluate((x, words)) == trained_on_words.evaluate(
+        (x, np.array([1, 0] * 30))
+    )
+
+
+def test_a_table_is_evaluated_and_predicted_as_it_was_encoded(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": 500 + 100 * DRAW.normal(size=90)})
+    frame["kind"] = np.where(frame["a"] > 500, "large", "small")
+    given = data.from_frame(frame, "kind", key=KEY)
+    result = training.fit(models.MLP([2]), given, optimizers.sgd(1.0), **GOAL, **SETTINGS)
+    result.save(tmp_path / "saved")
+    loaded = training.load(tmp_path / "saved", models.MLP([2]), **GOAL)
+    for each in (result, loaded, pickle.loads(pickle.dumps(result))):
+        guesses = each.predict(frame, metrics.predicted_class)
+        right = np.array(given.classes)[guesses] == frame["kind"]
+        assert each.evaluate(frame)["accuracy"] == pytest.approx(right.mean())
+        with pytest.raises(TypeError, match="must be one frame of its columns, the target kind"):
+            each.evaluate((frame[["a"]], frame["kind"]))
+
+
+def test_sources_and_splits_are_predicted_and_loaders_are_named():
+    torch = pytest.importorskip("torch")
+    x, y = torch.randn(60, 3), torch.zeros(60, dtype=torch.int64)
+    examples = torch.utils.data.TensorDataset(x, y)
+    given = {"train": examples, "test": examples}
+    result = training.fit(models.MLP([2]), given, optimizers.sgd(0.1), **GOAL, **SETTINGS)
+    for inputs in (x, examples, "test", "train", data.Arrays(x.numpy(), y.numpy())):
+        np.testing.assert_array_equal(result.predict(inputs), result.predict(x.numpy()))
+    assert result.evaluate(examples) == result.evaluate("test") == result.evaluate((x, y))
+    loader = torch.utils.data.DataLoader(examples, batch_size=10)
+    for call in (
+        lambda: training.fit(models.MLP([2]), loader, optimizers.sgd(0.1), **GOAL, **SETTINGS),
+        lambda: data.Streamed(loader),
+        lambda: result.evaluate({"train": (x, y)}),
+        lambda: result.evaluate(x),
+        lambda: result.evaluate(result.dataset),
+        lambda: result.evaluate(loader),
+    ):
+        with pytest.raises(TypeError, match=r"got .*; pass "):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({"metrics": ["accuracy"]}, TypeError, "a metric must be a function.*got 'accuracy'"),
+        ({"metrics": metrics.accuracy}, TypeError, "metrics must be a list of functions"),
+        ({"loss": "mse"}, TypeError, "a loss must be a function.*got 'mse'"),
+        ({"dataset": (np.ones((4, 2)), ["a", "b", None, "a"])}, TypeError, "got None at place 2"),
+        ({"dataset": (np.ones((3, 2)), [1, "a", "b"])}, TypeError, "got 1 at place 0"),
+        (
+            {"dataset": (np.ones((3, 2)), np.array(["a", "b", np.nan], object))}, TypeError,
+            "must be words, and all of them, got nan",
+        ),
+        ({"dataset": (np.ma.ones((3, 2)), [0, 1, 0])}, TypeError, r"values.filled\(...\)"),
+    ],
+)  # fmt: skip
+def test_common_slips_are_named(settings, error, text):
+    given = {"dataset": SPLITS, **GOAL, **settings}
+    with pytest.raises(error, match=text):
+        training.fit(MODEL, given.pop("dataset"), optimizers.sgd(0.1), **given, **SETTINGS)
+
+
+def test_a_function_of_scikit_learn_is_no_metric_of_a_batch():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    with pytest.raises(TypeError, match=r"pass metrics.of_split\(function"):
+        training.Task(MODEL, losses.cross_entropy, [sklearn.f1_score])
 
 
 class Heads(nn.Module):
@@ -275,7 +389,7 @@ def test_a_train_step_of_ones_own_is_taken(tmp_path):
 
         value, gradient = jax.value_and_grad(loss)(state.params)
         params = jax.tree.map(lambda p, g: p - 0.01 * jnp.sign(g), state.params, gradient)
-        return state.replace(step=state.step + 1, params=params), {
+        return state.replace(params=params), {
             "loss": value, "norm": optax.tree.norm(gradient),
         }  # fmt: skip
 
@@ -290,6 +404,7 @@ def test_a_train_step_of_ones_own_is_taken(tmp_path):
         weights -= 0.01 * np.sign(x.T.astype(np.float64) @ (x @ weights - y))
     np.testing.assert_allclose(result.state.params["kernel"], weights, rtol=1e-6)
     assert result.history.steps["norm"].shape == (3,)
+    assert int(result.state.step) == 3  # the step above does not count
 
     def refused(step, error, text, **more):
         with pytest.raises(error, match=text):
@@ -298,7 +413,9 @@ def test_a_train_step_of_ones_own_is_taken(tmp_path):
     refused(3, TypeError, "train_step must be a function")
     refused(sign_step, ValueError, "must run under jit, got parallel='pmap'", parallel="pmap")
     refused(lambda state, batch: (state, {}), ValueError, '"loss" among them')
-    refused(lambda state, batch: (state.params, {}), TypeError, r"return \(state, metrics\)")
+    refused(lambda state, batch: (state.params, {}), TypeError, r"got a dict first")
+    refused(lambda state, batch: state, TypeError, "a step that returns a TrainState")
+    refused(lambda state: state, TypeError, "cannot be called so: too many positional")
     refused(
         lambda state, batch: (
             state.replace(params={"kernel": state.params["kernel"][:2]}), {"loss": jnp.zeros(())}
@@ -346,3 +463,71 @@ def test_a_metric_of_the_split_stops_a_run_and_is_written(tmp_path):
             MODEL, SPLITS, optimizers.sgd(0.1), loss=losses.cross_entropy, metrics=[f1], **SETTINGS,
             observers=[observers.early_stopping("f1", patience=1, split="train")],
         )  # fmt: skip
+
+
+def test_a_frozen_layer_has_no_average_to_load(tmp_path):
+    optimizer = optimizers.freeze(
+        optimizers.chain(optimizers.adam(1e-2), optimizers.ema(0.5)), "dense_0"
+    )
+    result = training.fit(MODEL, SPLITS, optimizer, **GOAL, **SETTINGS)
+    result.save(tmp_path / "saved")
+    expected = jax.tree.map(np.asarray, result.state.evaluated)
+    chex.assert_trees_all_equal(checkpoints.load_variables(tmp_path / "saved"), expected)
+    loaded = training.load(tmp_path / "saved", MODEL)
+    np.testing.assert_array_equal(loaded.predict(IMAGES), result.predict(IMAGES))
+
+
+class Boxed(nn.Module):
+    @nn.compact
+    def __call__(self, inputs):
+        init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
+        return nn.Dense(2, kernel_init=init)(inputs.reshape(len(inputs), -1))
+
+
+def test_variables_that_stood_in_boxes_are_loaded_for_apply(tmp_path):
+    result = training.fit(Boxed(), SPLITS, optimizers.sgd(0.1), **GOAL, **SETTINGS)
+    result.save(tmp_path / "saved")
+    variables = checkpoints.load_variables(tmp_path / "saved")
+    outputs = Boxed().apply(variables, jnp.asarray(IMAGES / 255, jnp.float32))
+    np.testing.assert_allclose(outputs, result.predict(IMAGES), rtol=1e-5, atol=1e-6)
+    loaded = training.load(tmp_path / "saved", Boxed())
+    np.testing.assert_array_equal(loaded.predict(IMAGES), result.predict(IMAGES))
+
+
+@pytest.mark.parametrize("model", ["norm", "dropout", "equinox"])
+def test_where_a_model_was_trained_is_no_part_of_it(tmp_path, model):
+    """On a mesh of one device, or with weakly typed statistics of Equinox."""
+    if model == "equinox":
+        import equinox as eqx
+
+        class Net(eqx.Module):
+            norm: eqx.nn.BatchNorm
+            head: eqx.nn.Linear
+
+            def __init__(self, key):
+                self.norm = eqx.nn.BatchNorm(36, "batch", mode="batch")
+                self.head = eqx.nn.Linear(36, 2, key=key)
+
+            def __call__(self, image, state):
+                hidden, state = self.norm(image.ravel(), state)
+                return self.head(hidden), state
+
+        made = eqx.nn.make_with_state(Net)(KEY)
+    else:
+        norm = layers.BatchNorm if model == "norm" else None
+        made = models.MLP([8, 2], norm=norm, dropout_rate=0.5 * (model == "dropout"))
+    kinds = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((1,), ("batch",), devices=jax.devices()[:1], axis_types=kinds)
+    parallel = "jit" if model == "equinox" else mesh
+    result = training.fit(made, SPLITS, optimizers.sgd(0.1), **GOAL, **SETTINGS, parallel=parallel)
+    result.save(tmp_path / "saved")
+    loaded = training.load(tmp_path / "saved", made)
+    np.testing.assert_allclose(loaded.predict(IMAGES), result.predict(IMAGES), rtol=1e-5, atol=1e-6)
+
+
+def test_a_state_of_another_optimizer_is_named():
+    adam = training.fit(MODEL, SPLITS, optimizers.adam(0.1), **GOAL, **SETTINGS)
+    with pytest.raises(ValueError, match=r"state must be of this optimizer too.*init_state\("):
+        training.fit(MODEL, SPLITS, optimizers.sgd(0.1), **GOAL, **SETTINGS, state=adam.state)
+    with pytest.raises(TypeError, match=r"decay must be a number in \[0, 1\).*chain optimizers"):
+        optimizers.ema(optimizers.adam(0.1))

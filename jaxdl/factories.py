@@ -109,6 +109,9 @@ class Recipe:
         return _call(self.make.__name__, listed, named)
 
 
+_LONGEST_NAME = 60
+
+
 def made_again(make: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """What the factory makes of these arguments; pickles name this function."""
     return make(*args, **kwargs)
@@ -145,7 +148,8 @@ class Made:
 class MadeFunction(Made):
     """A function that a factory has made.
 
-    Its name is the call that made it, so that models, labels and messages show the settings.
+    Its name is the call that made it, so that models, labels and messages show the settings; a long
+    one is cut, because JAX names programs and their files after it.
     """
 
     def __init__(self, function: Callable[..., Any], recipe: Recipe) -> None:
@@ -158,7 +162,8 @@ class MadeFunction(Made):
 
     @property
     def __name__(self) -> str:
-        return repr(self)
+        text = repr(self)
+        return text if len(text) <= _LONGEST_NAME else f"{self._recipe.make.__name__}(...)"
 
 
 def _remembering(made: Any, recipe: Recipe) -> Any:

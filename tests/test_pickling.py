@@ -588,3 +588,11 @@ def test_a_spawned_process_trains_what_it_is_given():
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         there = pool.submit(pickled.train, *given)
         assert pickled.train(*given) == there.result()
+
+
+def test_a_long_name_is_cut():
+    """JAX names a program's file after the function, and a file's name has an end."""
+    short = initializers.he_normal(mode="fan_out")
+    assert short.__name__ == repr(short) == "he_normal(mode='fan_out')"
+    step = training.make_train_step(models.MLP([3]), optimizers.adam(0.1), losses.hinge)
+    assert step.__name__ == "make_train_step(...)"

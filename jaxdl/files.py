@@ -55,7 +55,18 @@ def publish(made: Path, destination: Path) -> None:
     Everything is synced to disk first, so that a name never exists without its content. While an
     old folder is replaced there is no folder for a moment, but never half of one. If the process is
     killed in that moment, the old folder stands aside, and `restore` puts it back.
+
+    Raises:
+        IsADirectoryError: a file would replace a folder; nothing is touched.
+        NotADirectoryError: a folder would replace a file; nothing is touched.
     """
+    if made.is_dir():
+        if destination.exists() and not destination.is_dir():
+            raise NotADirectoryError(
+                f"path must be a folder, got the file {destination}; pass another, or remove it"
+            )
+    else:
+        require_no_folder(destination)
     for path in [*made.rglob("*"), made] if made.is_dir() else [made]:
         _sync(path)
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +75,16 @@ def publish(made: Path, destination: Path) -> None:
     else:
         _move(made, destination)
     _sync(destination.parent)
+
+
+def require_no_folder(path: Path) -> None:
+    """Refuse a folder where a file shall be written.
+
+    Raises:
+        IsADirectoryError: the path is a folder.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"path must be a file, got the folder {path}; name a file in it")
 
 
 def restore(parent: Path) -> None:

@@ -48,7 +48,7 @@ def adapt(
         A Linen module as it is; of others an `Adapted`.
 
     Raises:
-        TypeError: it is none of these, e.g. a class that was not called.
+        TypeError: it is none of these, e.g. a class that was not called, or a module of PyTorch.
         ValueError: `init` or `mapped=False` with a model that cannot use it.
 
     Example:
@@ -63,6 +63,7 @@ def adapt(
         >>> found.names, found.parameters
         (('0', '0/activation', '1'), (12, 0, 12))
     """
+    _refuse_others(model)
     owner = getattr(model, "__self__", None)
     if isinstance(owner, nn.Module) and getattr(model, "__name__", None) == "apply":
         model = owner
@@ -98,3 +99,14 @@ def adapt(
         "model must be a module of Flax Linen, Flax NNX or Equinox, a pair of init and apply, or a "
         f"function (params, inputs), got {model!r}; build it, e.g. models.MLP([128, 10])"
     )
+
+
+def _refuse_others(model: Any) -> None:
+    kinds = model.__mro__ if isinstance(model, type) else type(model).__mro__
+    for package, name in (("torch", "PyTorch"), ("keras", "Keras")):
+        if any(kind.__module__.partition(".")[0] == package for kind in kinds):
+            fix = " and take its weights with interop.from_state_dict" * (package == "torch")
+            raise TypeError(
+                "model must be a module of Flax or Equinox, or a function, got a module of "
+                f"{name}, {kinds[0].__name__}; write it in Flax{fix}"
+            )

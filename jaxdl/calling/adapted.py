@@ -71,9 +71,24 @@ class Adapted(ABC):
     ) -> tuple[Any, Variables]:
         """The outputs, and the collections as they are after the call."""
 
+    def module(self, variables: Any) -> Any:
+        """What its own library would call with these variables: a module, or the parameters.
+
+        Raises:
+            TypeError: they are no dictionary of collections.
+            ValueError: they are not those of a module of this structure.
+        """
+        if not isinstance(variables, Mapping) or "params" not in variables:
+            got = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
+            raise TypeError(
+                f"variables must be a dictionary with 'params', got {got}; pass state.variables"
+            )
+        self._require_own(variables)
+        return self._module(variables)
+
     @abstractmethod
-    def module(self, variables: Mapping[str, Any]) -> Any:
-        """What its own library would call with these variables: a module, or the parameters."""
+    def _module(self, variables: Mapping[str, Any]) -> Any:
+        """What `module` returns."""
 
     def read(self, given: Any) -> Variables:
         """The variables in a trained module of its library, or in parameters of their own form."""
@@ -120,9 +135,12 @@ class Adapted(ABC):
             return self.own
         is_ours = isinstance(given, Mapping) and "params" in given
         found = dict(given) if is_ours else self.read(given)
-        if self.own is not None:
-            require_like("params", found["params"], self.own["params"])
+        self._require_own(found)
         return found
+
+    def _require_own(self, variables: Mapping[str, Any]) -> None:
+        for name, own in (self.own or {}).items():
+            require_like(name, variables.get(name, {}), own)
 
     def _refuse(self, given: Any) -> TypeError:
         return TypeError(

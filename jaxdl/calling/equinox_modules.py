@@ -110,8 +110,7 @@ class EquinoxModel(Adapted):
         outputs, state = outputs
         return outputs, {"state": nested(_named(state)[0])}
 
-    def module(self, variables: Mapping[str, Any]) -> Any:
-        """The module with these variables, or (module, state)."""
+    def _module(self, variables: Mapping[str, Any]) -> Any:
         model, state = self._whole(variables)
         return (model, state) if self.has_state else model
 

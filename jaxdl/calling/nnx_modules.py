@@ -88,8 +88,7 @@ class NnxModel(Adapted):
         moved = variables.keys() - {"params"}
         return outputs, {name: tree for name, tree in after if name in moved}
 
-    def module(self, variables: Mapping[str, Any]) -> Any:
-        """The module with these variables."""
+    def _module(self, variables: Mapping[str, Any]) -> Any:
         return self._merged(variables, None)
 
     def read(self, given: Any) -> Variables:

@@ -62,8 +62,7 @@ class FunctionModel(Adapted):
         keys = {} if name is None else {name: key}
         return self.function(variables["params"], *args, **kwargs, **keys), {}
 
-    def module(self, variables: Mapping[str, Any]) -> Any:
-        """The parameters."""
+    def _module(self, variables: Mapping[str, Any]) -> Any:
         return variables["params"]
 
     def read(self, given: Any) -> Variables:
@@ -177,8 +176,7 @@ class PairModel(Adapted):
         params, state = given
         return {"params": params, **({"state": state} if jax.tree.leaves(state) else {})}
 
-    def module(self, variables: Mapping[str, Any]) -> Any:
-        """The parameters, or (parameters, state)."""
+    def _module(self, variables: Mapping[str, Any]) -> Any:
         if not self.has_state:
             return variables["params"]
         return variables["params"], variables.get("state", {})

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jax import export as jax_export
 
 from jaxdl.checks import Count, whole_number
 from jaxdl.extras import import_extra
-from jaxdl.files import as_path, partial_folder, publish
+from jaxdl.files import as_path, partial_folder, publish, require_no_folder
 from jaxdl.training import Result
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -19,7 +20,7 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 def export(
     result: Any,
-    path: str | os.PathLike[str],
+    path: Any,
     *,
     transform: Callable[[Any], Any] | None = None,
     batch_size: Count | None = None,
@@ -43,7 +44,8 @@ def export(
         platforms: where the program shall run.
 
     Raises:
-        TypeError: what is no result.
+        IsADirectoryError: the path is a folder.
+        TypeError: what is no result, or no path.
         ValueError: a result without `example`; a model that does not run for any batch size.
         ImportError: flatbuffers is not installed, in which JAX writes the file.
 
@@ -67,6 +69,8 @@ def export(
     if result.example is None:
         raise ValueError("a result must know its inputs, got none in result.example; load it again")
     import_extra("flatbuffers", "an exported program", "interop")
+    file = _as_file(path)
+    require_no_folder(file)
     task = result.task
     # Off the devices of the run: the program runs on others.
     variables = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), result.state.evaluated)
@@ -93,23 +97,46 @@ def export(
             f"{str(error).splitlines()[0]}; pass batch_size=..., for which alone the program is "
             "then made"
         ) from error
-    file = as_path(path)
-    with partial_folder(file.absolute().parent) as partial:
+    with partial_folder(file.parent) as partial:
         made = partial / file.name
         made.write_bytes(exported.serialize())
-        publish(made, file.absolute())
+        publish(made, file)
 
 
-def load_exported(path: str | os.PathLike[str]) -> Callable[[Any], Any]:
+def load_exported(path: Any) -> Callable[[Any], Any]:
     """The function (inputs) -> outputs of a file that `export` wrote; arrays of NumPy.
+
+    Arguments:
+        path: the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: flatbuffers is not installed.
+        TypeError: what is no path.
+        ValueError: it is no exported program, or is cut off.
 
     Example: see `export`.
     """
     import_extra("flatbuffers", "an exported program", "interop")
-    exported = jax_export.deserialize(bytearray(as_path(path).read_bytes()))
+    file = _as_file(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"path must be a file of export, got {file}, which is not there")
+    try:
+        exported = jax_export.deserialize(bytearray(file.read_bytes()))
+    except Exception as error:  # of flatbuffers, struct, numpy or MLIR, by where the bytes end
+        raise ValueError(
+            f"{file} must be a whole file that export wrote, got one that cannot be read "
+            f"({type(error).__name__}: {error}); write it again"
+        ) from error
     call = jax.jit(exported.call)
 
     def predict(inputs: Any) -> Any:
         return jax.tree.map(np.asarray, call(jax.tree.map(jnp.asarray, inputs)))
 
     return predict
+
+
+def _as_file(path: Any) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must name a file, got {path!r}; pass a str or a Path")
+    return as_path(path).absolute()

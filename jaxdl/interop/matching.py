@@ -1,4 +1,4 @@
-"""Which layer of a model is which of a state dict: by given names, by order, or by shape."""
+"""Which layer of a model is which of a state dict: by names, by order, or by shape."""
 
 import difflib
 import re
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxdl.interop.equal_names import equal_names, same_words
 from jaxdl.interop.model_layers import Layer
 from jaxdl.interop.moves import COUNT, LEAVES
 
@@ -23,11 +24,13 @@ class Matches:
         pairs: by a layer's path here, its name there.
         missing: layers here without one there.
         unused: names there without one here.
+        contrary: of these, layers that have one name on both sides and two shapes.
     """
 
     pairs: Mapping[str, str]
     missing: tuple[str, ...]
     unused: tuple[str, ...]
+    contrary: tuple[str, ...] = ()
 
 
 def units_of(shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -52,15 +55,16 @@ def match(
 ) -> Matches:
     """The pairs of a model's layers and a state dict's.
 
-    Named ones first. Of the rest, all are paired in order if both lists have the same shapes one by
-    one. Else those are paired whose shapes occur once on each side, or whose names differ in their
-    numbers alone, on both sides; these are paired by their numbers.
+    Named ones first, then those that have one name on both sides; if their shapes differ they have
+    no partner. The others are all paired in order if both lists have the same shapes in the same
+    places. Else those are paired whose shapes occur once on each side, or whose names differ in
+    their numbers alone, within and between the sides; these are paired by their numbers.
 
     Arguments:
         layers: the model's, in order of execution.
         shapes: the tensors' of the state dict, unpacked.
         names: see `from_state_dict`.
-        ordered: whether the order of the state dict is the network's.
+        ordered: whether the order of the state dict may be the network's.
 
     Raises:
         ValueError: names that neither side has, or that name one of theirs twice.
@@ -70,33 +74,50 @@ def match(
     ours = [each for each in layers if each.path not in pairs and each.path not in left]
     taken = set(pairs.values())
     theirs = [unit for unit in units if unit not in taken]
+    same = equal_names([each.path for each in ours], theirs)
+    contrary = [each.path for each in ours if each.path in same and not _fits(each, units, same)]
+    pairs |= {path: unit for path, unit in same.items() if path not in contrary}
+    places = [
+        [place for place, name in enumerate(side) if name not in done]
+        for side, done in (([each.path for each in ours], same), (theirs, {*same.values()}))
+    ]
+    ours = [ours[place] for place in places[0]]
+    theirs = [theirs[place] for place in places[1]]
     here = [_signature(each.shapes(), each.lone) for each in ours]
     there = [_signature(units[unit], unit.rpartition(".")[2]) for unit in theirs]
+    ordered = ordered and places[0] == places[1]
     if here == there and (ordered or len(set(here)) == len(here)):
         pairs |= {layer.path: unit for layer, unit in zip(ours, theirs, strict=True)}
     else:
+        every = [each.path for each in layers], list(units)
         for signature in dict.fromkeys(here):
-            alike = [each.path for each, own in zip(ours, here, strict=True) if own == signature]
-            others = [each for each, own in zip(theirs, there, strict=True) if own == signature]
-            if len(alike) == len(others) and (
-                len(alike) == 1 or (_numbered(alike) and _numbered(others))
-            ):
+            alike = tuple(
+                each.path for each, own in zip(ours, here, strict=True) if own == signature
+            )
+            others = tuple(
+                each for each, own in zip(theirs, there, strict=True) if own == signature
+            )
+            if len(alike) == len(others) and (len(alike) == 1 or same_words(*every, alike, others)):
                 pairs |= dict(zip(_by_number(alike), _by_number(others), strict=True))
     return Matches(
         pairs,
         tuple(each.path for each in layers if each.path not in pairs),
         tuple(unit for unit in units if unit not in pairs.values()),
+        tuple(contrary),
     )
+
+
+def _fits(layer: Layer, units: Mapping[str, Shapes], partner: Mapping[str, str]) -> bool:
+    """Whether a layer has the shapes of its partner, perhaps the table of an nn.Embedding."""
+    got = units[partner[layer.path]]
+    if layer.lone is not None and got.keys() == {"weight"}:
+        got = {"": got["weight"]}
+    return bool(_signature(layer.shapes(), None) == _signature(got, None))
 
 
 def _signature(shapes: Shapes, lone: str | None) -> Any:
     known = frozenset((name, shape) for name, shape in shapes.items() if name != COUNT)
     return known, lone if "" in shapes else None
-
-
-def _numbered(names: Sequence[str]) -> bool:
-    """Whether names differ in their numbers alone."""
-    return len({re.sub(r"\d+", "#", name) for name in names}) == 1
 
 
 def _by_number(names: Sequence[str]) -> list[str]:
@@ -127,16 +148,13 @@ def _named(
             )
         if name in pairs.values():
             raise ValueError(f"names must name each layer once, got {name!r} twice; change one")
-        wanted, got = layer.shapes(), dict(units[name])
-        if layer.lone is not None and got.keys() == {"weight"}:
-            got = {"": got["weight"]}  # a table of an nn.Embedding
-        if _signature(wanted, None) != _signature(got, None):
-            raise ValueError(
-                f"layers that belong together must have one shape, got {describe(path, wanted)} "
-                f"here and {describe(name, got)} there, in PyTorch's order of axes; change the "
-                "model or names"
-            )
         pairs[path] = name
+        if not _fits(layer, units, pairs):
+            raise ValueError(
+                "layers that belong together must have one shape, got "
+                f"{describe(path, layer.shapes())} here and {describe(name, units[name])} there, "
+                "in PyTorch's order of axes; change the model or names"
+            )
     return pairs, left
 
 

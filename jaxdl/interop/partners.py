@@ -74,12 +74,22 @@ def unpaired(
     found: Prepared, matches: Matches, layers: Sequence[Layer], arrays: Mapping[str, Any]
 ) -> str:
     """The message where layers are left over."""
+    if matches.contrary:
+        fix = (
+            f"equal names must have equal shapes, but not so {', '.join(matches.contrary)}; change "
+        )
+        fix += f"the model, or pass names={{{matches.contrary[0]!r}: ...}}, or strict=False"
+    else:
+        ours, theirs = (
+            names[0] if names else other
+            for names, other in (
+                (matches.missing, "layer here"),
+                (matches.unused, "name there"),
+            )
+        )
+        fix = f"pass names={{{ours!r}: {theirs!r}, ...}}, or strict=False"
     return (
         f"each layer of {name_of(found.model)} must have one partner in the state dict, got layers "
-        f"that order and shapes do not pair\n{told(matches, layers, shapes_of(arrays))}\n"
-        "pass names={'"
-        + (matches.missing[0] if matches.missing else "layer here")
-        + "': '"
-        + (matches.unused[0] if matches.unused else "name there")
-        + "', ...}, or strict=False"
+        "that names, order and shapes do not pair\n"
+        f"{told(matches, layers, shapes_of(arrays))}\n{fix}"
     )

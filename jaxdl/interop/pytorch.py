@@ -13,7 +13,7 @@ from jaxdl.interop.moves import COUNT
 from jaxdl.interop.packed import packed, slots, unpacked
 from jaxdl.interop.partners import partners, shapes_of, unpaired
 from jaxdl.interop.state_dicts import StateDict, read_state_dict
-from jaxdl.interop.values import at_path, cast_to, from_start
+from jaxdl.interop.values import at_path, cast_to, from_start, require_variables
 from jaxdl.models import Transformer, stack_blocks, unstack_blocks
 from jaxdl.notices import notice
 
@@ -40,11 +40,14 @@ def from_state_dict(
     activations, a norm's epsilon (1e-5 in PyTorch and in `BatchNorm`; 1e-6 in Flax's LayerNorm and
     GroupNorm).
 
-    Layers are paired as `names` says. The others are paired in order, the model's in order of
-    execution and theirs as the state dict lists them, if both lists have the same shapes one by
-    one. If not, a layer is paired whose shapes occur once on each side, or layers whose names
-    differ in their numbers alone, by these numbers. Any layer left over is an error, on either
-    side. A safetensors file is sorted by name, so its order says nothing; `names` helps.
+    Layers are paired as `names` says. Then those are paired that have one name on both sides, where
+    "/", "_" and "." are the same and a prefix that all names share is left out:
+    "layer1_0/bn1" is "net.layer1.0.bn1". The others are paired in order, the model's in order of
+    execution and theirs as the state dict lists them, if both lists have the same shapes in the
+    same places. If not, a layer is paired whose shapes occur once on each side, or layers whose
+    names differ in their numbers alone, on each side and between the sides, by these numbers. Any
+    layer left over is an error, on either side, and so are equal names with other shapes. A
+    safetensors file is sorted by name, so its order says nothing; `names` helps.
 
     Arguments:
         model: a Linen module, or a `training.Task` of one.
@@ -92,6 +95,8 @@ def from_state_dict(
         raise ValueError(
             "start must come with strict=False, got strict=True, which leaves nothing to it"
         )
+    if start is not None:
+        require_variables("start", start)
     _check_dtype(dtype)
     given = read_state_dict("state_dict", state_dict)
     start = unstack_blocks(start) if stacked and start is not None else start
@@ -156,7 +161,7 @@ def to_state_dict(
         Names to NumPy arrays, which are copies; those that share memory in `like` share it here.
 
     Raises:
-        TypeError: no Linen module, no state dict.
+        TypeError: no Linen module, no state dict, variables that are no dictionary.
         ValueError: as `from_state_dict`; variables that do not fit the model.
 
     Example:
@@ -170,6 +175,7 @@ def to_state_dict(
     """
     found = as_prepared(model, mode)
     stacked, found = _one_by_one(found)
+    require_variables("variables", variables)
     _check_dtype(dtype)
     variables = nn.unbox(unstack_blocks(variables) if stacked else variables)
     layers = layers_of(found, sample_inputs, flattened, unflattened)

@@ -12,7 +12,8 @@ import numpy as np
 from flax.core.meta import AxisMetadata
 
 from jaxdl.extras import import_extra
-from jaxdl.files import as_path, partial_folder, publish
+from jaxdl.files import as_path, partial_folder, publish, require_no_folder
+from jaxdl.interop.values import source
 
 _NAMES = "jaxdl.names"
 """The entry of the file's metadata with the names in their own order; the format sorts them."""
@@ -50,10 +51,7 @@ def save_safetensors(path: Any, variables: Any, *, metadata: Any = None) -> None
     """
     module = import_extra("safetensors.numpy", "a .safetensors file", "interop")
     destination = _as_file(path)
-    if destination.is_dir():
-        raise IsADirectoryError(
-            f"path must be a file, got the folder {destination}; name a file in it"
-        )
+    require_no_folder(destination)
     words = {} if metadata is None else metadata
     if not isinstance(words, Mapping) or not all(
         isinstance(word, str) for pair in words.items() for word in pair
@@ -141,7 +139,7 @@ def _flat(tree: Any, prefix: str) -> Any:
     if not prefix or not is_array or jnp.issubdtype(tree.dtype, jax.dtypes.extended):
         raise TypeError(
             "variables must be nested dictionaries of arrays, got "
-            f"{prefix or 'all of it'}: {type(tree).__name__}; pass state.variables (a random key "
+            f"{prefix or 'all of it'}: {type(tree).__name__}; pass {source(tree)} (a random key "
             "as jax.random.key_data, a tensor as tensor.numpy())"
         )
     yield prefix, np.array(tree, order="C", ndmin=0)  # the format knows nothing of strides

@@ -7,6 +7,32 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def source(given: Any) -> str:
+    """Where the variables are of what was given in their place."""
+    if hasattr(getattr(given, "state", None), "variables"):
+        return "result.state.variables"
+    return "state.variables"
+
+
+def require_variables(name: str, given: Any) -> None:
+    """Refuse what is no dictionary of collections.
+
+    Raises:
+        TypeError: it is none.
+
+    Example:
+        >>> require_variables("variables", [1])
+        Traceback (most recent call last):
+        ...
+        TypeError: variables must be a dictionary of collections, got list; pass state.variables
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"{name} must be a dictionary of collections, got {type(given).__name__}; pass "
+            f"{source(given)}"
+        )
+
+
 def from_start(start: Any, collection: str, path: tuple[str, ...]) -> Any:
     """The value that stays where the state dict has none.
 

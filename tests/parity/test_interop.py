@@ -288,16 +288,16 @@ class TorchSequence(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = torch.nn.Conv1d(4, 6, 3, padding=1)
-        self.slope = torch.nn.PReLU()
+        self.leak = torch.nn.PReLU()
         self.groups = torch.nn.GroupNorm(2, 6)
         self.norm = torch.nn.LayerNorm(30)
-        self.slopes = torch.nn.PReLU(30)
+        self.leaks = torch.nn.PReLU(30)
         self.root = torch.nn.RMSNorm(30, eps=1e-5)
         self.fc = torch.nn.Linear(30, 6)
 
     def forward(self, x):
-        x = self.groups(self.slope(self.conv(x.transpose(1, 2))))
-        return self.fc(self.root(self.slopes(self.norm(x.flatten(1)))))
+        x = self.groups(self.leak(self.conv(x.transpose(1, 2))))
+        return self.fc(self.root(self.leaks(self.norm(x.flatten(1)))))
 
 
 def test_everything_that_sees_a_flattened_sequence_of_a_convolution():

@@ -3,6 +3,10 @@ r"""Per-example losses: `loss(outputs, targets) -> (batch,)`; the step takes the
 Several outputs of one example are averaged. Shapes must agree exactly: (batch,) targets against
 (batch, 1) outputs would broadcast to (batch, batch), so they are refused. Half-precision outputs
 are cast to float32 first.
+
+Targets that a loss cannot have, such as 2 for `binary_cross_entropy`, may be trained on to minus
+infinity. `fit`, a `Run` and `evaluate` look at the targets of data in memory and refuse such ones,
+unless the example has a weight of 0. The targets of a stream are not looked at, nor a tree of them.
 """
 
 from typing import Any
@@ -15,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from jaxdl import tails
+from jaxdl.loss_targets import are_probabilities, are_shares, takes
 from jaxdl.public import public_names
 
 __all__ = [
@@ -31,6 +36,14 @@ __all__ = [
 __dir__ = public_names(globals())
 
 
+_SHARES = (
+    "of at least 0 that sum to 1 over the classes",
+    "pass labels or probabilities; for several classes at once use binary_cross_entropy",
+    are_shares,
+)
+
+
+@takes(*_SHARES)
 def cross_entropy(
     outputs: Float[Array, "batch ..."],
     targets: Shaped[Array, "..."],
@@ -58,8 +71,8 @@ def cross_entropy(
         (batch,): `training.Task` takes the mean that PyTorch takes.
 
     Raises:
-        ValueError: shapes that do not agree, labels that are no integers, s outside [0, 1), an
-            ignored label where the targets are probabilities.
+        ValueError: shapes that do not agree, fewer than two outputs, labels that are no integers, s
+            outside [0, 1), an ignored label where the targets are probabilities.
 
     Example:
         >>> cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3])).tolist()
@@ -71,6 +84,7 @@ def cross_entropy(
         raise ValueError(
             f"label_smoothing must be in [0, 1), got {label_smoothing}; 0.0 turns it off"
         )
+    require_classes("cross_entropy", outputs)
     log_probabilities = jax.nn.log_softmax(_at_least_float32(outputs))
     classes = outputs.shape[-1]
     weights = jnp.asarray(
@@ -182,6 +196,11 @@ def huber(
     return _mean_over_outputs(jnp.where(size <= delta, near, far))
 
 
+@takes(
+    "in [0, 1]",
+    "pass 0 and 1, or probabilities; for labels of several classes use cross_entropy",
+    are_probabilities,
+)
 def binary_cross_entropy(
     outputs: Float[Array, "batch ..."],
     targets: Shaped[Array, "..."],
@@ -213,6 +232,7 @@ def binary_cross_entropy(
     return _mean_over_outputs(_times(positive_weight * truth, missed) + _times(1 - truth, alarmed))
 
 
+@takes("-1 or 1", "pass 2 * labels - 1 for labels 0 and 1", lambda targets: abs(targets) == 1)
 def hinge(
     outputs: Float[Array, "batch ..."], targets: Shaped[Array, "..."]
 ) -> Float[Array, " batch"]:
@@ -237,6 +257,7 @@ def hinge(
     return _mean_over_outputs(jax.nn.relu(1 - signs * scores))
 
 
+@takes(*_SHARES)
 def kl_divergence(
     outputs: Float[Array, "batch ... classes"], targets: Float[Array, "batch ... classes"]
 ) -> Float[Array, " batch"]:
@@ -252,7 +273,7 @@ def kl_divergence(
         targets: probabilities of exactly the same shape.
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: shapes that differ, fewer than two outputs.
 
     Example:
         >>> kl_divergence(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]])).tolist()
@@ -260,12 +281,14 @@ def kl_divergence(
 
     Source: Kullback and Leibler (1951).
     """
+    require_classes("kl_divergence", outputs)
     logits, truth = _pair(outputs, targets)
     log_truth = jnp.log(jnp.where(truth > 0, truth, 1))
     difference = log_truth - jax.nn.log_softmax(logits)
     return _mean_over_outputs(_times(truth, difference).sum(-1))
 
 
+@takes("at least 0", "pass counts; for other values use mean_squared_error", lambda t: t >= 0)
 def poisson(
     outputs: Float[Array, "batch ..."], targets: Shaped[Array, "..."]
 ) -> Float[Array, " batch"]:
@@ -288,6 +311,20 @@ def poisson(
     """
     logs, counts = _pair(outputs, targets)
     return _mean_over_outputs(jnp.exp(logs) - _times(counts, logs))
+
+
+def require_classes(name: str, outputs: Any) -> None:
+    """Refuse one output alone, whose softmax is 1 whatever it is.
+
+    Raises:
+        ValueError: the last axis, the classes, has length 1.
+    """
+    if outputs.ndim >= 2 and outputs.shape[-1] == 1:
+        raise ValueError(
+            f"{name} must have at least two outputs, got outputs {outputs.shape}, of which the "
+            "one is the largest whatever it is; use binary_cross_entropy with targets of the same "
+            "shape and metrics.accuracy, or give the model two outputs"
+        )
 
 
 def holds_labels(outputs: Float[Array, "..."], targets: Shaped[Array, "..."]) -> bool:

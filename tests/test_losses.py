@@ -190,3 +190,16 @@ def test_losses_do_not_mix_examples(key, loss):
     for i in range(6):
         assert np.any(jacobian[i, i] != 0)
         np.testing.assert_array_equal(np.delete(jacobian[i], i, axis=0), 0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (losses.cross_entropy, jnp.ones((4, 1))),
+        (losses.cross_entropy, jnp.zeros(4, jnp.int32)),
+        (losses.kl_divergence, jnp.ones((4, 1))),
+    ],
+)
+def test_a_softmax_of_one_output_is_refused(loss, targets):
+    with pytest.raises(ValueError, match=r"at least two outputs, got .*use binary_cross_entropy"):
+        loss(jnp.zeros((4, 1)), targets)

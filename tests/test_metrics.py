@@ -80,3 +80,26 @@ def test_targets_that_do_not_fit_are_refused():
 def test_a_k_beyond_the_classes_is_refused(k):
     with pytest.raises(ValueError, match="from 1 to the 3 classes"):
         metrics.top_k(jnp.zeros((4, 3)), jnp.zeros(4, jnp.int32), k=k)
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 1), (3, 2, 1)])
+def test_accuracy_of_one_output_is_the_sign_of_its_logit(shape):
+    logits = np.array([-2.0, 0.0, 1e-3, 5.0, np.nan, np.inf])
+    truth = np.array([0, 0, 0, 1, 0, 1])
+    right = np.array([1, 1, 0, 1, 0, 1]).reshape(shape[0], -1).mean(1)  # by hand
+    outputs = jnp.asarray(logits.reshape(shape), jnp.float32)
+    for dtype in (np.int32, np.float32, bool):
+        for form in {shape, shape[:-1] or shape}:
+            targets = jnp.asarray(truth.reshape(form).astype(dtype))
+            np.testing.assert_allclose(metrics.accuracy(outputs, targets), right, rtol=1e-7)
+
+
+def test_one_output_and_targets_of_other_kinds():
+    outputs = jnp.array([[-1.0], [1.0]])
+    for no, yes, right in [(-1, 1, 1), (0.3, 0.7, 1), (2, 2, 0), (-2, 7.5, 0), (np.nan, np.nan, 0)]:
+        targets = jnp.array([[no], [yes]])
+        np.testing.assert_array_equal(metrics.accuracy(outputs, targets), [right, right])
+    with pytest.raises(ValueError, match=r"of one output must have its shape.*\(2, 2\)"):
+        metrics.accuracy(outputs, jnp.zeros((2, 2)))
+    with pytest.raises(ValueError, match="top_k must have at least two outputs"):
+        metrics.top_k(outputs, jnp.array([0, 1]), k=1)

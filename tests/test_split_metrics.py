@@ -148,3 +148,102 @@ def test_several_parts_of_a_split_make_one_value():
     expected = reference.roc_auc_score(y, logits[:, 1] - logits[:, 0])
     assert result.evaluate((x, y))["roc_auc_score"] == pytest.approx(expected, rel=1e-9)
     assert result.evaluate(data.Streamed((x, y)))["roc_auc_score"] == pytest.approx(expected)
+
+
+def test_one_output_at_each_place_is_a_logit():
+    """A mask (n, h, w) of outputs (n, h, w, 1)."""
+    logits = DRAW.normal(size=(5, 3, 2, 1))
+    assert 0 < (logits > 0).mean() < 1
+    np.testing.assert_array_equal(metrics.predicted_class(logits), logits[..., 0] > 0)
+    np.testing.assert_allclose(
+        metrics.probabilities(logits), 1 / (1 + np.exp(-logits[..., 0])), rtol=1e-12
+    )
+    np.testing.assert_array_equal(metrics.decision(logits), logits[..., 0])
+    both = np.concatenate([np.zeros_like(logits), logits], -1)
+    np.testing.assert_array_equal(metrics.decision(both), logits[..., 0])
+
+
+@pytest.mark.parametrize("name", ["predicted_class", "probabilities", "decision"])
+def test_a_tree_of_outputs_is_refused(name):
+    heads = (LOGITS, LOGITS)
+    for tree in (heads, [*heads], {"a": LOGITS}, {"a": 1.0}, None, np.array(["x"]), 1.0):
+        with pytest.raises(TypeError, match=rf"{name} takes one array.*{name}\(outputs\['head'\]"):
+            getattr(metrics, name)(tree)
+    assert len(getattr(metrics, name)([[0.0, 1.0], [2.0, 0.0]])) == 2
+
+
+def test_no_class_is_predicted_of_nan():
+    for outputs in (LOGITS, LOGITS[:, :1], LOGITS[:, 0]):
+        spoiled = np.array(outputs)
+        spoiled[7] = np.nan
+        with pytest.raises(ValueError, match="must not be NaN, got one at example 7"):
+            metrics.predicted_class(spoiled)
+        assert np.isnan(metrics.probabilities(spoiled)[7]).all()
+
+
+@pytest.mark.parametrize("average", ["macro", "binary"])
+def test_whole_floats_and_a_last_axis_of_one_are_labels(average):
+    true, guess = TRUE > 1, GUESS > 1
+    expected = reference.f1_score(true, guess, average=average, sample_weight=WEIGHTS)
+    measured = metrics.f1(
+        true[:, None].astype(np.float32), guess, average=average, sample_weight=WEIGHTS[:, None]
+    )
+    assert measured == pytest.approx(expected, rel=1e-12)
+
+
+def test_f1_of_a_model_with_binary_cross_entropy():
+    x = DRAW.normal(size=(64, 3)).astype(np.float32)
+    y = (x[:, :1] > 0).astype(np.float32)
+    f1 = metrics.of_split(metrics.f1, predict=metrics.predicted_class)
+    result = training.fit(
+        models.MLP([1]), (x, y), optimizers.sgd(0.1), loss=losses.binary_cross_entropy,
+        metrics=[metrics.accuracy, f1], epochs=1, batch_size=16, key=jax.random.key(0),
+    )  # fmt: skip
+    guess = result.predict(x) > 0
+    measured = result.evaluate((x, y))
+    expected = reference.f1_score(y[:, 0], guess[:, 0], average="macro")
+    assert measured["f1"] == pytest.approx(expected, rel=1e-12)
+    assert measured["accuracy"] == pytest.approx((guess == y).mean(), rel=1e-6)
+
+
+def test_a_weight_of_an_example_is_that_of_each_of_its_labels():
+    true, guess = TRUE.reshape(50, 4), GUESS.reshape(50, 4)
+    np.testing.assert_allclose(
+        metrics.confusion(true, guess, sample_weight=WEIGHTS[:50]),
+        reference.confusion_matrix(TRUE, GUESS, sample_weight=np.repeat(WEIGHTS[:50], 4)),
+        rtol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS[1:], -WEIGHTS, 0 * WEIGHTS, np.nan * WEIGHTS])
+def test_weights_that_are_none_are_refused(weights):
+    for call in (
+        lambda: metrics.f1(TRUE, GUESS, sample_weight=weights),
+        lambda: metrics.confusion(TRUE, GUESS, sample_weight=weights),
+        lambda: metrics.r2(TRUE, GUESS, sample_weight=weights),
+        lambda: metrics.calibration(TRUE > 1, LOGITS[:, 0] > 0, sample_weight=weights),
+    ):
+        with pytest.raises(ValueError, match="sample_weight must"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("targets", "shares", "text"),
+    [
+        ([0, 1], [0.3, 1.2], r"must be in \[0, 1\], got 1.2 at example 1"),
+        ([0, 1], [[0.5, 0.5], [1.5, -0.5]], r"must be in \[0, 1\], got 1.5 at example 1"),
+        ([0, 1], [0.3, np.nan], r"must be in \[0, 1\], got nan"),
+        ([0, 1], [[0.5, 0.5], [0.5, 0.2]], "must sum to 1, got a row that sums to 0.7"),
+        ([0, 2], [[0.5, 0.5], [0.5, 0.5]], r"labels must be in 0..1, got 0..2"),
+        ([0, -1], [0.5, 0.5], r"labels must be in 0..1, got -1..0"),
+    ],
+)
+def test_calibration_names_what_is_wrong(targets, shares, text):
+    with pytest.raises(ValueError, match=text):
+        metrics.calibration(targets, shares)
+
+
+def test_labels_are_finite_whole_numbers():
+    for targets in ([0.0, 0.5], [0.0, np.inf], [0.0, np.nan]):
+        with pytest.raises(TypeError, match="targets must be labels"):
+            metrics.f1(targets, [0, 1])

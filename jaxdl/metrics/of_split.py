@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -102,7 +103,14 @@ def predicted_class(outputs: Any) -> np.ndarray:
     """The class that is predicted: the largest output; of one output alone, whether it is above 0.
 
     Arguments:
-        outputs: logits (n, ..., classes), at least two; or (n, 1) or (n,), the logit of class 1.
+        outputs: logits (n, ..., classes), at least two; or (n, ..., 1) or (n,), of class 1.
+
+    Returns:
+        (n, ...), int32.
+
+    Raises:
+        TypeError: a tree of outputs, or no numbers.
+        ValueError: an output that is NaN: the model predicts no class.
 
     Example:
         >>> predicted_class(np.array([[0.1, 0.9], [2.0, 1.0]])).tolist()
@@ -110,12 +118,15 @@ def predicted_class(outputs: Any) -> np.ndarray:
         >>> predicted_class(np.array([-0.5, 3.0])).tolist()
         [0, 1]
     """
-    values = np.asarray(outputs)
-    if _is_binary(values):
-        classes: np.ndarray = values.reshape(len(values)) > 0
-    else:
-        classes = values.argmax(-1)
-    return classes.astype(np.int32)
+    values = _one_array("predicted_class", outputs)
+    unknown = np.isnan(values)
+    if unknown.any():
+        raise ValueError(
+            f"outputs must not be NaN, got one at example {int(np.argwhere(unknown)[0][0])}, for "
+            "which no class is predicted; see whether the model diverged, or the inputs hold NaN"
+        )
+    classes = _logit(values) > 0 if _is_binary(values) else values.argmax(-1)
+    return np.asarray(classes, np.int32)
 
 
 def probabilities(outputs: Any) -> np.ndarray:
@@ -126,53 +137,88 @@ def probabilities(outputs: Any) -> np.ndarray:
     the second for one output alone, which is the logit of class 1.
 
     Arguments:
-        outputs: logits (n, ..., classes), at least two; or (n, 1) or (n,).
+        outputs: logits (n, ..., classes), at least two; or (n, ..., 1) or (n,).
 
     Returns:
-        As many probabilities as outputs; (n,) for one output.
+        As many probabilities as outputs; (n, ...) for one output. A row with a NaN gives NaN.
+
+    Raises:
+        TypeError: a tree of outputs, or no numbers.
 
     Example:
         >>> probabilities(np.array([[0.0, 0.0], [1000.0, 0.0]])).tolist()
         [[0.5, 0.5], [1.0, 0.0]]
     """
-    values = np.asarray(outputs, np.float64)
+    values = _one_array("probabilities", outputs)
     if _is_binary(values):
-        logit = values.reshape(len(values))
+        logit = _logit(values)
         small = np.exp(-np.abs(logit))
         shares: np.ndarray = np.where(logit >= 0, 1.0, small) / (1 + small)
-    else:
-        raised = np.exp(values - values.max(-1, keepdims=True))
-        shares = raised / raised.sum(-1, keepdims=True)
-    return shares
+        return shares
+    raised = np.exp(values - values.max(-1, keepdims=True))
+    of_each: np.ndarray = raised / raised.sum(-1, keepdims=True)
+    return of_each
 
 
 def decision(outputs: Any) -> np.ndarray:
     """How far a model with two classes leans to class 1: its logit, as AUC takes it.
 
     Arguments:
-        outputs: logits (n, 2), (n, 1) or (n,).
+        outputs: logits (n, ..., 2), (n, ..., 1) or (n,).
+
+    Returns:
+        (n, ...), float64.
 
     Raises:
+        TypeError: a tree of outputs, or no numbers.
         ValueError: more than two classes.
 
     Example:
         >>> decision(np.array([[1.0, 3.0], [2.0, 0.0]])).tolist()
         [2.0, -2.0]
     """
-    values: np.ndarray = np.asarray(outputs, np.float64)
+    values = _one_array("decision", outputs)
     if _is_binary(values):
-        return values.reshape(len(values))
-    if values.ndim != 2 or values.shape[-1] != 2:
+        return _logit(values)
+    if values.shape[-1] != 2:
         raise ValueError(
-            f"decision takes the outputs of two classes, (n, 2), (n, 1) or (n,), got shape "
+            "decision takes outputs of two classes, (n, ..., 2), (n, ..., 1) or (n,), got shape "
             f"{values.shape}; use metrics.probabilities, e.g. with roc_auc_score(multi_class='ovr')"
         )
-    logits: np.ndarray = values[:, 1] - values[:, 0]
+    logits: np.ndarray = values[..., 1] - values[..., 0]
     return logits
 
 
+def _one_array(name: str, outputs: Any) -> np.ndarray:
+    """The outputs in float64. Refuse trees of arrays, of which each head has classes of its own."""
+    leaves = jax.tree.leaves(outputs)
+    given: Any = None
+    if (len(leaves) == 1 and leaves[0] is outputs) or all(np.ndim(leaf) == 0 for leaf in leaves):
+        given = outputs if isinstance(outputs, jax.Array) else _as_numbers(outputs)
+    dtype = getattr(given, "dtype", None)
+    numbers = dtype is not None and (jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_)
+    if not numbers or np.ndim(given) == 0:
+        raise TypeError(
+            f"{name} takes one array (n, ...) of numbers, got {type(outputs).__name__}; select a "
+            f"head, e.g. predict=lambda outputs: {name}(outputs['head'])"
+        )
+    return np.asarray(given).astype(np.float64)
+
+
+def _as_numbers(outputs: Any) -> Any:
+    try:
+        return np.asarray(outputs)
+    except ValueError:  # rows of different lengths
+        return None
+
+
 def _is_binary(values: np.ndarray) -> bool:
-    return values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)
+    return values.ndim == 1 or values.shape[-1] == 1
+
+
+def _logit(values: np.ndarray) -> np.ndarray:
+    logit: np.ndarray = values if values.ndim == 1 else values[..., 0]
+    return logit
 
 
 def _floats(tree: Any) -> list[np.ndarray]:

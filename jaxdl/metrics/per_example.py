@@ -6,7 +6,7 @@ A row with a NaN counts as wrong: argmax would point at the NaN and might agree 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jaxdl.losses import holds_labels, mean_squared_error
+from jaxdl.losses import holds_labels, mean_squared_error, require_classes
 
 
 def accuracy(
@@ -14,10 +14,15 @@ def accuracy(
 ) -> Float[Array, " batch"]:
     """1 where the largest output is the target's class, 0 elsewhere; in a tie the first counts.
 
+    One output alone is the logit of class 1, as in `binary_cross_entropy`: above 0 it says class 1,
+    else class 0, as `predicted_class` has it. Then a target in (1/2, 1] is class 1. One in [0, 1/2]
+    is class 0, and so is the -1 of `hinge`. For any other target no output is right.
+
     Arguments:
-        outputs: logits or probabilities (batch, ..., classes).
+        outputs: logits or probabilities (batch, ..., classes); or logits (batch, ..., 1), (batch,).
         targets: integer labels (batch, ...), or one value for each class (batch, ..., classes), of
-            which the largest is the class.
+            which the largest is the class. For one output (batch, ..., 1) or (batch, ...), of any
+            dtype.
 
     Raises:
         ValueError: shapes that do not agree, labels that are no integers.
@@ -25,7 +30,11 @@ def accuracy(
     Example:
         >>> accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])).tolist()
         [1.0, 0.0]
+        >>> accuracy(jnp.array([[-2.0], [0.3]]), jnp.array([[0.0], [0.0]])).tolist()
+        [1.0, 0.0]
     """
+    if outputs.ndim == 1 or outputs.shape[-1:] == (1,):
+        return _mean_over_outputs(_binary_is_right(outputs, targets))
     labels = _labels(outputs, targets)
     return _mean_over_outputs((jnp.argmax(outputs, axis=-1) == labels) & ~_has_nan(outputs))
 
@@ -43,12 +52,13 @@ def top_k(
         k: the number of classes that count, from 1 to all.
 
     Raises:
-        ValueError: k out of range; as in `accuracy`.
+        ValueError: k out of range, fewer than two outputs; as in `accuracy`.
 
     Example:
         >>> top_k(jnp.array([[0.5, 0.3, 0.2]] * 2), jnp.array([1, 2]), k=2).tolist()
         [1.0, 0.0]
     """
+    require_classes("top_k", outputs)
     labels = _labels(outputs, targets)[..., None]
     classes = outputs.shape[-1]
     if not 1 <= k <= classes:
@@ -70,6 +80,18 @@ def squared_error(
         [2.5]
     """
     return mean_squared_error(outputs, targets).astype(jnp.float32)
+
+
+def _binary_is_right(outputs: Array, targets: Array) -> Bool[Array, "batch ..."]:
+    logits = outputs if outputs.ndim == 1 else outputs[..., 0]
+    if targets.shape not in (outputs.shape, logits.shape):
+        raise ValueError(
+            "targets of one output must have its shape, with or without the last axis, got outputs "
+            f"{outputs.shape} and targets {targets.shape}; reshape one of them"
+        )
+    truth = targets.reshape(logits.shape)
+    exists = ((truth >= 0) & (truth <= 1)) | (truth == -1)
+    return ((logits > 0) == (truth > 0.5)) & exists & ~jnp.isnan(logits)
 
 
 def _labels(outputs: Array, targets: Array) -> Int[Array, "..."]:

@@ -1,7 +1,13 @@
-"""Measures of all predictions of a split: functions (targets, predictions) on the host."""
+"""Measures of all predictions of a split: functions (targets, predictions) on the host.
+
+Labels are whole numbers of any dtype, so the 0.0 and 1.0 of `binary_cross_entropy` are labels too.
+A last axis of length 1 is left out: (n, 1) and (n,) are the same labels. The labels of several
+outputs, (n, k), are counted together, as n k labels.
+"""
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.checks import require_at_least, require_choice
@@ -18,17 +24,18 @@ def confusion(
     $$C_{ij} = \sum_n w_n\, [y_n = i]\, [\hat y_n = j]$$
 
     Arguments:
-        targets: labels (n, ...), from 0.
+        targets: labels (n, ...), from 0; all of them are counted together.
         predictions: predicted labels of the same shape; see `predicted_class`.
         classes: their number; by default one more than the largest label.
-        sample_weight: w, (n, ...); 1 by default.
+        sample_weight: w, (n,) or one for each label; 1 by default.
 
     Returns:
         (classes, classes), row i the true class: counts, or float64 sums of weights.
 
     Raises:
         TypeError: what is no labels.
-        ValueError: different shapes, a label outside the classes.
+        ValueError: different shapes, a label outside the classes; weights that are no weights of
+            these examples.
 
     Example:
         >>> confusion([0, 0, 1], [0, 1, 1]).tolist()
@@ -43,13 +50,9 @@ def confusion(
     largest = max(true.max(initial=-1), guess.max(initial=-1))
     require_at_least(1, classes=classes)
     count = int(largest) + 1 if classes is None else int(classes)
-    if largest >= count or min(true.min(initial=0), guess.min(initial=0)) < 0:
-        raise ValueError(
-            f"labels must be in 0..{count - 1}, got {min(true.min(), guess.min())}..{largest}; "
-            "pass more classes, or leave these examples out"
-        )
+    _require_classes(np.stack([true, guess]), count)
     pairs = (true * count + guess).ravel()
-    weights = None if sample_weight is None else np.asarray(sample_weight, np.float64).ravel()
+    weights = None if sample_weight is None else _weights(sample_weight, true.shape).ravel()
     counted: np.ndarray = np.bincount(pairs, weights, count * count).reshape(count, count)
     return counted
 
@@ -64,11 +67,11 @@ def f1(
     of each class that occurs among targets or predictions; 0 where the denominator is 0.
 
     Arguments:
-        targets: labels (n, ...), from 0.
+        targets: labels (n, ...), from 0; all of them are counted together.
         predictions: predicted labels of the same shape; see `predicted_class`.
         average: "macro", the mean over classes; "weighted", the same weighted with the number of
             true examples; "micro", of the sums over classes; "binary", of class 1 alone.
-        sample_weight: the weight of each example; 1 by default.
+        sample_weight: (n,) or one for each label; 1 by default.
 
     Raises:
         TypeError, ValueError: as in `confusion`; another word.
@@ -113,7 +116,7 @@ def r2(targets: Any, predictions: Any, *, sample_weight: Any = None) -> float:
         sample_weight: w, (n,); 1 by default.
 
     Raises:
-        ValueError: other shapes, fewer than two examples.
+        ValueError: other shapes, fewer than two examples; weights as in `confusion`.
 
     Example:
         >>> r2([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])
@@ -126,7 +129,7 @@ def r2(targets: Any, predictions: Any, *, sample_weight: Any = None) -> float:
             f"{y.shape} and {guess.shape}; pass a prediction for each target"
         )
     y, guess = y.reshape(len(y), -1), guess.reshape(len(y), -1)
-    weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    weights = _weights(sample_weight, y.shape[:1])
     left = weights @ (y - guess) ** 2
     whole = weights @ (y - np.average(y, axis=0, weights=weights)) ** 2
     constant = whole == 0
@@ -148,11 +151,12 @@ def calibration(
         targets: labels (n,), from 0.
         probabilities: (n, classes), or (n,) of class 1; see `metrics.probabilities`.
         bins: M, at least 1.
-        sample_weight: the weight of each example; 1 by default.
+        sample_weight: (n,); 1 by default.
 
     Raises:
         TypeError: what is no labels.
-        ValueError: rows that are no probabilities, other shapes.
+        ValueError: rows that are no probabilities, a label outside the classes, other shapes;
+            weights as in `confusion`.
 
     Example:
         >>> round(calibration([0, 1, 1, 1], [[0.25, 0.75]] * 4), 12)
@@ -162,6 +166,12 @@ def calibration(
     """
     require_at_least(1, bins=bins)
     labels, shares = _labels("targets", targets), np.asarray(probabilities, np.float64)
+    outside = ~((shares >= 0) & (shares <= 1 + _ROUNDING))
+    if outside.any():
+        raise ValueError(
+            f"probabilities must be in [0, 1], got {shares[outside][0]:.4g} at example "
+            f"{int(np.argwhere(outside)[0][0])}; pass predict=metrics.probabilities for logits"
+        )
     if shares.ndim == 1 or shares.shape[1:] == (1,):
         second = shares.reshape(len(shares))
         shares = np.stack([1 - second, second], axis=1)
@@ -170,27 +180,65 @@ def calibration(
             f"calibration takes labels (n,) and probabilities (n, classes), got {labels.shape} and "
             f"{shares.shape}; flatten them"
         )
-    if (shares < 0).any() or (np.abs(shares.sum(1) - 1) > _ROUNDING).any():
+    if (np.abs(shares.sum(1) - 1) > _ROUNDING).any():
         raise ValueError(
-            f"probabilities must be at least 0 and sum to 1, got a row that sums to "
+            f"probabilities must sum to 1, got a row that sums to "
             f"{shares.sum(1)[np.abs(shares.sum(1) - 1).argmax()]:.4g}; pass "
             "predict=metrics.probabilities for logits"
         )
+    _require_classes(labels, shares.shape[1])
     confidence, right = shares.max(1), shares.argmax(1) == labels
-    weights = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight)
+    weights = _weights(sample_weight, labels.shape)
     place = np.clip(np.ceil(confidence * int(bins)).astype(int) - 1, 0, int(bins) - 1)
     gaps = np.bincount(place, weights * (right - confidence), int(bins))
     return float(np.abs(gaps).sum() / weights.sum())
 
 
 def _labels(name: str, given: Any) -> np.ndarray:
+    """Whole numbers without a last axis of length 1."""
     labels = np.asarray(given)
-    if labels.dtype.kind not in "biu":
+    whole = labels.dtype.kind in "biu"
+    if not whole and jnp.issubdtype(labels.dtype, jnp.floating):
+        values = labels.astype(np.float64)
+        whole = bool(np.isfinite(values).all() and (values == np.rint(values)).all())
+    if not whole:
         raise TypeError(
             f"{name} must be labels, whole numbers from 0, got {labels.dtype} of shape "
             f"{labels.shape}; pass predict=metrics.predicted_class for logits"
         )
+    if labels.ndim > 1 and labels.shape[-1] == 1:
+        labels = labels[..., 0]
     return labels.astype(np.int64)
+
+
+def _require_classes(labels: np.ndarray, classes: int) -> None:
+    low, high = labels.min(initial=0), labels.max(initial=-1)
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"labels must be in 0..{classes - 1}, got {labels.min()}..{labels.max()}; "
+            "pass more classes, or leave these examples out"
+        )
+
+
+def _weights(given: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """The weights of labels of this shape, in float64; a weight of an example is that of each."""
+    if given is None:
+        return np.ones(shape)
+    weights = np.asarray(given, np.float64)
+    if weights.ndim > 1 and weights.shape[-1] == 1 and weights.shape != shape:
+        weights = weights[..., 0]
+    if weights.shape not in (shape, shape[:1]):
+        raise ValueError(
+            f"sample_weight must have one weight for each of the {shape[0]} examples, got shape "
+            f"{np.shape(given)}; pass an array ({shape[0]},)"
+        )
+    if not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+        raise ValueError(
+            "sample_weight must be finite and at least 0, and not all 0, got "
+            f"{weights.min()} to {weights.max()}; leave an example out with a weight of 0"
+        )
+    examples = weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim))
+    return np.broadcast_to(examples, shape)
 
 
 def _ratio(part: float, whole: float) -> float:

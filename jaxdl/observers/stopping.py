@@ -1,7 +1,7 @@
 """Stop a run that no longer improves."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxdl.checks import Count, require_at_least, require_choice, require_non_negative
 from jaxdl.factories import factory
-from jaxdl.observers.chosen_metric import Split, check_metric, metric_of
-from jaxdl.training.fit.observing import Change, Event, Observer
+from jaxdl.observers.chosen_metric import Mode, Split, check_metric, metric_of, mode_for
+from jaxdl.training.fit.observing import Change, Event, Observer, Setup
 from jaxdl.training.state import TrainState
 
 
@@ -35,7 +35,7 @@ class StoppingMemory(NamedTuple):
 def early_stopping(
     metric: str = "loss",
     *,
-    mode: Literal["min", "max"] = "min",
+    mode: Mode | Any | None = None,
     patience: Count,
     min_delta: float = 0.0,
     restore_best: bool = True,
@@ -53,7 +53,8 @@ def early_stopping(
 
     Arguments:
         metric: "loss" or the name of a metric of the run.
-        mode: "min" for a metric that should fall, "max" for one that should rise.
+        mode: "min" for a metric that should fall, "max" for one that should rise. None knows it of
+            the loss and of jaxdl's metrics and losses; of another metric it must be given.
         patience: epochs without improvement, at least 1.
         min_delta: in the metric's unit, 0 or more.
         restore_best: keep a copy of the best state, and end with it.
@@ -61,8 +62,8 @@ def early_stopping(
 
     Raises:
         TypeError: a patience that is no whole number.
-        ValueError: a setting is out of range; from `fit`, the metric is not measured, or there is
-            no validation split.
+        ValueError: a setting is out of range; from `fit`, the metric is not measured, there is no
+            validation split, or nobody says whether the metric should rise.
 
     Example:
         >>> early_stopping("accuracy", mode="max", patience=3).init(None).best.item()
@@ -71,15 +72,25 @@ def early_stopping(
     Source: Prechelt (1998), "Early stopping - but when?", criterion UP with strips of one epoch,
     counted from the best one; min_delta and restoring as in Keras.
     """
-    require_choice("mode", mode, ("min", "max"))
+    if mode is None and metric == "loss":
+        mode = "min"
+    if mode is not None:
+        require_choice("mode", mode, ("min", "max"))
     require_choice("split", split, ("validation", "train"))
     require_non_negative("min_delta", min_delta)
     require_at_least(1, patience=patience)
-    sign = 1.0 if mode == "min" else -1.0
+
+    def worst(mode: Mode | None) -> float:
+        return -math.inf if mode == "max" else math.inf
+
+    def check(setup: Setup) -> None:
+        check_metric(setup, metric, split)
+        if mode is None:
+            mode_for(setup, metric)
 
     def init(state: TrainState | None) -> StoppingMemory:
         return StoppingMemory(
-            best=jnp.array(sign * math.inf, jnp.float32),
+            best=jnp.array(worst(mode), jnp.float32),
             best_epoch=jnp.array(0, jnp.int32),
             bad_epochs=jnp.array(0, jnp.int32),
             state=_copy(state) if restore_best and state is not None else (),
@@ -90,7 +101,11 @@ def early_stopping(
             return memory, None
         # In float32, like the saved memory: a resumed run decides like one that never stopped.
         value = np.float32(metric_of(event, metric, split))
-        if sign * float(value) < sign * float(memory.best) - min_delta:
+        known = mode_for(event.setup, metric) if mode is None else mode
+        sign = -1.0 if known == "max" else 1.0
+        # Before the first epoch the memory may not know the mode.
+        best = float(memory.best) if int(memory.best_epoch) > 0 else worst(known)
+        if sign * float(value) < sign * best - min_delta:
             memory = StoppingMemory(
                 best=jnp.asarray(value),
                 best_epoch=jnp.array(event.epoch, jnp.int32),
@@ -114,7 +129,7 @@ def early_stopping(
         f"early_stopping({metric!r}, mode={mode!r}, patience={patience}, min_delta={min_delta}, "
         f"restore_best={restore_best}, split={split!r})"
     )
-    return Observer(observe, init, check=lambda run: check_metric(run, metric, split), name=name)
+    return Observer(observe, init, check=check, name=name)
 
 
 def _copy(state: Any) -> Any:

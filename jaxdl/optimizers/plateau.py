@@ -74,7 +74,8 @@ def plateau(
 
     Arguments:
         learning_rate: eta at the start, 0 or more.
-        mode: "min" for a metric that should fall, "max" for one that should rise.
+        mode: "min" for a metric that should fall, "max" for one that should rise, such as the
+            accuracy.
         factor: gamma, between 0 and 1.
         patience: the number of bad epochs that are tolerated.
         threshold: 0 or more; below 1 for a relative "min".

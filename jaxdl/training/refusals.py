@@ -10,6 +10,7 @@ import numpy as np
 from jaxdl.calling import require_mode
 from jaxdl.checks import is_traced, require_key
 from jaxdl.data.given import as_dataset
+from jaxdl.loss_targets import name_of_loss, taken_by
 from jaxdl.training.fields import check_held
 from jaxdl.training.state import TrainState
 from jaxdl.training.task import Batch, PerExample, Task, as_batch, examples_in, per_example
@@ -73,7 +74,8 @@ def checked_split(split: Any, where: str) -> dict[str, Any]:
 
     Raises:
         TypeError: as in `as_batch`.
-        ValueError: fields of different lengths, no examples; as in `check_held`.
+        ValueError: fields of different lengths, no examples; weights that are negative, not finite
+            or all 0; as in `check_held`.
 
     Example:
         >>> checked_split({"inputs": np.ones((5, 2)), "targets": np.ones(4)}, "the test split")
@@ -96,7 +98,27 @@ def checked_split(split: Any, where: str) -> dict[str, Any]:
     if not examples_in(batch):
         raise ValueError(f"{where} must have examples, got none; pass None for no split")
     check_held(batch, where)
+    _check_weights(batch.get("weights"), where)
     return batch
+
+
+def _check_weights(weights: Any, where: str) -> None:
+    """Refuse weights with which no mean can be taken; traced ones and shapes pass."""
+    if weights is None or is_traced(weights) or isinstance(weights, jax.ShapeDtypeStruct):
+        return
+    values = np.asarray(weights).astype(np.float64)
+    bad = ~(np.isfinite(values) & (values >= 0))
+    if bad.any():
+        place = tuple(map(int, np.argwhere(bad)[0]))
+        raise ValueError(
+            f"the weights of {where} must be finite and at least 0, got {values[place]} at example "
+            f"{place[0]}; give an example that must not count the weight 0"
+        )
+    if not values.any():
+        raise ValueError(
+            f"the weights of {where} must not all be 0, got {len(values)} zeros, of which no mean "
+            "can be taken; give the examples that count a weight above 0"
+        )
 
 
 def require_start(start: Any) -> None:
@@ -164,21 +186,30 @@ def checked_evaluation(task: Task, variables: Mapping[str, Any], split: Any) -> 
             lambda inputs: task.outputs(variables, task.preprocess(inputs), train=False)[0],
             batch["inputs"],
         )
-        check_labels("evaluated", outputs, batch["targets"], task.loss)
+        check_labels("evaluated", outputs, batch["targets"], task.loss, batch.get("weights"))
     return batch
 
 
-def check_labels(name: str, outputs: Any, targets: Any, loss: PerExample) -> None:
-    """Refuse labels outside the classes, unless the loss gives them no weight; traced ones pass.
+def check_labels(
+    name: str, outputs: Any, targets: Any, loss: PerExample, weights: Any = None
+) -> None:
+    """Refuse targets that the loss cannot have; traced ones pass, and trees.
+
+    Labels must be among the classes, unless the loss gives them no weight. Of other targets the
+    losses of this library say which they take (`loss_targets`). An example of weight 0 may have
+    any.
+    Targets that are not finite are left to the step that meets them.
 
     Arguments:
         name: the split's name.
         outputs: the shape of the outputs for a batch.
         targets: the split's targets, not their shapes alone.
-        loss: is asked what a label outside weighs.
+        loss: is asked what a label outside weighs, and which targets it takes.
+        weights: of the examples, if the split has some.
 
     Raises:
-        ValueError: a label below 0, or one for which the model has no output.
+        ValueError: a label below 0, or one for which the model has no output; a target that the
+            loss does not take.
     """
     if not (hasattr(outputs, "shape") and hasattr(targets, "shape")) or is_traced(targets):
         return
@@ -196,6 +227,29 @@ def check_labels(name: str, outputs: Any, targets: Any, loss: PerExample) -> Non
                 f"got {labels[outside].flat[0]} at example {place} of the {name} split; "
                 "give the model an output for each class"
             )
+    elif outputs.ndim == targets.ndim:
+        _check_taken(name, targets, loss, weights)
+
+
+def _check_taken(name: str, targets: Any, loss: PerExample, weights: Any) -> None:
+    taken = taken_by(loss)
+    numbers = jnp.issubdtype(targets.dtype, jnp.number) or targets.dtype == jnp.bool_
+    if taken is None or not numbers or is_traced(weights):
+        return
+    values = np.asarray(targets)
+    allowed = np.asarray(taken.allows(values))
+    finite = np.isfinite(values).reshape(*allowed.shape, -1).all(-1)
+    wrong = (~allowed & finite).reshape(len(values), -1).any(1)
+    if weights is not None:
+        wrong &= np.asarray(weights).reshape(len(values), -1).any(1)
+    if wrong.any():
+        place = int(np.argmax(wrong))
+        first = np.argwhere((~allowed & finite)[place])[0]
+        got = values[place][tuple(first)]
+        raise ValueError(
+            f"targets of {name_of_loss(loss)} must be {taken.rule}, got {got} at example {place} "
+            f"of the {name} split; {taken.fix}"
+        )
 
 
 def _weighs_nothing(loss: PerExample, outputs: Any, label: Any) -> bool:

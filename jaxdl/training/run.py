@@ -130,7 +130,8 @@ class Run:
         train, splits = checked_data(key, data, orders, self.batch_size)
         plan = self._planned(key, train, splits, start)
         for name, split in {"train": train, **splits}.items():
-            check_labels(name, plan.outputs, split["targets"], self.task.loss)
+            weights = split.get("weights")
+            check_labels(name, plan.outputs, split["targets"], self.task.loss, weights)
         train, splits = on_device((train, splits))
         arguments = (key, train, splits, jnp.array(orders), start)
         if plan.traced or any(map(is_traced, jax.tree.leaves(arguments))):

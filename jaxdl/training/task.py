@@ -64,7 +64,10 @@ class Task:
 
     with weights w of 1 unless the batch or the loss gives others. The sums go over the whole batch,
     on all devices, as `CrossEntropyLoss(weight=...)` of PyTorch has them. A weight of 0 leaves an
-    example out, if its loss is finite: 0 times infinity is NaN, as in PyTorch.
+    example out, if its loss is finite: 0 times infinity is NaN, as in PyTorch. Data in memory must
+    have weights that are finite and at least 0; a stream's are not looked at. A batch whose weights
+    are all 0 has a loss of 0 and a gradient of 0. The optimizer still takes its step, so a momentum
+    or a weight decay goes on.
 
     Arguments:
         model: a module of Flax Linen, NNX or Equinox, a pair of `init` and `apply`, or a function
@@ -384,14 +387,23 @@ def per_example(
 
 
 def mean_over_batch(values: Array, weights: Array | None, axis_name: str | None = None) -> Array:
-    """The weighted mean; over a mapped axis, what the mean of all places makes of it."""
+    """The weighted mean; over a mapped axis, what the mean of all places makes of it.
+
+    It is 0 where all weights are 0.
+
+    Example:
+        >>> mean_over_batch(jnp.array([1.0, 4.0]), jnp.array([2.0, 1.0])).item()
+        2.0
+        >>> mean_over_batch(jnp.array([1.0, 4.0]), jnp.zeros(2)).item()
+        0.0
+    """
     if weights is None:
         return values.mean()
     weights = lax.stop_gradient(weights).astype(values.dtype)
     total = weights.sum()
     if axis_name is not None:
         total = lax.pmean(total, axis_name)
-    return (values * weights).sum() / total
+    return (values * weights).sum() / jnp.where(total == 0, 1, total)
 
 
 def sum_over_batch(values: Array, weights: Array | None) -> Array | Weighted:

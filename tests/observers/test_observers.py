@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from run_events import STEPS, dataset, events, run, state_of
 
-from jaxdl import observers, optimizers
+from jaxdl import losses, metrics, observers, optimizers
+from jaxdl.observers.chosen_metric import known_mode
 from jaxdl.training.fit.observing import Change, Observer, as_observer, notify
 
 
@@ -388,3 +389,54 @@ def test_propagation_is_kept_in_files(tmp_path):
         assert loaded["names"].tolist() == ["dense_0", "dense_0/activation", "dense_1"]
         chex.assert_shape([loaded["stddev"], loaded["gradient_stddev"]], (3,))
         assert "update_ratio" not in loaded
+
+
+# Whether a metric should rise
+
+
+def squared_gap(outputs, targets):
+    """A metric that jaxdl does not know."""
+    return metrics.accuracy(outputs, targets)
+
+
+def with_metrics(a_run, **named):
+    return dataclasses.replace(a_run, task=dataclasses.replace(a_run.task, metrics=named))
+
+
+def test_the_best_epoch_of_an_accuracy_is_the_highest():
+    stopping = observers.early_stopping("accuracy", patience=2)
+    changes, memory = drive(stopping, [3.0, 1.0, 2.0, 2.5])  # the accuracy is 10 minus it
+    assert list(changes) == [4]
+    assert mark(changes[4].state) == int(memory.best_epoch) == 2
+    assert float(memory.best) == 9
+
+
+def test_the_function_tells_whether_a_metric_should_rise():
+    a_run = with_metrics(
+        run(),
+        acc=metrics.accuracy,
+        error=losses.cross_entropy,
+        of_split=metrics.of_split(metrics.f1, predict=metrics.predicted_class),
+        top=functools.partial(metrics.top_k, k=2),
+        own=squared_gap,
+    )
+    known = {name: known_mode(a_run, name) for name in ("loss", *a_run.task.metrics)}
+    assert known == {
+        "loss": "min", "acc": "max", "error": "min", "of_split": "max", "top": "max", "own": None
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"whether 'own' should rise or fall.*mode=\"max\""):
+        observers.early_stopping("own", patience=1).check(a_run)
+    observers.early_stopping("own", mode="max", patience=1).check(a_run)
+
+
+@pytest.mark.parametrize(("mode", "metric"), [("min", "accuracy"), ("max", "loss")])
+def test_a_plateau_that_waits_for_the_wrong_side_is_refused(mode, metric):
+    other = {"min": "max", "max": "min"}[mode]
+
+    def check(mode):
+        a_run = run(optimizers.adam(optimizers.plateau(1.0, mode=mode)))
+        observers.report_plateau(metric).check(a_run)
+
+    with pytest.raises(ValueError, match=rf"must have mode='{other}'.*got mode='{mode}'"):
+        check(mode)
+    check(other)

@@ -224,7 +224,7 @@ def check_shapes(
     """Trace every batch size of a run: errors of shape then come before anything is compiled.
 
     Arguments:
-        splits: by name. The labels of those in memory are looked at, and one example of a stream.
+        splits: by name. The targets of those in memory are looked at, and one example of a stream.
     """
     task = setup.task
     shapes = {name: example_shapes(split) for name, split in splits.items()}
@@ -240,7 +240,7 @@ def check_shapes(
     outputs = checked_outputs(task, variables, shapes, max(plan.sizes))
     for name, split in splits.items():
         if isinstance(split, Arrays):
-            check_labels(name, outputs, split.targets, task.loss)
+            check_labels(name, outputs, split.targets, task.loss, split.weights)
     looped, measured = True, dict[str, Any]()
 
     def traced(sample: Any, batch: Batch) -> Any:

@@ -24,7 +24,8 @@ class History:
 
     Attributes:
         steps: the batch means at each step, from the outputs before its update; (steps,).
-        train: the means of the same values over each epoch's examples; (epochs,).
+        train: the means of the same values over each epoch's examples; (epochs,). Each step counts
+            with its number of examples, whatever their weights.
         validation: the means over the validation split after each epoch; (epochs,), empty without a
             split.
         seconds: wall-clock time of each epoch's training, compilation included; (epochs,).

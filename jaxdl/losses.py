@@ -9,6 +9,7 @@ infinity. `fit`, a `Run` and `evaluate` look at the targets of data in memory an
 unless the example has a weight of 0. The targets of a stream are not looked at, nor a tree of them.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -49,7 +50,7 @@ def cross_entropy(
     targets: Shaped[Array, "..."],
     *,
     label_smoothing: float = 0.0,
-    class_weights: Float[Array, " classes"] | None = None,
+    class_weights: Any = None,
     ignored: int | None = None,
 ) -> Any:
     r"""Cross-entropy of the targets against the softmax of the outputs.
@@ -87,6 +88,11 @@ def cross_entropy(
     require_classes("cross_entropy", outputs)
     log_probabilities = jax.nn.log_softmax(_at_least_float32(outputs))
     classes = outputs.shape[-1]
+    if isinstance(class_weights, Mapping):
+        raise TypeError(
+            f"class_weights must be an array, a weight for each of {classes} classes in their "
+            f"order, got a mapping; pass jnp.array([...]) of {classes} numbers"
+        )
     weights = jnp.asarray(
         jnp.ones(classes) if class_weights is None else class_weights, log_probabilities.dtype
     )

@@ -203,3 +203,8 @@ def test_losses_do_not_mix_examples(key, loss):
 def test_a_softmax_of_one_output_is_refused(loss, targets):
     with pytest.raises(ValueError, match=r"at least two outputs, got .*use binary_cross_entropy"):
         loss(jnp.zeros((4, 1)), targets)
+
+
+def test_weights_of_classes_are_an_array_in_their_order():
+    with pytest.raises(TypeError, match=r"class_weights must be an array.*got a mapping"):
+        losses.cross_entropy(jnp.zeros((2, 2)), jnp.array([0, 1]), class_weights={0: 1.0, 1: 3.0})

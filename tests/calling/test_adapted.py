@@ -538,3 +538,50 @@ def test_a_jitted_function_and_a_partial_are_functions():
 def test_parameters_that_are_no_floats_are_refused(extra, text):
     with pytest.raises(TypeError, match=text):
         propagation(function, {**PARAMS, **extra}, BATCH, loss=LOSS)
+
+
+def refused(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+@pytest.mark.parametrize("library", ["nnx", "equinox"])
+def test_a_module_lists_what_the_variables_lack(library):
+    model, _ = FOREIGN[library]()
+    start = adapt(model)
+    variables = start.variables(None)
+    (kept, lost), *_ = [
+        (name, rest) for name, rest in variables["params"].items() if isinstance(rest, dict)
+    ]
+    lacking = {**variables, "params": {**variables["params"], kept: dict(list(lost.items())[1:])}}
+    words = rf"params must fit the model and its inputs: \['{kept}'\].* got nothing"
+    refused(lambda: start.module(lacking), ValueError, words)
+    refused(lambda: start.module(variables["params"]), TypeError, "a dictionary with 'params', got")
+    refused(lambda: start.module(model), TypeError, "got .*Net; pass state.variables")
+
+
+def test_a_collection_that_is_missing_is_listed():
+    class Normed(nnx.Module):
+        def __init__(self):
+            self.norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return self.norm(x)
+
+    start = adapt(Normed())
+    params = {"params": start.variables(None)["params"]}
+    words = r"batch_stats must fit the model and its inputs: \['norm'\].* got nothing"
+    refused(lambda: start.module(params), ValueError, words)
+    refused(lambda: propagation(start, params, BATCH), ValueError, words)
+
+
+@pytest.mark.parametrize(("package", "name"), [("torch", "PyTorch"), ("keras", "Keras")])
+def test_a_module_of_pytorch_or_keras_is_told_what_to_do(package, name):
+    base = type("Module", (), {"__module__": f"{package}.nn", "__call__": lambda self, x: x})
+    mine = type("Mine", (base,), {"apply": None})
+    words = rf"Flax or Equinox, or a function, got a module of {name}, Mine; write it in Flax"
+    for model in (mine(), mine):
+        settings = {"loss": LOSS, "epochs": 1, "batch_size": 4, "key": jax.random.key(0)}
+        with pytest.raises(TypeError, match=words) as caught:
+            training.fit(model, DATASET, optimizers.sgd(0.1), **settings)
+        assert ("interop.from_state_dict" in str(caught.value)) == (package == "torch")

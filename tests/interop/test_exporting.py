@@ -109,3 +109,33 @@ def test_a_model_of_one_batch_size_says_so(tmp_path):
     assert interop.load_exported(tmp_path / "model")(IMAGES[:20]).shape == (20, 3)
     with pytest.raises(TypeError, match=r"result must be a training.Result, got TrainState"):
         interop.export(result.state, tmp_path / "model")
+
+
+def test_a_folder_is_not_replaced_and_nothing_is_traced(tmp_path):
+    _, result = trained("images")
+    result.save(tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+
+    def never(outputs):
+        raise AssertionError
+
+    with pytest.raises(IsADirectoryError, match=r"must be a file, got the folder .*/run; name a"):
+        interop.export(result, tmp_path / "run", transform=never)
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(TypeError, match="path must name a file, got 3"):
+        interop.export(result, 3)
+
+
+def test_what_is_no_program_or_is_cut_off_is_said(tmp_path):
+    path = tmp_path / "model.jaxexport"
+    with pytest.raises(FileNotFoundError, match=r"must be a file of export, got .*model.jaxexport"):
+        interop.load_exported(path)
+    _, result = trained("images")
+    interop.export(result, path)
+    whole = path.read_bytes()
+    for content in (b"", whole[:40], whole[: len(whole) // 2], b"no program at all" * 30):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="must be a whole file that export wrote, got one"):
+            interop.load_exported(path)
+    with pytest.raises(TypeError, match="path must name a file, got None"):
+        interop.load_exported(None)

@@ -78,7 +78,7 @@ class Result:
             inputs = checked_inputs(found.inputs, self.example, name="the inputs of the examples")
             found = Arrays(inputs, found.targets, found.weights)
             outputs = jax.eval_shape(self._programs().outputs, self.state.evaluated, found.inputs)
-            check_labels("evaluated", outputs, found.targets, self.task.loss)
+            check_labels("evaluated", outputs, found.targets, self.task.loss, found.weights)
         return self._measure(self.state.evaluated, found)
 
     def predict(self, inputs: Any, transform: Callable[[Any], Any] | None = None) -> Any:

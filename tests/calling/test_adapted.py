@@ -572,7 +572,7 @@ def test_a_collection_that_is_missing_is_listed():
     params = {"params": start.variables(None)["params"]}
     words = r"batch_stats must fit the model and its inputs: \['norm'\].* got nothing"
     refused(lambda: start.module(params), ValueError, words)
-    refused(lambda: propagation(start, params, BATCH), ValueError, words)
+    refused(lambda: propagation(start, params, BATCH, loss=LOSS), ValueError, words)
 
 
 @pytest.mark.parametrize(("package", "name"), [("torch", "PyTorch"), ("keras", "Keras")])

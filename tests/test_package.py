@@ -74,7 +74,7 @@ INSIDE = {
         "runner", "past_runs", "gallery",
     ),
     "interop": (
-        "safetensors_files", "state_dicts", "flattening", "feature_orders", "moves",
+        "safetensors_files", "state_dicts", "equal_names", "flattening", "feature_orders", "moves",
         "model_layers", "packed", "matching", "partners", "values", "pytorch", "exporting",
     ),
 }  # fmt: skip

@@ -74,8 +74,9 @@ INSIDE = {
         "runner", "past_runs", "gallery",
     ),
     "interop": (
-        "safetensors_files", "state_dicts", "equal_names", "flattening", "feature_orders", "moves",
-        "model_layers", "packed", "matching", "partners", "values", "pytorch", "exporting",
+        "values", "safetensors_files", "state_dicts", "equal_names", "flattening",
+        "feature_orders", "moves", "model_layers", "packed", "matching", "partners", "pytorch",
+        "exporting",
     ),
 }  # fmt: skip
 

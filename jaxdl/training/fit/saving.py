@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxdl.data.types import Dataset
+from jaxdl.factories import Made
 from jaxdl.files import as_path, partial_folder, publish
 from jaxdl.optimizers.averaging import AverageState
 from jaxdl.training.checkpoints import on_disk
@@ -107,12 +108,14 @@ def history_from_json(text: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def name_of_function(function: Any) -> str:
-    """The name of a function, with its module.
+    """The name of a function, with its module; of what a factory made, the call.
 
     Example:
         >>> name_of_function(as_path)
         'jaxdl.files.as_path'
     """
+    if isinstance(function, Made):
+        return repr(function)
     function = getattr(function, "func", function)
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '')}.{name}"

@@ -351,6 +351,9 @@ def test_another_model_preprocessing_or_optimizer_is_refused(tmp_path):
             training.load(folder, *arguments, **settings)
     with pytest.raises(ValueError, match="evaluate needs a loss"):
         training.load(folder, MODEL, preprocess=darker).evaluate(SPLITS["test"])
+    scaled = data.normalize_images(np.float32([0.5]), np.float32([0.2]))
+    with pytest.raises(ValueError, match=r"got normalize_images\("):
+        training.load(folder, MODEL, preprocess=scaled)
     with pytest.raises(FileExistsError, match=r"must be a new folder.*overwrite=True"):
         trained().save(folder)
     trained().save(folder, overwrite=True)

@@ -76,7 +76,7 @@ WORDS = {
     "histograms": "3 rows: activations Histogram(counts (3, 50) int32)",
     "histogram": "counts (3, 50) int32",
     "graph": "5 nodes, 4 edges",
-    "rates": "of 100 rates, 1e-06 to 10",
+    "rates": "100 rates, 1e-06 to 10",
     "curve": "100 rates: 1e-06 to 10",
     "theory": "300 layers: preactivation_variance ",
     "directions": "1 direction: 100 % of the path",

@@ -140,13 +140,14 @@ def _are_words(given: Any, targets: Any) -> bool:
     words = targets.dtype.kind == "U" or (
         targets.dtype.kind == "O" and len(targets) > 0 and isinstance(targets[0], str)
     )
-    # Words in an array may be an oversight; in a list or a series they are labels.
     return words or str(getattr(given, "dtype", "")) == "category"
 
 
 def _check_numbers(targets: Any, words: tuple[str, ...], where: str) -> None:
     """Refuse labels that may be meant as names of classes, which are numbers too."""
     named_by_numbers = any(word.lstrip("-").replace(".", "", 1).isdigit() for word in words)
+    if not hasattr(targets, "dtype"):
+        return  # a tree, whose words were never made labels
     if named_by_numbers and words != tuple(map(str, range(len(words)))):
         raise TypeError(
             f"the targets of {where} must be among the categories {list(words)}, as in training, "

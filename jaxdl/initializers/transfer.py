@@ -194,7 +194,7 @@ def _reader(names: Any, known: Iterable[Name]) -> Renamed:
     if names is None:
         return lambda name: name
     if callable(names):
-        return names  # type: ignore[no-any-return]
+        return names  # type: ignore[no-any-return]  # any function
     if not isinstance(names, Mapping):
         raise TypeError(
             "names must be a mapping from beginnings of the source's names to others, or a "

@@ -89,6 +89,7 @@ def load_safetensors(path: Any) -> dict[str, Any]:
     try:
         with module.safe_open(file, framework="np") as opened:
             words = opened.metadata() or {}
+            # The open file has keys, and cannot be iterated over.
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (module.SafetensorError, AttributeError) as error:
         raise ValueError(

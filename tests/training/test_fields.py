@@ -198,7 +198,7 @@ def test_what_holds_no_examples_is_named():
 
 
 def test_every_split_may_be_read_batch_by_batch():
-    """With the same numbers to the bit; and the labels of a stream may be words as well."""
+    """With the same numbers, to the bit."""
     expected = by_fit(validation=RIGHT, test=RIGHT)
     streamed = training.Streamed((INPUTS, LABELS.tolist()))
     found = by_fit(train=streamed, validation=streamed, test=streamed)

@@ -132,7 +132,7 @@ def read_leaves(folder: Path, manifest: Manifest) -> dict[str, Bytes]:
     """The bytes of every leaf that has elements, by name, in the manifest's order.
 
     Raises:
-        as `read_parts`.
+        DamagedError, Exception: as in `read_parts`.
     """
     found = _named(read_parts(folder, manifest))
     return {

@@ -73,7 +73,9 @@ class Result:
                 "training.load(path, model, loss=...)"
             )
         found = self._examples(split)
-        if not isinstance(found, Streamed):
+        if isinstance(found, Streamed):
+            self._check_stream(found)
+        else:
             checked_split(found, "the examples")
             inputs = checked_inputs(found.inputs, self.example, name="the inputs of the examples")
             found = Arrays(inputs, found.targets, found.weights)
@@ -113,7 +115,9 @@ class Result:
         if isinstance(inputs, str) and inputs in SPLITS:
             inputs = split_of(self.dataset, inputs)
         if isinstance(inputs, Streamed) or is_source(inputs):
-            outputs = measure.outputs_of_stream(variables, as_streamed(inputs))
+            streamed = as_streamed(inputs)
+            self._check_stream(streamed)
+            outputs = measure.outputs_of_stream(variables, streamed)
         else:
             inputs = inputs.inputs if isinstance(inputs, Arrays) else inputs
             if self.dataset.encoder is not None and is_frame(inputs):
@@ -146,6 +150,12 @@ class Result:
 
     def _programs(self) -> Any:
         return compile_programs(self.task, self.optimizer or optax.identity(), self.layout)
+
+    def _check_stream(self, streamed: Streamed) -> None:
+        """Refuse a stream whose first example is unlike those of training."""
+        if len(streamed):
+            first = streamed.read(np.zeros(1, np.int64))["inputs"]
+            checked_inputs(first, self.example, name="the inputs of the stream")
 
     @property
     def _names(self) -> dict[str, tuple[str, ...]]:

@@ -1,6 +1,5 @@
 """Write a result to a folder, as a checkpoint that says what it was trained on."""
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -57,7 +56,7 @@ def save(result: Any, path: str | os.PathLike[str], *, overwrite: bool = False) 
             f"path must be a new folder, got {folder}, which has something in it; pass another, or "
             "overwrite=True"
         )
-    state = jax.tree.map(lambda leaf: leaf, vars(result.state))
+    state = vars(result.state)
     packed = {"state": pack(state)}
     if jax.process_index() != 0:
         return
@@ -83,7 +82,7 @@ def save(result: Any, path: str | os.PathLike[str], *, overwrite: bool = False) 
         checkpoint.mkdir(parents=True)
         log = Log(made).write([{HISTORY: _history_as_json(result.history)}])
         manifest = Manifest(int(result.state.step), identity, leaves, extra, log, {})
-        on_disk.write(checkpoint, dataclasses.replace(manifest), packed)
+        on_disk.write(checkpoint, manifest, packed)
         publish(made, folder)
 
 

@@ -114,6 +114,15 @@ def test_refuses_inputs_unlike_those_of_training(inputs, error, text):
             trained().evaluate((inputs, LABELS))
 
 
+@pytest.mark.parametrize("inputs", [IMAGES / 255, IMAGES.astype(np.int32), IMAGES[:, :5]])
+def test_a_stream_unlike_the_training_inputs_is_refused_too(inputs):
+    """Bytes divided by 255 by the caller would be read as if they were bytes no more."""
+    streamed = data.Streamed((inputs, LABELS))
+    for call in (trained().predict, trained().evaluate):
+        with pytest.raises((TypeError, ValueError), match="the inputs of the stream must be"):
+            call(streamed)
+
+
 def test_bytes_are_refused_where_floats_were_trained_on():
     x = (IMAGES / 255).astype(np.float32)
     result = training.fit(MODEL, (x, LABELS), optimizers.sgd(0.1), **GOAL, **SETTINGS)

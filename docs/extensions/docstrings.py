@@ -11,7 +11,7 @@ Link = Callable[[str], str | None]
 _SECTION = re.compile(r"(Arguments|Attributes|Example|Examples|Raises|Returns|Yields):")
 _ENTRY = re.compile(r"(\S[^:\n]*): ?(.*)", re.DOTALL)
 _CODE = re.compile(r"(?<![`\\}])`([^`\n]+)`(?!`)")
-_VERBATIM = re.compile(r"(`[^`]*`|\$[^$]*\$)")
+_VERBATIM = re.compile(r"(`[^`]*`|\$\$.*?\$\$|\$[^$]*\$)", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 
@@ -21,16 +21,22 @@ def as_markdown(docstring: str, link: Link) -> str:
     A section is a line such as `Arguments:` and what is indented below it. Examples become code;
     so does what is indented elsewhere. Names in backticks become links where `link` knows them.
     """
-    parts, lines = [], docstring.expandtabs().splitlines()
+    parts, text, lines = [], [], docstring.expandtabs().splitlines()
     while lines:
         line = lines.pop(0)
-        if found := _SECTION.fullmatch(line.rstrip()):
+        in_equation = "\n".join(text).count("$$") % 2
+        found = _SECTION.fullmatch(line.rstrip())
+        is_code = line.startswith("    ") and not in_equation
+        if not found and not is_code:
+            text.append(line)
+            continue
+        parts.append(_linked("\n".join(text), link))
+        text = []
+        if found:
             parts += _section(found[1], _indented(lines), link)
-        elif line.startswith("    "):
-            parts.append(_fenced(textwrap.dedent("\n".join([line, *_indented(lines)]))))
         else:
-            parts.append(_linked(line, link))
-    return "\n".join(parts).strip()
+            parts.append(_fenced(textwrap.dedent("\n".join([line, *_indented(lines)]))))
+    return "\n".join([*parts, _linked("\n".join(text), link)]).strip()
 
 
 def _indented(lines: list[str]) -> list[str]:

@@ -1,7 +1,5 @@
 """Pages of the experiments, written from what `docs/gallery` keeps before the site is built."""
 
-import os
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +37,9 @@ def write_experiments(root: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     kept = root / "docs" / "gallery"
     themes = {
-        THEMES[theme]: [Shown(script, run) for script in scripts if (run := find_run(kept / script.stem))]
+        THEMES[theme]: [
+            Shown(script, run) for script in scripts if (run := find_run(kept / script.stem))
+        ]
         for theme, scripts in by_theme().items()
     }
     every = [shown for group in themes.values() for shown in group]

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sphinx.errors import SphinxError
-
 _ADDRESSES = {"a": "href", "link": "href", "img": "src", "script": "src", "iframe": "src"}
 _GENERATED = ("_modules", "genindex.html", "search.html")
 """Sphinx's own pages: their links are its affair."""
@@ -69,6 +67,8 @@ def _reason(path: Path, tag: str, address: str, pages: dict[Path, Page]) -> str 
 
 
 def _check(app: Any, exception: Exception | None) -> None:
+    from sphinx.errors import SphinxError
+
     if exception is None and app.builder.name == "html":
         wrong = broken_links(Path(app.outdir).resolve())
         if wrong:

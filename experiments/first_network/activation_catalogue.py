@@ -8,6 +8,13 @@ for two classes they are one function.
 
     g = 1 / sqrt(E[f(z)^2]),    rho = d/dq g^2 E[f(sqrt(q) z)^2] at q = 1,    z ~ N(0, 1)
 
+Meaning: Each panel draws an activation and, dashed, its derivative; its title gives the gain that
+keeps a signal's size, whether the signal is drawn back to this size, and how much of it meets a
+flat slope. Activations that saturate draw the signal back but stop the gradient where they are
+flat, ReLU and its leaky relatives keep a signal of any size, and GELU, SiLU and Mish drive it away
+from the size that they would keep.
+
+Data: none (synthetic: standard normal inputs, integrated by quadrature).
 Source: the lecture on activations and output layers; Poole et al. (2016), equation 3, for the map
 of the variance.
 Run: python experiments/first_network/activation_catalogue.py

@@ -5,6 +5,14 @@ time at the end; Adam, cosine decay from 0.003, batches of 100, 20 epochs. One a
 of all depths; the other makes shallow networks wider, so that all have as many parameters as the
 one of three layers.
 
+Meaning: Each curve is the accuracy of networks of 1 to 11 hidden layers, dense on the left and
+convolutional on the right, at equal width or at an equal number of parameters. At equal width more
+layers help the convolutional networks, while the dense ones do best with two or three; whether
+deeper dense networks, or deeper ones with no more parameters, are worse in general four seeds leave
+undecided.
+
+Data: mnist_1d, 5,000 signals of 40 points (4,000 to train on, 1,000 to test); Greydanus and Kobak
+(2024), made by the package mnist1d.
 Source: Goodfellow, Bengio and Courville (2016), Deep Learning, figures 6.6 and 6.7, which are
 Goodfellow et al. (2014): street numbers, 92.0 % with 3 hidden layers to 96.5 % with 11, and wide
 shallow networks that over-fit where deep ones do not.

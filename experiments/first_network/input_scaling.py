@@ -7,6 +7,14 @@ deviations from 0. Gradient descent at its best rate, 2 / (lambda_1 + lambda_n),
 thousandth of the start's. The features are left raw, centred (less their mean), scaled (over their
 standard deviation), or both. The contours are those of Boston housing, price by RM and LSTAT.
 
+Meaning: The ellipses are contours of a least-squares loss with the path of gradient descent; the
+other panels show the condition number of the loss for raw and for prepared features, and the steps
+that it costs. The number of steps grows in proportion to the condition number, and standardising
+(centring and scaling together) takes away all of it but what the correlation of the features
+leaves.
+
+Data: boston_housing, 506 examples, for the contours (Harrison and Rubinfeld (1978), from the
+package mlxtend); the rest is synthetic, 400 examples of two normal features.
 Source: the lecture on preparing data; LeCun et al. (1998), Efficient BackProp, sections 4.3 and 5;
 Nesterov (2004), theorem 2.1.15, for the bound ln(1/share) / (2 ln((kappa + 1) / (kappa - 1))).
 Run: python experiments/first_network/input_scaling.py

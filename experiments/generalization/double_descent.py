@@ -4,6 +4,14 @@ MNIST-1D with wrong labels, [40, w, w, 10] and a network of three convolutions, 
 weights, momentum at rate 0.01, batches of 100, 20,000 steps. With the width the test error falls,
 rises to a peak where the network can just learn all labels by heart, and falls again.
 
+Meaning: The panels show the test error by width, by channels, by the number of examples and by
+epoch, for networks trained on labels some of which are wrong. With wrong labels the error rises to
+a peak where the network can just learn them all by heart, and falls again in larger networks; four
+seeds leave undecided the peak of convolutions, its absence with true labels, and whether more
+examples or longer training hurt and then help.
+
+Data: mnist_1d, 5,000 signals of 40 points (4,000 to train on, 1,000 to test); Greydanus and Kobak
+(2024), made by the package mnist1d.
 Source: the lecture on double descent; Nakkiran et al. (2019), figures 1, 2 and 11; the notebook
 deep-double-descent of MNIST-1D (2024), whose networks and rates these are; Prince (2023), section
 8.4.

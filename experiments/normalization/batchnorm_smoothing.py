@@ -6,6 +6,12 @@ at chosen steps, along the batch's gradient g for 0.5 to 4 rates, the noise held
 loss, the greatest change of the gradient, and the effective beta-smoothness,
 max ||g(x) - g(x - eta g)|| / (eta ||g||). How far inputs move: internal_covariate_shift.py.
 
+Meaning: Above is the training loss at two rates without a norm, with BatchNorm, and with BatchNorm
+whose outputs are shaken at random; below, how much the loss and its gradient change along a step.
+BatchNorm trains faster and, after the first steps, makes the loss smoother; the noise leaves it
+most of its gain at the larger rate, which speaks against still inputs as the reason.
+
+Data: cifar10, 60,000 colour images of 32 x 32 (50,000 to train on); Krizhevsky (2009), downloaded.
 Source: the lecture on BatchNorm; Santurkar, Tsipras, Ilyas and Madry (2018), figures 1, 2 and 4;
 the rates are theirs. Tried with one seed, the network without a norm trains at 0.03 and 0.1 and
 stays at chance at 0.5.

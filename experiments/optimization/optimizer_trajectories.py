@@ -7,6 +7,13 @@ stays there. Each one has, on each function, the constant rate of the grid with 
 start settles first (where none does, the one that ends lowest), among the rates that never lift it
 above where it started.
 
+Meaning: The paths are those of eight optimizers in a ravine, on Beale's function and beside the
+ridge of a saddle; the last panel counts the steps that each needs. Momentum and Nesterov cross the
+ravine in fewer steps than SGD, and most adaptive optimizers leave the saddle first; but Adagrad is
+quick in the ravine only while it lies along the axes, for turned by 30 degrees it takes 25 times
+the steps.
+
+Data: none (synthetic: functions of two parameters, from 24 random starts).
 Source: the lecture on optimizers; Polyak (1964) for the ravine, Beale (1958).
 Run: python experiments/optimization/optimizer_trajectories.py
 Expected: in the ravine momentum settles in two fifths of the steps of SGD, Nesterov in a quarter.

@@ -160,8 +160,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         return made
     made += [
         as_before(
-            f"The network {LABELS[name]} reads the digits as well as before: test accuracy, % "
-            f"({EXPECTED_OVER} earlier seeds: {mean}); mean of {seeds} seeds",
+            f"The network {LABELS[name]} reads the digits as well as in earlier runs: test "
+            f"accuracy, % ({EXPECTED_OVER} earlier seeds: {mean}); mean of {seeds} seeds",
             results["test"].sel(network=name),
             mean,
             deviation,

@@ -205,23 +205,24 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             steepest.sel(activation="sigmoid"), 0.25 - ROUNDING, 0.25 + ROUNDING,
         ),
         Claim(
-            "With two straight pieces that meet at 0 every variance is a fixed point (identity, "
-            "ReLU, leaky ReLU): rho, farthest from 1",
+            "Activations of two straight pieces that meet at 0 keep a signal of any size "
+            "(identity, ReLU, leaky ReLU): rho, farthest from 1",
             max(rho.sel(activation=STRAIGHT).values, key=lambda each: abs(each - 1)),
             1 - QUADRATURE, 1 + QUADRATURE,
         ),
         Claim(
-            "What saturates draws the variance back to its fixed point (sigmoid, tanh, hard tanh, "
+            "Activations that saturate draw a signal back to one size (sigmoid, tanh, hard tanh, "
             "softsign): rho, the largest, below 1",
             rho.sel(activation=SATURATING).max(), 0, 1 - QUADRATURE,
         ),
         Claim(
-            "What is flatter on the left than a straight piece drives it away (GELU, SiLU, Mish): "
-            "rho, the least, above 1",
+            "Activations that bend on the left of 0 and are straight far to the right drive a "
+            "signal away from the size that they would keep (GELU, SiLU, Mish): rho, the least, "
+            "above 1",
             rho.sel(activation=GATED).min(), 1 + QUADRATURE, np.inf,
         ),
         Claim(
-            "Two logits and a softmax are one logit, their difference, and a sigmoid: probability, "
+            "A softmax of two logits is the sigmoid of their difference: probability, "
             "loss and gradient, largest difference in roundings of the difference",
             results["heads_apart"].max(), 0, ROUNDINGS,
         ),

@@ -234,23 +234,24 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     counted, outputs = results["passes"], results["outputs"]
     return [
         Claim(
-            f"Every layer's derivatives by hand are JAX's, {results.sizes['layer']} layers: "
+            f"The derivatives written by hand are JAX's: {results.sizes['layer']} layers, "
             "values, both derivatives and pushes, largest relative difference in float64",
             results["apart"].max(), 0, ROUNDING,
         ),
         Claim(
-            "Chained, they are those of the whole network of Boston housing: gradients by every "
-            "parameter and input, and a push, largest relative difference from JAX's",
+            "Chained, they are the derivatives of a whole network: Boston housing, gradients by "
+            "every parameter and input, and a push, largest relative difference from JAX's",
             results["house_apart"], 0, ROUNDING,
         ),
         Claim(
-            f"Backward is as cheap with {OUTPUTS[-1]} outputs as with one: a vector-Jacobian "
-            "product by inputs and parameters, operations in forward passes, the most",
+            f"Backpropagation is as cheap with {OUTPUTS[-1]} outputs as with one: a "
+            "vector-Jacobian product by inputs and parameters, operations in forward passes, the "
+            "most",
             counted.sel(product="pull").max(), 1, AT_MOST,
         ),
         Claim(
-            "The Jacobian costs a pass for each output: its operations in forward passes over the "
-            "number of outputs, the least",
+            "The whole Jacobian costs a pass for each output: its operations in forward passes "
+            "over the number of outputs, the least",
             (counted.sel(product="Jacobian") / outputs).min(), 1, np.inf,
         ),
     ]  # fmt: skip

@@ -96,6 +96,7 @@ KINDS = {
     "convolutional": Kind("convolutional", ConvSignal, width=16, first=WINDOW, later=WINDOW),
 }
 ARMS = {"width": "equal width", "parameters": "equal number of parameters"}
+AT = {"width": "at equal width", "parameters": "at an equal number of parameters"}
 
 
 @dataclass(frozen=True)
@@ -183,13 +184,13 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     equal = results.sel(arm="parameters")
     made = []
     for name, kind in KINDS.items():
-        for arm, label in ARMS.items():
+        for arm in ARMS:
             accuracy = deep["test"].sel(kind=name, arm=arm).transpose("seed", "depth")
             made.append(
                 about_mean(
-                    f"{kind.label}, {label}: from {REFERENCE} to {most} hidden layers the test "
-                    "accuracy rises, % a layer (Goodfellow et al.: 0.56, street numbers)"
-                    f"; {mean_of}",
+                    f"Deeper {kind.label} networks are better {AT[arm]}: from {REFERENCE} to "
+                    f"{most} hidden layers the test accuracy rises, % a layer (Goodfellow et al.: "
+                    f"0.56, street numbers); {mean_of}",
                     slopes(deep["depth"], accuracy),
                     low=0.0,
                 )
@@ -198,14 +199,15 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         gap, wide = at["train"] - at["test"], int(at["width"].sel(depth=1))
         made += [
             about_mean(
-                f"{kind.label}, {label}: {REFERENCE} layers beat 1 of width {wide}, test accuracy "
-                f"above its, %; {mean_of}",
+                f"A {kind.label} network of {REFERENCE} layers beats one of 1 layer "
+                f"{AT['parameters']}: of width {wide}, test accuracy above its, %; {mean_of}",
                 at["test"].sel(depth=REFERENCE) - at["test"].sel(depth=1),
                 low=0.0,
             ),
             about_mean(
-                f"{kind.label}, {label}: wide and shallow over-fits, deep does not: training less "
-                f"test accuracy with 1 layer above that with {most}, %; {mean_of}",
+                f"A wide and shallow {kind.label} network over-fits more than a deep one "
+                f"{AT['parameters']}: training less test accuracy with 1 layer above that with "
+                f"{most}, %; {mean_of}",
                 gap.sel(depth=1) - gap.sel(depth=most),
                 low=0.0,
             ),

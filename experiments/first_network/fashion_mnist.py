@@ -159,8 +159,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     slow, fast = (results["accuracy"].sel(rate=rate) for rate in (SLOW, FAST))
     made = [
         about_mean(
-            f"At rate 1e-4 the network learns as the lecture's does: training accuracy in epoch "
-            f"{epoch}, % (lecture: {lecture}, one run); {mean_of}",
+            f"In epoch {epoch} at rate 1e-4 the network learns as the lecture's does: training "
+            f"accuracy, % (lecture: {lecture}, one run); {mean_of}",
             slow.sel(split="train", epoch=epoch),
             lecture - near,
             lecture + near,
@@ -171,7 +171,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     ]
     made.append(
         about_mean(
-            f"It does as well on new images: test accuracy after 4 epochs, %; {mean_of}",
+            "At rate 1e-4 the network does nearly as well on new images: test accuracy after 4 "
+            f"epochs, %; {mean_of}",
             slow.sel(split="test", epoch=LECTURE_EPOCHS),
             *SLOW_TEST,
         )
@@ -190,8 +191,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     gap = fast.sel(split="train") - fast.sel(split="test")
     made.append(
         about_mean(
-            "Trained on, it over-fits: points by which the gap between training and test accuracy "
-            f"grows from epoch {LECTURE_EPOCHS} to {gap.sizes['epoch']}; {mean_of}",
+            "Trained on, the network over-fits: points by which the gap between training and "
+            f"test accuracy grows from epoch {LECTURE_EPOCHS} to {gap.sizes['epoch']}; {mean_of}",
             gap.isel(epoch=-1) - gap.sel(epoch=LECTURE_EPOCHS),
             low=0.0,
         )

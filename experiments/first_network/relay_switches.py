@@ -208,7 +208,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     where = f"{widths} units, the width that decides; mean of {seeds} seeds"
     return [
         Claim(
-            "4 units switch where the cases meet: of the network written by hand, what the pattern "
+            "Four units written by hand switch where the cases meet: what their pattern "
             f"tells of the case, of {CASE_BITS:g} bits (arithmetic)",
             results["hand_bits"],
             *(CASE_BITS - EPSILON, CASE_BITS + EPSILON),
@@ -221,8 +221,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             *(0.0, 1.0),
         ),
         about_means(
-            "Training moves the switches to the cases: bits that the pattern tells of the case, "
-            f"trained less untrained, {where}",
+            "Training moves the switches to where the cases meet: bits that the pattern tells of "
+            f"the case, trained less untrained, {where}",
             after["bits"] - before["bits"],
             low=0.0,
         ),
@@ -233,14 +233,15 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             0.9 * CASE_BITS,
         ),
         about_ratios(
-            f"So the function, too, is nearly linear within a pattern: {AMPLE} units, rms distance "
-            f"from its best linear read-outs, untrained over trained, geometric, {seeds} seeds",
+            f"After training the function, too, is nearly linear within a pattern: {AMPLE} units, "
+            "rms distance from its best linear read-outs, untrained over trained, geometric, "
+            f"{seeds} seeds",
             (before["function_misfit"] / after["function_misfit"]).sel(width=AMPLE),
             low=1.0,
         ),
         about_means(
-            "Trained patterns say less that is not about the case: H(pattern | case) in bits, "
-            f"untrained less trained, {where}",
+            "After training the patterns say less that is not about the case: H(pattern | case) "
+            f"in bits, untrained less trained, {where}",
             before["aside_bits"] - after["aside_bits"],
             low=0.0,
         ),

@@ -180,13 +180,14 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     of = f"geometric mean of {results.sizes['seed']} seeds"
     made = [
         about_slope(
-            "Twice the bumps, half the error: the error of the network written by hand goes as "
-            "n^p (Barron's bound has -1/2, straight pieces -2: nearer to -1 than to these), p",
+            "Twice as many bumps make half the error: the error of the network written by hand "
+            "goes as n^p (Barron's bound has -1/2, straight pieces -2: nearer to -1 than to "
+            "these), p",
             np.log(bumps), np.log(by_hand), -1.5, -0.75,
         ),
         Claim(
-            f"It misses by what the function's slope predicts: error of {bumps[-1]} bumps over "
-            "rms(f') h sqrt(1/12 - 1/k)",
+            "The network written by hand misses by what the function's slope predicts: error of "
+            f"{bumps[-1]} bumps over rms(f') h sqrt(1/12 - 1/k)",
             by_hand[-1] / results["theory"][-1], 0.98, 1.02,
         ),
         about_ratios(

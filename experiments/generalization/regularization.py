@@ -233,7 +233,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             -of_wrong["loss"].sel(arm="smoothing_0.1"),
         ),
         mean(
-            f"It leaves the gap as it is: label smoothing 0.1, {wrong}, the share of the gap that "
+            f"Label smoothing leaves the gap as it is: 0.1, {wrong}, the share of the gap that "
             "goes (early stopping: most of it)",
             -of_wrong["gap"].sel(arm="smoothing_0.1") / overfit,
             -0.1,

@@ -231,8 +231,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             2 * FREE_STEPS * FLOAT32_STEP,
         ),
         Claim(
-            "L2 with Adam moves such weights by eta a step, whatever their size and whatever "
-            "lambda: the movement over eta t, farthest from 1 (arithmetic)",
+            "L2 with Adam moves weights without a gradient by eta a step, whatever their size and "
+            "whatever lambda: the movement over eta t, farthest from 1 (arithmetic)",
             pulled[np.abs(pulled - 1).argmax()],
             0.95,
             1.05,
@@ -244,8 +244,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             high=PATH_STEPS,
         ),
         about_ratios(
-            "With Adam it is not: distance of the two paths over their length, geometric "
-            f"{mean_of}",
+            "With Adam, L2 is not weight decay: distance of the two paths over their length, "
+            f"geometric {mean_of}",
             results["apart"].sel(optimizer="adam"),
             1e-2,
         ),

@@ -169,7 +169,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             1e-6,
         ),
         Claim(
-            "Leaky ReLU keeps it with sqrt(2/(1 + a^2)): the quadrature's gain less it",
+            "Leaky ReLU keeps the signal's size with the gain sqrt(2/(1 + a^2)): the "
+            "quadrature's gain less it",
             quadrature.sel(activation=f"leaky ReLU, {SLOPE}") - np.sqrt(2 / (1 + SLOPE**2)),
             -1e-6,
             1e-6,
@@ -186,14 +187,14 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     for label, kind in itertools.product(results["activation"].values, KINDS):
         of = last.sel(activation=label, kind=kind)
         at, ratio = float(of["theory"]), of["measured"] / of["theory"]
-        with_gain = f"{label} with the {kind}'s gain {float(of['gain']):.4f}"
+        with_gain = f"the {kind}'s gain for {label}, {float(of['gain']):.4f},"
         if "ReLU" in label:
             # A sum of independent terms in the logarithm: a finite width makes its mean
             # -5/(2 width) a layer, or less where examples differ.
             made.append(
                 about_mean(
-                    f"{with_gain}: a typical network keeps the signal through {DEPTH} layers. "
-                    f"How often its variance is halved, against theory's {at:.3g}; mean of "
+                    f"With {with_gain} a typical network keeps the signal through {DEPTH} layers: "
+                    f"how often its variance is halved, against theory's {at:.3g}; mean of "
                     f"{seeds} seeds",
                     -np.log2(ratio),
                     -HALVINGS,
@@ -204,7 +205,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         near = FINITE_WIDTH[label][KINDS.index(kind)]
         made.append(
             about_mean(
-                f"{with_gain}: the variance settles where theory says, at {at:.3g}. Variance "
+                f"With {with_gain} the variance settles where theory says, at {at:.3g}: variance "
                 f"in layer {DEPTH} over theory's; mean of {seeds} seeds",
                 ratio,
                 1 - near,

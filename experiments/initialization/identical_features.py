@@ -130,8 +130,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             1 + 1e-6,
         ),
         about_mean(
-            "Dropout tells them apart sooner than rounding does: powers of ten that 1 less the "
-            f"mean cosine is larger after an epoch; mean of {seeds} seeds",
+            "Dropout tells identical features apart sooner than rounding does: powers of ten "
+            f"that 1 less the mean cosine is larger after an epoch; mean of {seeds} seeds",
             logs.sel(arm="dropout") - logs.sel(arm="identical"),
             low=0.0,
         ),
@@ -142,9 +142,9 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     final = results["accuracy"].isel(epoch=-1)
     made.append(
         as_before(
-            "Told apart by dropout, they come as near to He with dropout as before: points of "
-            f"test accuracy behind ({EXPECTED_OVER} earlier seeds: {mean:.2f}); mean of {seeds} "
-            "seeds",
+            "Told apart by dropout, they come as near to He with dropout as in earlier runs: "
+            f"points of test accuracy behind ({EXPECTED_OVER} earlier seeds: {mean:.2f}); mean of "
+            f"{seeds} seeds",
             final.sel(arm="he") - final.sel(arm="dropout"),
             mean,
             deviation,

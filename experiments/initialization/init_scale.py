@@ -115,22 +115,22 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     sigmoid = results.sel(start="zeros_sigmoid")
     made = [
         Claim(
-            "All weights zero, ReLU: no weight ever moves, for each gradient has a factor 0. "
-            f"Largest weight after {steps} steps",
+            "From zeros no weight of a ReLU network ever moves, for each gradient has a factor 0: "
+            f"largest weight after {steps} steps",
             results["moved"].sel(start="zeros").max(),
             0.0,
             0.0,
         ),
         Claim(
-            "All weights zero, sigmoid: the units of a layer stay one unit, repeated, to rounding. "
-            f"Largest difference between the weights of two units after {steps} steps",
+            "From zeros the units of a sigmoid layer stay one unit, repeated: to rounding, "
+            f"largest difference between the weights of two units after {steps} steps",
             sigmoid["apart"].max(),
             0.0,
             ROUNDING,
         ),
         about_mean(
-            f"They do move, but in step: the largest weight into a hidden unit; mean of {seeds} "
-            "seeds",
+            "From zeros the weights of a sigmoid network do move, but in step: the largest "
+            f"weight into a hidden unit; mean of {seeds} seeds",
             sigmoid["moved"].isel(layer=slice(2)).max("layer"),
             low=1e-3,
         ),

@@ -182,7 +182,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     # E[|relu(W a)|^2 | a] = (variance width / 2) |a|^2 exactly, at any width and batch.
     ways = {
         "Forward, each layer multiplies the mean square of the activations": growth(forward),
-        "Backward, it multiplies that of the gradient": growth(
+        "Backward, each layer multiplies the mean square of the gradient": growth(
             backward.isel(layer=slice(None, None, -1))
         ),
     }

@@ -239,8 +239,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     for name, (mean, deviation) in EXPECTED.items():
         made.append(
             as_before(
-                f"{name} learns as much as before: test accuracy, % ({EXPECTED_OVER} earlier "
-                f"seeds: {mean:.2f}); mean of {seeds} seeds",
+                f"From {name!r} the network learns as much as in earlier runs: test accuracy, % "
+                f"({EXPECTED_OVER} earlier seeds: {mean:.2f}); mean of {seeds} seeds",
                 accuracy.sel(initializer=name),
                 mean,
                 deviation,

@@ -138,7 +138,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     default, lsuv = (results["accuracy"].sel(start=start, epoch=1) for start in STARTS)
     return [
         about_mean(
-            "Before, the layers' variances differ by more than a factor of ten: powers of ten "
+            "Before LSUV the layers' variances differ by more than a factor of ten: powers of ten "
             f"between the largest and the least of a network; mean of {seeds} seeds",
             np.log10(before.max("layer") / before.min("layer")),
             low=1.0,
@@ -151,7 +151,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             TOLERANCE * (1 + 1e-3),
         ),
         Claim(
-            f"Few passes do: rescalings that a layer needs at most; most of {seeds} seeds",
+            f"A few rescalings are enough: those that a layer needs at most; most of {seeds} seeds",
             results["rescalings"].sel(start="lsuv").max(),
             1,
             3,

@@ -180,8 +180,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     slope, turns = results["slope"], results["turns"]
     made = [
         about_means(
-            f"Theory knows how steep the curve is: share of slopes below theory's {share:g} "
-            f"quantile, the farthest of {DEPTH} layers; {of_seeds}",
+            f"Theory knows the {share:g} quantile of the curve's slopes: share of slopes below "
+            f"it, the  farthest of {DEPTH} layers; {of_seeds}",
             results["below"].sel(share=share).isel(layer=slice(1, None)).transpose("seed", "layer"),
             share - NEAR,
             share + NEAR,
@@ -197,8 +197,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             1.0,
         ),
         about_ratios(
-            f"A few grow: the largest |dy/dt| after {DEPTH} layers, over that of the straight "
-            f"line; geometric {of_seeds}",
+            f"A few slopes grow: the largest |dy/dt| after {DEPTH} layers, over that of the "
+            f"straight line; geometric {of_seeds}",
             slope.sel(quantile=1.0, layer=DEPTH) / slope.sel(quantile=1.0, layer=0),
             1.0,
         ),

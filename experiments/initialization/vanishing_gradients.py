@@ -233,8 +233,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         expected = float(predicted.sel(where))
         made.append(
             about_mean(
-                f"{activation} with {initializer} {does}: powers of ten that it gains from layer "
-                f"{DEPTH} back to layer 1 (theory {expected:.2f}); {mean_of}",
+                f"With {initializer} weights a {activation} network {does}: powers of ten that it "
+                f"gains from layer {DEPTH} back to layer 1 (theory {expected:.2f}); {mean_of}",
                 total.sel(where),
                 expected - NEAR_DECADES,
                 expected + NEAR_DECADES,

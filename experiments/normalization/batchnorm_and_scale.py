@@ -189,8 +189,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             high=HARDLY,
         ),
         about_means(
-            f"Without it does: points lost at {scales[0]:g} and at {scales[-1]:g}, the lesser of "
-            f"the two; {of_seeds}",
+            f"Without BatchNorm the scale matters: points lost at {scales[0]:g} and at "
+            f"{scales[-1]:g}, the lesser of the two; {of_seeds}",
             lost.sel(arm="plain").isel(scale=[0, -1]),
             low=MATTERS,
         ),
@@ -201,9 +201,9 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             low=MATTERS,
         ),
         about_means(
-            "The scale a of the hidden weights is a learning rate: accuracy less that of scale 1 "
-            f"with the hidden rate eta/a^2, points, farthest from 0 of {pairs.sizes['pair']} pairs "
-            f"of scale and rate; {of_seeds}",
+            "With BatchNorm the scale a of the hidden weights is a learning rate: accuracy less "
+            "that of scale 1 with the hidden rate eta/a^2, points, farthest from 0 of "
+            f"{pairs.sizes['pair']} pairs of scale and rate; {of_seeds}",
             pairs.sel(arm="hidden") - pairs.sel(arm="law"),
             -NEAR,
             NEAR,
@@ -212,7 +212,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     effective = results["effective"].sel(arm="hidden").transpose("seed", "rate", "scale")
     for side, does, power in (
         (slice(-2, None), "Large hidden weights stand still", -2),
-        (slice(2), "Small ones leap once, and stand still too", 2),
+        (slice(2), "Small hidden weights leap once, and stand still too", 2),
     ):
         a = scales[side]
         made.append(

@@ -224,8 +224,9 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             1 + near,
         ),
         about_mean(
-            "A small batch makes it worse: growth a layer with ReLU in batches of "
-            f"{int(results['batch'][0])}, over that in batches of {examples}; {of_seeds}",
+            "A small batch makes the gradient explode faster: growth a layer with ReLU in "
+            f"batches of {int(results['batch'][0])}, over that in batches of {examples}; "
+            f"{of_seeds}",
             measured.sel(chain="relu").isel(batch=0) / measured.sel(chain="relu").isel(batch=-1),
             low=1.0,
         ),
@@ -235,15 +236,15 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     # Each layer's share of `near` adds up: below - 1 layers, and half of it for a root.
     wide = (below - 1) * math.log10(1 + near) / 2
     for arm, does in (
-        ("relu", "explodes, an exponential of the depth"),
-        ("skip", "grows much less, a power of the depth"),
+        ("relu", "explodes, as an exponential of the depth"),
+        ("skip", "grows much less, as a power of the depth"),
         ("plain", "neither grows nor shrinks"),
     ):
         gain = float(predicted.sel(arm=arm).isel(layer=0))
         made.append(
             about_mean(
-                f"{ARMS[arm].label}: the gradient {does}. Powers of ten that its root mean square "
-                f"gains in {below - 1} layers (theory {gain:.2f}); {of_seeds}",
+                f"With {ARMS[arm].label} the gradient {does}: powers of ten that its root mean "
+                f"square gains in {below - 1} layers (theory {gain:.2f}); {of_seeds}",
                 total.sel(arm=arm).isel(layer=0),
                 gain - wide,
                 gain + wide,

@@ -182,14 +182,12 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     made = []
     for size in results["batch_size"].values:
         points, nats = (gained[name].sel(batch_size=size) for name in ("accuracy", "loss"))
-        where = (
-            f"{results['dataset'].item()}, batches of {size}, mean of {results.sizes['seed']} seeds"
-        )
+        where = f"{results['dataset'].item()}, mean of {results.sizes['seed']} seeds"
         made.append(
             about_mean(
-                f"A momentum near 1 still remembers the start: with {far:g}, after {short} steps "
-                f"{left:.0f} % of the statistics are those of init, and recalibration gains points "
-                f"of accuracy; {where}",
+                f"A momentum near 1 still remembers the start, in batches of {size}: with "
+                f"{far:g}, after {short} steps {left:.0f} % of the statistics are those of init, "
+                f"and recalibration gains points of accuracy; {where}",
                 points.sel(length=short, statistics=f"{far:g}"),
                 0.0,
             )
@@ -199,16 +197,16 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         behind = nats.sel(statistics=CUMULATIVE) - nats.sel(statistics=f"{usual:g}")
         made += [
             about_mean(
-                "The usual momentum needs no recalibration after long training: with "
-                f"{usual:g}, after {long} steps, it gains next to nothing, points of accuracy; "
-                f"{where}",
+                "The usual momentum needs no recalibration after long training, in batches of "
+                f"{size}: with {usual:g}, after {long} steps, it gains next to nothing, points of "
+                f"accuracy; {where}",
                 points.sel(length=long, statistics=f"{usual:g}"),
                 -SMALL,
                 SMALL,
             ),
             about_mean(
-                f"The average of all batches falls behind the weights: after {long} steps nats of "
-                f"loss over those of momentum {usual:g}; {where}",
+                f"The average of all batches falls behind the weights, in batches of {size}: "
+                f"after {long} steps nats of loss over those of momentum {usual:g}; {where}",
                 behind.sel(length=long),
                 0.0,
             ),

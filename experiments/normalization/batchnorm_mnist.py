@@ -202,8 +202,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     mean_of = f"geometric mean of {seeds} seeds"
     made = [
         about_ratios(
-            f"BatchNorm learns faster: {digits}, rate {rate:g}, steps to {TARGET[digits]:g} % "
-            f"without it over those with, {mean_of}",
+            f"BatchNorm learns faster at the rate {rate:g}: {digits}, steps to {TARGET[digits]:g} "
+            f"% without it over those with, {mean_of}",
             speed(results).sel(rate=rate),
             1.0,
         )
@@ -240,13 +240,16 @@ def at_the_end(results: xarray.Dataset) -> list[Claim]:
             0.0,
         )
     ]
-    found = f"{when}, {best['norm']:g} with, {best['plain']:g} without: {lead}"
+    found = f"{when}, best by validation {best['norm']:g} with, {best['plain']:g} without: {lead}"
     ahead = at_best["norm"] - at_best["plain"]
-    said = "Each at its best rate (by validation), BatchNorm"
+    said = "Each at its best rate, BatchNorm"
     if digits != "mnist_5k":
         return [*made, about_mean(f"{said} ends higher, as in the paper: {found}", ahead, 0.0)]
-    said += " does NOT end higher on few digits (the paper, on all of mnist: it does; here both "
-    return [*made, about_mean(f"{said}fit the training set): {found}", ahead, high=NOTICEABLE)]
+    said += " does NOT end higher on few digits, as the paper's does on all of MNIST"
+    return [
+        *made,
+        about_mean(f"{said}: both fit the training set, {found}", ahead, high=NOTICEABLE),
+    ]
 
 
 def plot(results: xarray.Dataset) -> Any:

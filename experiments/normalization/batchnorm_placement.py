@@ -205,8 +205,10 @@ def decided(results: xarray.Dataset, table: str) -> list[Pair]:
 
 
 def label(table: str, names: Sequence[str]) -> str:
-    """Of some rows of a table."""
-    return " and ".join(TABLES[table][name][0] for name in names)
+    """Of some rows of a table, as a sentence has them."""
+    said = [TABLES[table][name][0] for name in names]
+    said = [f"the norm {one}" if one.startswith(("before", "after")) else one for one in said]
+    return " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))
 
 
 def by_seed(results: xarray.Dataset, names: Sequence[str]) -> xarray.DataArray:
@@ -241,15 +243,14 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         if {*better, *worse} <= arms:
             reverse = small and not agrees
             ahead, behind = (worse, better) if reverse else (better, worse)
-            first, verb = label(table, ahead), "are" if len(ahead) > 1 else "is"
             theirs = [
-                np.mean([TABLES[table][name][1] for name in side]) for side in (better, worse)
+                np.mean([TABLES[table][name][1] for name in side]) for side in (ahead, behind)
             ]
-            lead = theirs[0] - theirs[1]
             order = "the reverse of" if reverse else "as in"
             text = (
-                f"{first[0].upper()}{first[1:]} {verb} ahead of {label(table, behind)}, {order} "
-                f"CaffeNet (where the lead of {label(table, better)} is {lead:.1f}): {points}"
+                f"Networks with {label(table, ahead)} are ahead of those with "
+                f"{label(table, behind)}, {order} CaffeNet: {points} (CaffeNet: "
+                f"{theirs[0] - theirs[1]:+.1f})"
             )
             made.append(about_mean(text, by_seed(results, ahead) - by_seed(results, behind), 0.0))
     rows = TABLES[ACTIVATIONS]

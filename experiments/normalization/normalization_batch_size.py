@@ -255,8 +255,9 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             rise(loss, "batch"),
         ),
         mean(
-            f"Better statistics in evaluation do not make up for it: with those of the training "
-            f"set, which win back {shown(won_back)} points at batch {SMALL}, points that {cost}",
+            "Better statistics in evaluation do not make up for a small batch: with those of the "
+            f"training set, which win back {shown(won_back)} points at batch {SMALL}, points that "
+            f"{cost}",
             rise(exact, "batch"),
         ),
     ]

@@ -232,20 +232,23 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     memorised = area.sel(anew=0.0) - area.sel(anew=1.0)
     gained = area.sel(norm="batch") - area.sel(norm="plain")
     above_zero = {
-        f"A network that memorises relies more on single units (Morcos et al.); {does}: area with "
+        f"With {does}, a network that memorises relies more on single units (Morcos et al.): area "
+        "with "
         "true labels less that with all drawn anew, points, the lesser with BatchNorm and without":
         memorised.sel(way=way, norm=COMPARED)
         for way, does in WAYS.items()
     } | {
-        f"With BatchNorm a network relies less on them (Morcos et al.); {does}, true labels: area "
-        "with BatchNorm less that without, points": gained.sel(way=way, anew=0.0)
+        f"With {does}, a network with BatchNorm relies less on single units (Morcos et al.): true "
+        "labels, area with BatchNorm less that without, points": gained.sel(way=way, anew=0.0)
         for way, does in WAYS.items()
     } | {
-        "So it does where both memorise: area with BatchNorm less that without, all labels drawn "
+        "BatchNorm makes networks rely less on single units where both memorise: area with "
+        "BatchNorm less that without, all labels drawn "
         f"anew, points, the least of {len(WAYS)} ways": gained.sel(anew=1.0),
         "BatchNorm regularises (Luo et al.): train-test gap of accuracy without less that with it, "
         "points": gap.sel(norm="plain") - gap.sel(norm="batch"),
-        "The fewer examples it normalises over, the more (Luo et al.): gap at "
+        "The fewer examples BatchNorm normalises over, the more it regularises (Luo et al.): gap "
+        "at "
         f"{BATCH_SIZE} less that at {SMALL}, points":
         gap.sel(norm="batch") - gap.sel(norm="small"),
     }  # fmt: skip

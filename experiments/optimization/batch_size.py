@@ -226,8 +226,9 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             MINI / 2,
         ),
         about_ratios(
-            f"Beyond it a larger batch hardly saves steps: those of {LARGER} over those of all "
-            f"{full} ({full / LARGER:.0f} if perfect; less than a tenth of that), {mean_of}",
+            f"Beyond the critical batch a larger one hardly saves steps: those of {LARGER} over "
+            f"those of all {full} ({full / LARGER:.0f} if perfect; less than a tenth of that), "
+            f"{mean_of}",
             steps.sel(size=LARGER) / steps.sel(size=full),
             1.0,
             full / LARGER / 10,
@@ -240,8 +241,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             256,
         ),
         about_ratios(
-            "One law of two numbers describes every batch size: steps over S_min (1 + B_c / B), "
-            f"the batch size farthest from 1, {mean_of}",
+            "One law with two constants describes every batch size: steps over S_min (1 + B_c / "
+            f"B), the batch size farthest from 1, {mean_of}",
             off,
             1 / LAW_TOLERANCE,
             LAW_TOLERANCE,

@@ -199,26 +199,27 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     least = best.min("rate")
     return [
         Claim(
-            f"Constant gradients: each of the first {STEPS} steps is 1 rate long with correction, "
-            "without it (1 - beta1^t) / sqrt(1 - beta2^t), up to "
-            f"{closed.max():.0f}. Farthest from that, relative (arithmetic)",
+            f"With correction each of the first {STEPS} steps is one rate long, without it up to "
+            f"{closed.max():.0f}: constant gradients, law without it (1 - beta1^t) / "
+            "sqrt(1 - beta2^t), farthest from that, relative (arithmetic)",
             departure(constant / factor), 0.0, ROUNDING,
         ),
         Claim(
-            "Any gradients: correction divides the step by that factor. Noise, "
-            f"{COORDINATES} coordinates, {seeds} seeds: step without over step with correction, "
+            "Correction divides the step by that factor, whatever the gradients are: noise, "
+            f"{COORDINATES} coordinates, {seeds} seeds, step without over step with correction, "
             "farthest from the factor, relative (arithmetic)",
             departure(noise["excess"] / closed), 0.0, ROUNDING,
         ),
         about_mean(
-            f"Why: after {STEPS} steps of noise the second moment has only 1 - beta2^t of the mean "
-            f"square, {1 - BETAS2[1]**STEPS:.3f} at beta2 = {BETAS2[1]:g}. Measured over that, "
-            f"mean of {seeds} seeds",
+            "The steps are too long because the second moment starts at zero and is too small: "
+            f"after {STEPS} steps of noise it has 1 - beta2^t of the mean square, "
+            f"{1 - BETAS2[1]**STEPS:.3f} at beta2 = {BETAS2[1]:g}; measured over that, mean of "
+            f"{seeds} seeds",
             noise["second"].sel(beta2=BETAS2[1]).isel(step=-1) / (1 - BETAS2[1] ** STEPS),
             0.98, 1.02,
         ),
         about_ratios(
-            f"Without correction the network needs a smaller rate, beta2 = {BETAS2[-1]:g}: best "
+            f"Without correction the network needs a smaller rate: beta2 = {BETAS2[-1]:g}, best "
             f"rate without over with correction, geometric mean of {seeds} seeds",
             rate.sel(rule="raw") / rate.sel(rule="corrected"), high=1.0,
         ),

@@ -160,24 +160,27 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             survivors(fast.sel(way="norm", place=NONE)), seeds, high=0.5,
         ),
         about_share(
-            f"Clipped {limits[0]} it survives, {at}: share of runs", survivors(by_norm), seeds, 0.5
+            f"Clipped {limits[0]} the network survives at the {at}: share of runs",
+            survivors(by_norm), seeds, 0.5,
         ),
         about_share(
-            f"Clipped {limits[1]} it survives, {at}: share of runs", survivors(by_value), seeds, 0.5
+            f"Clipped {limits[1]} the network survives at the {at}: share of runs",
+            survivors(by_value), seeds, 0.5,
         ),
         about_mean(
-            "Clipping should not happen too much (lecture): share of steps that are clipped "
-            f"{limits[0]}, {at}, {of}",
+            "The clipping that saves the network does not happen too much, as the lecture asks: "
+            f"share of steps that are clipped {limits[0]}, {at}, {of}",
             (by_norm["clipped"] > 0).mean("step"), high=0.5,
         ),
         about_ratios(
-            f"What clips so much is no better than a smaller rate: last loss clipped {limits[0]} "
-            f"at the {at}, over that at {RATES[1]:g} without clipping, geometric {of}",
+            "Clipping at a large rate is no better than a smaller rate: last loss clipped "
+            f"{limits[0]} at the {at}, over that at {RATES[1]:g} without clipping, geometric {of}",
             last_loss(by_norm) / plain, 1.0,
         ),
         about_mean(
-            f"At the rate {RATES[1]:g} clipping at a norm of {LIMITS['norm'][CHOSEN + 1]:g} is for "
-            f"the start: share of the first {LAST} steps clipped, less that of the last, {of}",
+            f"At the rate {RATES[1]:g} a norm of {LIMITS['norm'][CHOSEN + 1]:g} clips more at the "
+            f"start of training than at its end: share of the first {LAST} steps clipped, less "
+            f"that of the last, {of}",
             rare[:, :LAST].mean("step") - rare[:, -LAST:].mean("step"), 0.0,
         ),
         Claim(
@@ -185,7 +188,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             turned, 0.0, ROUNDING,
         ),
         Claim(
-            "and no step's gradient is longer than the limit: the longest over it (arithmetic)",
+            "Clipped by norm no step's gradient is longer than the limit: the longest over it "
+            "(arithmetic)",
             longest, 0.0, 1 + ROUNDING,
         ),
         about_mean(

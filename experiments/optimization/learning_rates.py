@@ -217,13 +217,13 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     cold = ratio_to_constant(results, "train", COLD)
     for name in list(SCHEDULES)[1:]:
         text = (
-            f"At a large rate a schedule pays: {name} from three times the suggestion, validation "
-            f"loss over the constant rate's, {mean_of}"
+            f"At a large rate the {name} schedule pays: from three times the suggestion, "
+            f"validation loss over the constant rate's, {mean_of}"
         )
         made.append(about_ratios(text, hot.sel(schedule=name), high=1.0))
     for name in ("step", "cosine", "one-cycle"):
         text = (
-            f"At a small rate a schedule costs: {name} from a tenth of the suggestion, training "
+            f"At a small rate the {name} schedule costs: from a tenth of the suggestion, training "
             f"loss over the constant rate's, {mean_of}"
         )
         made.append(about_ratios(text, cold.sel(schedule=name), 1.0))

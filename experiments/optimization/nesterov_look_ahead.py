@@ -98,7 +98,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             np.abs(path.values - expected).max(), 0.0, rounding,
         ),
         Claim(
-            "So Nesterov's method brakes before it climbs: how far it shoots past the valley's "
+            "Nesterov's method brakes before it climbs: how far it shoots past the valley's "
             "floor, over momentum (arithmetic)",
             lowest.sel(optimizer="nesterov") / lowest.sel(optimizer="momentum"), 0.0, 1.0,
         ),

@@ -144,17 +144,18 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             1 - ROUNDING, 1 + ROUNDING,
         ),
         about_ratios(
-            f"Adagrad, RMSprop, Adam and Adamax give each parameter a rate: {text}; the least, "
-            f"{mean_of}",
+            f"Adagrad, RMSprop, Adam and Adamax give each parameter a rate of its own: {text}; the "
+            f"least, {mean_of}",
             own.sel(optimizer=BESIDE), 10,
         ),
         about_ratios(
-            "Adadelta hardly gives each parameter a rate, for its epsilon of 1e-6 exceeds the "
-            f"squared gradients (lecture: adaptive; refuted here): {text}, {mean_of}",
+            "Adadelta hardly gives each parameter a rate of its own, for its epsilon of 1e-6 "
+            f"exceeds the squared gradients: {text} (lecture: adaptive; refuted here), {mean_of}",
             own.sel(optimizer="Adadelta"), 1, 10,
         ),
         about_ratios(
-            f"Without that epsilon Adadelta gives each parameter a rate: {text}, {mean_of}",
+            f"Without that epsilon Adadelta gives each parameter a rate of its own: {text}, "
+            f"{mean_of}",
             none.sel(optimizer="Adadelta"), 10,
         ),
     ]  # fmt: skip

@@ -208,8 +208,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     sgd, adagrad = ravine.sel(optimizer="SGD"), ravine.sel(optimizer="Adagrad")
     made = [
         about_mean(
-            f"{name} crosses a ravine sooner: steps that it saves, of the {sgd.mean():.0f} of SGD, "
-            f"{mean_of}",
+            f"{name[0].upper()}{name[1:]} crosses a ravine sooner than SGD: steps that it saves, "
+            f"of the {sgd.mean():.0f} of SGD, {mean_of}",
             sgd - ravine.sel(optimizer=name), 1.0,
         )
         for name in ("momentum", "Nesterov")
@@ -237,8 +237,9 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             max(off.values, key=abs), 0.0, 1.1,
         ),
         Claim(
-            "SGD, momentum and Nesterov do not notice a ravine's turning: by 30 degrees, steps "
-            f"more or less, most of all {offsets.size} starts (arithmetic: rounding may move one)",
+            "SGD, momentum and Nesterov do not notice that a ravine is turned: by 30 degrees, "
+            f"steps more or less, most of all {offsets.size} starts (arithmetic: rounding may "
+            "move one)",
             abs(moved.sel(optimizer=PLAIN)).max(), 0.0, 1.0,
         ),
         about_mean(

@@ -189,14 +189,14 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             own["step"].sel(change="loss", optimizer=PLAIN), LOSS_SCALE, LOSS_SCALE * ROUNDING,
         ),
         Claim(
-            "Without epsilon the five adaptive optimizers do not heed the loss's scale (lecture: "
-            f"Adadelta's path does not change at all; nor do the others'): {departure}, the "
-            f"greatest of {seeds} seeds",
+            "Without epsilon the five adaptive optimizers do not heed the loss's scale: "
+            f"{departure}, the greatest of {seeds} seeds (lecture: Adadelta's path does not change "
+            "at all; nor do the others')",
             none["path"].sel(change="loss", optimizer=ADAPTIVE).max(), 0, ROUNDING,
         ),
         about_ratios(
-            "Adadelta with its epsilon of 1e-6 heeds the loss's scale (lecture: not at all; "
-            f"refuted here): {departure}, geometric mean of {seeds} seeds",
+            "Adadelta with its epsilon of 1e-6 heeds the loss's scale: "
+            f"{departure}, geometric mean of {seeds} seeds (lecture: not at all; refuted here)",
             own["path"].sel(change="loss", optimizer="Adadelta"), 0.1,
         ),
         all_are(
@@ -210,8 +210,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             power.sel(optimizer=BESIDE), -1, ROUNDING,
         ),
         all_are(
-            "In other units Adadelta makes other steps too (lecture: consistent units, p = 0; "
-            f"refuted): {units} -1 of {seeds} seeds",
+            "In other units Adadelta makes other steps too: "
+            f"{units} -1 of {seeds} seeds (lecture: consistent units, p = 0; refuted here)",
             power.sel(optimizer="Adadelta"), -1, ROUNDING,
         ),
         Claim(

@@ -239,8 +239,9 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             results["apart"].max(), 0, ROUNDING,
         ),
         Claim(
-            "Chained, they are the derivatives of a whole network: Boston housing, gradients by "
-            "every parameter and input, and a push, largest relative difference from JAX's",
+            "Chained, the derivatives of layers are those of a whole network: Boston housing, "
+            "gradients by every parameter and input, and a push, largest relative difference "
+            "from JAX's",
             results["house_apart"], 0, ROUNDING,
         ),
         Claim(

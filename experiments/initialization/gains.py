@@ -187,7 +187,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     for label, kind in itertools.product(results["activation"].values, KINDS):
         of = last.sel(activation=label, kind=kind)
         at, ratio = float(of["theory"]), of["measured"] / of["theory"]
-        with_gain = f"the {kind}'s gain for {label}, {float(of['gain']):.4f},"
+        name = label.replace(", ", " of slope ")
+        with_gain = f"the {kind}'s gain of {float(of['gain']):.4f} for {name}"
         if "ReLU" in label:
             # A sum of independent terms in the logarithm: a finite width makes its mean
             # -5/(2 width) a layer, or less where examples differ.

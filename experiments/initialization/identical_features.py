@@ -142,9 +142,9 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     final = results["accuracy"].isel(epoch=-1)
     made.append(
         as_before(
-            "Told apart by dropout, they come as near to He with dropout as in earlier runs: "
-            f"points of test accuracy behind ({EXPECTED_OVER} earlier seeds: {mean:.2f}); mean of "
-            f"{seeds} seeds",
+            "Told apart by dropout, identical features come as near to He with dropout as in "
+            f"earlier runs: points of test accuracy behind ({EXPECTED_OVER} earlier seeds: "
+            f"{mean:.2f}); mean of {seeds} seeds",
             final.sel(arm="he") - final.sel(arm="dropout"),
             mean,
             deviation,

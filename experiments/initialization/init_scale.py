@@ -122,8 +122,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             0.0,
         ),
         Claim(
-            "From zeros the units of a sigmoid layer stay one unit, repeated: to rounding, "
-            f"largest difference between the weights of two units after {steps} steps",
+            "From zeros the units of a sigmoid layer stay one unit, repeated: largest difference "
+            f"between the weights of two units after {steps} steps, to rounding",
             sigmoid["apart"].max(),
             0.0,
             ROUNDING,

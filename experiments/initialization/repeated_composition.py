@@ -181,7 +181,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     made = [
         about_means(
             f"Theory knows the {share:g} quantile of the curve's slopes: share of slopes below "
-            f"it, the  farthest of {DEPTH} layers; {of_seeds}",
+            f"it, the farthest of {DEPTH} layers; {of_seeds}",
             results["below"].sel(share=share).isel(layer=slice(1, None)).transpose("seed", "layer"),
             share - NEAR,
             share + NEAR,

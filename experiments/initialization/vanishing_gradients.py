@@ -231,9 +231,10 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     for (activation, initializer), does in FATES.items():
         where = {"activation": activation, "initializer": initializer}
         expected = float(predicted.sel(where))
+        weights = initializer.replace("torch", "PyTorch's")
         made.append(
             about_mean(
-                f"With {initializer} weights a {activation} network {does}: powers of ten that it "
+                f"With {weights} weights a {activation} network {does}: powers of ten that it "
                 f"gains from layer {DEPTH} back to layer 1 (theory {expected:.2f}); {mean_of}",
                 total.sel(where),
                 expected - NEAR_DECADES,

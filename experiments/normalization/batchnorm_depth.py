@@ -235,15 +235,19 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     total, predicted = (decades(of.isel(layer=slice(1, None))) for of in (large, results["theory"]))
     # Each layer's share of `near` adds up: below - 1 layers, and half of it for a root.
     wide = (below - 1) * math.log10(1 + near) / 2
-    for arm, does in (
-        ("relu", "explodes, as an exponential of the depth"),
-        ("skip", "grows much less, as a power of the depth"),
-        ("plain", "neither grows nor shrinks"),
+    for arm, parts, does in (
+        ("relu", "BatchNorm and ReLU", "explodes, as an exponential of the depth"),
+        (
+            "skip",
+            "BatchNorm, ReLU and skip connections",
+            "grows much less, as a power of the depth",
+        ),
+        ("plain", "ReLU alone and He's weights", "neither grows nor shrinks"),
     ):
         gain = float(predicted.sel(arm=arm).isel(layer=0))
         made.append(
             about_mean(
-                f"With {ARMS[arm].label} the gradient {does}: powers of ten that its root mean "
+                f"With {parts} the gradient {does}: powers of ten that its root mean "
                 f"square gains in {below - 1} layers (theory {gain:.2f}); {of_seeds}",
                 total.sel(arm=arm).isel(layer=0),
                 gain - wide,

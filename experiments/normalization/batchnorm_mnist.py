@@ -245,7 +245,7 @@ def at_the_end(results: xarray.Dataset) -> list[Claim]:
     said = "Each at its best rate, BatchNorm"
     if digits != "mnist_5k":
         return [*made, about_mean(f"{said} ends higher, as in the paper: {found}", ahead, 0.0)]
-    said += " does NOT end higher on few digits, as the paper's does on all of MNIST"
+    said += " does NOT end higher on few digits, though the paper's does on all of MNIST"
     return [
         *made,
         about_mean(f"{said}: both fit the training set, {found}", ahead, high=NOTICEABLE),

@@ -203,8 +203,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             small / suggested, 1.0,
         ),
         about_ratios(
-            "With a rate too large, thirty times the suggestion, nothing is learnt: training loss, "
-            f"nats, against ln 10 of guessing, {mean_of}",
+            "With a rate too large, thirty times the suggestion, nothing is learned: training "
+            f"loss, nats, against ln 10 of guessing, {mean_of}",
             large.fillna(OVERFLOWED).clip(max=OVERFLOWED), CHANCE,
         ),
         about_ratios(

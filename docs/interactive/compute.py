@@ -70,12 +70,21 @@ class Config:
     """Examples a batch."""
     seeds: int = 6
     """Networks of each kind; the histograms are of the first."""
+    activations: tuple[str, ...] = tuple(ACTIVATIONS)
+    norms: tuple[str, ...] = tuple(networks.NORMS)
 
 
 PRESETS = {
     "default": Config(),
     "smoke": Config(
-        scales=(LECUN, HE), depths=(3, 6), shown=(1, 3, 6), width=64, examples=16, seeds=3
+        scales=(LECUN, HE),
+        depths=(3, 6),
+        shown=(1, 3, 6),
+        width=64,
+        examples=16,
+        seeds=3,
+        activations=("sigmoid", "relu"),
+        norms=("none", "BatchNorm"),
     ),
 }
 
@@ -191,8 +200,8 @@ def compute(config: Config) -> dict[str, Any]:
     )
     draws = [make(jax.random.key(seed)) for seed in range(config.seeds)]
     all_cells = {}
-    for name in ACTIVATIONS:
-        for norm in networks.NORMS:
+    for name in config.activations:
+        for norm in config.norms:
             all_cells[f"{name}/{norm}"] = cells(name, norm, draws, config)
     return {
         "made": {
@@ -217,13 +226,17 @@ def compute(config: Config) -> dict[str, Any]:
             "saturated": advice.SATURATED_FRACTION,
             "float32": float(np.finfo(np.float32).smallest_normal),
         },
-        "activations": {name: label for name, (label, _) in ACTIVATIONS.items()},
-        "norms": [*networks.NORMS],
+        "activations": {name: ACTIVATIONS[name][0] for name in config.activations},
+        "norms": [*config.norms],
         "variances": [*config.scales],
         "varianceNames": [NAMES.get(scale, "") for scale in config.scales],
         "depths": [*config.depths],
         "shown": [*config.shown],
-        "presets": buttons(),
+        "presets": [
+            each
+            for each in buttons()
+            if each["activation"] in config.activations and each["norm"] in config.norms
+        ],
         "cells": all_cells,
     }
 

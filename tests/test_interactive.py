@@ -1,6 +1,7 @@
 """The interactive page: its numbers against the library, its functions in node, its sliders."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -148,17 +149,25 @@ def test_packed_sizes_keep_their_precision():
 
 
 def test_a_histogram_row():
-    values = np.concatenate([np.zeros(100), np.random.default_rng(0).normal(3.0, 1.0, 300)])
-    row = compute.histogram(values, centred=True)
-    zeros, mean, bars = row[:2], row[2:4], row[4:]
-    share = [packing.LETTERS.index(letter) @ np.array(1) for letter in zeros]
-    assert (share[0] * 64 + share[1]) / 4095 == pytest.approx(0.25, abs=1 / 4095)
-    assert len(bars) == compute.BINS
-    assert "_" in bars
-    assert len(mean) == 2
-    # The place of 0 is 3/4 of its mean over its deviation; no bar stands left of the values.
-    assert bars.startswith("A")
-    assert compute.histogram(np.zeros(10), centred=False)[4:] == "A" * compute.BINS
+    """Of 10 times -1, 30 times 1 and 40 zeros: the mean is 1/4, the deviation sqrt(7) / 4."""
+    row = compute.histogram([-1.0] * 10 + [1.0] * 30 + [0.0] * 40, centred=True)
+    assert share(row[:2]) == pytest.approx(0.5, abs=1 / 4095)
+    of_mean = (2 * share(row[2:4]) - 1) * packing.FARTHEST_MEAN
+    assert of_mean == pytest.approx(1 / 7**0.5, abs=packing.FARTHEST_MEAN / 4095)
+    expected = ["A"] * compute.BINS
+    for value, letter in ((-1.0, packing.LETTERS[21]), (1.0, packing.LETTERS[63])):
+        units = (value - 0.25) / (7**0.5 / 4)
+        place = (units + compute.REACH) / (2 * compute.REACH) * compute.BINS
+        expected[math.floor(place)] = letter
+    assert row[4:] == "".join(expected)
+    # What lies beyond stands in the outermost bars; of zeros alone no bar is left.
+    assert compute.histogram([0.5] * 99 + [1000.0], centred=False)[-1] != "A"
+    assert compute.histogram([0.0] * 10, centred=False)[4:] == "A" * compute.BINS
+
+
+def share(text):
+    high, low = map(packing.LETTERS.index, text)
+    return (64 * high + low) / 4095
 
 
 HOLDS = [

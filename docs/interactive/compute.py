@@ -47,7 +47,7 @@ ACTIVATIONS: dict[str, tuple[str, networks.Activation]] = {
 """By the name in the page's address: the label and the function."""
 LECUN, HE, TORCH = 1.0, 2.0, 1 / 3
 """sigma_w^2 = fan_in Var(W). U(-1/sqrt(n), 1/sqrt(n)), PyTorch's default, has a third."""
-NAMES = {TORCH: "PyTorch's default", LECUN: "LeCun; Glorot, at equal widths", HE: "He"}
+NAMES = {TORCH: "PyTorch's default", LECUN: "LeCun, Glorot", HE: "He"}
 BINS, REACH = 33, 4.0
 """Bars from -4 to 4 standard deviations around the mean; the outermost hold what lies beyond."""
 

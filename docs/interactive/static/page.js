@@ -119,9 +119,9 @@
   function say(of) {
     const found = M.findings(of, SIGNAL.limits);
     const lines = found.map((each) => paragraph("bad", each.word, each.text));
-    if (!found.length) {
-      lines.push(paragraph("good", "Healthy", `signal and gradient stay within a factor of ` +
-        `${SIGNAL.limits.gradient} of where they start, and few units are dead or saturated.`));
+    if (!found.some((each) => /signal|gradient|cut off/.test(each.problem))) {
+      lines.unshift(paragraph("good", "Signal and gradient hold",
+        `both stay within a factor of ${SIGNAL.limits.gradient} of where they start.`));
     }
     const differ = ["z", "dz"].map((name) => M.disagreement(of.measured[name], of.theory[name]));
     const [signal, gradient] = differ.map(

@@ -192,7 +192,7 @@ const SignalModel = (() => {
     const worst = Math.max(...values);
     if (!(worst > limit)) return null;
     const layer = values.indexOf(worst) + 1;
-    return { problem, word, text: `${Math.round(100 * worst)} % ${text} in layer ${layer}.` };
+    return { problem, word, text: `${Math.round(100 * worst)} % of the ${text.replace("@", layer)}.` };
   }
 
   // What `jaxdl.diagnostics.advise` would find, by its limits; an empty list is a healthy network.
@@ -211,9 +211,10 @@ const SignalModel = (() => {
     found.push(
       drift(of.measured.z, of.theory.z, limits.signal, "signal", false),
       drift(of.measured.dz, of.theory.dz, limits.gradient, "gradient", true),
-      widespread(of.dead, limits.dead, "dead units", "Dead", "of the units are the same for all examples"),
+      widespread(of.dead, limits.dead, "dead units", "Dead units",
+        "units of layer @ have the same value for all examples"),
       widespread(of.saturated, limits.saturated, "saturated", "Saturated",
-        "of the activations stand where the slope is almost 0"));
+        "activations of layer @ stand where the slope is almost 0"));
     return found.filter((each) => each !== null);
   }
 

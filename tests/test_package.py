@@ -68,7 +68,10 @@ INSIDE = {
     "diagnostics": (
         "sizes", "signal", "landscape", "theory", "batch_norm_theory", "batch_norm_check",
     ),
-    "plotting": ("figure", "bands", "curves", "images", "signal", "contours", "animation", "page"),
+    "plotting": (
+        "figure", "bands", "curves", "images", "signal", "confusion", "normalization_axes",
+        "contours", "animation", "page",
+    ),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",
         "runner", "past_runs", "gallery",

@@ -5,6 +5,7 @@ matplotlib belongs to the extra `experiments`. Only the functions that draw impo
 
 from jaxdl.plotting.animation import animate_paths, has_ffmpeg
 from jaxdl.plotting.bands import band
+from jaxdl.plotting.confusion import confusion_matrix
 from jaxdl.plotting.contours import Landscape, contour_levels, contours
 from jaxdl.plotting.curves import learning_curves
 from jaxdl.plotting.figure import new_figure, save_figure
@@ -16,6 +17,7 @@ __all__ = [
     "Landscape",
     "animate_paths",
     "band",
+    "confusion_matrix",
     "contour_levels",
     "contours",
     "has_ffmpeg",

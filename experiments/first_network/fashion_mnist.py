@@ -205,8 +205,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 def plot(results: xarray.Dataset) -> Any:
     """Loss; accuracy against the lecture's; the gap; test images with scores; confusions."""
-    figure = new_figure(12, 10.5)
-    curves, below = figure.subfigures(2, 1, height_ratios=[1, 1.7])
+    figure = new_figure(12, 12)
+    curves, below = figure.subfigures(2, 1, height_ratios=[1, 2.1])
     grid, matrix = below.subfigures(1, 2, width_ratios=[1.15, 1])
     left, middle, right = curves.subplots(1, 3)
 
@@ -269,7 +269,7 @@ def show_decisions(grid: Any, results: xarray.Dataset) -> None:
     for picture, bar, image, scores, label in zip(pictures, bars, *shown, strict=True):
         decision = scores.argmax()
         picture.imshow(image, cmap="gray_r")
-        verdict = "right" if decision == label else f"wrong: {classes[label]}"
+        verdict = "right" if decision == label else f"wrong, is {classes[label]}"
         picture.set_title(f"{classes[decision]}\n({verdict})", fontsize=9)
         picture.set_axis_off()
         bar.barh(classes, scores, color="0.7")

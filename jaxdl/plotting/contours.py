@@ -145,14 +145,14 @@ def contours(
         >>> figure.axes[0].get_xlim() == (-1.0, 1.0)
         True
     """
-    figure, all_axes = backdrop(landscapes, columns, size, figure)
+    drawn, all_axes = backdrop(landscapes, columns, size, figure)
     styles = path_styles(landscapes)
     for axes, landscape in zip(all_axes, landscapes, strict=True):
         for name, path in landscape.paths.items():
             points = np.asarray(path, np.float64)
             axes.plot(*points.T, **styles[name], lw=1.6, markevery=_along(points), zorder=3)
     add_legends(all_axes, landscapes, styles)
-    return figure
+    return drawn
 
 
 def path_styles(landscapes: Sequence[Landscape]) -> dict[str, dict[str, Any]]:

@@ -74,7 +74,8 @@ INSIDE = {
     ),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",
-        "descriptions", "past_runs", "refuted_claims", "run_page", "runs_index", "runner",
+        "descriptions", "past_runs", "refuted_claims", "redrawing", "run_page", "runs_index",
+        "drawings", "runner",
         "gallery",
     ),
     "interop": (

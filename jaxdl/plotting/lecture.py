@@ -1,0 +1,111 @@
+"""A figure for a lecture room: on a small sheet, so that its text is large when it is shown.
+
+The sheet is as high as thirty lines of text in matplotlib's usual size, and 16:9. Shown on a wall,
+everything that is measured in points, text and lines and markers, is large.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxdl.extras import import_extra
+from jaxdl.plotting.figure import save_figure
+from jaxdl.plotting.lecture_panels import keep_panel, panel_name, panels_in
+from jaxdl.plotting.lecture_text import fit_text, set_sizes
+
+LINES = 30
+"""A text is at least this part of the picture's height: readable from the last row."""
+TEXT = 10.0
+"""Points: the usual size of matplotlib's text."""
+HEIGHT = LINES * TEXT / 72
+WIDTH = HEIGHT * 16 / 9
+"""Inches."""
+PIXELS = 1080
+"""The height of the PNG."""
+THICKER = 1.5
+"""Lines and markers are so many times as large a part of the picture as in the usual figure."""
+
+Plot = Callable[[], Any]
+
+
+def lecture_figure(plot: Plot) -> Any:
+    """Draw a figure, readable from the last row of a lecture room, 16:9.
+
+    No text is smaller than a thirtieth of the picture's height; lines and markers are thicker.
+    Titles and labels are wrapped, legends stand where they cover least.
+
+    Arguments:
+        plot: () -> a matplotlib Figure, made anew at each call; it is changed.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> from jaxdl.plotting import learning_curves
+        >>> made = lecture_figure(lambda: learning_curves({"loss": [2.0, 1.0]}, {}, {}))
+        >>> made.axes[0].yaxis.label.get_fontsize() / (72 * made.get_figheight()) >= 1 / 30
+        True
+    """
+    figure = plot()
+    _enlarge(figure, TEXT)
+    return figure
+
+
+def lecture_panels(plot: Plot) -> Iterator[tuple[str, Any]]:
+    """Draw every panel of a figure alone, 16:9, readable from the last row of a lecture room.
+
+    A panel has its title, its labels and the legend, its own or that of the figure.
+
+    Arguments:
+        plot: () -> a matplotlib Figure, made anew at each call.
+
+    Returns:
+        For each panel a name, made of its title, and a figure.
+
+    Example:
+        >>> from jaxdl.plotting import learning_curves
+        >>> curves = {"loss": [2.0, 1.0], "accuracy": [0.1, 0.2]}
+        >>> [name for name, _ in lecture_panels(lambda: learning_curves(curves, {}, {}))]
+        ['loss', 'accuracy']
+    """
+    for number in range(len(panels_in(plot()))):
+        figure = plot()
+        axes = panels_in(figure)[number]
+        keep_panel(figure, axes)
+        name = panel_name(axes)
+        _enlarge(figure, 1.2 * TEXT)
+        yield name, figure
+
+
+def save_lecture_figure(figure: Any, file: str | os.PathLike[str]) -> Path:
+    """Write a figure of `lecture_figure` or `lecture_panels`: SVG, or PNG of 1920 x 1080 pixels."""
+    return save_figure(figure, file, dpi=PIXELS / HEIGHT)
+
+
+def _enlarge(figure: Any, text: float) -> None:
+    factor = THICKER * HEIGHT / figure.get_figheight()
+    figure.set_size_inches(WIDTH, HEIGHT)
+    set_sizes(figure, text, 1.2 * text)
+    _thicken(figure, factor)
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        if legend is not None and legend._bbox_to_anchor is None:
+            legend.set_loc("best")
+    fit_text(figure)
+
+
+def _thicken(figure: Any, factor: float) -> None:
+    lines = import_extra("matplotlib.lines", "a figure")
+    collections = import_extra("matplotlib.collections", "a figure")
+    patches = import_extra("matplotlib.patches", "a figure")
+    for artist in figure.findobj(lines.Line2D):
+        artist.set_linewidth(factor * artist.get_linewidth())
+        artist.set_markersize(factor * artist.get_markersize())
+        artist.set_markeredgewidth(factor * artist.get_markeredgewidth())
+    for artist in figure.findobj(patches.Patch):
+        artist.set_linewidth(factor * artist.get_linewidth())
+    for artist in figure.findobj(collections.Collection):
+        artist.set_linewidth([factor * width for width in artist.get_linewidth()])
+        if hasattr(artist, "set_sizes"):
+            artist.set_sizes([factor**2 * size for size in artist.get_sizes()])

@@ -1,0 +1,141 @@
+"""Text that stays readable on a small sheet: wrapped lines, ticks that keep off each other."""
+
+import itertools
+import re
+from collections.abc import Callable
+from typing import Any
+
+from jaxdl.extras import import_extra
+
+_WORDS = re.compile(r"(?:[^\s$]|\$[^$]*\$)+")
+"""Words between spaces; the spaces of a formula divide nothing."""
+
+
+def set_sizes(figure: Any, least: float, most: float) -> None:
+    """Give every text of a figure a size from `least` to `most`, in points."""
+    text_class = import_extra("matplotlib.text", "a figure").Text
+    for axes in figure.findobj(import_extra("matplotlib.axes", "a figure").Axes):
+        for axis in (axes.xaxis, axes.yaxis):
+            for which in ("major", "minor"):
+                # Ticks that are made later take their size from here.
+                axis.set_tick_params(which=which, labelsize=least)
+        for table in axes.tables:
+            table.auto_set_font_size(False)
+    for text in figure.findobj(text_class):
+        text.set_fontsize(min(max(text.get_fontsize(), least), most))
+
+
+def fit_text(figure: Any) -> None:
+    """Wrap titles and labels that are longer than their axes, and thin out ticks that collide."""
+    figure.draw_without_rendering()
+    for part in (figure, *figure.subfigs):
+        across = 0.98 * part.bbox.width
+        for text in (part._suptitle, part._supxlabel):
+            if text is not None:
+                wrap(text, across)
+        for axes in part.axes:
+            _fit_axes(axes)
+        for legend in part.legends:
+            _fit_legend(legend, across)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        _part_ticks(axes)
+
+
+def wrap(text: Any, length: float) -> None:
+    """Break a text's lines between words so that none is longer than `length`, in pixels.
+
+    Formulas between dollars stay whole. A text that runs upwards is measured upwards.
+    """
+    lines = [line for given in text.get_text().split("\n") for line in _broken(text, given, length)]
+    text.set_text("\n".join(lines))
+
+
+def _broken(text: Any, line: str, length: float) -> list[str]:
+    upright = text.get_rotation() % 180 > 45
+
+    def too_long(trial: str) -> bool:
+        text.set_text(trial)
+        extent = text.get_window_extent()
+        return bool((extent.height if upright else extent.width) > length)
+
+    lines: list[str] = []
+    for word in _WORDS.findall(line):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and not too_long(longer):
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines or [""]
+
+
+def _fit_axes(axes: Any) -> None:
+    box = axes.get_window_extent()
+    # A title may stand above its axes' labels, too.
+    wide = max(axes.get_tightbbox(for_layout_only=True).width, box.width)
+    for title in (axes.title, axes._left_title, axes._right_title):
+        wrap(title, wide)
+    wrap(axes.xaxis.label, 1.05 * wide)
+    wrap(axes.yaxis.label, 1.05 * box.height)
+    legend = axes.get_legend()
+    if legend is not None:
+        for text in legend.get_texts():
+            wrap(text, 0.6 * box.width)
+
+
+def _fit_legend(legend: Any, across: float) -> None:
+    """Use fewer columns until the legend of a figure fits into its width."""
+    columns = legend._ncols
+    while columns > 1 and legend.get_window_extent().width > across:
+        columns -= 1
+        _set_columns(legend, columns)
+
+
+def _set_columns(legend: Any, columns: int) -> None:
+    title = legend.get_title()
+    said, size = title.get_text(), title.get_fontsize()
+    texts = [text.get_text() for text in legend.get_texts()]
+    sizes = [text.get_fontsize() for text in legend.get_texts()]
+    legend._ncols = columns
+    legend._init_legend_box(legend.legend_handles, texts)
+    legend.set_title(said or None)
+    legend.get_title().set_fontsize(size)
+    for text, points in zip(legend.get_texts(), sizes, strict=True):
+        text.set_fontsize(points)
+
+
+def _part_ticks(axes: Any) -> None:
+    if not axes.axison:
+        return
+    for axis, side in ((axes.xaxis, "width"), (axes.yaxis, "height")):
+        if _collide(axis, side) and side == "width" and _are_words(axis):
+            for label in axis.get_ticklabels():
+                label.set(rotation=30, ha="right", rotation_mode="anchor")
+        # A rotated label's box covers its neighbour's, the label itself does not.
+        elif _collide(axis, side):
+            _thin_out(axis, lambda axis=axis, side=side: _collide(axis, side))
+
+
+def _collide(axis: Any, side: str) -> bool:
+    boxes = [
+        (box.x0, box.x1) if side == "width" else (box.y0, box.y1)
+        for label in axis.get_ticklabels()
+        if label.get_visible() and label.get_text()
+        for box in [label.get_window_extent()]
+    ]
+    return any(after[0] < before[1] for before, after in itertools.pairwise(sorted(boxes)))
+
+
+def _are_words(axis: Any) -> bool:
+    texts = [label.get_text() for label in axis.get_ticklabels() if label.get_text()]
+    return any(re.search(r"[A-Za-z]{2}", text.replace("mathdefault", "")) for text in texts)
+
+
+def _thin_out(axis: Any, collide: Callable[[], bool]) -> None:
+    """Show every second, third, ... label until they are apart; the ticks stay."""
+    labels = axis.get_ticklabels()
+    for every in range(2, len(labels)):
+        for number, label in enumerate(labels):
+            label.set_visible(number % every == 0)
+        if not collide():
+            return

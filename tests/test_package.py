@@ -75,7 +75,7 @@ INSIDE = {
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",
         "descriptions", "past_runs", "refuted_claims", "redrawing", "run_page", "runs_index",
-        "drawings", "runner",
+        "drawings", "runner", "listing",
         "gallery",
     ),
     "interop": (

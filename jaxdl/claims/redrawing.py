@@ -9,7 +9,7 @@ from jaxdl.claims.past_runs import CONFIG
 from jaxdl.claims.stored_results import FILE, Results, read_results
 
 
-class NothingStored(LookupError):
+class NothingStoredError(LookupError):
     """There is no run with the settings that were asked for; the text has the fix."""
 
 
@@ -21,32 +21,30 @@ def stored_results(folder: Path, settings: Mapping[str, Any]) -> Results:
         settings: the preset's name and every knob.
 
     Raises:
-        NothingStored: there is no such run in the folder, or it had other settings.
+        NothingStoredError: there is no such run in the folder, or it had other settings.
 
     Example:
         >>> stored_results(Path("no_such_folder"), {"preset": "default"})
         Traceback (most recent call last):
         ...
-        jaxdl.claims.redrawing.NothingStored: --redraw needs a run in no_such_folder, got no
+        jaxdl.claims.redrawing.NothingStoredError: --redraw needs a run in no_such_folder, got no
         results.npz there; run it once without --redraw
     """
     for name in (FILE, CONFIG):
         if not (folder / name).is_file():
-            raise NothingStored(
+            raise NothingStoredError(
                 f"--redraw needs a run in {folder}, got no {name} there; run it once without "
                 "--redraw"
             )
     stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     asked = json.loads(json.dumps(settings, default=str))  # as it would have been stored
     if stored != asked:
-        raise NothingStored(_how_they_differ(folder, stored, asked))
+        raise NothingStoredError(_how_they_differ(folder, stored, asked))
     return read_results(folder)
 
 
 def _how_they_differ(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    names = [
-        name for name in {**asked, **stored} if stored.get(name, ...) != asked.get(name, ...)
-    ]
+    names = [name for name in {**asked, **stored} if stored.get(name, ...) != asked.get(name, ...)]
     had = ", ".join(f"{name} {stored.get(name, 'unknown')}" for name in names)
     wanted = ", ".join(f"{name} {asked.get(name, 'unknown')}" for name in names)
     return (

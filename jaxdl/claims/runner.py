@@ -29,10 +29,10 @@ from jaxdl.claims.claim import Claim
 from jaxdl.claims.descriptions import parts_of
 from jaxdl.claims.drawings import TALK, draw, remove_pictures
 from jaxdl.claims.past_runs import CONFIG, find_run
+from jaxdl.claims.redrawing import NothingStoredError, stored_results
 from jaxdl.claims.report import report, write_claims
 from jaxdl.claims.run_page import write_page
 from jaxdl.claims.runs_index import write_index
-from jaxdl.claims.redrawing import NothingStored, stored_results
 from jaxdl.claims.stored_results import write_results
 from jaxdl.data.types import DataError
 from jaxdl.environment import machine
@@ -100,7 +100,7 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
         else:
             _start(chosen)
             results = experiment.run(config)
-    except (DataError, NothingStored) as error:
+    except (DataError, NothingStoredError) as error:
         print(f"{name}: {_with_name(error, experiment)}", file=sys.stderr)
         return 2
     if chosen.process:

@@ -21,8 +21,8 @@ def write_index(runs: str | os.PathLike[str]) -> Path:
     """Write `index.html` into a folder of runs, or write it anew.
 
     It shows every folder that `main` wrote there, of experiments of this project and of others,
-    and links `gallery.html` if there is one. Several processes may call this at once: a reader finds
-    the old page or the new one, never a part, and the last page has every run.
+    and links `gallery.html` if there is one. Several processes may call this at once: a reader
+    finds the old page or the new one, never a part, and the last page has every run.
 
     Arguments:
         runs: the folder.

@@ -39,9 +39,7 @@ def _png(figure: Any) -> bytes:
     return file.getvalue()
 
 
-def save_figure(
-    figure: Any, file: str | os.PathLike[str], *, dpi: SupportsFloat = 150
-) -> Path:
+def save_figure(figure: Any, file: str | os.PathLike[str], *, dpi: SupportsFloat = 150) -> Path:
     """Write a figure, PNG or SVG by the file's name. Equal figures are written as equal files.
 
     matplotlib writes the date and random identifiers into an SVG; here it has neither.

@@ -23,7 +23,7 @@ WIDTH = HEIGHT * 16 / 9
 """Inches."""
 PIXELS = 1080
 """The height of the PNG."""
-THICKER = 1.5
+THICKER = 1.3
 """Lines and markers are so many times as large a part of the picture as in the usual figure."""
 
 Plot = Callable[[], Any]

@@ -92,7 +92,9 @@ def _take_legend(figure: Any, axes: Any) -> None:
         legend = other.get_legend()
         if legend is not None and not handles:
             pairs = zip(legend.legend_handles, legend.get_texts(), strict=True)
-            fitting = [(handle, text.get_text()) for handle, text in pairs if _look(handle) in looks]
+            fitting = [
+                (handle, text.get_text()) for handle, text in pairs if _look(handle) in looks
+            ]
             handles, labels = [each for each, _ in fitting], [said for _, said in fitting]
     if handles and not _is_explained(axes, labels):
         axes.legend(handles, labels)

@@ -71,11 +71,11 @@ def _broken(text: Any, line: str, length: float) -> list[str]:
 
 def _fit_axes(axes: Any) -> None:
     box = axes.get_window_extent()
-    # A title may stand above its axes' labels, too.
-    wide = max(axes.get_tightbbox(for_layout_only=True).width, box.width)
-    for title in (axes.title, axes._left_title, axes._right_title):
+    middle = (box.x0 + box.x1) / 2
+    # Over its axes by a little, but not over the sheet's edge.
+    wide = min(1.05 * box.width, 2 * middle, 2 * (axes.figure.bbox.x1 - middle))
+    for title in (axes.title, axes._left_title, axes._right_title, axes.xaxis.label):
         wrap(title, wide)
-    wrap(axes.xaxis.label, 1.05 * wide)
     wrap(axes.yaxis.label, 1.05 * box.height)
     legend = axes.get_legend()
     if legend is not None:

@@ -49,9 +49,7 @@ def html_page(
     if figure:
         shown = image(f"{title}: the figure", "png", figure)
         parts.append(f"<figure>{_linked(shown, files)}{_caption(files)}</figure>")
-    parts += [
-        f"<figure>{image(f'{title}: the animation', 'gif', gif)}</figure>" for gif in gifs
-    ]
+    parts += [f"<figure>{image(f'{title}: the animation', 'gif', gif)}</figure>" for gif in gifs]
     parts += ["<h2>Claims</h2>", claims_table(claims), f"<p class=note>{html.escape(note)}</p>"]
     if text:
         parts += ["<h2>The experiment</h2>", f"<div class=text>{_paragraphs(text)}</div>"]

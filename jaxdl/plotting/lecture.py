@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxdl.extras import import_extra
 from jaxdl.plotting.figure import save_figure
 from jaxdl.plotting.lecture_panels import keep_panel, panel_name, panels_in
@@ -25,6 +27,8 @@ PIXELS = 1080
 """The height of the PNG."""
 THICKER = 1.3
 """Lines and markers are so many times as large a part of the picture as in the usual figure."""
+ALONE = 1.5
+"""In a panel alone they are so many times as thick, in points."""
 
 Plot = Callable[[], Any]
 
@@ -48,14 +52,15 @@ def lecture_figure(plot: Plot) -> Any:
         True
     """
     figure = plot()
-    _enlarge(figure, TEXT)
+    _enlarge(figure, TEXT, THICKER * HEIGHT / figure.get_figheight())
     return figure
 
 
 def lecture_panels(plot: Plot) -> Iterator[tuple[str, Any]]:
     """Draw every panel of a figure alone, 16:9, readable from the last row of a lecture room.
 
-    A panel has its title, its labels and the legend, its own or that of the figure.
+    A panel has its title, its labels and the legend, its own or that of the figure. Pictures in a
+    part of the figure stay together with what stands in that part.
 
     Arguments:
         plot: () -> a matplotlib Figure, made anew at each call.
@@ -71,10 +76,10 @@ def lecture_panels(plot: Plot) -> Iterator[tuple[str, Any]]:
     """
     for number in range(len(panels_in(plot()))):
         figure = plot()
-        axes = panels_in(figure)[number]
-        keep_panel(figure, axes)
-        name = panel_name(axes)
-        _enlarge(figure, 1.2 * TEXT)
+        panel = panels_in(figure)[number]
+        keep_panel(figure, panel)
+        name = panel_name(panel)
+        _enlarge(figure, 1.2 * TEXT, ALONE)
         yield name, figure
 
 
@@ -83,16 +88,27 @@ def save_lecture_figure(figure: Any, file: str | os.PathLike[str]) -> Path:
     return save_figure(figure, file, dpi=PIXELS / HEIGHT)
 
 
-def _enlarge(figure: Any, text: float) -> None:
-    factor = THICKER * HEIGHT / figure.get_figheight()
+def _enlarge(figure: Any, text: float, thicker: float) -> None:
     figure.set_size_inches(WIDTH, HEIGHT)
-    set_sizes(figure, text, 1.2 * text)
-    _thicken(figure, factor)
+    set_sizes(figure, text, 1.1 * text)
+    _thicken(figure, thicker)
     for axes in figure.axes:
-        legend = axes.get_legend()
-        if legend is not None and legend._bbox_to_anchor is None:
+        _count_in_whole_numbers(axes)
+        if (legend := axes.get_legend()) is not None:
+            # Where there was room beside small text, there may be none now.
+            legend.set_bbox_to_anchor(None)
             legend.set_loc("best")
     fit_text(figure)
+
+
+def _count_in_whole_numbers(axes: Any) -> None:
+    """Where epochs or steps are drawn, a longer axis has no half ones."""
+    ticker = import_extra("matplotlib.ticker", "a figure")
+    locator = axes.xaxis.get_major_locator()
+    drawn = [line.get_xdata(orig=False) for line in axes.lines if len(line.get_xdata()) > 2]
+    if type(locator) is ticker.AutoLocator and drawn:
+        finite = np.concatenate([values[np.isfinite(values)] for values in drawn])
+        locator.set_params(integer=bool((finite == np.round(finite)).all()))
 
 
 def _thicken(figure: Any, factor: float) -> None:

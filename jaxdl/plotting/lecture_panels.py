@@ -1,23 +1,31 @@
 """One panel of a figure alone: with the labels, the legend and the colours' bar that it shared."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from jaxdl.extras import import_extra
 
 
 def panels_in(figure: Any) -> list[Any]:
-    """The axes of a figure that are panels: with data and an axis, in reading order.
+    """The panels of a figure, in order: axes with data, or parts of the figure with pictures.
 
-    A picture without an axis, and the bar of a colour map, are no panels; if there is nothing
-    else, every picture is one.
+    A picture without an axis, and the bar of a colour map, are no panels; pictures in a part of
+    the figure (a SubFigure) make one panel with all that stands there. If there is nothing else,
+    every picture is one.
     """
     bars = [bar.ax for bar in _colour_bars(figure)]
     drawn = [axes for axes in figure.axes if axes.has_data() and axes not in bars]
-    return [axes for axes in drawn if axes.axison] or drawn
+    with_pictures = [axes.figure for axes in drawn if not axes.axison and axes.figure is not figure]
+    panels = [
+        axes.figure if axes.figure in with_pictures else axes
+        for axes in drawn
+        if axes.axison or axes.figure in with_pictures
+    ]
+    return list(dict.fromkeys(panels)) or drawn
 
 
-def panel_name(axes: Any) -> str:
+def panel_name(panel: Any) -> str:
     """A name for the panel's file: the words of its title, or of its label.
 
     Example:
@@ -27,41 +35,60 @@ def panel_name(axes: Any) -> str:
         >>> panel_name(axes)
         'loss-rate-10-4'
     """
-    said = axes.get_title() or axes.get_ylabel() or axes.get_xlabel()
+    if _is_part(panel):
+        said = panel.get_suptitle()
+    else:
+        said = panel.get_title() or panel.get_ylabel() or panel.get_xlabel()
     words = re.findall(r"[a-z0-9]+", said.lower().replace("mathdefault", ""))
     return "-".join(words)[:40].strip("-") or "panel"
 
 
-def keep_panel(figure: Any, axes: Any) -> None:
-    """Remove from a figure all but one panel, which then fills it.
+def keep_panel(figure: Any, panel: Any) -> None:
+    """Remove from a figure all but one of its `panels_in`, which then fills it.
 
-    What it had from its neighbours it gets itself: the labels of a shared axis, the entries of a
-    legend whose lines it has, the bar of its colour map.
+    What axes had from their neighbours they get themselves: the labels of a shared axis, the
+    entries of a legend whose lines they have, the bar of their colour map.
     """
+    part = panel if _is_part(panel) else panel.figure
+    if part is not panel:
+        _keep_axes(figure, panel)
+    if part is not figure:
+        for other in [other for other in figure.subfigs if other is not part]:
+            for axes in list(other.axes):
+                axes.remove()
+            figure.subfigs.remove(other)
+        part._subplotspec = _whole(figure)
+
+
+def _keep_axes(figure: Any, axes: Any) -> None:
     _take_labels(axes)
     _take_legend(figure, axes)
     bar = _colour_bar_of(figure, axes)
     said = bar and (bar.ax.get_ylabel() or bar.ax.get_xlabel(), bar.extend)
     for other in _colour_bars(figure):
         other.remove()
-    for other in [other for other in figure.axes if other is not axes]:
-        # An inset belongs to its axes; of two axes in one place neither stands alone.
-        if not _same_place(axes, other):
-            other.remove()
-    grid_spec = import_extra("matplotlib.gridspec", "a figure").GridSpec
-    part = axes.figure
-    if part is not figure:
-        for other in [other for other in figure.subfigs if other is not part]:
-            figure.subfigs.remove(other)
-        part._subplotspec = grid_spec(1, 1, figure=figure)[0]
-    for own in part.axes:
-        own.set_subplotspec(grid_spec(1, 1, figure=part)[0])
+    # An inset belongs to its axes; of two axes in one place neither stands alone.
+    for other in [other for other in figure.axes if not _same_place(axes, other)]:
+        other.remove()
+    for own in axes.figure.axes:
+        own.set_subplotspec(_whole(axes.figure))
     if said:
-        part.colorbar(_mapped(axes)[0], ax=axes, label=said[0], extend=said[1])
+        axes.figure.colorbar(_mapped(axes)[0], ax=axes, label=said[0], extend=said[1])
+
+
+def _is_part(panel: Any) -> bool:
+    return not hasattr(panel, "get_xlabel")
+
+
+def _whole(figure: Any) -> Any:
+    """The place that fills a figure, or a part of it."""
+    return import_extra("matplotlib.gridspec", "a figure").GridSpec(1, 1, figure=figure)[0]
 
 
 def _same_place(axes: Any, other: Any) -> bool:
-    """Whether two axes are twins, as `twinx` makes them."""
+    """Whether they are the same axes, or twins, as `twinx` makes them."""
+    if axes is other:
+        return True
     spec = axes.get_subplotspec()
     return axes.figure is other.figure and spec is not None and spec == other.get_subplotspec()
 
@@ -95,12 +122,14 @@ def _take_legend(figure: Any, axes: Any) -> None:
             fitting = [
                 (handle, text.get_text()) for handle, text in pairs if _look(handle) in looks
             ]
-            handles, labels = [each for each, _ in fitting], [said for _, said in fitting]
+            # One entry alone is like another's by chance, and there is nothing to tell apart.
+            if len(fitting) > 1:
+                handles, labels = zip(*fitting, strict=True)
     if handles and not _is_explained(axes, labels):
         axes.legend(handles, labels)
 
 
-def _is_explained(axes: Any, labels: list[str]) -> bool:
+def _is_explained(axes: Any, labels: Sequence[str]) -> bool:
     """Whether the labels stand beside what they name already, or on the ticks."""
     written = {text.get_text() for text in axes.texts}
     return all(label in written for label in labels)

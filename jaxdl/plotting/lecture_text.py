@@ -2,11 +2,16 @@
 
 import itertools
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from jaxdl.extras import import_extra
 
+LEAST_LINES = 2.5
+"""An axes that is lower than so many lines of text shows nothing."""
+ROOMY_LINES = 7.0
+"""An axes of so many lines has room for a title, numbers and a label too."""
 _WORDS = re.compile(r"(?:[^\s$]|\$[^$]*\$)+")
 """Words between spaces; the spaces of a formula divide nothing."""
 
@@ -26,7 +31,14 @@ def set_sizes(figure: Any, least: float, most: float) -> None:
 
 
 def fit_text(figure: Any) -> None:
-    """Wrap titles and labels that are longer than their axes, and thin out ticks that collide."""
+    """Wrap titles and labels that are longer than their axes, and thin out ticks that collide.
+
+    Where text leaves no room to an axes, its title keeps its first line, and it goes without
+    numbers and labels: the shapes of the curves are left. Such a figure is for an overview; its
+    panels alone have everything.
+    """
+    if crowded := _crowded(figure):
+        _simplify(crowded)
     figure.draw_without_rendering()
     for part in (figure, *figure.subfigs):
         across = 0.98 * part.bbox.width
@@ -37,9 +49,41 @@ def fit_text(figure: Any) -> None:
             _fit_axes(axes)
         for legend in part.legends:
             _fit_legend(legend, across)
+    if crowded := _crowded(figure):
+        _simplify(crowded)
     figure.draw_without_rendering()
     for axes in figure.axes:
         _part_ticks(axes)
+
+
+def _crowded(figure: Any) -> list[Any]:
+    """The axes that are too low, in lines of text."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        figure.draw_without_rendering()
+    drawn = [axes for axes in figure.axes if axes.axison and axes.has_data()]
+    # If the layout finds no place, the axes stand where they would without their text.
+    failed = any("collapsed to zero" in str(each.message) for each in told)
+    least = ROOMY_LINES if failed else LEAST_LINES
+    points = 72 / figure.dpi
+    return [
+        axes
+        for axes in drawn
+        if points * axes.get_window_extent().height < least * axes.title.get_fontsize()
+    ]
+
+
+def _simplify(crowded: list[Any]) -> None:
+    for axes in crowded:
+        axes.set_title(axes.get_title().partition("\n")[0], fontsize=_least_size(axes))
+        axes.tick_params(which="both", labelbottom=False, labelleft=False)
+        axes.set(xlabel="", ylabel="")
+        if (legend := axes.get_legend()) is not None:
+            legend.remove()
+
+
+def _least_size(axes: Any) -> float:
+    return float(axes.xaxis.get_tick_params().get("labelsize", axes.title.get_fontsize()))
 
 
 def wrap(text: Any, length: float) -> None:
@@ -98,6 +142,7 @@ def _set_columns(legend: Any, columns: int) -> None:
     sizes = [text.get_fontsize() for text in legend.get_texts()]
     legend._ncols = columns
     legend._init_legend_box(legend.legend_handles, texts)
+    legend._legend_box.set_offset(legend._findoffset)
     legend.set_title(said or None)
     legend.get_title().set_fontsize(size)
     for text, points in zip(legend.get_texts(), sizes, strict=True):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jaxdl.claims.descriptions import described
+from jaxdl.claims.keeping import keep_pictures
 from jaxdl.claims.past_runs import (
     THUMBNAIL,
     PastRun,
@@ -74,10 +75,11 @@ def write_gallery(
 def keep_runs(
     themes: Themes, output: str | os.PathLike[str], kept: str | os.PathLike[str]
 ) -> dict[str, str]:
-    """Copy from every run of a default preset what a gallery needs: about 0.3 MB each.
+    """Copy from every run of a default preset what a gallery needs: about 0.6 MB each.
 
-    That is claims.json, config.json, made.json, figure.svg, a thumbnail and a page. A README.md is
-    made of all that are kept, these and earlier ones.
+    That is claims.json, config.json, made.json, figure.svg, a thumbnail and a page; of a run that
+    was drawn with `--style talk` also the pictures at lecture size, see `keep_pictures`. A
+    README.md is made of all that are kept, these and earlier ones.
 
     Arguments:
         themes: by title of a theme, its scripts' files.
@@ -135,6 +137,7 @@ def _copy(script: Path, run: PastRun, folder: Path) -> None:
             shutil.copyfile(run.folder / name, folder / name)
     if small := run.thumbnail():
         (folder / THUMBNAIL).write_bytes(small)
+    keep_pictures(run.folder, folder)
     write_page(run._replace(folder=folder), described(script))
 
 

@@ -23,6 +23,8 @@ TEXT = 10.0
 HEIGHT = LINES * TEXT / 72
 WIDTH = HEIGHT * 16 / 9
 """Inches."""
+MOST_IN_A_ROW = 4
+"""So many panels in a row are put into two."""
 PIXELS = 1080
 """The height of the PNG."""
 THICKER = 1.3
@@ -52,6 +54,7 @@ def lecture_figure(plot: Plot) -> Any:
         True
     """
     figure = plot()
+    _break_row(figure)
     _enlarge(figure, TEXT, THICKER * HEIGHT / figure.get_figheight())
     return figure
 
@@ -99,6 +102,25 @@ def _enlarge(figure: Any, text: float, thicker: float) -> None:
             legend.set_bbox_to_anchor(None)
             legend.set_loc("best")
     fit_text(figure)
+
+
+def _break_row(figure: Any) -> None:
+    """Put four panels or more that stand in one row into two rows, unless they share an axis."""
+    specs = [axes.get_subplotspec() for axes in figure.axes]
+    if figure.subfigs or None in specs or len({spec.get_gridspec() for spec in specs}) != 1:
+        return
+    rows, columns = specs[0].get_gridspec().get_geometry()
+    shared = any(
+        len(siblings.get_siblings(axes)) > 1
+        for axes in figure.axes
+        for siblings in (axes.get_shared_x_axes(), axes.get_shared_y_axes())
+    )
+    if rows == 1 and columns >= MOST_IN_A_ROW and not shared:
+        grid_spec = import_extra("matplotlib.gridspec", "a figure").GridSpec
+        across = -(-columns // 2)
+        grid = grid_spec(2, across, figure=figure)
+        for axes, spec in zip(figure.axes, specs, strict=True):
+            axes.set_subplotspec(grid[divmod(spec.num1, across)])
 
 
 def _count_in_whole_numbers(axes: Any) -> None:

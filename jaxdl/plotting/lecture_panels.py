@@ -1,10 +1,10 @@
 """One panel of a figure alone: with the labels, the legend and the colours' bar that it shared."""
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from jaxdl.extras import import_extra
+from jaxdl.plotting.lecture_legends import borrow_legend
 
 
 def panels_in(figure: Any) -> list[Any]:
@@ -62,7 +62,7 @@ def keep_panel(figure: Any, panel: Any) -> None:
 
 def _keep_axes(figure: Any, axes: Any) -> None:
     _take_labels(axes)
-    _take_legend(figure, axes)
+    borrow_legend(figure, axes)
     bar = _colour_bar_of(figure, axes)
     said = bar and (bar.ax.get_ylabel() or bar.ax.get_xlabel(), bar.extend)
     for other in _colour_bars(figure):
@@ -108,46 +108,6 @@ def _take_labels(axes: Any) -> None:
         if not axis.get_label().get_text():
             said = [getattr(other, f"get_{label}")() for other in group]
             axes.set(**{label: next(filter(None, said), "")})
-
-
-def _take_legend(figure: Any, axes: Any) -> None:
-    if axes.get_legend() is not None or axes.figure.legends or figure.legends:
-        return
-    handles, labels = axes.get_legend_handles_labels()
-    looks = _looks(axes)
-    for other in figure.axes:
-        legend = other.get_legend()
-        if legend is not None and not handles:
-            pairs = zip(legend.legend_handles, legend.get_texts(), strict=True)
-            fitting = [
-                (handle, text.get_text()) for handle, text in pairs if _look(handle) in looks
-            ]
-            # One entry alone is like another's by chance, and there is nothing to tell apart.
-            if len(fitting) > 1:
-                handles, labels = zip(*fitting, strict=True)
-    if handles and not _is_explained(axes, labels):
-        axes.legend(handles, labels)
-
-
-def _is_explained(axes: Any, labels: Sequence[str]) -> bool:
-    """Whether the labels stand beside what they name already, or on the ticks."""
-    written = {text.get_text() for text in axes.texts}
-    return all(label in written for label in labels)
-
-
-def _looks(axes: Any) -> set[Any]:
-    return {_look(artist) for artist in (*axes.lines, *axes.collections, *axes.patches)}
-
-
-def _look(artist: Any) -> Any:
-    """What tells lines, areas and points of a figure apart."""
-    colors = import_extra("matplotlib.colors", "a figure")
-    if hasattr(artist, "get_marker"):
-        shown = colors.to_hex(artist.get_color())
-        return "line", shown, artist.get_linestyle(), str(artist.get_marker())
-    faces = artist.get_facecolor()
-    rows = faces if getattr(faces, "ndim", 1) == 2 else [faces]
-    return "area", colors.to_hex(rows[0]) if len(rows) else None
 
 
 def _mapped(axes: Any) -> list[Any]:

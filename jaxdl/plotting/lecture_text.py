@@ -3,10 +3,10 @@
 import itertools
 import re
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from jaxdl.extras import import_extra
+from jaxdl.plotting.lecture_legends import fit_legend, merge_large_legends
 
 LEAST_LINES = 2.5
 """An axes that is lower than so many lines of text shows nothing."""
@@ -38,9 +38,13 @@ def fit_text(figure: Any) -> None:
     panels alone have everything.
     """
     if crowded := _crowded(figure):
-        _simplify(crowded)
+        _shorten(figure, crowded)
+        _drop_numbers(crowded)
     figure.draw_without_rendering()
     for part in (figure, *figure.subfigs):
+        for axes in part.axes:
+            _fit_tables(axes)
+        merge_large_legends(part)
         across = 0.98 * part.bbox.width
         for text in (part._suptitle, part._supxlabel):
             if text is not None:
@@ -48,12 +52,12 @@ def fit_text(figure: Any) -> None:
         for axes in part.axes:
             _fit_axes(axes)
         for legend in part.legends:
-            _fit_legend(legend, across)
-    if crowded := _crowded(figure):
-        _simplify(crowded)
+            fit_legend(legend, across)
+    _drop_numbers(_crowded(figure))
     figure.draw_without_rendering()
     for axes in figure.axes:
         _part_ticks(axes)
+        _fit_tables(axes)
 
 
 def _crowded(figure: Any) -> list[Any]:
@@ -73,17 +77,23 @@ def _crowded(figure: Any) -> list[Any]:
     ]
 
 
-def _simplify(crowded: list[Any]) -> None:
+def _shorten(figure: Any, crowded: list[Any]) -> None:
+    """Keep the first line of titles, and no remarks that stand in axes of their own."""
     for axes in crowded:
-        axes.set_title(axes.get_title().partition("\n")[0], fontsize=_least_size(axes))
+        least = axes.xaxis.get_tick_params()["labelsize"]
+        axes.set_title(axes.get_title().partition("\n")[0], fontsize=least)
+    for axes in figure.axes:
+        if not axes.axison and not axes.has_data() and not axes.tables:
+            for remark in list(axes.texts):
+                remark.remove()
+
+
+def _drop_numbers(crowded: list[Any]) -> None:
+    for axes in crowded:
         axes.tick_params(which="both", labelbottom=False, labelleft=False)
         axes.set(xlabel="", ylabel="")
         if (legend := axes.get_legend()) is not None:
             legend.remove()
-
-
-def _least_size(axes: Any) -> float:
-    return float(axes.xaxis.get_tick_params().get("labelsize", axes.title.get_fontsize()))
 
 
 def wrap(text: Any, length: float) -> None:
@@ -127,44 +137,37 @@ def _fit_axes(axes: Any) -> None:
             wrap(text, 0.6 * box.width)
 
 
-def _fit_legend(legend: Any, across: float) -> None:
-    """Use fewer columns until the legend of a figure fits into its width."""
-    columns = legend._ncols
-    while columns > 1 and legend.get_window_extent().width > across:
-        columns -= 1
-        _set_columns(legend, columns)
-
-
-def _set_columns(legend: Any, columns: int) -> None:
-    title = legend.get_title()
-    said, size = title.get_text(), title.get_fontsize()
-    texts = [text.get_text() for text in legend.get_texts()]
-    sizes = [text.get_fontsize() for text in legend.get_texts()]
-    legend._ncols = columns
-    legend._init_legend_box(legend.legend_handles, texts)
-    legend._legend_box.set_offset(legend._findoffset)
-    legend.set_title(said or None)
-    legend.get_title().set_fontsize(size)
-    for text, points in zip(legend.get_texts(), sizes, strict=True):
-        text.set_fontsize(points)
+def _fit_tables(axes: Any) -> None:
+    """Make the cells of tables as wide as their text, and as high as a line and a half."""
+    for table in axes.tables:
+        cells = table.get_celld()
+        table.auto_set_column_width(sorted({column for _, column in cells}))
+        for cell in cells.values():
+            line = cell.get_text().get_fontsize() * axes.figure.dpi / 72
+            cell.set_height(1.5 * line / axes.get_window_extent().height)
 
 
 def _part_ticks(axes: Any) -> None:
     if not axes.axison:
         return
+    formatter = import_extra("matplotlib.ticker", "a figure").NullFormatter
     for axis, side in ((axes.xaxis, "width"), (axes.yaxis, "height")):
-        if _collide(axis, side) and side == "width" and _are_words(axis):
+        # The numbers between the powers of ten go first.
+        if _collide(axis, side, "both"):
+            axis.set_minor_formatter(formatter())
+        if not _collide(axis, side):
+            continue
+        if side == "width" and _are_words(axis):
             for label in axis.get_ticklabels():
                 label.set(rotation=30, ha="right", rotation_mode="anchor")
-        # A rotated label's box covers its neighbour's, the label itself does not.
-        elif _collide(axis, side):
-            _thin_out(axis, lambda axis=axis, side=side: _collide(axis, side))
+        else:
+            _thin_out(axis, side)
 
 
-def _collide(axis: Any, side: str) -> bool:
+def _collide(axis: Any, side: str, which: str = "major") -> bool:
     boxes = [
         (box.x0, box.x1) if side == "width" else (box.y0, box.y1)
-        for label in axis.get_ticklabels()
+        for label in axis.get_ticklabels(which=which)
         if label.get_visible() and label.get_text()
         for box in [label.get_window_extent()]
     ]
@@ -176,11 +179,11 @@ def _are_words(axis: Any) -> bool:
     return any(re.search(r"[A-Za-z]{2}", text.replace("mathdefault", "")) for text in texts)
 
 
-def _thin_out(axis: Any, collide: Callable[[], bool]) -> None:
+def _thin_out(axis: Any, side: str) -> None:
     """Show every second, third, ... label until they are apart; the ticks stay."""
     labels = axis.get_ticklabels()
     for every in range(2, len(labels)):
         for number, label in enumerate(labels):
             label.set_visible(number % every == 0)
-        if not collide():
+        if not _collide(axis, side):
             return

@@ -37,27 +37,29 @@ def fit_text(figure: Any) -> None:
     numbers and labels: the shapes of the curves are left. Such a figure is for an overview; its
     panels alone have everything.
     """
+    _make_room_for_tables(figure)
     if crowded := _crowded(figure):
         _shorten(figure, crowded)
         _drop_numbers(crowded)
     figure.draw_without_rendering()
+    said: dict[Any, str] = {}
     for part in (figure, *figure.subfigs):
-        for axes in part.axes:
-            _fit_tables(axes)
         merge_large_legends(part)
         across = 0.98 * part.bbox.width
         for text in (part._suptitle, part._supxlabel):
             if text is not None:
                 wrap(text, across)
         for axes in part.axes:
-            _fit_axes(axes)
+            _fit_axes(axes, said)
         for legend in part.legends:
             fit_legend(legend, across)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        _fit_axes(axes, said)  # a legend of all may have made it lower
     _drop_numbers(_crowded(figure))
     figure.draw_without_rendering()
     for axes in figure.axes:
         _part_ticks(axes)
-        _fit_tables(axes)
 
 
 def _crowded(figure: Any) -> list[Any]:
@@ -123,28 +125,42 @@ def _broken(text: Any, line: str, length: float) -> list[str]:
     return lines or [""]
 
 
-def _fit_axes(axes: Any) -> None:
+def _fit_axes(axes: Any, said: dict[Any, str]) -> None:
+    """Wrap the titles and labels of axes; `said` remembers them as they were before."""
     box = axes.get_window_extent()
     middle = (box.x0 + box.x1) / 2
     # Over its axes by a little, but not over the sheet's edge.
     wide = min(1.05 * box.width, 2 * middle, 2 * (axes.figure.bbox.x1 - middle))
-    for title in (axes.title, axes._left_title, axes._right_title, axes.xaxis.label):
-        wrap(title, wide)
-    wrap(axes.yaxis.label, 1.05 * box.height)
+    lengths = {
+        axes.title: wide,
+        axes._left_title: wide,
+        axes._right_title: wide,
+        axes.xaxis.label: wide,
+        axes.yaxis.label: 1.05 * box.height,
+    }
+    for text, length in lengths.items():
+        text.set_text(said.setdefault(text, text.get_text()))
+        wrap(text, length)
     legend = axes.get_legend()
     if legend is not None:
         for text in legend.get_texts():
             wrap(text, 0.6 * box.width)
 
 
-def _fit_tables(axes: Any) -> None:
-    """Make the cells of tables as wide as their text, and as high as a line and a half."""
-    for table in axes.tables:
-        cells = table.get_celld()
-        table.auto_set_column_width(sorted({column for _, column in cells}))
-        for cell in cells.values():
-            line = cell.get_text().get_fontsize() * axes.figure.dpi / 72
-            cell.set_height(1.5 * line / axes.get_window_extent().height)
+def _make_room_for_tables(figure: Any) -> None:
+    """Give a table a line and a half a row, beside panels that have `ROOMY_LINES` each."""
+    for axes in figure.axes:
+        for table in axes.tables:
+            cells = table.get_celld()
+            rows = len({row for row, _ in cells})
+            for cell in cells.values():
+                cell.set_height(1 / rows)
+            table.auto_set_column_width(sorted({column for _, column in cells}))
+            place = axes.get_subplotspec()
+            grid = place.get_gridspec()
+            lines = [ROOMY_LINES] * grid.nrows
+            lines[place.rowspan.start] = 1.5 * rows
+            grid.set_height_ratios(lines)
 
 
 def _part_ticks(axes: Any) -> None:

@@ -227,6 +227,7 @@ def test_data_that_cannot_be_had_are_named_with_the_command_that_prepares_them(t
     assert "Traceback" not in done.stderr
     sentence = done.stderr.splitlines()[0]
     assert sentence.startswith("cifar10: ")
+    assert "must be there, got neither; copy one of them into that folder" in sentence
     assert not (tmp_path / "runs" / "cifar10").exists()
 
 

@@ -56,25 +56,26 @@ def merge_large_legends(part: Any) -> None:
         return
     labels: dict[Any, list[str]] = {}
     handles: dict[Any, Any] = {}
-    titles = []
-    for axes in large:
-        titles.append(axes.get_legend().get_title().get_text())
+    titles = [axes.get_legend().get_title().get_text() for axes in large]
+    differ = len({*titles}) > 1
+    for axes, title in zip(large, titles, strict=True):
         here: Counter[Any] = Counter()
         for handle, label in entries_of(axes):
             key = look(handle), here[look(handle)]
             here[look(handle)] += 1
             handles.setdefault(key, handle)
-            labels.setdefault(key, []).append(label)
+            labels.setdefault(key, []).append(f"{title}: {label}" if title and differ else label)
         axes.get_legend().remove()
+    taken = [legend._outside_loc for legend in part.legends]
     size = large[0].xaxis.get_tick_params()["labelsize"]
     part.legend(
         list(handles.values()),
         [_common(each) for each in labels.values()],
-        loc=f"outside {'upper' if part.legends else 'lower'} center",
+        loc=f"outside {'upper' if 'lower' in taken else 'lower'} center",
         ncols=len(handles),
         fontsize=size,
         title_fontsize=size,
-        title=titles[0] if len({*titles}) == 1 else None,
+        title=None if differ else titles[0] or None,
         labelspacing=0.2,
         borderpad=0.2,
         frameon=False,

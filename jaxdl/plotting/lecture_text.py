@@ -12,6 +12,8 @@ LEAST_LINES = 2.5
 """An axes that is lower than so many lines of text shows nothing."""
 ROOMY_LINES = 7.0
 """An axes of so many lines has room for a title, numbers and a label too."""
+LEAST_LENGTH = 9.0
+"""A title's line, in widths of a letter, over a narrow axes."""
 _WORDS = re.compile(r"(?:[^\s$]|\$[^$]*\$)+")
 """Words between spaces; the spaces of a formula divide nothing."""
 
@@ -41,7 +43,7 @@ def fit_text(figure: Any) -> None:
     if crowded := _crowded(figure):
         _shorten(figure, crowded)
         _drop_numbers(crowded)
-    figure.draw_without_rendering()
+    _lay_out(figure)
     said: dict[Any, str] = {}
     for part in (figure, *figure.subfigs):
         merge_large_legends(part)
@@ -53,30 +55,39 @@ def fit_text(figure: Any) -> None:
             _fit_axes(axes, said)
         for legend in part.legends:
             fit_legend(legend, across)
-    figure.draw_without_rendering()
+    _lay_out(figure)
     for axes in figure.axes:
         _fit_axes(axes, said)  # a legend of all may have made it lower
     _drop_numbers(_crowded(figure))
-    figure.draw_without_rendering()
+    _lay_out(figure)
     for axes in figure.axes:
         _part_ticks(axes)
 
 
 def _crowded(figure: Any) -> list[Any]:
     """The axes that are too low, in lines of text."""
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        figure.draw_without_rendering()
+    found_place = _lay_out(figure)
     drawn = [axes for axes in figure.axes if axes.axison and axes.has_data()]
     # If the layout finds no place, the axes stand where they would without their text.
-    failed = any("collapsed to zero" in str(each.message) for each in told)
-    least = ROOMY_LINES if failed else LEAST_LINES
+    least = LEAST_LINES if found_place else ROOMY_LINES
     points = 72 / figure.dpi
     return [
         axes
         for axes in drawn
         if points * axes.get_window_extent().height < least * axes.title.get_fontsize()
     ]
+
+
+def _lay_out(figure: Any) -> bool:
+    """Let matplotlib place the axes, and say whether it found a place for all their text."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        figure.draw_without_rendering()
+    failed = [each for each in told if "collapsed to zero" in str(each.message)]
+    for other in told:
+        if other not in failed:
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return not failed
 
 
 def _shorten(figure: Any, crowded: list[Any]) -> None:
@@ -130,13 +141,15 @@ def _fit_axes(axes: Any, said: dict[Any, str]) -> None:
     box = axes.get_window_extent()
     middle = (box.x0 + box.x1) / 2
     # Over its axes by a little, but not over the sheet's edge.
-    wide = min(1.05 * box.width, 2 * middle, 2 * (axes.figure.bbox.x1 - middle))
+    em = axes.title.get_fontsize() * axes.figure.dpi / 72
+    least = LEAST_LENGTH * em
+    wide = min(max(1.05 * box.width, least), 2 * middle, 2 * (axes.figure.bbox.x1 - middle))
     lengths = {
         axes.title: wide,
         axes._left_title: wide,
         axes._right_title: wide,
         axes.xaxis.label: wide,
-        axes.yaxis.label: 1.05 * box.height,
+        axes.yaxis.label: box.height + 2 * em,  # there is a title above, and numbers below
     }
     for text, length in lengths.items():
         text.set_text(said.setdefault(text, text.get_text()))

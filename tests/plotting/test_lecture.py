@@ -124,7 +124,7 @@ def test_panels_of_parts_and_a_shared_colour_bar():
 
 
 def in_a_row():
-    """Four panels of one row, each with a legend of its own in the same styles, and a table."""
+    """Four panels of one row, each with a legend of its own in the same styles."""
     figure = new_figure(16, 4)
     for number, axes in enumerate(figure.subplots(1, 4)):
         for name, style in (("table", "C0-"), ("quadrature", "C1--")):
@@ -151,10 +151,8 @@ def test_many_panels_in_a_row_stand_in_two_and_share_a_legend():
     below = legend.get_window_extent().y1
     assert all(below < axes.get_window_extent().y0 for axes in figure.axes)
     alone = [panel.axes[0].get_legend().get_texts() for _, panel in lecture_panels(in_a_row)]
-    assert [text.get_text() for text in alone[3]] == [
-        "table, 3.5 of gains",
-        "quadrature, 3.5 of gains",
-    ]
+    labels = [text.get_text() for text in alone[3]]
+    assert labels == [f"{name}, 3.5 of gains, a long label" for name in ("table", "quadrature")]
 
 
 def many():

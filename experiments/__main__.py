@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jaxdl.claims import keep_runs, write_gallery
-from jaxdl.claims.listing import print_list
+from jaxdl.claims.experiments_list import print_list
 
 FOLDER = Path(os.path.relpath(Path(__file__).parent))
 KEPT = Path(os.path.relpath(Path(__file__).parents[1] / "docs" / "gallery"))

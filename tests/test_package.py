@@ -76,7 +76,7 @@ INSIDE = {
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",
         "descriptions", "past_runs", "refuted_claims", "redrawing", "run_page", "runs_index",
-        "drawings", "runner", "listing", "keeping", "gallery",
+        "drawings", "runner", "experiments_list", "keeping", "gallery",
     ),
     "interop": (
         "values", "safetensors_files", "state_dicts", "equal_names", "flattening",

@@ -35,12 +35,12 @@ def draw(folder: Path, experiment: Any, results: Any, *, talk: bool) -> Drawn:
         results: what its `run` returned.
         talk: write talk.svg and talk.png too, and each panel alone into `panels`.
     """
+    remove_pictures(folder)  # none of an earlier plot stays beside the new one
     figure, gifs = None, []
     if hasattr(experiment, "plot"):
         drawn = experiment.plot(results)
         save_figure(drawn, folder / "figure.svg")
         figure = save_figure(drawn, folder / "figure.png").read_bytes()
-        shutil.rmtree(folder / PANELS, ignore_errors=True)
         if talk:
             _draw_talk(folder, lambda: experiment.plot(results))
     if hasattr(experiment, "animate"):

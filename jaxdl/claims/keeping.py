@@ -8,10 +8,10 @@ from jaxdl.claims.past_runs import smaller
 from jaxdl.claims.run_page import panels_of
 
 MOST_OF_TALK = 120_000
-MOST_OF_PANELS = 150_000
+MOST_OF_PANELS = 120_000
 MOST_OF_A_PANEL_SVG = 60_000
 """Bytes: of talk.png, of all panels of a run, of one panel's SVG."""
-MOST_OF_TALK_SVG = 200_000
+MOST_OF_TALK_SVG = 220_000
 """Bytes: a larger talk.svg is not kept; its PNG is."""
 WIDTHS = (1920, 1280, 960, 640)
 """Pixels: the first is tried first."""

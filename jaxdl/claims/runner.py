@@ -9,7 +9,9 @@ An experiment is a module:
     plot(results) -> Figure            optional; what to look at
     animate(results, folder) -> files  optional; writes them; GIFs are shown on the page
 
-Its docstring says what it shows, its source, the command and the time. Its last line is
+Its docstring says what it shows, in a line, and more in paragraphs; then, in paragraphs that begin
+with `Meaning:`, `Data:`, `Source:`, `Run:`, `Expected:` and `Time:`, what the figure means, and
+where all of it comes from. Formulas stand in dollars. Its last line is
 
     if __name__ == "__main__":
         sys.exit(main(sys.modules[__name__]))

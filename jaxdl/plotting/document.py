@@ -60,7 +60,6 @@ math[display=block] { margin: .5rem 0; overflow-x: auto; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .4rem 1.2rem; }
 dt { font-weight: bold; }
 dd { margin: 0; min-width: 0; }
-dd::first-letter { text-transform: uppercase; }
 .links a { margin-right: 1rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; }
 .card { border: 1px solid var(--line); border-radius: 4px; padding: .7rem; }

@@ -1,6 +1,7 @@
 """Legends of a figure with large text: one for several panels, where each would cover its own."""
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ MOST_COVERED = 0.2
 def look(artist: Any) -> Any:
     """What tells lines, areas and points of a figure apart: kind, colour, line, marker."""
     colors = import_extra("matplotlib.colors", "a figure")
+    if isinstance(artist, tuple):  # bars, or a line with error bars: its first part that is there
+        artist = next((part for part in artist if part), None)
     if hasattr(artist, "get_marker"):
         shown = colors.to_hex(artist.get_color())
         return "line", shown, artist.get_linestyle(), str(artist.get_marker())
@@ -28,16 +31,22 @@ def _rows(shown: Any) -> list[Any]:
     return list(shown) if getattr(shown, "ndim", 1) == 2 else [shown]
 
 
-def entries_of(legend: Any) -> list[tuple[Any, str]]:
-    """The (handle, label) pairs of a legend."""
-    texts = [text.get_text().replace("\n", " ") for text in legend.get_texts()]
-    return list(zip(legend.legend_handles, texts, strict=True))
+def entries_of(axes: Any) -> list[tuple[Any, str]]:
+    """The (handle, label) pairs of the legend of axes."""
+    legend = axes.get_legend()
+    handles, labels = axes.get_legend_handles_labels()
+    # What a legend draws of an error bar is less than the error bar.
+    whole = dict(zip(labels, handles, strict=True))
+    texts = [text.get_text() for text in legend.get_texts()]
+    shown = zip(legend.legend_handles, texts, strict=True)
+    return [(whole.get(text, handle), text) for handle, text in shown]
 
 
 def merge_large_legends(part: Any) -> None:
     """Put the legends that cover too much of their axes into one, beside all axes of a part.
 
-    Entries that look alike become one. Their label is what their labels begin with alike.
+    Entries of different legends that look alike become one. Their label is what their labels begin
+    with alike.
 
     Arguments:
         part: a figure, or a part of it (a SubFigure), with its layout done.
@@ -47,23 +56,29 @@ def merge_large_legends(part: Any) -> None:
         return
     labels: dict[Any, list[str]] = {}
     handles: dict[Any, Any] = {}
-    titles = []
-    for axes in large:
-        legend = axes.get_legend()
-        titles.append(legend.get_title().get_text())
-        for handle, label in entries_of(legend):
-            handles.setdefault(look(handle), handle)
-            labels.setdefault(look(handle), []).append(label)
-        legend.remove()
+    titles = [axes.get_legend().get_title().get_text() for axes in large]
+    differ = len({*titles}) > 1
+    for axes, title in zip(large, titles, strict=True):
+        here: Counter[Any] = Counter()
+        for handle, label in entries_of(axes):
+            key = look(handle), here[look(handle)]
+            here[look(handle)] += 1
+            handles.setdefault(key, handle)
+            labels.setdefault(key, []).append(f"{title}: {label}" if title and differ else label)
+        axes.get_legend().remove()
+    taken = [legend._outside_loc for legend in part.legends]
     size = large[0].xaxis.get_tick_params()["labelsize"]
     part.legend(
         list(handles.values()),
         [_common(each) for each in labels.values()],
-        loc=f"outside {'upper' if part.legends else 'lower'} center",
+        loc=f"outside {'upper' if 'lower' in taken else 'lower'} center",
         ncols=len(handles),
         fontsize=size,
         title_fontsize=size,
-        title=titles[0] if len({*titles}) == 1 else None,
+        title=None if differ else titles[0] or None,
+        labelspacing=0.2,
+        borderpad=0.2,
+        frameon=False,
     )
 
 
@@ -113,7 +128,7 @@ def borrow_legend(figure: Any, axes: Any) -> None:
     there = {look(artist) for artist in (*axes.lines, *axes.collections, *axes.patches)}
     for other in figure.axes:
         if other.get_legend() is not None and not pairs:
-            fitting = [pair for pair in entries_of(other.get_legend()) if look(pair[0]) in there]
+            fitting = [pair for pair in entries_of(other) if look(pair[0]) in there]
             # One entry alone is like another's by chance, and there is nothing to tell apart.
             pairs = fitting if len(fitting) > 1 else []
     written = {text.get_text() for text in axes.texts}

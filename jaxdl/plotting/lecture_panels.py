@@ -36,7 +36,8 @@ def panel_name(panel: Any) -> str:
         'loss-rate-10-4'
     """
     if _is_part(panel):
-        said = panel.get_suptitle()
+        titles = (axes.get_title() for axes in panel.axes)
+        said = panel.get_suptitle() or next(filter(None, titles), "")
     else:
         said = panel.get_title() or panel.get_ylabel() or panel.get_xlabel()
     words = re.findall(r"[a-z0-9]+", said.lower().replace("mathdefault", ""))

@@ -12,6 +12,8 @@ LEAST_LINES = 2.5
 """An axes that is lower than so many lines of text shows nothing."""
 ROOMY_LINES = 7.0
 """An axes of so many lines has room for a title, numbers and a label too."""
+LEAST_LENGTH = 9.0
+"""A title's line, in widths of a letter, over a narrow axes."""
 _WORDS = re.compile(r"(?:[^\s$]|\$[^$]*\$)+")
 """Words between spaces; the spaces of a formula divide nothing."""
 
@@ -37,44 +39,55 @@ def fit_text(figure: Any) -> None:
     numbers and labels: the shapes of the curves are left. Such a figure is for an overview; its
     panels alone have everything.
     """
+    _make_room_for_tables(figure)
     if crowded := _crowded(figure):
         _shorten(figure, crowded)
         _drop_numbers(crowded)
-    figure.draw_without_rendering()
+    _lay_out(figure)
+    said: dict[Any, str] = {}
     for part in (figure, *figure.subfigs):
-        for axes in part.axes:
-            _fit_tables(axes)
         merge_large_legends(part)
         across = 0.98 * part.bbox.width
         for text in (part._suptitle, part._supxlabel):
             if text is not None:
                 wrap(text, across)
         for axes in part.axes:
-            _fit_axes(axes)
+            _fit_axes(axes, said)
         for legend in part.legends:
             fit_legend(legend, across)
+    _lay_out(figure)
+    for axes in figure.axes:
+        _fit_axes(axes, said)  # a legend of all may have made it lower
     _drop_numbers(_crowded(figure))
-    figure.draw_without_rendering()
+    _lay_out(figure)
     for axes in figure.axes:
         _part_ticks(axes)
-        _fit_tables(axes)
 
 
 def _crowded(figure: Any) -> list[Any]:
     """The axes that are too low, in lines of text."""
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        figure.draw_without_rendering()
+    found_place = _lay_out(figure)
     drawn = [axes for axes in figure.axes if axes.axison and axes.has_data()]
     # If the layout finds no place, the axes stand where they would without their text.
-    failed = any("collapsed to zero" in str(each.message) for each in told)
-    least = ROOMY_LINES if failed else LEAST_LINES
+    least = LEAST_LINES if found_place else ROOMY_LINES
     points = 72 / figure.dpi
     return [
         axes
         for axes in drawn
         if points * axes.get_window_extent().height < least * axes.title.get_fontsize()
     ]
+
+
+def _lay_out(figure: Any) -> bool:
+    """Let matplotlib place the axes, and say whether it found a place for all their text."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        figure.draw_without_rendering()
+    failed = [each for each in told if "collapsed to zero" in str(each.message)]
+    for other in told:
+        if other not in failed:
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return not failed
 
 
 def _shorten(figure: Any, crowded: list[Any]) -> None:
@@ -123,28 +136,44 @@ def _broken(text: Any, line: str, length: float) -> list[str]:
     return lines or [""]
 
 
-def _fit_axes(axes: Any) -> None:
+def _fit_axes(axes: Any, said: dict[Any, str]) -> None:
+    """Wrap the titles and labels of axes; `said` remembers them as they were before."""
     box = axes.get_window_extent()
     middle = (box.x0 + box.x1) / 2
     # Over its axes by a little, but not over the sheet's edge.
-    wide = min(1.05 * box.width, 2 * middle, 2 * (axes.figure.bbox.x1 - middle))
-    for title in (axes.title, axes._left_title, axes._right_title, axes.xaxis.label):
-        wrap(title, wide)
-    wrap(axes.yaxis.label, 1.05 * box.height)
+    em = axes.title.get_fontsize() * axes.figure.dpi / 72
+    least = LEAST_LENGTH * em
+    wide = min(max(1.05 * box.width, least), 2 * middle, 2 * (axes.figure.bbox.x1 - middle))
+    lengths = {
+        axes.title: wide,
+        axes._left_title: wide,
+        axes._right_title: wide,
+        axes.xaxis.label: wide,
+        axes.yaxis.label: box.height + 2 * em,  # there is a title above, and numbers below
+    }
+    for text, length in lengths.items():
+        text.set_text(said.setdefault(text, text.get_text()))
+        wrap(text, length)
     legend = axes.get_legend()
     if legend is not None:
         for text in legend.get_texts():
             wrap(text, 0.6 * box.width)
 
 
-def _fit_tables(axes: Any) -> None:
-    """Make the cells of tables as wide as their text, and as high as a line and a half."""
-    for table in axes.tables:
-        cells = table.get_celld()
-        table.auto_set_column_width(sorted({column for _, column in cells}))
-        for cell in cells.values():
-            line = cell.get_text().get_fontsize() * axes.figure.dpi / 72
-            cell.set_height(1.5 * line / axes.get_window_extent().height)
+def _make_room_for_tables(figure: Any) -> None:
+    """Give a table a line and a half a row, beside panels that have `ROOMY_LINES` each."""
+    for axes in figure.axes:
+        for table in axes.tables:
+            cells = table.get_celld()
+            rows = len({row for row, _ in cells})
+            for cell in cells.values():
+                cell.set_height(1 / rows)
+            table.auto_set_column_width(sorted({column for _, column in cells}))
+            place = axes.get_subplotspec()
+            grid = place.get_gridspec()
+            lines = [ROOMY_LINES] * grid.nrows
+            lines[place.rowspan.start] = 1.5 * rows
+            grid.set_height_ratios(lines)
 
 
 def _part_ticks(axes: Any) -> None:

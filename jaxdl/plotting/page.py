@@ -53,7 +53,7 @@ def html_page(
     parts += ["<h2>Claims</h2>", claims_table(claims), f"<p class=note>{html.escape(note)}</p>"]
     if text:
         parts += ["<h2>The experiment</h2>", f"<div class=text>{_paragraphs(text)}</div>"]
-    told = {name: said for name, said in (facts or {}).items() if said}
+    told = {name: _begun(said) for name, said in (facts or {}).items() if said}
     if told:
         rows = (
             f"<dt>{html.escape(name)}</dt><dd>{with_formulas(said)}</dd>"
@@ -84,3 +84,9 @@ def _paragraphs(text: str) -> str:
         kind = "pre" if "\n" in paragraph else "p"
         shown.append(f"<{kind}>{with_formulas(paragraph)}</{kind}>")
     return "\n".join(shown)
+
+
+def _begun(said: str) -> str:
+    """With a capital letter, unless a name of code stands first."""
+    first = said.split(maxsplit=1)[0].strip(",;:.")
+    return f"{said[0].upper()}{said[1:]}" if first.isalpha() else said

@@ -129,8 +129,8 @@ def test_at_lecture_size_the_figure_and_its_panels_are_drawn_again(tmp_path):
     page = (folder / "index.html").read_text()
     for link in ("figure.svg", "talk.svg", "talk.png", "panels/1-first.png"):
         assert f'href="{link}"' in page
-    # The next run leaves none of them behind.
-    assert main(experiment(plot=drawn), ["--output", str(tmp_path)]) == 0
+    # The next run, or drawing again, leaves none of them behind.
+    assert main(experiment(plot=drawn), ["--redraw", "--output", str(tmp_path)]) == 0
     assert not list(tmp_path.rglob("talk.*"))
     assert not (folder / "panels").exists()
 

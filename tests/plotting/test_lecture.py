@@ -118,8 +118,61 @@ def test_panels_of_parts_and_a_shared_colour_bar():
         assert bar.get_ylabel() == "height"
         assert grid.images[0].colorbar.ax is bar
         assert [text.get_text() for text in texts_of(panel)].count("Two grids") == 1
-    assert len(panels[0][1].axes) == 1
+    # What stands beside a picture stays with it.
+    assert len(panels[0][1].axes) == 2
     assert "Two grids" not in [text.get_text() for text in texts_of(panels[0][1])]
+
+
+def in_a_row():
+    """Four panels of one row, each with a legend of its own in the same styles."""
+    figure = new_figure(16, 4)
+    for number, axes in enumerate(figure.subplots(1, 4)):
+        for name, style in (("table", "C0-"), ("quadrature", "C1--")):
+            axes.errorbar(
+                [0, 1],
+                [number, 2],
+                0.1,
+                fmt=style,
+                label=f"{name}, {number}.5 of gains, a long label",
+            )
+        axes.legend(loc="center")
+    return figure
+
+
+def test_many_panels_in_a_row_stand_in_two_and_share_a_legend():
+    figure = lecture_figure(in_a_row)
+    figure.draw_without_rendering()
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert len({round(box.y0, 6) for box in boxes}) == 2
+    assert len({round(box.x0, 6) for box in boxes}) == 2
+    assert [axes.get_legend() for axes in figure.axes] == [None] * 4
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["table", "quadrature"]
+    below = legend.get_window_extent().y1
+    assert all(below < axes.get_window_extent().y0 for axes in figure.axes)
+    alone = [panel.axes[0].get_legend().get_texts() for _, panel in lecture_panels(in_a_row)]
+    labels = [text.get_text() for text in alone[3]]
+    assert labels == [f"{name}, 3.5 of gains, a long label" for name in ("table", "quadrature")]
+
+
+def many():
+    """Thirty small panels with titles of two lines."""
+    figure = new_figure(15, 11)
+    for number, axes in enumerate(figure.subplots(5, 6).flat):
+        axes.plot([0, 1], [0, number])
+        axes.set(title=f"kind {number}\ng = {number}, and more", xlabel="input", ylabel="output")
+    return figure
+
+
+def test_of_many_panels_the_titles_are_left_and_alone_each_has_everything():
+    figure = lecture_figure(many)
+    figure.draw_without_rendering()
+    assert [axes.get_title() for axes in figure.axes] == [f"kind {number}" for number in range(30)]
+    heights = [axes.get_window_extent().height for axes in figure.axes]
+    assert min(heights) > 0.05 * figure.bbox.height
+    _, panel = next(lecture_panels(many))
+    assert panel.axes[0].get_title() == "kind 0\ng = 0, and more"
+    assert panel.axes[0].get_xlabel() == "input"
 
 
 def test_a_formula_is_not_broken():

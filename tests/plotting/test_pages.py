@@ -35,7 +35,7 @@ def test_a_reader_meets_the_parts_in_order():
         "A note.",
         "<p>Prose.</p>",
         "<pre>  a\n  b</pre>",
-        "<dt>Data</dt><dd>digits</dd>",
+        "<dt>Data</dt><dd>Digits</dd>",
     ]
     assert all(made.count(part) == 1 for part in parts)
     assert sorted(parts, key=made.index) == parts

@@ -241,10 +241,10 @@ def plot(results: xarray.Dataset) -> Any:
         yscale="log",
         xlabel="epoch",
         ylabel="training error ((1000 dollars)$^2$)",
-        title="Median, 10 to 90 %; dotted: the dead",
+        title="Median, 10 to 90 %; dotted: dead runs",
         yticks=[15, 20, 30, 50, 100, 200, 500],
     )
-    left.legend(loc="center right", fontsize=9)
+    left.legend(loc="lower right", bbox_to_anchor=(1.0, 0.15), fontsize=9)
     for error, line, label in (
         (LECTURE_TEST["torch"], "-", "lecture, one seed"),
         (float(results["least_squares_mse"]), "--", "least squares"),
@@ -278,7 +278,7 @@ def plot(results: xarray.Dataset) -> Any:
     right.set(
         xlabel="RM (rooms a dwelling)",
         ylabel="LSTAT (%)",
-        title="Training prices on what the living predict",
+        title="Training prices (dots), predictions",
         xlim=(4, 9),
         ylim=(0, 35),
     )

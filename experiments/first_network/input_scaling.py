@@ -242,8 +242,8 @@ def elongation_of_means(shift: float) -> float:
 
 def plot(results: xarray.Dataset) -> Any:
     """Boston's contours and paths; kappa by way; steps by kappa with the bound."""
-    figure = new_figure(17, 4.6)
-    *panels, ways, steps = figure.subplots(1, 4)
+    figure = new_figure(11, 9)
+    *panels, ways, steps = figure.subplots(2, 2).ravel()
     for axes, panel in zip(panels, ("centred", "both"), strict=True):
         of, kappa = results.sel(panel=panel), float(results["boston_kappa"].sel(way=panel))
         best, walked = of["best"].values, of["path"].values
@@ -263,7 +263,7 @@ def plot(results: xarray.Dataset) -> Any:
             xlabel=f"weight of RM (1000 dollars {unit[0]})",
             ylabel=f"weight of LSTAT (1000 dollars {unit[1]})",
         )
-    panels[0].legend(fontsize=8, loc="upper right")
+    panels[0].legend(fontsize=9, loc="upper right")
     places = np.arange(len(WAYS))
     random = results["kappa"].sel(ratio=APART).transpose("seed", "way").values
     ways.plot(places, random.T, "C1_", ms=12)
@@ -281,7 +281,7 @@ def plot(results: xarray.Dataset) -> Any:
         yscale="log", xticks=places, xticklabels=[*WAYS], ylabel=r"condition number $\kappa$",
         title="What centring and scaling remove", ylim=(0.2, None),
     )  # fmt: skip
-    ways.legend(fontsize=8, loc="lower left")
+    ways.legend(fontsize=9, loc="lower left")
     for way, style in zip(WAYS, ("C3v", "C0o", "C2^", "C4s"), strict=True):
         of = results.sel(way=way)
         steps.plot(of["kappa"].values.ravel(), of["steps"].values.ravel(), style, ms=4, label=way)
@@ -292,7 +292,7 @@ def plot(results: xarray.Dataset) -> Any:
         ylabel=f"steps to {SHARE:g} of the loss",
         title=f"{results.sizes['seed']} data sets of each ratio",
     )  # fmt: skip
-    steps.legend(fontsize=8, loc="upper left")
+    steps.legend(fontsize=9, loc="upper left")
     return figure
 
 

@@ -212,7 +212,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 def plot(results: xarray.Dataset) -> Any:
     """A bump; the function and its approximations; the errors by hidden units."""
-    figure = new_figure(15, 5)
+    figure = new_figure(13, 5)
     bump, curves, errors = figure.subplots(1, 3, width_ratios=[0.8, 1.2, 1.2])
     x = np.linspace(0, 1, 1001)
     for weight, style in ((20, "C0:"), (60, "C0--"), (1000, "C0-")):

@@ -55,6 +55,7 @@ BIASES: dict[str, Any] = {
     "0.1": initializers.constant(0.1),
     "1": initializers.constant(1.0),
 }
+LINES = (":", "--", "-", "-.", (0, (8, 2)))
 TIMES = ("start", "end")
 
 
@@ -222,19 +223,20 @@ def plot(results: xarray.Dataset) -> Any:
     middle.axhline(100 * BORN_DEAD, color="k", ls=":", label="layer 2, zeros: at least 1/16")
     middle.set(ylabel="units that are dead (%)", title="At the start, and after training")
     middle.set_ylim(0, 1.5 * middle.get_ylim()[1])
-    middle.legend(ncols=2, fontsize=8, frameon=False)
+    middle.legend(ncols=2, fontsize=9, frameon=False, columnspacing=0.8)
     for axes in (left, middle):
         axes.set_xticks(places, [*BIASES])
         axes.set_xlabel("biases at the start")
     for number, bias in enumerate(BIASES):
         errors = np.sort(results["test_mse"].sel(bias=bias).values)
         shares_below = np.arange(1, seeds + 1) / seeds
-        right.step(errors, shares_below, f"C{number}", where="post", lw=1.8, label=bias)
+        line = {"color": f"C{number}", "ls": LINES[number], "lw": 1.8}
+        right.step(errors, shares_below, where="post", label=bias, **line)
     right.set(
         xscale="log",
         xlabel="test error ((1000 dollars)$^2$)",
         ylabel="share of the seeds at or below",
-        title="A run that died gives one price for all houses",
+        title="A dead run gives all houses one price",
         xticks=[13, 20, 30, 50, 80, 120],
     )
     right.xaxis.set_major_formatter("{x:g}")

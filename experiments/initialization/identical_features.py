@@ -156,7 +156,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 def plot(results: xarray.Dataset) -> Any:
     """Accuracy by epoch; how alike the units are."""
-    figure = new_figure(10, 4.5)
+    figure = new_figure(10, 4.8)
     accuracy, apart = figure.subplots(1, 2)
     for name, arm in ARMS.items():
         for axes, measured in ((accuracy, results["accuracy"]), (apart, differences(results))):
@@ -175,7 +175,12 @@ def plot(results: xarray.Dataset) -> Any:
     )
     for axes in (accuracy, apart):
         axes.xaxis.get_major_locator().set_params(integer=True)
-    apart.legend(loc="lower right")
+    figure.legend(
+        *apart.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(ARMS),
+        frameon=False,
+    )
     return figure
 
 

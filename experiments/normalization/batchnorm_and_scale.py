@@ -229,8 +229,13 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 def plot(results: xarray.Dataset) -> Any:
     """Accuracy by scale, at each rate; the rate at which the hidden layers still turn."""
-    figure = new_figure(4.2 * (results.sizes["rate"] + 1), 5.2)
-    *panels, turning = figure.subplots(1, results.sizes["rate"] + 1)
+    count = results.sizes["rate"] + 1
+    rows = -(-count // 2)
+    figure = new_figure(11, 4.5 * rows)
+    grid = figure.subplots(rows, 2).ravel()
+    for spare in grid[count:]:
+        spare.remove()
+    *panels, turning = grid[:count]
     scales, rates = results["scale"].values, results["rate"].values
     for axes, rate in zip(panels, rates, strict=True):
         for name, arm in ARMS.items():
@@ -242,7 +247,8 @@ def plot(results: xarray.Dataset) -> Any:
         axes.axhline(CHANCE, color="k", ls=":", lw=1)
         axes.text(scales[0], CHANCE + 1, "chance", va="bottom")
         axes.set(ylim=(0, 102), title=rf"Learning rate $\eta$ = {rate:g}")
-    panels[0].set_ylabel(f"test accuracy, %, mean and range of {results.sizes['seed']} seeds")
+    for axes in panels:
+        axes.set_ylabel(f"test accuracy, %, mean and range of {results.sizes['seed']} seeds")
     for rate, style in zip(rates, itertools.cycle(("C2-o", "C4-D", "C5-v"))):
         of_rate = results["effective"].sel(rate=rate).transpose("seed", "arm", "scale")
         measured, law = of_rate.sel(arm="hidden"), of_rate.sel(arm="law")
@@ -261,7 +267,7 @@ def plot(results: xarray.Dataset) -> Any:
     for axes in (*panels, turning):
         axes.set(xscale="log", xlabel="scale a of the first weights (1: He)")
         axes.grid(lw=0.3)
-    turning.legend(fontsize=8, loc="lower left")
+    turning.legend(fontsize=9, loc="lower left")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure

@@ -292,7 +292,7 @@ def plot(results: xarray.Dataset) -> Any:
         right.plot(sizes, law, "k-", lw=0.7)
     right.plot([], [], "k-", lw=0.7, label="theory, wide layers")
     right.axhline(LIMIT, color="C3", ls="--", lw=1)
-    right.text(6, LIMIT - 0.01, r"$\pi/(\pi-1)$", va="top", color="C3")
+    right.text(24, LIMIT - 0.01, r"$\pi/(\pi-1)$", va="top", color="C3")
     right.set(
         xscale="log",
         xlabel="examples a batch",

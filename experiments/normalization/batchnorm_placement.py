@@ -301,7 +301,10 @@ def plot(results: xarray.Dataset) -> Any:
         labels, theirs = zip(*(TABLES[ACTIVATIONS][name] for name in rows), strict=True)
         axes.errorbar(theirs, mean, half_width, fmt="ko", ms=5, capsize=3)
         for text, x, y in zip(labels, theirs, mean, strict=True):
-            axes.annotate(text, (x, y), (5, 5), textcoords="offset points", fontsize=9)
+            # To the left where the next point on the right would be in the way.
+            is_crowded = any(x < other < x + 2 for other in theirs)
+            away, side = (-5, "right") if is_crowded else (5, "left")
+            axes.annotate(text, (x, y), (away, 5), textcoords="offset points", fontsize=9, ha=side)
         verdicts = [pair.verdict for pair in decided(results, ACTIVATIONS)]
         counts = ", ".join(f"{verdicts.count(each)} {words}" for each, words in ORDERED.items())
         title = f"{ACTIVATIONS}\n{len(verdicts)} pairs: {counts}"

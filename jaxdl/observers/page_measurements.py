@@ -57,7 +57,9 @@ def look(event: Event, batch: Mapping[str, Any], updates: bool) -> Look:
             jax.random.key(event.step),
         )
     )
-    return Look(event.epoch, measured, activations, weights)
+    # A compiled function sorts names; the rows are in the order of execution.
+    ordered = {name: activations[name] for name in measured.names}
+    return Look(event.epoch, measured, ordered, weights)
 
 
 def _measure(

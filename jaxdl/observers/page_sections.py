@@ -17,6 +17,7 @@ from jaxdl.training.fit.history import History
 MOST_LAYERS = COLOURS
 """Layers with a curve over time, or with a panel of their own; of more some are chosen."""
 MOST_FANS = 12
+MOST_NAMED = 8
 MOST_ROWS = 30
 """Epochs in the table of numbers, the last ones."""
 
@@ -154,8 +155,8 @@ def _clipped(told: Told) -> str:
     return panel(
         "share clipped",
         [
-            Line("steps", *_grouped(at, touched, 60), 2),
-            Line("entries", *_grouped(at, told.clipped.astype(np.float64), 60), 5),
+            Line("steps", *_grouped(at, touched, 40), 2),
+            Line("entries", *_grouped(at, told.clipped.astype(np.float64), 40), 5),
         ],
         note="The share of steps that clipping changed, and the share of a step's entries.",
     )
@@ -176,10 +177,16 @@ def _signal(told: Told) -> str:
         now = [newest[name] for name in names]
         lines.append(Line(f"epoch {told.seen.epoch}", rows, now, 0, value=False))
         figures.append(
-            panel(f"{kind} by layer", lines, x_label="layer", note=_NOTES[kind], logarithmic=True)
+            panel(
+                f"{kind} by layer",
+                lines,
+                x_label="layer",
+                note=f"{_NOTES[kind]} {_numbered(names)}",
+                logarithmic=True,
+            )
         )
         over_time = [
-            _line(name, [(each["epoch"], each[kind].get(name)) for each in past], k)
+            _line(name, [(each["epoch"], each[kind].get(name)) for each in past], k, False)
             for k, name in enumerate(_some(names, MOST_LAYERS))
         ]
         left = len(names) - len(over_time)
@@ -189,9 +196,16 @@ def _signal(told: Told) -> str:
 
 
 _NOTES = {
-    "signal": "Root mean square of each layer's output, from the first layer to the last.",
+    "signal": "Root mean square of each layer's output.",
     "gradient": "Size of the loss's gradient with respect to each layer's output.",
 }
+
+
+def _numbered(names: Sequence[str]) -> str:
+    """Which layer is which on an axis of their numbers; of many, where that stands."""
+    if len(names) > MOST_NAMED:
+        return 'The layers are in the order of the table "Layers" below.'
+    return ", ".join(f"{place} {name}" for place, name in enumerate(names, start=1)) + "."
 
 
 def _fans(told: Told, kind: str) -> str:
@@ -238,9 +252,9 @@ def _tables(told: Told) -> str:
     )
 
 
-def _line(label: str, points: Sequence[tuple[Any, Any]], colour: int) -> Line:
+def _line(label: str, points: Sequence[tuple[Any, Any]], colour: int, value: bool = True) -> Line:
     values = [math.nan if value is None else value for _, value in points]
-    return Line(label, [place for place, _ in points], values, colour)
+    return Line(label, [place for place, _ in points], values, colour, value=value)
 
 
 def _some(names: Sequence[str], most: int) -> list[str]:

@@ -43,7 +43,7 @@ def vertical(values: np.ndarray, log: bool, start: float, end: float) -> Axis:
     low, high = float(values.min()), float(values.max())
     if log:
         # A little room, so that no line runs along the frame.
-        room = 10 ** (0.04 * (math.log10(high) - math.log10(low)))
+        room = max(10 ** (0.04 * (math.log10(high) - math.log10(low))), 1.2)
         return Axis(max(low / room, np.finfo(float).tiny), high * room, True, start, end)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         half = abs(low) / 2 or 0.5

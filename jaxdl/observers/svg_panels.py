@@ -28,7 +28,7 @@ MOST_POINTS = 240
 """Points of a line: one for each pixel of its panel or so."""
 COLOURS = 6
 _DASHES = ("", "7 3", "2 2", "9 3 2 3", "4 4", "1 3")
-_LONGEST_LABEL = 11
+_LONGEST_LABEL = 16
 _LINE = 13
 """Pixels between two labels."""
 # Beyond this ratio of the largest to the smallest, a linear axis shows only the largest.
@@ -43,7 +43,7 @@ class Line(NamedTuple):
         x, y: its points; where y is not finite there is a gap.
         colour: 0 to 5.
         faint: whether it is drawn thin and without a label, behind the others.
-        value: whether the label has the last value too.
+        value: whether the label has the last value too; one without may be long.
     """
 
     label: str
@@ -112,7 +112,7 @@ def panel(
             last = shown[-1]
             text = _short(line.label)
             if line.value:
-                text += f" {brief(line.y[last])}"
+                text = f"{line.label} {brief(line.y[last])}"
             ends.append((float(down.place(line.y[last])), text, line.colour))
     marks += _labels(ends)
     told = "; ".join(_told(line) for line in lines if not line.faint)

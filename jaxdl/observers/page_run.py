@@ -100,6 +100,7 @@ class PageRun:
         self._clipped: np.ndarray | None = None
         self._ends: list[float] = []
         self._last = time.time()
+        self._epochs = setup.config["epochs"]
         self._epoch, self._measurements = 0, tuple[EpochMeasurements, ...]()
         self._clips = "clip_by_" in repr(setup.optimizer)
 
@@ -109,7 +110,8 @@ class PageRun:
         is_first, is_last = self._kept is None, event.epoch == event.epochs
         self._last = time.time()
         self._ends.append(time.monotonic())
-        self._epoch, self._measurements = event.epoch, tuple(event.measurements)
+        self._epoch, self._epochs = event.epoch, event.epochs
+        self._measurements = tuple(event.measurements)
         for budget in (self._writing, self._looking):
             budget.trained(event.measured.seconds)
         due = self._every is not None and event.epoch % self._every == 0
@@ -123,7 +125,7 @@ class PageRun:
     def ended(self, error: BaseException | None) -> None:
         """Write the last page of a run that this error ended; None if none did."""
         now = _clock(time.time())
-        epochs = self._setup.config["epochs"]
+        epochs = self._epochs
         place = f"after epoch {self._epoch:,} of {epochs:,}"
         # A run that raises has its history in the error, with the steps of its last epoch.
         result = getattr(error, "result", None)
@@ -226,7 +228,7 @@ class PageRun:
         ]
 
     def _head(self, history: History, state: str | None, mood: str) -> Head:
-        epochs, done = self._setup.config["epochs"], self._epoch
+        epochs, done = self._epochs, self._epoch
         pace, facts = self._pace(), dict[str, str]()
         named: Sequence[tuple[str, Mapping[str, Any]]] = (
             ("train", history.train), ("validation", history.validation),

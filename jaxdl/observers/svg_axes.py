@@ -21,8 +21,8 @@ class Axis(NamedTuple):
     start: float
     end: float
 
-    def place(self, values: Any) -> np.ndarray:
-        """The pixels of values."""
+    def place(self, values: Any) -> Any:
+        """The pixels of a value, or of an array of them."""
         array = np.asarray(values, np.float64)
         ends = np.array([self.low, self.high])
         if self.log:
@@ -30,21 +30,28 @@ class Axis(NamedTuple):
                 array, ends = np.log10(array), np.log10(ends)
         # Halved, so that the difference of two large numbers is finite.
         share = (array / 2 - ends[0] / 2) / (ends[1] / 2 - ends[0] / 2)
-        placed: np.ndarray = self.start + share * (self.end - self.start)
-        return placed
+        return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
         """Round values on it."""
         return _log_ticks(self.low, self.high) if self.log else _ticks(self.low, self.high)
 
 
-def vertical(values: np.ndarray, log: bool, start: float, end: float) -> Axis:
+def vertical(values: np.ndarray, log: bool) -> Axis:
     """The axis on which these values lie."""
+    start, end = float(HEIGHT - BOTTOM), float(TOP)
     low, high = float(values.min()), float(values.max())
     if log:
         # A little room, so that no line runs along the frame.
         room = max(10 ** (0.04 * (math.log10(high) - math.log10(low))), 1.2)
-        return Axis(max(low / room, np.finfo(float).tiny), high * room, True, start, end)
+        limits = np.finfo(float)
+        return Axis(
+            max(low / room, float(limits.tiny)),
+            min(high * room, float(limits.max)),
+            True,
+            start,
+            end,
+        )
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         half = abs(low) / 2 or 0.5
         return Axis(low - half, high + half, False, start, end)

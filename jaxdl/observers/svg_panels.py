@@ -101,7 +101,7 @@ def panel(
     if not values.size:
         return ""
     log = logarithmic or bool(values.min() > 0 and values.max() / _WIDE > values.min())
-    down = vertical(values, log, HEIGHT - BOTTOM, TOP)
+    down = vertical(values, log)
     across = horizontal([line.x for line in lines])
     marks = [frame(across, down, x_label)]
     ends = []
@@ -134,7 +134,7 @@ def fan_panel(title: str, fan: Fan, *, note: str = "", x_label: str = "epoch") -
     if not len(chosen):
         return ""
     quantiles, times = quantiles[chosen], np.asarray(fan.x, np.float64)[chosen]
-    down = vertical(quantiles, False, HEIGHT - BOTTOM, TOP)
+    down = vertical(quantiles, False)
     across = horizontal([times])
     x, y = across.place(times), down.place(quantiles)
     if len(x) == 1:

@@ -303,7 +303,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_run(tmp_path):
         with pytest.raises(OSError, match=r"must be one that can be written.*pass another folder"):
             fit(tmp_path / folder, more=[started.append])
     (tmp_path / "page.jsonl").write_text("remember the milk\n")
-    with pytest.raises(ValueError, match=r"line 1 of .* got 'remember the milk'"):
+    with pytest.raises(ValueError, match=r"line 1 of .* got 'remember the milk"):
         fit(tmp_path, more=[started.append])
     assert started == []
 

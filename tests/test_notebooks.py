@@ -111,5 +111,5 @@ def test_the_first_network(monkeypatch):
     assert shown in html
     assert html.count("<svg") == 2  # loss and accuracy
 
-    for word in ("plotting.images(every", "result.history.plot()", 'cmap="Oranges"', "missed ="):
+    for word in ("plotting.images(every", "result.history.plot()", "confusion_matrix(", "missed ="):
         assert output_of(word, "image/png")

@@ -1,6 +1,6 @@
 """The start page and the guides run as they stand, and say what the project has."""
 
-import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -41,6 +41,8 @@ def test_every_block_is_of_a_kind_that_runs(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue  # elsewhere
         assert (page.parent / link).exists(), link
 
 
@@ -144,3 +146,18 @@ def test_the_claim_of_the_paper_holds_and_its_opposite_is_refuted(stalled):
     assert run(source) == (0, ["holds", "holds"])
     swapped = source.replace("glorot_normal", "HE").replace("he_normal", "glorot_normal")
     assert run(swapped.replace("HE", "he_normal")) == (1, ["refuted", "refuted"])
+
+
+# Why jaxdl.
+
+
+def test_the_lines_of_code_are_those_counted():
+    spec = importlib.util.spec_from_file_location("count", DOCS / "examples" / "count.py")
+    counter = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(counter)
+    text = (DOCS / "why.md").read_text(encoding="utf-8")
+    names = {"jaxdl": "jaxdl", "keras": "Keras 3", "skorch": "skorch"}
+    for library, lines in counter.count().items():
+        counted = [lines[task] for task in counter.TASKS]
+        row = " | ".join(map(str, [names[library], *counted, sum(counted)]))
+        assert f"| {row} |" in text

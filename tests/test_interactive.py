@@ -312,11 +312,45 @@ def test_answers_on_the_page_hold(stored):
     assert "cut off" in found[0]["problems"]
     assert "cut off" not in found[-1]["problems"]
     assert diagnostics.critical_weight_variance(activations.sigmoid) > 100
+    of_norms = [
+        "#activation=sigmoid&variance=1&norm=" + norm for norm in ("LayerNorm", "BatchNorm")
+    ]
+    by_layer, by_batch = in_node(STATIC / "signal.js", of_norms)
+    assert "vanishing gradient" in by_layer["problems"]
+    assert by_batch["problems"] == []
     # Gradients of exactly 0 stand only where theory is below the smallest number.
     below = stored["limits"]["float32"]
     for of in found:
         for measured, theory in zip(of["measured"]["dz"], of["theory"]["dz"], strict=True):
             assert measured > 0 or theory < 1e3 * below
+
+
+def directions(name, *, width, examples=64, depth=50):
+    """In how many directions a batch lies: (sum of lambda)^2 / sum of lambda^2, at the last layer.
+
+    The lambda are the squared singular values. Of independent examples it is examples / (1 +
+    examples / width) in the mean.
+    """
+    draws = networks.draw(jax.random.key(0), depth, width, examples)
+    activation = compute.ACTIVATIONS[name][1]
+    values, _ = jax.jit(
+        lambda draws: networks.follow(activation, "BatchNorm", draws, jnp.float32(1), (1,))
+    )(draws)
+    squares = np.linalg.svd(np.asarray(values["y"][-1]), compute_uv=False) ** 2
+    return squares.sum() ** 2 / (squares**2).sum()
+
+
+def test_examples_are_not_equally_correlated_under_silu(stored):
+    """Why theory fails with SiLU and BatchNorm."""
+    preset = next(each for each in stored["presets"] if "theory fails" in each["label"])
+    keys = ("activation", "variance", "depth", "norm")
+    (of,) = in_node(STATIC / "signal.js", ["#" + "&".join(f"{k}={preset[k]}" for k in keys)])
+    off = np.log10(of["measured"]["dz"][0] / of["theory"]["dz"][0])
+    assert off - of["spread"]["dz"][0] > 50 * np.log10(1 + SHARE / stored["width"]) / 2
+    # Equally correlated, they would lie in as many directions as independent ones, at any layer.
+    independent = 64 / (1 + 64 / 512)
+    assert directions("relu", width=512) > independent / 2
+    assert directions("silu", width=512) < independent / 4
 
 
 def test_stored_file(stored):
@@ -325,6 +359,7 @@ def test_stored_file(stored):
     config = compute.PRESETS["default"]
     assert stored["variances"] == [*config.scales]
     assert stored["depths"] == [*config.depths]
+    assert stored["presets"] == compute.buttons()
     assert len(stored["cells"]) == len(compute.ACTIVATIONS) * len(networks.NORMS)
     assert stored["format"] == packing.FORMAT | {"bins": compute.BINS, "reach": compute.REACH}
     # Another CPU differs by rounding, which chaotic networks enlarge; theory does not.

@@ -25,7 +25,7 @@ extensions = [
     "sphinx_design",
     "sphinx_copybutton",
     "reference",  # pages of every public name, from the docstrings
-    # EXP
+    "experiment_pages",  # pages of every experiment, from docs/gallery
     "links",  # every address in the built pages leads somewhere
 ]
 
@@ -34,7 +34,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!jaxdl\.).*")]  # the annotations of signa
 suppress_warnings: list[str] = []
 show_warning_types = True
 
-myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["amsmath", "attrs_block", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 nb_execution_mode = "cache"  # a page that did not change is not executed again

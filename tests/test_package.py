@@ -69,8 +69,9 @@ INSIDE = {
         "sizes", "signal", "landscape", "theory", "batch_norm_theory", "batch_norm_check",
     ),
     "plotting": (
-        "figure", "bands", "curves", "images", "signal", "contours", "animation",
-        "lecture_text", "lecture_panels", "lecture", "formulas", "document", "page", "cards",
+        "figure", "bands", "curves", "images", "signal", "confusion", "normalization_axes",
+        "contours", "animation", "lecture_text", "lecture_panels", "lecture", "formulas",
+        "document", "page", "cards",
     ),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",

@@ -7,6 +7,13 @@ all training examples: no gradient passes. If all units of a layer are dead, the
 constant for ever. The second layer gets numbers that are never negative, so with zero biases a unit
 of it whose four weights are all negative is dead from the start: 1 in 16 at least.
 
+Meaning: The bars show how many networks die, and how many of their ReLU units are dead before and
+after training, for five ways to start the biases; the curves show the test errors. Biases that
+start above zero keep units and networks alive at no cost to the others: with biases of 0 one
+network in ten dies, with biases of 1 one in fifty.
+
+Data: boston_housing, 506 examples (404 to train on, 102 to test), 2 of the 13 features; Harrison
+and Rubinfeld (1978), from the package mlxtend.
 Source: the lecture on initialisation; Goodfellow, Bengio and Courville (2016), section 8.4 (small
 positive biases for ReLU); Lu, Shin, Su and Karniadakis (2019), on networks born dead.
 Run: python experiments/initialization/bias_initialization.py

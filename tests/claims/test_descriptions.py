@@ -73,7 +73,7 @@ def test_of_every_script_the_parts_are_found_and_no_word_is_lost(script):
     docstring = script.read_text(encoding="utf-8").split('"""')[1]
     # The field's names are no part of what they say.
     lost = sorted({*docstring.lower().split()} - {*" ".join(found).lower().split()})
-    assert [word for word in lost if not word.rstrip(":,").capitalize() in FIELD_NAMES] == []
+    assert [word for word in lost if word.rstrip(":,").capitalize() not in FIELD_NAMES] == []
 
 
 FIELD_NAMES = ("Meaning", "Data", "Source", "Run", "Expected", "Time")

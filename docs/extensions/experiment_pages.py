@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from experiments.__main__ import THEMES, by_theme
 from jaxdl.claims.claim import Claim
-from jaxdl.claims.past_runs import PastRun, described, find_run, tally, tally_of
+from jaxdl.claims.descriptions import described
+from jaxdl.claims.past_runs import PastRun, find_run, tally, tally_of
 
 VERDICTS = {"refuted": "✗ refuted", "undecided": "? undecided", "holds": "✓ holds"}
 
@@ -36,16 +37,18 @@ def write_experiments(root: Path, folder: Path) -> None:
     """
     folder.mkdir(exist_ok=True)
     kept = root / "docs" / "gallery"
+    found = by_theme()
+    runs = {s: find_run(kept / s.stem) for scripts in found.values() for s in scripts}
     themes = {
-        THEMES[theme]: [
-            Shown(script, run) for script in scripts if (run := find_run(kept / script.stem))
-        ]
-        for theme, scripts in by_theme().items()
+        theme: [Shown(script, run) for script in scripts if (run := runs[script])]
+        for theme, scripts in found.items()
     }
     every = [shown for group in themes.values() for shown in group]
     for shown in every:
         _write(folder / f"{shown.name}.md", page_of(shown))
-    _write(folder / "index.md", gallery(themes, sum(map(len, by_theme().values()))))
+    for theme, group in themes.items():
+        _write(folder / f"theme_{theme}.md", theme_page(theme, group, len(found[theme])))
+    _write(folder / "index.md", gallery(themes, sum(map(len, found.values()))))
     _write(folder / "refuted.md", judged(every, "refuted"))
     _write(folder / "undecided.md", judged(every, "undecided"))
 
@@ -56,18 +59,32 @@ def page_of(shown: Shown) -> str:
     parts = [f"# {shown.name}", f"**{about.summary}**", about.meaning]
     files = shown.run.folder
     if (files / "figure.svg").is_file():
-        parts.append(f"![The figure of {shown.name}](../gallery/{shown.name}/figure.svg)")
-        parts.append(_downloads(shown))
+        parts += [_figure(shown), _downloads(shown)]
     parts += ["## Claims", f"{tally(shown.run.claims)}.".capitalize(), _claims(shown.run.claims)]
     parts += ["## How it is done", about.text]
     said = {
         "Data": about.data,
         "Source": about.source,
-        "Expected": about.expected,
+        "Expected": _sentence(about.expected),
         "Run": f"`{about.run}`" if about.run else "",
         "This run": shown.run.how(),
     }
     parts += [f"{name}\n: {_indented(text)}" for name, text in said.items() if text]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def theme_page(theme: str, group: Sequence[Shown], count: int) -> str:
+    """The page of a theme: of each experiment the figure, what it means, and what came of it."""
+    parts = [f"# {THEMES[theme]}", tally_of([shown.run for shown in group], count)]
+    for shown in group:
+        about = described(shown.script)
+        parts += [f"## [{shown.name}]({shown.name}.md)", f"**{about.summary}**", about.meaning]
+        if (shown.run.folder / "figure.svg").is_file():
+            parts.append(_figure(shown))
+        time = f"{shown.run.made['seconds']:.0f} s" if shown.run.made else about.time
+        said = [f"{tally(shown.run.claims)}", time, about.data.rstrip("."), f"`{about.run}`"]
+        parts.append(" · ".join(filter(None, said)))
+    parts.append(_toctree(shown.name for shown in group))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -81,14 +98,12 @@ def gallery(themes: dict[str, list[Shown]], count: int) -> str:
         f"{tally_of(every, count)}",
         "What is [refuted](refuted.md), and what these runs [cannot decide](undecided.md).",
     ]
-    for title, group in themes.items():
-        parts += [f"## {title}", "::::{grid} 1 2 2 3\n:gutter: 3"]
+    for theme, group in themes.items():
+        parts += [f"## [{THEMES[theme]}](theme_{theme}.md)", "::::{grid} 1 2 2 3\n:gutter: 3"]
         parts += [_card(shown) for shown in group]
         parts.append("::::")
-    parts.append(_toctree(["refuted", "undecided"]))
-    for title, group in themes.items():
-        parts.append(_toctree([shown.name for shown in group], title))
-    return "\n\n".join(parts) + "\n"
+    pages = ["refuted", "undecided", *(f"theme_{theme}" for theme in themes)]
+    return "\n\n".join([*parts, _toctree(pages)]) + "\n"
 
 
 def judged(every: Iterable[Shown], verdict: str) -> str:
@@ -106,7 +121,8 @@ def judged(every: Iterable[Shown], verdict: str) -> str:
             said = described(shown.script)
             parts += [f"## [{shown.name}]({shown.name}.md)", said.summary, _claims(claims)]
             parts += [f"Source\n: {_indented(said.source)}"] if said.source else []
-            parts += [f"Expected, and found\n: {_indented(said.expected)}"] if said.expected else []
+            found = _sentence(said.expected)
+            parts += [f"Expected, and found\n: {_indented(found)}"] if found else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -115,11 +131,11 @@ def _card(shown: Shown) -> str:
     lines = [f":::{{grid-item-card}} {shown.name}", f":link: {shown.name}", ":link-type: doc"]
     if (shown.run.folder / "thumbnail.png").is_file():
         lines.append(f":img-top: ../gallery/{shown.name}/thumbnail.png")
-    return "\n".join([*lines, "", about.summary, "", "+++", f"{tally(shown.run.claims)}", ":::"])
+    return "\n".join([*lines, "", about.summary, "", f"*{tally(shown.run.claims)}*", ":::"])
 
 
 def _claims(claims: Sequence[Claim]) -> str:
-    rows = ["| claim | measured | expected | |", "| --- | --- | --- | --- |"]
+    rows = ["{.claims}", "| claim | measured | expected | |", "| --- | --- | --- | --- |"]
     for claim in claims:
         meaning = f"**{_cell(claim.meaning)}**<br>{_cell(claim.quantity)}"
         rows.append(f"| {meaning} | {claim.number} | {claim.band} | {VERDICTS[claim.verdict]} |")
@@ -144,9 +160,17 @@ def _downloads(shown: Shown) -> str:
     return " · ".join(found)
 
 
-def _toctree(pages: Iterable[str], caption: str = "") -> str:
-    options = [":hidden:", *([f":caption: {caption}"] if caption else [])]
-    return "\n".join(["```{toctree}", *options, "", *pages, "```"])
+def _figure(shown: Shown) -> str:
+    return f"![The figure of {shown.name}](../gallery/{shown.name}/figure.svg)"
+
+
+def _toctree(pages: Iterable[str]) -> str:
+    return "\n".join(["```{toctree}", ":hidden:", "", *pages, "```"])
+
+
+def _sentence(text: str) -> str:
+    """The text with a capital letter."""
+    return text[:1].upper() + text[1:]
 
 
 def _cell(text: str) -> str:

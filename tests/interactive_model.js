@@ -54,6 +54,14 @@ assert.deepStrictEqual([0, 1.234, -0.5, 0.001, 12345, 1e-40].map((value) => M.nu
   ["0", "1.2", "−0.5", "1.0·10⁻³", "1.2·10⁴", "1.0·10⁻⁴⁰"]);
 assert.strictEqual(M.number(1.2345, 3), "1.23");
 
+assert.deepStrictEqual(M.ticks(0.31, 0.73), [0.4, 0.6]);
+assert.deepStrictEqual(M.ticks(-1.1, 1.1), [-1, 0, 1]);
+for (const [low, high] of [[-3, 5], [0, 1e-37], [-2.5e9, 1e9], [0.31, 0.33]]) {
+  const found = M.ticks(low, high);
+  assert(found.length >= 2 && found.length <= 5, String(found));
+  assert(found.every((value) => low <= value && value <= high));
+}
+
 // The limits decide, from both sides of each of them.
 const limits = { signal: 1000, gradient: 1000, dead: 0.25, saturated: 0.25 };
 const network = (changes) => Object.assign({

@@ -230,12 +230,10 @@
     const height = rows.length * (tall + gap) + 34;
     const foot = rows.length * (tall + gap) + 16;
     if (isOne && !isFlat) {
-      const wide = Math.max(-limits[0], limits[1]);
-      const tick = Number((0.8 * wide).toPrecision(1));
-      for (const value of [-tick, 0, tick]) {
-        if (value < limits[0] || value > limits[1]) continue;
+      for (const value of M.ticks(limits[0], limits[1])) {
         const place = left + ((value - limits[0]) / (limits[1] - limits[0])) * (right - left);
-        parts.push(`<text x="${place}" y="${foot}" text-anchor="middle">${M.number(value)}</text>`);
+        parts.push(`<path class="sp-axis" d="M${place} ${foot - 16}v4"/>`,
+          `<text x="${place}" y="${foot}" text-anchor="middle">${M.number(value)}</text>`);
       }
     } else if (!isFlat) {
       parts.push(`<text x="${(left + right) / 2}" y="${foot}" text-anchor="middle">mean ± ${reach} standard deviations</text>`);

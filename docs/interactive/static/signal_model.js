@@ -211,7 +211,7 @@ const SignalModel = (() => {
         problem: "cut off",
         word: "float32 ends",
         text: `the gradient is exactly 0 in layer ${lost}${before}, in one of the networks at ` +
-          "least: it is smaller than the smallest number.",
+          "least: it is smaller than the smallest number of float32.",
       });
     }
     found.push(
@@ -249,9 +249,21 @@ const SignalModel = (() => {
       upper === undefined ? UPPER[UPPER.length - 1] : upper];
   }
 
+  // Two to five round numbers on a linear axis: multiples of 1, 2 or 5 times a power of ten.
+  function ticks(low, high) {
+    const least = (high - low) / 4;
+    const power = 10 ** Math.floor(Math.log10(least));
+    const step = [1, 2, 5, 10].map((times) => times * power).find((each) => each >= least);
+    const found = [];
+    for (let times = Math.ceil(low / step); times * step <= high; times++) {
+      found.push(Number((times * step).toPrecision(12)));
+    }
+    return found;
+  }
+
   return {
     axisRange, defaults, departure, disagreement, findings, gradientTheory, hashOf, nearest,
-    network, number, raised, rows, settingsFromHash, shares, sizes, spreads,
+    network, number, raised, rows, settingsFromHash, shares, sizes, spreads, ticks,
   };
 })();
 

@@ -50,7 +50,17 @@ assert.deepStrictEqual(M.axisRange([1]), [-1, 1]);
 assert.deepStrictEqual(M.axisRange([0.09, 1]), [-3, 1]);
 assert.deepStrictEqual(M.axisRange([0, 1e-38, 20]), [-48, 3]);
 
-assert.deepStrictEqual([0, 1.234, 0.001, 12345, 1e-40].map(M.number), ["0", "1.2", "1.0e-3", "1.2e4", "1.0e-40"]);
+assert.deepStrictEqual([0, 1.234, -0.5, 0.001, 12345, 1e-40].map((value) => M.number(value)),
+  ["0", "1.2", "−0.5", "1.0·10⁻³", "1.2·10⁴", "1.0·10⁻⁴⁰"]);
+assert.strictEqual(M.number(1.2345, 3), "1.23");
+
+assert.deepStrictEqual(M.ticks(0.31, 0.73), [0.4, 0.6]);
+assert.deepStrictEqual(M.ticks(-1.1, 1.1), [-1, 0, 1]);
+for (const [low, high] of [[-3, 5], [0, 1e-37], [-2.5e9, 1e9], [0.31, 0.33]]) {
+  const found = M.ticks(low, high);
+  assert(found.length >= 2 && found.length <= 5, String(found));
+  assert(found.every((value) => low <= value && value <= high));
+}
 
 // The limits decide, from both sides of each of them.
 const limits = { signal: 1000, gradient: 1000, dead: 0.25, saturated: 0.25 };

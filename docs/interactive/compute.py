@@ -90,7 +90,7 @@ PRESETS = {
 
 
 def buttons() -> list[dict[str, Any]]:
-    """The settings that the page offers by name; `say` is what the reader should look at."""
+    """The settings that the page offers by name."""
     edge = diagnostics.critical_weight_variance(activations.tanh)
     made = [
         ("sigmoid, LeCun: the gradient vanishes", "sigmoid", LECUN, 50, "none"),
@@ -100,7 +100,8 @@ def buttons() -> list[dict[str, Any]]:
         ("tanh, large weights: saturated, and the gradient explodes", "tanh", 16.0, 50, "none"),
         ("BatchNorm explodes backward", "relu", LECUN, 50, "BatchNorm"),
         ("LayerNorm does not", "relu", LECUN, 50, "LayerNorm"),
-        ("GELU, He: theory is too early", "gelu", HE, 50, "none"),
+        ("GELU, He: the signal collapses, later than in theory", "gelu", HE, 50, "none"),
+        ("SiLU, BatchNorm: theory fails", "silu", LECUN, 50, "BatchNorm"),
     ]
     names = ("label", "activation", "variance", "depth", "norm")
     return [dict(zip(names, each, strict=True)) for each in made]

@@ -125,17 +125,17 @@
     }
     const differ = ["z", "dz"].map((name) => M.disagreement(of.measured[name], of.theory[name]));
     const [signal, gradient] = differ.map(
-      (each) => `a factor of ${M.number(each.factor)} (layer ${each.layer})`);
+      (each) => `a factor of ${M.number(each.factor, 3)} (layer ${each.layer})`);
     lines.push(paragraph("theory", "", `Theory and measurement differ by at most ${signal} in ` +
       `the signal z, and by at most ${gradient} in its gradient.`));
     at("says").replaceChildren(...lines);
   }
 
-  const power = (exponent) => exponent === 0 ? "1" : exponent === 1 ? "10" : `10<tspan dy="-5" font-size="9">${String(exponent).replace("-", "−")}</tspan>`;
+  const power = (exponent) => exponent === 0 ? "1" : exponent === 1 ? "10" : `10${M.raised(exponent)}`;
 
   function curve(id, of, name, kind) {
     const svg = at(id);
-    const [width, height] = [svg.clientWidth || 340, 250];
+    const [width, height] = [svg.clientWidth || 340, svg.clientHeight || 250];
     const [left, right, top, bottom] = [46, width - 8, 10, height - 38];
     const { measured, theory, spread } = of;
     const end = SIGNAL.limits.float32;
@@ -194,8 +194,14 @@
     const reach = SIGNAL.format.reach;
     const isOne = settings.axis === "one";
     const ends = rows.map((row) => [row.mean - reach, row.mean + reach].map((end) => end * row.stddev));
+    const filled = rows.map((row, number) => {
+      const [low, high] = ends[number];
+      const edge = (bar) => low + (bar / row.bars.length) * (high - low);
+      const known = row.bars.map((bar, place) => place).filter((place) => row.bars[place] > 0);
+      return known.length ? [edge(known[0]), edge(known[known.length - 1] + 1)] : [0, 0];
+    });
     const limits = isOne
-      ? [Math.min(...ends.map((each) => each[0])), Math.max(...ends.map((each) => each[1]))]
+      ? [Math.min(...filled.map((each) => each[0])), Math.max(...filled.map((each) => each[1]))]
       : null;
     const isFlat = isOne && !(limits[1] > limits[0]);
     const parts = [];
@@ -217,19 +223,17 @@
           parts.push(`<rect class="sp-zeros" x="${x(0) - 1}" y="${base - row.zeros * tall}" width="2" height="${row.zeros * tall}"/>`);
         }
       }
-      const note = row.zeros > 0.005 ? `${Math.round(100 * row.zeros)} % are 0` : "";
+      const note = row.zeros > 0.005 && row.stddev > 0 ? `${Math.round(100 * row.zeros)} % are 0` : "";
       parts.push(`<text x="${right + 6}" y="${base - 14}">${note}</text>`,
         `<text x="${right + 6}" y="${base - 2}">${row.stddev > 0 ? `±${M.number(row.stddev)}` : "all 0"}</text>`);
     });
     const height = rows.length * (tall + gap) + 34;
     const foot = rows.length * (tall + gap) + 16;
     if (isOne && !isFlat) {
-      const wide = Math.max(-limits[0], limits[1]);
-      const tick = Number((0.8 * wide).toPrecision(1));
-      for (const value of [-tick, 0, tick]) {
-        if (value < limits[0] || value > limits[1]) continue;
+      for (const value of M.ticks(limits[0], limits[1])) {
         const place = left + ((value - limits[0]) / (limits[1] - limits[0])) * (right - left);
-        parts.push(`<text x="${place}" y="${foot}" text-anchor="middle">${M.number(value).replace("-", "−")}</text>`);
+        parts.push(`<path class="sp-axis" d="M${place} ${foot - 16}v4"/>`,
+          `<text x="${place}" y="${foot}" text-anchor="middle">${M.number(value)}</text>`);
       }
     } else if (!isFlat) {
       parts.push(`<text x="${(left + right) / 2}" y="${foot}" text-anchor="middle">mean ± ${reach} standard deviations</text>`);

@@ -166,11 +166,17 @@ const SignalModel = (() => {
     return worst;
   }
 
-  function number(value) {
+  const RAISED = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
+
+  const raised = (exponent) => [...String(exponent)].map((sign) => RAISED[sign]).join("");
+
+  // Two digits; far from 1 with a power of ten: 0.25, 31, 6.7·10⁻⁵.
+  function number(value, digits = 2) {
     if (value === 0) return "0";
     const size = Math.abs(value);
-    if (size >= 0.01 && size < 9999.5) return String(Number(value.toPrecision(2)));
-    return value.toExponential(1).replace("e+", "e");
+    if (size >= 0.01 && size < 9999.5) return String(Number(value.toPrecision(digits))).replace("-", "−");
+    const [factor, exponent] = value.toExponential(digits - 1).split("e");
+    return `${factor.replace("-", "−")}·10${raised(Number(exponent))}`;
   }
 
   function drift(values, theory, limit, what, backward) {
@@ -183,8 +189,8 @@ const SignalModel = (() => {
       problem: `${worst.ratio < 1 ? "vanishing" : "exploding"} ${what}`,
       word: `The ${what} ${does}`,
       text: `at layer ${worst.layer} it is ${number(worst.ratio)} times that at layer ` +
-        `${worst.start}, a factor of ${number(worst.aLayer)} a layer ` +
-        `(theory: ${number(predicted)}).`,
+        `${worst.start}, a factor of ${number(worst.aLayer, 3)} a layer ` +
+        `(theory: ${number(predicted, 3)}).`,
     };
   }
 
@@ -205,7 +211,7 @@ const SignalModel = (() => {
         problem: "cut off",
         word: "float32 ends",
         text: `the gradient is exactly 0 in layer ${lost}${before}, in one of the networks at ` +
-          "least: it is smaller than the smallest number.",
+          "least: it is smaller than the smallest number of float32.",
       });
     }
     found.push(
@@ -243,9 +249,21 @@ const SignalModel = (() => {
       upper === undefined ? UPPER[UPPER.length - 1] : upper];
   }
 
+  // Two to five round numbers on a linear axis: multiples of 1, 2 or 5 times a power of ten.
+  function ticks(low, high) {
+    const least = (high - low) / 4;
+    const power = 10 ** Math.floor(Math.log10(least));
+    const step = [1, 2, 5, 10].map((times) => times * power).find((each) => each >= least);
+    const found = [];
+    for (let times = Math.ceil(low / step); times * step <= high; times++) {
+      found.push(Number((times * step).toPrecision(12)));
+    }
+    return found;
+  }
+
   return {
     axisRange, defaults, departure, disagreement, findings, gradientTheory, hashOf, nearest,
-    network, number, rows, settingsFromHash, shares, sizes, spreads,
+    network, number, raised, rows, settingsFromHash, shares, sizes, spreads, ticks,
   };
 })();
 

@@ -175,11 +175,12 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 def plot(results: xarray.Dataset) -> Any:
     """The digits; signal and gradient by layer, theory as a thin line; accuracy by epoch."""
-    figure = new_figure(12, 5.5)
+    figure = new_figure(12, 6)
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 3.4])
     for picture, image in zip(top.subplots(1, 10), results["images"].values, strict=True):
         picture.imshow(image, cmap="gray_r")
         picture.set_axis_off()
+    figure.get_layout_engine().set(wspace=0.06)
     signal, gradient, accuracy = bottom.subplots(1, 3)
 
     layers = results["layer"].values
@@ -201,7 +202,9 @@ def plot(results: xarray.Dataset) -> Any:
             band(axes, layers, values, style, spread="range", alpha=0.25, label=LABELS[name])
         axes.plot(layers, predicted[what], "k-", lw=0.8, label="theory, infinite width")
         axes.set(xlabel="hidden layer", xticks=layers, yscale="log")
-        axes.legend()
+        axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
     signal.set(title="Signal at initialisation", ylabel="mean square of the activations")
     gradient.set(
         title="Gradient at initialisation", ylabel="s.d. of d(sum of losses)/d(activation)"
@@ -218,7 +221,13 @@ def plot(results: xarray.Dataset) -> Any:
         xlabel="epoch",
         ylabel="validation accuracy (%)",
     )
-    accuracy.legend()
+    bottom.legend(
+        *signal.get_legend_handles_labels(),
+        loc="outside lower center",
+        title="lines: means; bands: from the least to the greatest",
+        ncols=3,
+        frameon=False,
+    )
     return figure
 
 

@@ -58,6 +58,8 @@ def cross_entropy(
     $$\ell = -\sum_k q_k \log \frac{e^{o_k}}{\sum_j e^{o_j}}, \qquad
       q = (1 - s)\, p + s / K$$
 
+    PyTorch: the defaults, its `cross_entropy`, where the classes are axis 1 and not the last.
+
     Arguments:
         outputs: logits (batch, ..., classes).
         targets: integer labels (batch, ...), or probabilities (batch, ..., classes), e.g. one-hot.
@@ -136,6 +138,8 @@ def mean_squared_error(
 
     $$\ell = \frac{1}{m} \sum_i (o_i - t_i)^2$$
 
+    PyTorch: the defaults, its `mse_loss`.
+
     Arguments:
         outputs: predictions (batch, ...).
         targets: values of exactly the same shape.
@@ -158,6 +162,8 @@ def mean_absolute_error(
 
     $$\ell = \frac{1}{m} \sum_i |o_i - t_i|$$
 
+    PyTorch: the defaults, its `l1_loss`.
+
     Arguments and errors: as in `mean_squared_error`.
 
     Example:
@@ -178,6 +184,8 @@ def huber(
     $$\ell = \frac{1}{m} \sum_i \begin{cases}
         e_i^2 / 2 & |e_i| \le \delta \\ \delta (|e_i| - \delta / 2) & \text{else}
       \end{cases}, \qquad e = o - t$$
+
+    PyTorch: the defaults, its `huber_loss`.
 
     Arguments:
         outputs, targets: as in `mean_squared_error`.
@@ -218,6 +226,8 @@ def binary_cross_entropy(
     $$\ell = -\frac{1}{m} \sum_i w\, t_i \log \sigma(o_i) + (1 - t_i) \log \sigma(-o_i)$$
 
     Where the target is 0 or 1 and an infinite logit agrees with it, the loss is 0.
+
+    PyTorch: the defaults, its `binary_cross_entropy_with_logits`.
 
     Arguments:
         outputs: logits (batch, ...).
@@ -271,8 +281,10 @@ def kl_divergence(
 
     $$\ell = \sum_k p_k (\log p_k - \log \operatorname{softmax}(o)_k), \qquad 0 \log 0 = 0$$
 
-    It is `cross_entropy` less the entropy of the targets. `torch.nn.KLDivLoss` takes logarithms of
-    probabilities in the place of logits; to a softmax they are the same.
+    It is `cross_entropy` less the entropy of the targets.
+
+    PyTorch: the defaults, its `kl_div`, which takes logarithms of probabilities in the place of
+    logits; to a softmax they are the same.
 
     Arguments:
         outputs: logits (batch, ..., classes).
@@ -301,6 +313,8 @@ def poisson(
     r"""Minus the log-likelihood of counts, without its constant, averaged over the outputs.
 
     $$\ell = \frac{1}{m} \sum_i e^{o_i} - t_i o_i$$
+
+    PyTorch: the defaults, its `poisson_nll_loss`.
 
     Arguments:
         outputs: logarithms of the expected counts (batch, ...).

@@ -68,10 +68,15 @@ INSIDE = {
     "diagnostics": (
         "sizes", "signal", "landscape", "theory", "batch_norm_theory", "batch_norm_check",
     ),
-    "plotting": ("figure", "bands", "curves", "images", "signal", "contours", "animation", "page"),
+    "plotting": (
+        "figure", "bands", "curves", "images", "signal", "confusion", "normalization_axes",
+        "contours", "animation", "lecture_text", "lecture_panels", "lecture", "formulas",
+        "document", "page", "cards",
+    ),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",
-        "runner", "past_runs", "gallery",
+        "descriptions", "past_runs", "refuted_claims", "run_page", "runs_index", "runner",
+        "gallery",
     ),
     "interop": (
         "values", "safetensors_files", "state_dicts", "equal_names", "flattening",

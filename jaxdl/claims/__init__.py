@@ -5,6 +5,7 @@ measures and claims; `jaxdl.claims.runner` says what such a module has.
 """
 
 from jaxdl.claims.claim import CHANCE, Claim, Verdict, chance_of_all
+from jaxdl.claims.descriptions import Described, described
 from jaxdl.claims.draws import expected_best
 from jaxdl.claims.estimates import (
     about_mean,
@@ -26,6 +27,7 @@ from jaxdl.public import public_names
 __all__ = [
     "CHANCE",
     "Claim",
+    "Described",
     "Estimate",
     "Pair",
     "Results",
@@ -38,6 +40,7 @@ __all__ = [
     "about_slope",
     "as_before",
     "chance_of_all",
+    "described",
     "expected_best",
     "interval",
     "keep_runs",

@@ -24,7 +24,8 @@ class Claim:
     without random draws has no intervals: the number itself decides.
 
     Attributes:
-        text: what the claim means, for a student; then what was measured, its unit and its source.
+        text: what the claim means, for a student; then ": "; then what was measured, its unit and
+            its source.
         measured: the number that this run found; NaN is refuted.
         low: the least value for which the statement is true; -inf for no bound.
         high: the greatest such value; inf for no bound.
@@ -56,6 +57,26 @@ class Claim:
         low, high = float(self.low), float(self.high)
         if not low <= high:
             raise ValueError(f"a band must have low <= high, got {low} and {high}; swap them")
+
+    @property
+    def meaning(self) -> str:
+        """What the claim means: its text up to the first colon that a space follows.
+
+        Example:
+            >>> Claim("He keeps the signal: halvings a layer; 5 seeds", 0, -0.1, 0.1).meaning
+            'He keeps the signal'
+        """
+        return self.text.partition(": ")[0]
+
+    @property
+    def quantity(self) -> str:
+        """What was measured for it, its unit and source: the text after that colon, or "".
+
+        Example:
+            >>> Claim("He keeps the signal: halvings a layer; 5 seeds", 0, -0.1, 0.1).quantity
+            'halvings a layer; 5 seeds'
+        """
+        return self.text.partition(": ")[2]
 
     @property
     def verdict(self) -> Verdict:

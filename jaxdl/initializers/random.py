@@ -98,6 +98,9 @@ def truncated_normal(
     `stddev` is that of the parent normal. With the default bounds, that of the weights is 0.88 of
     it. Bounds far out in a tail keep its distribution.
 
+    PyTorch: `lower=(a - mean) / stddev, upper=(b - mean) / stddev`, for its `trunc_normal_(a=, b=)`
+    are bounds of the weights themselves, -2 and 2 by default.
+
     Arguments:
         mean: mu, finite.
         stddev: sigma of the normal before truncation, at least 0.
@@ -211,6 +214,8 @@ def glorot_normal(gain: ArrayLike = 1.0) -> Initializer:
 
     $$\mathrm{Var}(W_{ij}) = \frac{2 \, gain^2}{n_{in} + n_{out}}$$
 
+    PyTorch: the defaults, its `xavier_normal_`. Flax's own `glorot_normal` is truncated.
+
     Arguments:
         gain: the activation's gain, positive; see `gain`.
 
@@ -242,6 +247,8 @@ def he_normal(
     r"""Normal weights that keep the second moment through ReLU or leaky ReLU.
 
     $$\mathrm{Var}(W_{ij}) = \frac{2}{(1 + a^2) \, n}$$
+
+    PyTorch: the defaults, its `kaiming_normal_`. Flax's own `he_normal` is truncated.
 
     Arguments:
         negative_slope: a, the slope below zero, finite; 0 is ReLU.

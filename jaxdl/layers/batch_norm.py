@@ -35,6 +35,9 @@ class BatchNorm(nn.Module):
     running variance is infinite from 1.8e19 on, and evaluation then gives beta. A feature without
     spread gives exactly beta, also where epsilon is 0, which PyTorch refuses.
 
+    PyTorch: the defaults, its `BatchNorm2d`, whose `momentum` is 1 - `momentum`. Flax:
+    `momentum=0.99, unbiased_variance=False`.
+
     Under `jit` over a mesh the batch is the whole batch of all devices. Under `pmap` it is the
     device's own part, unless `axis_name` is given; `training.fit` gives it.
 

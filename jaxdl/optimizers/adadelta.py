@@ -31,8 +31,9 @@ def adadelta(
     $$E[\Delta\theta^2]_t = \rho E[\Delta\theta^2]_{t-1} + (1-\rho)\Delta\theta_t^2, \qquad
       \theta_{t+1} = \theta_t + \eta\,\Delta\theta_t$$
 
-    with both averages 0 at first, and eta 1. PyTorch and optax have the same numerics and defaults
-    (optax: `rho=0.9, eps=1e-6`).
+    with both averages 0 at first, and eta 1.
+
+    PyTorch: the defaults. optax: the defaults.
 
     The epsilon in the numerator sets the size of the first steps. The one in the denominator avoids
     0 / 0 for a parameter without a gradient. If E[g^2] is not far above it, the path depends on the

@@ -28,8 +28,10 @@ def adagrad(
     $$G_t = G_{t-1} + g_t^2, \qquad
       \theta_{t+1} = \theta_t - \frac{\eta}{\sqrt{G_t + \epsilon}}\, g_t$$
 
-    with G_0 = 0. PyTorch: `epsilon=1e-10, epsilon_position="outside"` (its `lr_decay` is the
-    schedule `inverse_time`). optax: `initial_accumulator=0.1, epsilon=1e-7`.
+    with G_0 = 0.
+
+    PyTorch: `epsilon=1e-10, epsilon_position="outside"`; its `lr_decay` is the schedule
+    `schedules.inverse_time_decay`. optax: `initial_accumulator=0.1, epsilon=1e-7`.
 
     Arguments:
         learning_rate: eta, a `LearningRate`.

@@ -46,13 +46,15 @@ def adam(
       \theta_{t+1} = \theta_t - \frac{\eta}{\sqrt{\hat v_t + \epsilon}}\, \hat m_t$$
 
     with m_0 = v_0 = 0. Epsilon stands inside the root, as in the lecture. PyTorch, optax and the
-    paper add it to the root: sqrt(v_hat) + epsilon, `epsilon_position="outside"`. With epsilon =
-    1e-8 the step is at most 10^4 eta m_hat inside, and 10^8 eta m_hat outside. The bias corrections
-    are exact to float32's rounding, as in PyTorch but not in optax: see
-    `jaxdl.optimizers.moments.bias_correction`.
+    paper add it to the root: sqrt(v_hat) + epsilon. With epsilon = 1e-8 the step is at most 10^4
+    eta m_hat inside, and 10^8 eta m_hat outside. The bias corrections are exact to float32's
+    rounding, as in PyTorch but not in optax: see `jaxdl.optimizers.moments.bias_correction`.
 
     With `amsgrad`, v_hat never falls. It is the maximum of all v so far, then corrected ("raw", as
     in PyTorch), or the maximum of all corrected v ("corrected", as in optax).
+
+    PyTorch: `epsilon_position="outside"`. optax: the same, and `maximum_of="corrected"` for its
+    `amsgrad`.
 
     Arguments:
         learning_rate: eta, a `LearningRate`.

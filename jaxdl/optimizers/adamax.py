@@ -29,7 +29,9 @@ def adamax(
       \theta_{t+1} = \theta_t - \frac{\eta}{1-\beta_1^t}\,\frac{m_t}{u_t}$$
 
     with m_0 = u_0 = 0. The lecture and the paper have no epsilon. Without it the step is 0 / 0 for
-    a parameter without a gradient so far. It stands where PyTorch and optax have it.
+    a parameter without a gradient so far.
+
+    PyTorch: the defaults. optax: the defaults.
 
     Arguments:
         learning_rate: eta, a `LearningRate`.

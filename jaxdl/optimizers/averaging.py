@@ -35,8 +35,10 @@ def ema(decay: Any = 0.999, *, debias: bool = False) -> optax.GradientTransforma
 
     Chain it after the optimizer: `chain(adam(1e-3), ema(0.999))`. It passes the updates on
     unchanged and averages each new value of the parameters; `averaged_parameters` reads the
-    average. The numerics are those of PyTorch's `AveragedModel` with `get_ema_multi_avg_fn(decay)`.
-    The running statistics of norms belong to the parameters of the run, not to their average.
+    average. The running statistics of norms belong to the parameters of the run, not to their
+    average.
+
+    PyTorch: the defaults, its `AveragedModel` with `get_ema_multi_avg_fn(decay)`.
 
     Arguments:
         decay: beta, in [0, 1).
@@ -73,6 +75,8 @@ def swa(*, start: SupportsIndex = 0, every: SupportsIndex = 1) -> optax.Gradient
 
     after update t = start + every, start + 2 every, ..., with n the parameters averaged so far.
     Before that, the average is the parameters themselves. Chain it like `ema`.
+
+    PyTorch: the defaults, its `AveragedModel`.
 
     Arguments:
         start: updates before the averaging begins, 0 or more.

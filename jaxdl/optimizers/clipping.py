@@ -16,7 +16,9 @@ def clip_by_value(limit: Any) -> optax.GradientTransformation:
     r"""Each element by itself: $g \leftarrow \min(\max(g, -c), c)$, the lecture's clipping.
 
     Infinite elements become plus or minus the limit. NaN stays NaN, so that it is noticed. The
-    direction of the gradient changes. Same as PyTorch's `clip_grad_value_` and `optax.clip`.
+    direction of the gradient changes.
+
+    PyTorch: the defaults, `clip_grad_value_`. optax: the defaults, `optax.clip`.
 
     Arguments:
         limit: c, above 0, in units of the gradient.
@@ -42,7 +44,9 @@ def clip_by_global_norm(limit: Any) -> optax.GradientTransformation:
     vanishes, so any finite gradient keeps its direction. With infinite elements the result is the
     limit of the direction: infinite elements keep their signs and share the norm c, finite ones
     become 0. One NaN makes all elements NaN, because no norm is defined: a broken gradient must not
-    pass for a good one. PyTorch's `clip_grad_norm_` divides by the norm plus 1e-6. With an infinite
+    pass for a good one.
+
+    PyTorch: the defaults, but for 1e-6 that `clip_grad_norm_` adds to the norm. With an infinite
     element, it and optax make that element NaN and every other 0.
 
     Arguments:

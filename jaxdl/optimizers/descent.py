@@ -25,7 +25,7 @@ def sgd(learning_rate: LearningRate) -> optax.GradientTransformation:
 
     $$\theta_{t+1} = \theta_t - \eta\, g_t$$
 
-    The same numbers as `torch.optim.SGD(lr)` and `optax.sgd`.
+    PyTorch: the defaults, `torch.optim.SGD(lr)`. optax: the defaults.
 
     Arguments:
         learning_rate: eta, a `LearningRate`.
@@ -56,17 +56,19 @@ def momentum(
 
     $$v_t = \gamma v_{t-1} + \eta\, g_t, \qquad \theta_{t+1} = \theta_t - v_t$$
 
-    with v_0 = 0. The rate stands inside v, so a schedule acts on new gradients only. PyTorch
-    (`torch.optim.SGD(momentum=gamma)`) and optax multiply the whole velocity by it instead:
+    with v_0 = 0. The rate stands inside v, so a schedule acts on new gradients only. With
+    `rate_position="outside"` the rate multiplies the whole velocity instead:
 
     $$v_t = \gamma v_{t-1} + g_t, \qquad \theta_{t+1} = \theta_t - \eta\, v_t$$
 
     The two agree while the rate is constant.
 
+    PyTorch: `rate_position="outside"`, its `SGD(momentum=gamma)`. optax: the same.
+
     Arguments:
         learning_rate: eta, a `LearningRate`.
         decay: gamma, in [0, 1); it may be traced, to be vmapped over.
-        rate_position: "inside" the velocity, or "outside" for PyTorch's and optax's numerics.
+        rate_position: "inside" the velocity, or "outside" it.
         moment_dtype: of the velocity, as in `adam`.
 
     Raises:
@@ -104,8 +106,10 @@ def nesterov(
     $$v_t = \gamma v_{t-1} + \eta\, \nabla f(\phi_{t-1}), \qquad
       \phi_t = \phi_{t-1} - (\gamma v_t + \eta\, \nabla f(\phi_{t-1}))$$
 
-    `nesterov_theta` maps phi to theta. PyTorch (`SGD(momentum=gamma, nesterov=True)`) and optax
-    hold phi too, with the rate outside v.
+    `nesterov_theta` maps phi to theta.
+
+    PyTorch: `rate_position="outside"`, its `SGD(momentum=gamma, nesterov=True)`, which holds phi
+    too. optax: the same.
 
     Arguments and errors: as in `momentum`.
 

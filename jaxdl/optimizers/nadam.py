@@ -43,8 +43,8 @@ def nadam(
           + \frac{(1-\mu_t)\, g_t}{1 - \prod_{i\le t}\mu_i}\Bigr), \qquad
       \mu_t = \beta_1\bigl(1 - \tfrac12\, 0.96^{t\psi}\bigr)$$
 
-    The defaults are PyTorch's numerics. `momentum_decay=None` is mu_t = beta1, optax's numerics. A
-    decay of 0 differs: it is mu_t = beta1 / 2.
+    PyTorch: the defaults. optax: `momentum_decay=None`, which is mu_t = beta1. A decay of 0
+    differs: it is mu_t = beta1 / 2.
 
     Arguments:
         learning_rate: eta, a `LearningRate`.

@@ -43,9 +43,10 @@ def radam(
     $$\theta_{t+1} = \theta_t - \eta\,\hat m_t\,\frac{r_t\sqrt{1-\beta_2^t}}{\sqrt{v_t}+\epsilon}
       \;\text{ where } \rho_t > 5, \qquad \theta_t - \eta\,\hat m_t \;\text{ before}$$
 
-    The defaults are PyTorch's numerics. optax adds epsilon to the root of the corrected moment:
-    `epsilon_added_to="corrected"`. The paper has no epsilon and rectifies above 4; this is
-    PyTorch's and optax's 5.
+    The paper has no epsilon and rectifies above 4; this is PyTorch's and optax's 5.
+
+    PyTorch: the defaults. optax: `epsilon_added_to="corrected"`, for it adds epsilon to the root of
+    the corrected moment.
 
     Arguments:
         learning_rate: eta, a `LearningRate`.

@@ -33,8 +33,9 @@ def rmsprop(
       \theta_{t+1} = \theta_t - \frac{\eta}{\sqrt{E[g^2]_t + \epsilon}}\, g_t$$
 
     with E[g^2]_0 = 0 and no bias correction. If `centered`, E[g^2] - E[g]^2 takes its place. With
-    momentum, the quotient goes into a velocity as in `jaxdl.optimizers.momentum`. PyTorch:
-    `decay=0.99, epsilon_position="outside", rate_position="outside"`. optax: the defaults.
+    momentum, the quotient goes into a velocity as in `jaxdl.optimizers.momentum`.
+
+    PyTorch: `decay=0.99, epsilon_position="outside", rate_position="outside"`. optax: the defaults.
 
     Arguments:
         learning_rate: eta, a `LearningRate`.

@@ -35,8 +35,10 @@ def l2(strength: Any, *, mask: Any = is_kernel) -> optax.GradientTransformation:
     $$g_t \leftarrow g_t + \lambda\,\theta_t, \qquad
       \text{the gradient of } \tfrac{\lambda}{2}\lVert\theta\rVert^2$$
 
-    This is PyTorch's `weight_decay` of every optimizer but AdamW, there without a mask. An adaptive
-    optimizer divides this term too by the root of the second moment. `decoupled_decay` avoids this.
+    An adaptive optimizer divides this term too by the root of the second moment. `decoupled_decay`
+    avoids this.
+
+    PyTorch: `mask=None`, the `weight_decay` of every optimizer but AdamW.
 
     Arguments:
         strength: lambda, 0 or more.
@@ -74,6 +76,8 @@ def decoupled_decay(
     + \lambda\theta) = \eta g + \eta\lambda\theta$. A velocity or a second moment never sees the
     decay. `decoupled_decay(adam(rate), decay)` is AdamW. Put gradient accumulation around it, not
     inside, and `by_layer` and `freeze` as well, for the decay knows nothing of groups.
+
+    PyTorch: `mask=None`, its `decoupled_weight_decay=True`.
 
     Arguments:
         optimizer: any of `jaxdl.optimizers`, or another optimizer whose state shows its rate.

@@ -1,6 +1,7 @@
 """The three verdicts, and how often chance gives each of them."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from jaxdl.claims import (
     as_before,
     chance_of_all,
     interval,
+    read_claims,
 )
 
 RUNS = 4_000
@@ -134,3 +136,23 @@ def test_chances_add_up():
 def test_a_ratio_without_a_logarithm_refutes(never):
     assert about_ratios("", [1.0, never, 2.0], low=0.1).refuted
     assert about_ratios("", [1.0, 1.5, 2.0], low=0.1).holds
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning", "quantity"),
+    [
+        ("He keeps the signal: halvings; 5 seeds", "He keeps the signal", "halvings; 5 seeds"),
+        ("One: two: three", "One", "two: three"),
+        ("a ratio of 3:1", "a ratio of 3:1", ""),
+    ],
+)
+def test_the_first_colon_divides_what_it_means_from_what_was_measured(text, meaning, quantity):
+    claim = Claim(text, 1, 0, 2)
+    assert (claim.meaning, claim.quantity) == (meaning, quantity)
+
+
+def test_every_claim_that_the_project_keeps_says_both():
+    kept = sorted((Path(__file__).parents[2] / "docs" / "gallery").glob("*/claims.json"))
+    assert len(kept) > 40
+    claims = [claim for file in kept for claim in read_claims(file.parent)]
+    assert [claim.text for claim in claims if not claim.meaning or not claim.quantity] == []

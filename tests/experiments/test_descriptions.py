@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.__main__ import by_name
+from jaxdl.claims.descriptions import described
 from jaxdl.data import available
 
 FIELDS = ["Meaning", "Data", "Source", "Run", "Expected", "Time"]
@@ -72,6 +73,10 @@ def faults(name, script):
 def test_a_docstring_has_its_fields_in_one_order(name):
     script = by_name()[name].read_text("utf-8")
     assert faults(name, script) == []
+    read = described(by_name()[name])
+    assert {each: " ".join(getattr(read, each.lower()).split()) for each in FIELDS} == fields_of(
+        ast.get_docstring(ast.parse(script))
+    )
 
 
 GOOD = '''"""A title.

@@ -96,7 +96,7 @@ def _shorten(figure: Any, crowded: list[Any]) -> None:
         least = axes.xaxis.get_tick_params()["labelsize"]
         axes.set_title(axes.get_title().partition("\n")[0], fontsize=least)
     for axes in figure.axes:
-        if not axes.axison and not axes.has_data() and not axes.tables:
+        if not axes.axison and not axes.images and not axes.tables:
             for remark in list(axes.texts):
                 remark.remove()
 

@@ -119,6 +119,8 @@ def _metric(told: Told, name: str) -> str:
         # An epoch's number stands at its end; a run may have begun inside one.
         missing = len(history.seconds) * told.per_epoch - told.steps_done
         at = (np.arange(1, len(steps) + 1) + missing) / told.per_epoch
+        if not len(history.seconds):
+            at = np.arange(1, len(steps) + 1)  # a run that ended in its first epoch
         lines.append(Line("batches", *_grouped(at, steps), 0, faint=True))
         note = "Thin: means of batches. "
     for label, part, colour in (("train", history.train, 0), ("valid.", history.validation, 1)):
@@ -129,7 +131,7 @@ def _metric(told: Told, name: str) -> str:
     if name == "loss" and validation is not None and np.isfinite(validation).any():
         best = int(np.nanargmin(validation))
         note += f"Lowest validation loss: {number(validation[best])} in epoch {best + 1:,}."
-    return panel(name, lines, note=note)
+    return panel(name, lines, note=note, x_label="epoch" if len(history.seconds) else "step")
 
 
 def _grouped(x: np.ndarray, y: np.ndarray, most: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -190,7 +192,7 @@ def _signal(told: Told) -> str:
             for k, name in enumerate(_some(names, MOST_LAYERS))
         ]
         left = len(names) - len(over_time)
-        note = f"{left} more layers between these are not drawn." if left else ""
+        note = f"Not drawn: {counted(left, 'layer')} between these." if left else ""
         figures.append(panel(f"{kind} over time", over_time, note=note, logarithmic=True))
     return _grid(figures)
 
@@ -205,7 +207,10 @@ def _numbered(names: Sequence[str]) -> str:
     """Which layer is which on an axis of their numbers; of many, where that stands."""
     if len(names) > MOST_NAMED:
         return 'The layers are in the order of the table "Layers" below.'
-    return ", ".join(f"{place} {name}" for place, name in enumerate(names, start=1)) + "."
+    return (
+        ", ".join(f"{place}\N{NO-BREAK SPACE}{name}" for place, name in enumerate(names, start=1))
+        + "."
+    )
 
 
 def _fans(told: Told, kind: str) -> str:
@@ -222,7 +227,7 @@ def _fans(told: Told, kind: str) -> str:
         if given:
             figures.append(fan_panel(name, Fan(times, quantiles, newest[name])))
     left = len(newest) - len(chosen)
-    more = f" {left} more are not drawn." if left else ""
+    more = f" Not drawn: {left:,} between these." if left else ""
     return (
         "<p class=note>Line: the median. Dark: half of the entries. Light: 95 % of them. Right: "
         f"their histogram after epoch {told.seen.epoch:,}.{more}</p>{_grid(figures)}"

@@ -148,8 +148,8 @@ def _clipped(told: Told) -> str:
         if not told.clips:
             return ""
         hint = (
-            "The optimizer clips. To see how often, put observers.clipped_share around the clip: "
-            "optimizers.recorded(clip, observers.clipped_share, steps=...)."
+            "The optimizer clips. To see how often, put optimizers.recorded(clip, "
+            "observers.clipped_share, steps=...) in the place of the clip."
         )
         return f"<figure><figcaption>share clipped</figcaption><p class=note>{hint}</p></figure>"
     touched = (told.clipped > 0).astype(np.float64)

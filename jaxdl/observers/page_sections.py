@@ -249,8 +249,10 @@ def _tables(told: Told) -> str:
     parts = [("Epochs", html_table("", ["epoch", *columns], rows))]
     if told.seen is not None:
         parts.append(("Layers", told.seen.propagation._repr_html_() or ""))
-    settings = [[name, str(value)] for name, value in told.settings.items()]
-    parts.append(("Settings", html_table("", ["setting", "value"], settings)))
+    settings = "".join(
+        f"<li>{html.escape(f'{name}: {value}')}</li>" for name, value in told.settings.items()
+    )
+    parts.append(("Settings", f"<ul>{settings}</ul>"))
     return "".join(
         f'<details id="{title}"><summary>{title}</summary><div class=wide>{body}</div></details>'
         for title, body in parts

@@ -116,11 +116,11 @@ def _metric(told: Told, name: str) -> str:
     steps = np.asarray(history.steps.get(name, ()), np.float64)
     note = ""
     if len(steps) and name != "skipped":
-        # An epoch's number stands at its end; a run may have begun inside one.
+        # An epoch's number stands at its end; a run may have begun inside one. One that has ended in
+        # its first epoch counts steps.
         missing = len(history.seconds) * told.per_epoch - told.steps_done
-        at = (np.arange(1, len(steps) + 1) + missing) / told.per_epoch
-        if not len(history.seconds):
-            at = np.arange(1, len(steps) + 1)  # a run that ended in its first epoch
+        unit = told.per_epoch if len(history.seconds) else 1
+        at = (np.arange(1, len(steps) + 1) + missing) / unit
         lines.append(Line("batches", *_grouped(at, steps), 0, faint=True))
         note = "Thin: means of batches. "
     for label, part, colour in (("train", history.train, 0), ("valid.", history.validation, 1)):

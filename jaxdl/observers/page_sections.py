@@ -116,7 +116,7 @@ def _metric(told: Told, name: str) -> str:
     steps = np.asarray(history.steps.get(name, ()), np.float64)
     note = ""
     if len(steps) and name != "skipped":
-        # An epoch's number stands at its end; a run may have begun inside one. One that has ended in
+        # An epoch's number stands at its end; a run may have begun inside one. A run that ended in
         # its first epoch counts steps.
         missing = len(history.seconds) * told.per_epoch - told.steps_done
         unit = told.per_epoch if len(history.seconds) else 1

@@ -126,7 +126,9 @@ class PageRun:
         """Write the last page of a run that this error ended; None if none did."""
         now = _clock(time.time())
         epochs = self._epochs
-        place = f"after epoch {self._epoch:,} of {epochs:,}"
+        place = (
+            f"after epoch {self._epoch:,} of {epochs:,}" if self._epoch else "in its first epoch"
+        )
         # A run that raises has its history in the error, with the steps of its last epoch.
         result = getattr(error, "result", None)
         history = join(self._measurements) if result is None else result.history
@@ -239,7 +241,7 @@ class PageRun:
         rates = self._rates()
         if rates:
             facts["examples a second"] = f"{rates[-1]:,.0f}"
-        facts["time in training"] = _duration(float(history.seconds.sum()))
+            facts["time in training"] = _duration(float(history.seconds.sum()))
         is_running = state is None
         if state is None:
             facts["time left"] = _duration(pace * (epochs - done))

@@ -116,9 +116,11 @@ def _metric(told: Told, name: str) -> str:
     steps = np.asarray(history.steps.get(name, ()), np.float64)
     note = ""
     if len(steps) and name != "skipped":
-        # An epoch's number stands at its end; a run may have begun inside one.
+        # An epoch's number stands at its end; a run may have begun inside one. A run that ended in
+        # its first epoch counts steps.
         missing = len(history.seconds) * told.per_epoch - told.steps_done
-        at = (np.arange(1, len(steps) + 1) + missing) / told.per_epoch
+        unit = told.per_epoch if len(history.seconds) else 1
+        at = (np.arange(1, len(steps) + 1) + missing) / unit
         lines.append(Line("batches", *_grouped(at, steps), 0, faint=True))
         note = "Thin: means of batches. "
     for label, part, colour in (("train", history.train, 0), ("valid.", history.validation, 1)):
@@ -129,7 +131,7 @@ def _metric(told: Told, name: str) -> str:
     if name == "loss" and validation is not None and np.isfinite(validation).any():
         best = int(np.nanargmin(validation))
         note += f"Lowest validation loss: {number(validation[best])} in epoch {best + 1:,}."
-    return panel(name, lines, note=note)
+    return panel(name, lines, note=note, x_label="epoch" if len(history.seconds) else "step")
 
 
 def _grouped(x: np.ndarray, y: np.ndarray, most: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -146,8 +148,8 @@ def _clipped(told: Told) -> str:
         if not told.clips:
             return ""
         hint = (
-            "The optimizer clips. To see how often, put observers.clipped_share around the clip: "
-            "optimizers.recorded(clip, observers.clipped_share, steps=...)."
+            "The optimizer clips. To see how often, put optimizers.recorded(clip, "
+            "observers.clipped_share, steps=...) in the place of the clip."
         )
         return f"<figure><figcaption>share clipped</figcaption><p class=note>{hint}</p></figure>"
     touched = (told.clipped > 0).astype(np.float64)
@@ -190,7 +192,7 @@ def _signal(told: Told) -> str:
             for k, name in enumerate(_some(names, MOST_LAYERS))
         ]
         left = len(names) - len(over_time)
-        note = f"{left} more layers between these are not drawn." if left else ""
+        note = f"Not drawn: {counted(left, 'layer')} between these." if left else ""
         figures.append(panel(f"{kind} over time", over_time, note=note, logarithmic=True))
     return _grid(figures)
 
@@ -205,7 +207,10 @@ def _numbered(names: Sequence[str]) -> str:
     """Which layer is which on an axis of their numbers; of many, where that stands."""
     if len(names) > MOST_NAMED:
         return 'The layers are in the order of the table "Layers" below.'
-    return ", ".join(f"{place} {name}" for place, name in enumerate(names, start=1)) + "."
+    return (
+        ", ".join(f"{place}\N{NO-BREAK SPACE}{name}" for place, name in enumerate(names, start=1))
+        + "."
+    )
 
 
 def _fans(told: Told, kind: str) -> str:
@@ -222,7 +227,7 @@ def _fans(told: Told, kind: str) -> str:
         if given:
             figures.append(fan_panel(name, Fan(times, quantiles, newest[name])))
     left = len(newest) - len(chosen)
-    more = f" {left} more are not drawn." if left else ""
+    more = f" Not drawn: {left:,} between these." if left else ""
     return (
         "<p class=note>Line: the median. Dark: half of the entries. Light: 95 % of them. Right: "
         f"their histogram after epoch {told.seen.epoch:,}.{more}</p>{_grid(figures)}"
@@ -244,8 +249,10 @@ def _tables(told: Told) -> str:
     parts = [("Epochs", html_table("", ["epoch", *columns], rows))]
     if told.seen is not None:
         parts.append(("Layers", told.seen.propagation._repr_html_() or ""))
-    settings = [[name, str(value)] for name, value in told.settings.items()]
-    parts.append(("Settings", html_table("", ["setting", "value"], settings)))
+    settings = "".join(
+        f"<li>{html.escape(f'{name}: {value}')}</li>" for name, value in told.settings.items()
+    )
+    parts.append(("Settings", f"<ul>{settings}</ul>"))
     return "".join(
         f'<details id="{title}"><summary>{title}</summary><div class=wide>{body}</div></details>'
         for title, body in parts

@@ -253,7 +253,7 @@ def test_a_run_that_diverges_has_its_last_steps_and_the_error(tmp_path):
         fit(tmp_path, optimizer=optimizers.sgd(1e38))
     text = text_of(tmp_path)
     assert not goes_on(text)
-    assert "by an error, after epoch 0 of 3. NonFiniteError: step" in state_of_page(text)
+    assert "by an error, in its first epoch. NonFiniteError: step" in state_of_page(text)
     assert caught.value.quantity in state_of_page(text)
 
 

@@ -46,7 +46,7 @@ mathjax3_config = {"options": {"enableMenu": False}}
 
 html_theme = "furo"
 html_title = "jaxdl"
-html_static_path = ["static"]
+html_static_path = ["static", "interactive/static"]
 html_css_files = ["jaxdl.css"]
 html_show_sphinx = False
 html_copy_source = False

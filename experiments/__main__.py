@@ -13,11 +13,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from jaxdl.claims import keep_runs, write_gallery
-from jaxdl.claims.past_runs import summary
+from jaxdl.claims.experiments_list import print_list
 
 FOLDER = Path(os.path.relpath(Path(__file__).parent))
 KEPT = Path(os.path.relpath(Path(__file__).parents[1] / "docs" / "gallery"))
@@ -44,21 +41,9 @@ def by_name() -> dict[str, Path]:
     return {script.stem: script for scripts in by_theme().values() for script in scripts}
 
 
-def list_experiments(names_alone: bool) -> int:
-    """Print each experiment with the first line of its docstring, or the names alone."""
-    if names_alone:
-        print("\n".join(by_name()))
-        return 0
-    console = Console()
-    width = max(map(len, by_name()))
-    for theme, scripts in by_theme().items():
-        console.print(f"\n[bold]{THEMES[theme]}[/] ({theme})")
-        table = Table.grid(padding=(0, 2))
-        table.add_column(min_width=width)
-        for script in scripts:
-            table.add_row(script.stem, summary(script))
-        console.print(table)
-    return 0
+def titles() -> dict[str, str]:
+    """The titles of the themes that have scripts, by folder."""
+    return {theme: THEMES[theme] for theme in by_theme()}
 
 
 def needs(script: Path) -> str | None:
@@ -77,7 +62,9 @@ def with_data(chosen: list[Path]) -> list[Path]:
     for script in chosen:
         if needs(script) not in ready:
             print(
-                f"{script.stem} is skipped: {needs(script)} is not on this machine", file=sys.stderr
+                f"{script.stem} is skipped: {needs(script)} is not on this machine; "
+                f"run `jaxdl data prepare {needs(script)}`",
+                file=sys.stderr,
             )
     return [script for script in chosen if needs(script) in ready]
 
@@ -86,7 +73,8 @@ def run(chosen: list[Path], options: list[str], jobs: int = 1) -> int:
     """Run the chosen experiments, each in a process of its own, `jobs` at a time.
 
     One at a time prints as it goes; several print each when it has ended. Returns 0 if every one
-    of them ended with 0, else 1.
+    of them ended with 0; 2 if one could not start, for want of its data or by a wrong option;
+    else 1.
     """
 
     def one(script: Path) -> int:
@@ -105,7 +93,8 @@ def run(chosen: list[Path], options: list[str], jobs: int = 1) -> int:
     failed = [script.stem for script, code in zip(chosen, codes, strict=True) if code]
     if failed:
         print(f"failed, or with a refuted claim: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+    # A script that a signal ended has a negative code.
+    return 2 if 2 in codes else int(bool(failed))
 
 
 def names_and_options(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -147,13 +136,17 @@ def main() -> int:
     if arguments.command != "run" and others:
         parser.error(f"{arguments.command} takes no {' '.join(others)}")
     if arguments.command == "list":
-        return list_experiments(arguments.names)
+        if arguments.names:
+            print("\n".join(by_name()))
+        else:
+            print_list({f"{title} ({name})": by_theme()[name] for name, title in titles().items()})
+        return 0
     if arguments.command == "gallery":
-        titled = {THEMES[theme]: scripts for theme, scripts in by_theme().items()}
+        scripts = {title: by_theme()[name] for name, title in titles().items()}
         if arguments.keep:
-            for name, why in keep_runs(titled, arguments.output, KEPT).items():
+            for name, why in keep_runs(scripts, arguments.output, KEPT).items():
                 print(f"{name} is not copied: {why}", file=sys.stderr)
-        print(write_gallery(titled, arguments.output, KEPT))
+        print(write_gallery(scripts, arguments.output, KEPT))
         return 0
     if arguments.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {arguments.jobs}")

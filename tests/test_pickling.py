@@ -205,6 +205,7 @@ MADE = {
             pickled.memory,
             lambda: observers.early_stopping(patience=2, mode="max"),
         ),
+        "page": (pickled.memory, lambda: observers.page(Path("runs"), every=2)),
         "history_lines": (pickled.memory, lambda: observers.history_lines("runs/history.jsonl")),
         "propagation_every": (
             pickled.memory,
@@ -286,7 +287,7 @@ ELSE = {
     },
     layers: {"max_pool"},
     models: {"stack_blocks", "unstack_blocks"},
-    observers: {"Event", "read_lines"},  # an event belongs to the moment of a run
+    observers: {"Event", "clipped_share", "read_lines"},  # an event belongs to the moment of a run
     data: {
         "as_dataset", "augmentation", "available", "from_csv", "from_folder", "from_frame",
         "decode_tfds", "image_statistics", "load", "load_or_small",

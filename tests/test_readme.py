@@ -23,7 +23,9 @@ def test_the_library_in_fifteen_lines_and_what_follows_them(tmp_path):
         check=True,
         cwd=tmp_path,
     )
-    assert {path.name for path in (tmp_path / "runs" / "digits").iterdir()} > {"tensorboard"}
+    written = {path.name for path in (tmp_path / "runs" / "digits").iterdir()}
+    assert written > {"tensorboard", "page"}
+    assert "Ended at" in (tmp_path / "runs" / "digits" / "page" / "page.html").read_text("utf-8")
     accuracy = float(re.search(r"'accuracy': ([\d.]+)", done.stdout).group(1))
     assert accuracy > 0.85
     assert "validation_roc_auc_score" in done.stdout

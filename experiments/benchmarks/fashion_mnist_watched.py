@@ -1,4 +1,4 @@
-"""What keeping and watching a Fashion-MNIST run costs: checkpoints, TensorBoard.
+"""What keeping and watching a Fashion-MNIST run costs: checkpoints, TensorBoard, a page.
 
 Adam at 1e-3 on an MLP with one hidden layer of ReLU, in two sizes: 128 units in batches of 100,
 whose epochs take a fraction of a second on two cores, and 512 units in batches of 50, whose epochs
@@ -8,6 +8,7 @@ compiled before:
     plain         nothing but the run
     checkpoints   one at each epoch's end, verified files of the whole state (1.2 and 4.9 MB)
     tensorboard   scalars, histograms of weights, gradients and activations, pictures, every epoch
+    page          curves, signal and gradient, distributions, as often as its share of 3 % allows
 
 All arms take the same steps: their last parameters are compared to the bit first. A run's time is
 from the call of `fit` to its return, when all is on disk. The median over the rounds of the ratio
@@ -30,10 +31,15 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
-from jaxdl.observers import tensorboard
+from jaxdl.observers import page, tensorboard
 
-ARMS = ("plain", "checkpoints", "tensorboard")
-TARGETS = {("long", "checkpoints"): 1.03, ("short", "tensorboard"): 1.05}
+ARMS = ("plain", "checkpoints", "tensorboard", "page")
+TARGETS = {
+    ("long", "checkpoints"): 1.03,
+    ("short", "tensorboard"): 1.05,
+    ("short", "page"): 1.03,
+    ("long", "page"): 1.03,
+}
 
 
 class Size(NamedTuple):
@@ -59,6 +65,8 @@ def run(dataset: data.Dataset, size: Size, arm: str) -> tuple[float, Any]:
             extra = {"checkpoint_dir": Path(folder)}
         elif arm == "tensorboard":
             extra = {"observers": [tensorboard(folder)]}
+        elif arm == "page":
+            extra = {"observers": [page(folder)]}
         started = time.perf_counter()
         result = training.fit(
             model, dataset, OPTIMIZER, loss=losses.cross_entropy, metrics=[metrics.accuracy],
@@ -76,17 +84,18 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=9, help="runs of each arm, in turns")
     parser.add_argument("--size", choices=SIZES, action="append", help="one size; all by default")
+    parser.add_argument("--arm", choices=ARMS[1:], action="append", help="one arm beside plain")
     arguments = parser.parse_args()
     dataset = data.load("fashion_mnist")
-    over = []
+    over, arms = [], ("plain", *(arguments.arm or ARMS[1:]))
     for name in arguments.size or SIZES:
         size = SIZES[name]
-        first = {arm: run(dataset, size, arm)[1] for arm in ARMS}  # compiles, imports
-        for arm in ARMS[1:]:
+        first = {arm: run(dataset, size, arm)[1] for arm in arms}  # compiles, imports
+        for arm in arms[1:]:
             jax.tree.map(np.testing.assert_array_equal, first[arm], first["plain"])
-        seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
+        seconds: dict[str, list[float]] = {arm: [] for arm in arms}
         for turn in range(arguments.rounds):
-            for arm in np.roll(ARMS, turn).tolist():
+            for arm in np.roll(arms, turn).tolist():
                 seconds[arm].append(run(dataset, size, arm)[0])
         table = Table(name, "seconds an epoch", "ratio to plain, median", "range", "target")
         for arm, times in seconds.items():

@@ -8,6 +8,13 @@ for two classes they are one function.
 
     g = 1 / sqrt(E[f(z)^2]),    rho = d/dq g^2 E[f(sqrt(q) z)^2] at q = 1,    z ~ N(0, 1)
 
+Meaning: Each panel draws an activation and, dashed, its derivative; its title gives the gain that
+keeps a signal's size, whether the signal is drawn back to this size, and how much of it meets a
+flat slope. Activations that saturate draw the signal back but stop the gradient where they are
+flat, ReLU and its leaky relatives keep a signal of any size, and GELU, SiLU and Mish drive it away
+from the size that they would keep.
+
+Data: none (synthetic: standard normal inputs, integrated by quadrature).
 Source: the lecture on activations and output layers; Poole et al. (2016), equation 3, for the map
 of the variance.
 Run: python experiments/first_network/activation_catalogue.py
@@ -198,23 +205,24 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             steepest.sel(activation="sigmoid"), 0.25 - ROUNDING, 0.25 + ROUNDING,
         ),
         Claim(
-            "With two straight pieces that meet at 0 every variance is a fixed point (identity, "
-            "ReLU, leaky ReLU): rho, farthest from 1",
+            "Activations of two straight pieces that meet at 0 keep a signal of any size "
+            "(identity, ReLU, leaky ReLU): rho, farthest from 1",
             max(rho.sel(activation=STRAIGHT).values, key=lambda each: abs(each - 1)),
             1 - QUADRATURE, 1 + QUADRATURE,
         ),
         Claim(
-            "What saturates draws the variance back to its fixed point (sigmoid, tanh, hard tanh, "
+            "Activations that saturate draw a signal back to one size (sigmoid, tanh, hard tanh, "
             "softsign): rho, the largest, below 1",
             rho.sel(activation=SATURATING).max(), 0, 1 - QUADRATURE,
         ),
         Claim(
-            "What is flatter on the left than a straight piece drives it away (GELU, SiLU, Mish): "
-            "rho, the least, above 1",
+            "Activations that bend on the left of 0 and are straight far to the right drive a "
+            "signal away from the size that they would keep (GELU, SiLU, Mish): rho, the least, "
+            "above 1",
             rho.sel(activation=GATED).min(), 1 + QUADRATURE, np.inf,
         ),
         Claim(
-            "Two logits and a softmax are one logit, their difference, and a sigmoid: probability, "
+            "A softmax of two logits is the sigmoid of their difference: probability, "
             "loss and gradient, largest difference in roundings of the difference",
             results["heads_apart"].max(), 0, ROUNDINGS,
         ),

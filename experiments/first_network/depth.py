@@ -5,6 +5,14 @@ time at the end; Adam, cosine decay from 0.003, batches of 100, 20 epochs. One a
 of all depths; the other makes shallow networks wider, so that all have as many parameters as the
 one of three layers.
 
+Meaning: Each curve is the accuracy of networks of 1 to 11 hidden layers, dense on the left and
+convolutional on the right, at equal width or at an equal number of parameters. At equal width more
+layers help the convolutional networks, while the dense ones do best with two or three; whether
+deeper dense networks, or deeper ones with no more parameters, are worse in general four seeds leave
+undecided.
+
+Data: mnist_1d, 5,000 signals of 40 points (4,000 to train on, 1,000 to test); Greydanus and Kobak
+(2024), made by the package mnist1d.
 Source: Goodfellow, Bengio and Courville (2016), Deep Learning, figures 6.6 and 6.7, which are
 Goodfellow et al. (2014): street numbers, 92.0 % with 3 hidden layers to 96.5 % with 11, and wide
 shallow networks that over-fit where deep ones do not.
@@ -88,6 +96,7 @@ KINDS = {
     "convolutional": Kind("convolutional", ConvSignal, width=16, first=WINDOW, later=WINDOW),
 }
 ARMS = {"width": "equal width", "parameters": "equal number of parameters"}
+AT = {"width": "at equal width", "parameters": "at an equal number of parameters"}
 
 
 @dataclass(frozen=True)
@@ -175,13 +184,13 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     equal = results.sel(arm="parameters")
     made = []
     for name, kind in KINDS.items():
-        for arm, label in ARMS.items():
+        for arm in ARMS:
             accuracy = deep["test"].sel(kind=name, arm=arm).transpose("seed", "depth")
             made.append(
                 about_mean(
-                    f"{kind.label}, {label}: from {REFERENCE} to {most} hidden layers the test "
-                    "accuracy rises, % a layer (Goodfellow et al.: 0.56, street numbers)"
-                    f"; {mean_of}",
+                    f"Deeper {kind.label} networks are better {AT[arm]}: from {REFERENCE} to "
+                    f"{most} hidden layers the test accuracy rises, % a layer (Goodfellow et al.: "
+                    f"0.56, street numbers); {mean_of}",
                     slopes(deep["depth"], accuracy),
                     low=0.0,
                 )
@@ -190,14 +199,15 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         gap, wide = at["train"] - at["test"], int(at["width"].sel(depth=1))
         made += [
             about_mean(
-                f"{kind.label}, {label}: {REFERENCE} layers beat 1 of width {wide}, test accuracy "
-                f"above its, %; {mean_of}",
+                f"A {kind.label} network of {REFERENCE} layers beats one of 1 layer "
+                f"{AT['parameters']}: of width {wide}, test accuracy above its, %; {mean_of}",
                 at["test"].sel(depth=REFERENCE) - at["test"].sel(depth=1),
                 low=0.0,
             ),
             about_mean(
-                f"{kind.label}, {label}: wide and shallow over-fits, deep does not: training less "
-                f"test accuracy with 1 layer above that with {most}, %; {mean_of}",
+                f"A wide and shallow {kind.label} network over-fits more than a deep one "
+                f"{AT['parameters']}: training less test accuracy with 1 layer above that with "
+                f"{most}, %; {mean_of}",
                 gap.sel(depth=1) - gap.sel(depth=most),
                 low=0.0,
             ),

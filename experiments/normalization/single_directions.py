@@ -6,6 +6,13 @@ order: their outputs are set to zero, or to their mean over the training set. Or
 noise, in units of their own standard deviation. The area under the curve of training accuracy says
 how little the network relies on single directions, its units.
 
+Meaning: The curves show how the training accuracy falls as more units are set to zero, set to their
+mean, or covered with noise, for networks that learned true labels and for networks that learned
+wrong ones by heart. Memorising makes a network rely more on single units, and BatchNorm makes it
+rely less on them in most measures; for units set to zero and true labels, and for the size of the
+batch, eight seeds leave it undecided.
+
+Data: digits, 1,797 grey digits of 8 x 8 (1,078 to train on, 539 to test), from the package sklearn.
 Source: the lecture on BatchNorm; Morcos, Barrett, Rabinowitz and Botvinick (2018), who find that
 networks rely on them more where they memorise, and less with BatchNorm; Luo, Wang, Shao and Peng
 (2019), for whom BatchNorm is a regulariser, as strong as its batch is small.
@@ -225,20 +232,23 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     memorised = area.sel(anew=0.0) - area.sel(anew=1.0)
     gained = area.sel(norm="batch") - area.sel(norm="plain")
     above_zero = {
-        f"A network that memorises relies more on single units (Morcos et al.); {does}: area with "
+        f"With {does}, a network that memorises relies more on single units (Morcos et al.): area "
+        "with "
         "true labels less that with all drawn anew, points, the lesser with BatchNorm and without":
         memorised.sel(way=way, norm=COMPARED)
         for way, does in WAYS.items()
     } | {
-        f"With BatchNorm a network relies less on them (Morcos et al.); {does}, true labels: area "
-        "with BatchNorm less that without, points": gained.sel(way=way, anew=0.0)
+        f"With {does}, a network with BatchNorm relies less on single units (Morcos et al.): true "
+        "labels, area with BatchNorm less that without, points": gained.sel(way=way, anew=0.0)
         for way, does in WAYS.items()
     } | {
-        "So it does where both memorise: area with BatchNorm less that without, all labels drawn "
+        "BatchNorm makes networks rely less on single units where both memorise: area with "
+        "BatchNorm less that without, all labels drawn "
         f"anew, points, the least of {len(WAYS)} ways": gained.sel(anew=1.0),
         "BatchNorm regularises (Luo et al.): train-test gap of accuracy without less that with it, "
         "points": gap.sel(norm="plain") - gap.sel(norm="batch"),
-        "The fewer examples it normalises over, the more (Luo et al.): gap at "
+        "The fewer examples BatchNorm normalises over, the more it regularises (Luo et al.): gap "
+        "at "
         f"{BATCH_SIZE} less that at {SMALL}, points":
         gap.sel(norm="batch") - gap.sel(norm="small"),
     }  # fmt: skip

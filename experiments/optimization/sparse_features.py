@@ -6,12 +6,21 @@ has, of a grid, the rate with the least expected loss. Then the squared errors o
 the rarest and of the most common quarter, and the effective rate, that is what an optimizer
 multiplies the gradient of a weight by.
 
+Meaning: The curves show the errors of the weights of rare and of common features by step, and the
+effective rate that each optimizer gives them. Adagrad learns the rare features best, for it keeps
+their rate large; that its rate of common weights dies as one over the root of the number of steps
+is refuted here, since in 1000 steps it falls more slowly.
+
+Data: none (synthetic: 10,000 examples of 64 features, most of them zero, and a noisy linear
+target).
 Source: Duchi, Hazan and Singer (2011), section 1.3; the lecture on optimisation.
 Run: python experiments/optimization/sparse_features.py
 Expected: after 1000 steps Adagrad's error of the rare weights is a fifth of SGD's, Adam's a third,
-RMSprop's less too. RMSprop's and Adam's effective rates do not fall. Adagrad's falls for good, but
-slower than steps^-1/2 at first, which is refuted here: its sum still holds the first, large
-gradients. That of rare weights stays far larger.
+RMSprop's less too. RMSprop's and Adam's effective rates do not fall. Adagrad's falls for good; that
+of rare weights stays far larger. Refuted: the lecture says that Adagrad's rate dies, and while
+noise goes on, so that the sum of squares grows by as much in every step, it should die as
+steps^-1/2. From step 500 to 1000 the rate of common weights falls as steps^-0.28 only. The likely
+reason: the first gradients were much larger than the noise, and the sum still holds their squares.
 Time: 15 s on 2 CPU cores.
 """
 

@@ -16,6 +16,7 @@ from jaxdl.claims.estimates import (
 )
 from jaxdl.claims.gallery import keep_runs, write_gallery
 from jaxdl.claims.pairs import Pair, ordered_pairs
+from jaxdl.claims.refuted_claims import Refuted, refuted_claims
 from jaxdl.claims.report import read_claims, report, write_claims
 from jaxdl.claims.runner import main, seconds_since_start
 from jaxdl.claims.shares import about_quantile, about_share
@@ -30,6 +31,7 @@ __all__ = [
     "Described",
     "Estimate",
     "Pair",
+    "Refuted",
     "Results",
     "Verdict",
     "about_mean",
@@ -49,6 +51,7 @@ __all__ = [
     "ordered_pairs",
     "read_claims",
     "read_results",
+    "refuted_claims",
     "report",
     "seconds_since_start",
     "slope_interval",

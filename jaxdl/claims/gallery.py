@@ -2,24 +2,24 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
+from jaxdl.claims.descriptions import described
+from jaxdl.claims.keeping import keep_pictures
 from jaxdl.claims.past_runs import (
     THUMBNAIL,
     PastRun,
-    docstring,
+    Themes,
     find_run,
-    summary,
     tally,
     tally_of,
 )
 from jaxdl.claims.report import EXPLAINED, as_row, chance_in_words
+from jaxdl.claims.run_page import write_page
+from jaxdl.claims.runs_index import GALLERY, write_index
 from jaxdl.files import as_path
-from jaxdl.plotting.page import Card, gallery_page, html_page
-
-Themes = Mapping[str, Sequence[Path]]
-"""By title of a theme, its scripts' files. They are read, not imported."""
+from jaxdl.plotting.cards import Card, gallery_page
 
 
 def write_gallery(
@@ -30,7 +30,8 @@ def write_gallery(
     """Write `gallery.html`: the experiments that were run, and those that were not.
 
     Thumbnails are inside the page, with a link from each to the page of its experiment. Claims are
-    listed by verdict, the refuted ones first.
+    listed by verdict, the refuted ones first. `index.html` beside it links every run in that
+    folder, also those of scripts that stand in no theme.
 
     Arguments:
         themes: by title of a theme, its scripts' files.
@@ -63,19 +64,22 @@ def write_gallery(
     if claims := [claim for run in ran for claim in run.claims]:
         lead += f" {EXPLAINED} {chance_in_words(claims)}"
     output.mkdir(parents=True, exist_ok=True)
-    file = output / "gallery.html"
-    page = gallery_page("Experiments and their claims", lead, groups)
+    file = output / GALLERY
+    links = {"index.html": "every run in this folder"}
+    page = gallery_page("Experiments and their claims", lead, groups, links)
     file.write_text(page, encoding="utf-8")
+    write_index(output)
     return file
 
 
 def keep_runs(
     themes: Themes, output: str | os.PathLike[str], kept: str | os.PathLike[str]
 ) -> dict[str, str]:
-    """Copy from every run of a default preset what a gallery needs: about 0.3 MB each.
+    """Copy from every run of a default preset what a gallery needs: about 0.6 MB each.
 
-    That is claims.json, config.json, made.json, figure.svg, a thumbnail and a page. A README.md is
-    made of all that are kept, these and earlier ones.
+    That is claims.json, config.json, made.json, figure.svg, a thumbnail and a page; of a run that
+    was drawn with `--style talk` also the pictures at lecture size, see `keep_pictures`. A
+    README.md is made of all that are kept, these and earlier ones.
 
     Arguments:
         themes: by title of a theme, its scripts' files.
@@ -114,10 +118,10 @@ def _first_run(script: Path, places: Iterable[Path]) -> PastRun | None:
 def _card(script: Path, run: PastRun | None, output: Path) -> Card:
     """What the page shows of a script; of one that was not run there are no claims."""
     if run is None:
-        return Card(script.stem, summary(script), f"python {script}")
+        return Card(script.stem, described(script).summary, f"python {script}")
     return Card(
         script.stem,
-        summary(script),
+        described(script).summary,
         tally(run.claims),
         link=Path(os.path.relpath(run.folder / "index.html", output)).as_posix(),
         thumbnail=run.thumbnail(),
@@ -133,14 +137,8 @@ def _copy(script: Path, run: PastRun, folder: Path) -> None:
             shutil.copyfile(run.folder / name, folder / name)
     if small := run.thumbnail():
         (folder / THUMBNAIL).write_bytes(small)
-    page = html_page(
-        script.stem,
-        docstring(script),
-        [as_row(claim) for claim in run.claims],
-        f"{EXPLAINED} {chance_in_words(run.claims)} {run.how()}",
-        "figure.svg" if (folder / "figure.svg").is_file() else None,
-    )
-    (folder / "index.html").write_text(page, encoding="utf-8")
+    keep_pictures(run.folder, folder)
+    write_page(run._replace(folder=folder), described(script))
 
 
 def _overview(themes: Themes, kept: Path) -> str:
@@ -163,7 +161,7 @@ def _overview(themes: Themes, kept: Path) -> str:
             code = Path(os.path.relpath(script, kept)).as_posix()
             lines.append(
                 f'| <a href="{name}/figure.svg"><img src="{name}/{THUMBNAIL}" width="280"></a> '
-                f"| **[{name}]({code})** {summary(script)} <br>{tally(run.claims)}. "
+                f"| **[{name}]({code})** {described(script).summary} <br>{tally(run.claims)}. "
                 f"<br>{run.how()} |"
             )
         for verdict in ("refuted", "undecided"):

@@ -1,16 +1,19 @@
 """What is left of a run of an experiment: its claims, its figure, and how it was made."""
 
-import ast
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdl.claims.claim import Claim
 from jaxdl.claims.report import read_claims
 
+Themes = Mapping[str, Sequence[Path]]
+"""By title of a theme, its scripts' files. They are read, not imported."""
+
+CONFIG = "config.json"
 THUMBNAIL = "thumbnail.png"
 WIDTH = 560
 """Of a thumbnail, in pixels: twice what a card shows, for a fine screen."""
@@ -70,19 +73,9 @@ def find_run(folder: Path) -> PastRun | None:
     return PastRun(
         folder,
         read_claims(folder),
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))["preset"],
+        json.loads((folder / CONFIG).read_text(encoding="utf-8"))["preset"],
         json.loads(made.read_text(encoding="utf-8")) if made.is_file() else None,
     )
-
-
-def docstring(script: Path) -> str:
-    """A script's docstring, "" if it has none; the script is not run."""
-    return ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
-
-
-def summary(script: Path) -> str:
-    """The first line of its docstring."""
-    return docstring(script).partition("\n")[0]
 
 
 def tally(claims: Iterable[Claim]) -> str:
@@ -118,17 +111,17 @@ def tally_of(runs: Sequence[PastRun], of: int) -> str:
     return f"{said} Of {len(claims)} claims {tally(claims)}." if claims else said
 
 
-def smaller(png: bytes) -> bytes:
-    """A PNG of at most `WIDTH` pixels and 128 colours; what is no image stays as it is."""
+def smaller(png: bytes, width: int = WIDTH) -> bytes:
+    """A PNG of at most so many pixels across and 128 colours; what is no image stays as it is."""
     from PIL import Image
 
     try:
         image = Image.open(io.BytesIO(png)).convert("RGB")
     except OSError:
         return png
-    if image.width > WIDTH:
-        height = round(image.height * WIDTH / image.width)
-        image = image.resize((WIDTH, height), Image.Resampling.LANCZOS)
+    if image.width > width:
+        height = round(image.height * width / image.width)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     written = io.BytesIO()
     image.quantize(128).save(written, "png", optimize=True)
     return written.getvalue()

@@ -9,9 +9,11 @@ from typing import Any, SupportsFloat
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxdl.claims.claim import Claim, Ends, chance_of_all
 from jaxdl.files import as_path
+from jaxdl.plotting.document import as_sentence
 
 EXPLAINED = (
     "A number in brackets is a 95 % interval over the runs. A claim is undecided where these runs "
@@ -23,23 +25,27 @@ _COLOURS = {"holds": "green", "undecided": "yellow", "refuted": "bold red"}
 
 def report(claims: Sequence[Claim]) -> None:
     """Print the claims as a table, and how likely chance refutes one of them."""
-    table = Table("claim", "measured", "expected", "")
+    table = Table("claim", "measured", "expected", "", show_lines=True)
     for claim in claims:
-        text, number, band, verdict = as_row(claim)
+        meaning, quantity, number, band, verdict = as_row(claim)
+        # A terminal has one size of letters: what was measured is dimmed.
+        text = Text(as_sentence(meaning), style="bold").append(
+            f"\n{quantity}" if quantity else "", style="not bold dim"
+        )
         table.add_row(text, number, band, f"[{_COLOURS[verdict]}]{verdict}[/]")
     console = Console()
     console.print(table)
     console.print(f"{EXPLAINED} {chance_in_words(claims)}")
 
 
-def as_row(claim: Claim) -> tuple[str, str, str, str]:
-    """(statement, measured, expected, verdict) as text.
+def as_row(claim: Claim) -> tuple[str, str, str, str, str]:
+    """(meaning, quantity, measured, expected, verdict) as text.
 
     Example:
-        >>> as_row(Claim("1 < 2", 1, -np.inf, 2))
-        ('1 < 2', '1', 'at most 2', 'holds')
+        >>> as_row(Claim("One is less than two: one", 1, -np.inf, 2))
+        ('One is less than two', 'one', '1', 'at most 2', 'holds')
     """
-    return claim.text, claim.number, claim.band, claim.verdict
+    return claim.meaning, claim.quantity, claim.number, claim.band, claim.verdict
 
 
 def chance_in_words(claims: Iterable[Claim]) -> str:

@@ -9,7 +9,9 @@ An experiment is a module:
     plot(results) -> Figure            optional; what to look at
     animate(results, folder) -> files  optional; writes them; GIFs are shown on the page
 
-Its docstring says what it shows, its source, the command and the time. Its last line is
+Its docstring says what it shows, in a line, and more in paragraphs; then, in paragraphs that begin
+with `Meaning:`, `Data:`, `Source:`, `Run:`, `Expected:` and `Time:`, what the figure means, and
+where all of it comes from. Formulas stand in dollars. Its last line is
 
     if __name__ == "__main__":
         sys.exit(main(sys.modules[__name__]))
@@ -19,26 +21,32 @@ import argparse
 import dataclasses
 import json
 import reprlib
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxdl.claims.claim import Claim
-from jaxdl.claims.report import EXPLAINED, as_row, chance_in_words, report, write_claims
+from jaxdl.claims.descriptions import parts_of
+from jaxdl.claims.drawings import TALK, draw, remove_pictures
+from jaxdl.claims.past_runs import CONFIG, find_run
+from jaxdl.claims.redrawing import NothingStoredError, stored_results
+from jaxdl.claims.report import report, write_claims
+from jaxdl.claims.run_page import write_page
+from jaxdl.claims.runs_index import write_index
 from jaxdl.claims.stored_results import write_results
+from jaxdl.data.types import DataError
 from jaxdl.environment import machine
 from jaxdl.extras import import_extra
 from jaxdl.files import as_path
-from jaxdl.plotting.figure import save_figure
-from jaxdl.plotting.page import html_page
 
 _PARTS = {
     "Config": "Config, a frozen dataclass of the knobs, each with a default",
     "run": "run(config), which returns arrays by name",
     "claims": "claims(results), which returns a list of jaxdl.claims.Claim",
 }
-_OWN_OPTIONS = ("preset", "output", "coordinator", "processes", "process")
+_OWN_OPTIONS = ("preset", "output", "style", "redraw", "coordinator", "processes", "process")
 
 
 def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
@@ -48,12 +56,21 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
     is left out. `--output DIR` says where the folder NAME of the script is written (default
     `runs`): config.json, results.npz (see `write_results`), claims.json,
     figure.png and figure.svg, index.html, and made.json, which has the knobs that were changed, the
-    versions, the machine and the time. Several processes run as one with `--coordinator HOST:PORT
-    --processes N --process I`, the same command but for I; the first of them writes.
+    versions, the machine and the time. `DIR/index.html` links the pages of all runs there.
+
+    `--style talk` draws the figure for a lecture room, too: talk.svg, talk.png, and each panel
+    alone in `panels`. `--redraw` measures nothing: it takes the results of the last run with the
+    same knobs, and writes claims, pictures and page anew. Several processes run as one with
+    `--coordinator HOST:PORT --processes N --process I`, the same command but for I; the first of
+    them writes.
 
     Arguments:
         experiment: a module with what `jaxdl.claims.runner` lists.
         arguments: the command line; default `sys.argv[1:]`.
+
+    Returns:
+        2 if data that it needs are not there or are damaged, or there is nothing to draw again;
+        stderr has a sentence that says how to mend it.
 
     Raises:
         TypeError: a part of the experiment is missing, or is not what it should be.
@@ -77,26 +94,71 @@ def main(experiment: Any, arguments: Sequence[str] | None = None) -> int:
     name = Path(experiment.__file__).stem
     presets = _presets(experiment, name)
     chosen, config = _command_line(experiment, name, presets, arguments)
-    _start(chosen)
-    results = experiment.run(config)
-    writes, folder = not chosen.process, chosen.output / name
-    if writes:
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = {"preset": chosen.preset, **dataclasses.asdict(config)}
-        (folder / "config.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
-        for earlier in ("claims.json", "figure.png", "figure.svg", "index.html", "made.json"):
-            (folder / earlier).unlink(missing_ok=True)
-        # Before anything that can fail: a long run is not lost by a slip in a claim or a figure.
-        write_results(folder, results)
+    folder = chosen.output / name
+    settings = {"preset": chosen.preset, **dataclasses.asdict(config)}
+    try:
+        if chosen.redraw:
+            results = stored_results(folder, settings)
+        else:
+            _start(chosen)
+            results = experiment.run(config)
+    except (DataError, NothingStoredError) as error:
+        print(f"{name}: {_with_name(error, experiment)}", file=sys.stderr)
+        return 2
+    if chosen.process:
+        return _code(_checked(experiment.claims(results)))
+    made = _made(config, presets[chosen.preset])
+    if not chosen.redraw:
+        _begin(folder, settings, results)
     claims = _checked(experiment.claims(results))
-    if writes:
-        write_claims(folder, claims)
-        report(claims)
-        _write_page(folder, experiment, results, claims)
-        made = _made(config, presets[chosen.preset])
+    _finish(folder, experiment, results, claims, made, chosen)
+    return _code(claims)
+
+
+def _begin(folder: Path, settings: Mapping[str, Any], results: Any) -> None:
+    """Remove what an earlier run left, and write what was measured.
+
+    Before anything that can fail: a long run is not lost by a slip in a claim or a figure.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(settings, indent=2, default=str) + "\n")
+    for earlier in ("claims.json", "index.html", "made.json"):
+        (folder / earlier).unlink(missing_ok=True)
+    remove_pictures(folder)
+    write_results(folder, results)
+
+
+def _finish(
+    folder: Path,
+    experiment: Any,
+    results: Any,
+    claims: Sequence[Claim],
+    made: Mapping[str, Any],
+    chosen: argparse.Namespace,
+) -> None:
+    """Write claims, pictures, how it was made, and the pages; print the claims."""
+    write_claims(folder, claims)
+    report(claims)
+    talk = chosen.style == TALK
+    drawn = draw(folder, experiment, results, talk=talk)
+    if not chosen.redraw:
+        made = {**made, "seconds": round(seconds_since_start(), 1)}
         (folder / "made.json").write_text(json.dumps(made, indent=2, default=str) + "\n")
-        print(f"{folder}/index.html: figure and claims; {made['seconds']} s in all")
+    run = find_run(folder)
+    assert run is not None  # its claims were written above
+    write_page(run, parts_of(experiment.__doc__ or ""), drawn.figure, drawn.gifs)
+    write_index(chosen.output)
+    print(f"{folder}/index.html: figure and claims; {round(seconds_since_start(), 1)} s in all")
+
+
+def _code(claims: Sequence[Claim]) -> int:
     return 1 if any(claim.refuted for claim in claims) else 0
+
+
+def _with_name(error: Exception, experiment: Any) -> str:
+    """The error's sentence; where it speaks of any data set, it names the one that is needed."""
+    needed = getattr(experiment, "NEEDS", "NAME")
+    return str(error).replace("data prepare NAME", f"data prepare {needed}")
 
 
 def seconds_since_start() -> float:
@@ -137,10 +199,15 @@ def _command_line(
 ) -> tuple[argparse.Namespace, Any]:
     """The options that every experiment has, and its own `Config`."""
     tyro = import_extra("tyro", "the command line of an experiment")
-    usage = f"{name}.py [--preset {{{','.join(presets)}}}] [--output DIR]"
+    usage = (
+        f"{name}.py [--preset {{{','.join(presets)}}}] [--output DIR] [--style {{page,talk}}] "
+        "[--redraw]"
+    )
     parser = argparse.ArgumentParser(f"{name}.py", add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", choices=list(presets), default="default")
     parser.add_argument("--output", type=as_path, default=Path("runs"))
+    parser.add_argument("--style", choices=["page", TALK], default="page")
+    parser.add_argument("--redraw", action="store_true")
     parser.add_argument("--coordinator", help="HOST:PORT of process 0")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int)
@@ -167,12 +234,11 @@ def _start(chosen: argparse.Namespace) -> None:
 
 
 def _made(config: Any, preset: Any) -> dict[str, Any]:
-    """The knobs that differ from the preset, versions and machine, time and date."""
+    """The knobs that differ from the preset, versions and machine, and the date."""
     given, plain = dataclasses.asdict(config), dataclasses.asdict(preset)
     return {
         "changed": {name: value for name, value in given.items() if value != plain[name]},
         **machine(),
-        "seconds": round(seconds_since_start(), 1),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 
@@ -184,24 +250,3 @@ def _checked(claims: Any) -> Sequence[Claim]:
         f"claims(results) must return a list of jaxdl.claims.Claim, got {reprlib.repr(claims)}; "
         "make them with Claim or about_mean"
     )
-
-
-def _write_page(folder: Path, experiment: Any, results: Any, claims: Sequence[Claim]) -> None:
-    """Draw the figure and the animations, if there are any; write index.html."""
-    png, gifs = None, []
-    if hasattr(experiment, "plot"):
-        figure = experiment.plot(results)
-        save_figure(figure, folder / "figure.svg")
-        png = save_figure(figure, folder / "figure.png").read_bytes()
-    if hasattr(experiment, "animate"):
-        files = experiment.animate(results, folder)
-        gifs = [file.read_bytes() for file in files if file.suffix == ".gif"]
-    page = html_page(
-        folder.name,
-        experiment.__doc__ or "",
-        [as_row(claim) for claim in claims],
-        f"{EXPLAINED} {chance_in_words(claims)}",
-        png,
-        gifs,
-    )
-    (folder / "index.html").write_text(page, encoding="utf-8")

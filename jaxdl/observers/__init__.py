@@ -1,6 +1,7 @@
 """Observers: small functions between the compiled calls of `training.fit`."""
 
 from jaxdl.observers.lines import history_lines, read_lines
+from jaxdl.observers.live_page import clipped_share, page
 from jaxdl.observers.propagation_every import propagation_every
 from jaxdl.observers.report_plateau import report_plateau
 from jaxdl.observers.stopping import early_stopping
@@ -13,8 +14,10 @@ __all__ = [
     "Event",
     "Observer",
     "Setup",
+    "clipped_share",
     "early_stopping",
     "history_lines",
+    "page",
     "propagation_every",
     "read_lines",
     "report_plateau",

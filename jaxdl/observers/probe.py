@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.data.streamed import as_streamed
@@ -33,3 +34,12 @@ def host_variables(event: Event) -> dict[str, Any]:
     """The variables on the host, so that one process can use them without the others."""
     variables: dict[str, Any] = jax.tree.map(np.asarray, event.state.variables)
     return variables
+
+
+def on_host(tree: Any) -> Any:
+    """Any tree on the host, such as an optimizer's state; random keys stay where they are."""
+    return jax.tree.map(
+        lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else np.asarray(leaf),
+        tree,
+    )  # fmt: skip

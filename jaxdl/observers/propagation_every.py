@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.checks import Count, require_at_least
 from jaxdl.diagnostics.signal.propagation import Propagation, propagation
 from jaxdl.factories import factory
 from jaxdl.files import as_path, partial_folder, publish
-from jaxdl.observers.probe import host_variables, make_probe
+from jaxdl.observers.probe import host_variables, make_probe, on_host
 from jaxdl.training.fit.observing import Event, Observer
 
 Report = Callable[[Event, Propagation], None]
@@ -75,18 +74,10 @@ def _measure(
         host_variables(event),
         batch,
         optimizer=setup.optimizer if updates else None,
-        opt_state=_on_host(event.state.opt_state) if updates else None,
+        opt_state=on_host(event.state.opt_state) if updates else None,
         key=jax.random.key(event.step),
         saturation=saturation,
     )
-
-
-def _on_host(tree: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        else np.asarray(leaf),
-        tree,
-    )  # fmt: skip
 
 
 def _writer(folder: Path) -> Report:

@@ -132,18 +132,23 @@ def config_text(setup: Setup) -> str:
         | loss | cross_entropy |
         | epochs | 5 |
     """
-    # The repr of a module has several lines and comments; a row of a table has one line.
+    rows = [
+        f"| {name} | {str(value).replace('|', chr(92) + '|')} |"
+        for name, value in settings_of(setup).items()
+    ]
+    return "\n".join(["| setting | value |", "| --- | --- |", *rows])
+
+
+def settings_of(setup: Setup) -> dict[str, Any]:
+    """The settings of a run by name, each to be written in one line."""
+    # The repr of a module has several lines and comments.
     model = " ".join(line.split("#")[0].strip() for line in repr(setup.task.model).splitlines())
-    settings = {
+    return {
         "model": model,
         "dataset": repr(setup.dataset),
         "loss": getattr(setup.task.loss, "__name__", repr(setup.task.loss)),
         **setup.config,
     }
-    rows = [
-        f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in settings.items()
-    ]
-    return "\n".join(["| setting | value |", "| --- | --- |", *rows])
 
 
 def _write_scalars(file: EventFile, event: Event, begun: int, step_every: int) -> None:

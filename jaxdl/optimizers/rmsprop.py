@@ -32,7 +32,7 @@ def rmsprop(
     $$E[g^2]_t = \rho E[g^2]_{t-1} + (1-\rho) g_t^2, \qquad
       \theta_{t+1} = \theta_t - \frac{\eta}{\sqrt{E[g^2]_t + \epsilon}}\, g_t$$
 
-    with E[g^2]_0 = 0 and no bias correction. If centered, E[g^2] - E[g]^2 takes its place. With
+    with E[g^2]_0 = 0 and no bias correction. If `centered`, E[g^2] - E[g]^2 takes its place. With
     momentum, the quotient goes into a velocity as in `jaxdl.optimizers.momentum`.
 
     PyTorch: `decay=0.99, epsilon_position="outside", rate_position="outside"`. optax: the defaults.
@@ -55,7 +55,7 @@ def rmsprop(
         >>> round(optimizer.update({"w": 4.0}, optimizer.init({"w": 1.0}))[0]["w"].item(), 6)
         -1.0
 
-    Source: Tieleman and Hinton (2012), lecture 6.5; centered: Graves (2013), eqs 38 to 45.
+    Source: Tieleman and Hinton (2012), lecture 6.5; `centered`: Graves (2013), eqs 38 to 45.
     """
     require_decay("decay", decay)
     require_decay("momentum", momentum)

@@ -5,10 +5,12 @@ matplotlib belongs to the extra `experiments`. Only the functions that draw impo
 
 from jaxdl.plotting.animation import animate_paths, has_ffmpeg
 from jaxdl.plotting.bands import band
+from jaxdl.plotting.confusion import confusion_matrix
 from jaxdl.plotting.contours import Landscape, contour_levels, contours
 from jaxdl.plotting.curves import learning_curves
 from jaxdl.plotting.figure import new_figure, save_figure
 from jaxdl.plotting.images import images
+from jaxdl.plotting.normalization_axes import normalization_axes
 from jaxdl.plotting.signal import signal_figure
 from jaxdl.public import public_names
 
@@ -16,12 +18,14 @@ __all__ = [
     "Landscape",
     "animate_paths",
     "band",
+    "confusion_matrix",
     "contour_levels",
     "contours",
     "has_ffmpeg",
     "images",
     "learning_curves",
     "new_figure",
+    "normalization_axes",
     "save_figure",
     "signal_figure",
 ]

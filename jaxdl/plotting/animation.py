@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdl.extras import import_extra
 from jaxdl.files import as_path
-from jaxdl.plotting.contours import COLOURS, Landscape, add_legend, backdrop, path_styles
+from jaxdl.plotting.contours import COLOURS, Landscape, add_legends, backdrop, path_styles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,6 +23,7 @@ def animate_paths(
     path: str | os.PathLike[str],
     steps: int | None = None,
     seconds: float = 8.0,
+    hold: float = 2.0,
     frames_per_second: int = 20,
     columns: int | None = None,
     size: tuple[float, float] | None = None,
@@ -30,7 +31,7 @@ def animate_paths(
 ) -> Path:
     """Draw the paths of `contours` growing step by step, as a GIF or as an MP4.
 
-    Step t of all the paths is shown at the same time; the last frame stays for a second. In a GIF
+    Step t of all the paths is shown at the same time; the last frame stays for a while. In a GIF
     equal frames become one longer frame, and durations are whole hundredths of a second.
 
     Arguments:
@@ -38,6 +39,7 @@ def animate_paths(
         path: the file to write, ".gif" or ".mp4"; the latter needs ffmpeg (see `has_ffmpeg`).
         steps: the last step to show; None for the last of the longest path.
         seconds: the duration of all steps together.
+        hold: the seconds for which the last frame stays before a GIF begins anew.
         frames_per_second: at most 50 in a GIF.
         columns: panels side by side; None for all.
         size: width and height in inches.
@@ -47,8 +49,8 @@ def animate_paths(
         The file's path.
 
     Raises:
-        ValueError: another suffix; no path; no step; fewer than two frames; heights that
-            `contour_levels` refuses.
+        ValueError: another suffix; no path; no step; fewer than two frames; a negative `hold`;
+            heights that `contour_levels` refuses.
         RuntimeError: an MP4 without ffmpeg.
 
     Example:
@@ -75,6 +77,8 @@ def animate_paths(
             "frames must be two or more, at most 50 a second in a GIF, got "
             f"{frames} at {frames_per_second} a second; pass other seconds or frames_per_second"
         )
+    if hold < 0:
+        raise ValueError(f"hold must be at least 0 s, got {hold}; pass 0.0 for no pause")
     if path.suffix == ".mp4" and not has_ffmpeg():
         raise RuntimeError(
             f"an .mp4 needs the program ffmpeg on the PATH, got none for {path}; "
@@ -82,7 +86,7 @@ def animate_paths(
         )
     figure, draw = _stage(landscapes, columns, size, dpi)
     shown = [int(step) for step in np.round(np.linspace(0, steps, frames))]
-    shown += [steps] * frames_per_second
+    shown += [steps] * round(hold * frames_per_second)
     if path.suffix == ".gif":
         _write_gif(path, [draw(step) for step in shown], frames_per_second)
         return path
@@ -140,14 +144,14 @@ def _stage(
 
     still, places = backdrop(landscapes, columns, size)
     styles = path_styles(landscapes)
-    add_legend(still, styles)
-    still.suptitle(" ")  # the place of the step's number
+    add_legends(places, landscapes, styles)
+    place_of_step = still.suptitle(" ")
     still.set_dpi(dpi)
     canvas = FigureCanvasAgg(still)
     canvas.draw()
     figure = Figure(figsize=tuple(still.get_size_inches()), dpi=dpi)
     figure.figimage(np.asarray(canvas.buffer_rgba()), zorder=-1)
-    title = figure.text(0.5, 0.985, "", ha="center", va="top", fontsize="large")
+    title = figure.text(*place_of_step.get_position(), "", ha="center", va="top", fontsize="large")
     lines = []
     for place, landscape in zip(places, landscapes, strict=True):
         axes = figure.add_axes(place.get_position(), frameon=False)

@@ -39,6 +39,8 @@ class Landscape:
         title: the panel's title.
         x_label: the label of the first axis, with the unit if there is one.
         y_label: the label of the second axis.
+        labels: what a legend below this panel says of paths, by their names ("SGD, rate 0.1");
+            without them, paths are named in the legend below all panels.
     """
 
     x: Float[Array | np.ndarray, " x"]
@@ -49,6 +51,7 @@ class Landscape:
     title: str = ""
     x_label: str = "x"
     y_label: str = "y"
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = np.shape(self.heights)
@@ -63,6 +66,11 @@ class Landscape:
                     f"paths must be (points, 2), got {np.shape(path)} for {name!r}; "
                     "project them with diagnostics.project"
                 )
+        if stray := sorted(set(self.labels) - set(self.paths)):
+            raise ValueError(
+                f"labels must be of paths, got labels of {stray} for the paths "
+                f"{sorted(self.paths)}; use the paths' names"
+            )
 
     def __repr__(self) -> str:
         points = f"{len(self.x)} x {len(self.y)} heights"
@@ -110,9 +118,12 @@ def contour_levels(
 
 
 def contours(
-    *landscapes: Landscape, columns: int | None = None, size: tuple[float, float] | None = None
+    *landscapes: Landscape,
+    columns: int | None = None,
+    size: tuple[float, float] | None = None,
+    figure: Any = None,
 ) -> "Figure":
-    """Contours with the paths, the start (a ring) and the minima (stars); one legend below.
+    """Contours with the paths, the start (a ring) and the minima (stars); a legend below.
 
     A path has one colour, dash and marker in all panels, by its name. Markers stand at ten places
     along the path's length, so that a path of many short steps still looks like a line.
@@ -121,6 +132,7 @@ def contours(
         landscapes: the panels, at least one.
         columns: panels side by side; None for all.
         size: width and height in inches; None for what the panels need, at most 12 x 7.5.
+        figure: a Figure or SubFigure of matplotlib to draw in; None for a new Figure.
 
     Raises:
         ValueError: no panel, or heights that `contour_levels` refuses.
@@ -133,14 +145,14 @@ def contours(
         >>> figure.axes[0].get_xlim() == (-1.0, 1.0)
         True
     """
-    figure, all_axes = backdrop(landscapes, columns, size)
+    drawn, all_axes = backdrop(landscapes, columns, size, figure)
     styles = path_styles(landscapes)
     for axes, landscape in zip(all_axes, landscapes, strict=True):
         for name, path in landscape.paths.items():
             points = np.asarray(path, np.float64)
             axes.plot(*points.T, **styles[name], lw=1.6, markevery=_along(points), zorder=3)
-    add_legend(figure, styles)
-    return figure
+    add_legends(all_axes, landscapes, styles)
+    return drawn
 
 
 def path_styles(landscapes: Sequence[Landscape]) -> dict[str, dict[str, Any]]:
@@ -170,13 +182,15 @@ def backdrop(
     landscapes: Sequence[Landscape],
     columns: int | None,
     size: tuple[float, float] | None,
+    figure: Any = None,
 ) -> tuple["Figure", list[Any]]:
     """The panels without their paths."""
     if not landscapes:
         raise ValueError("landscapes must be at least one panel, got none; pass a Landscape")
     columns = columns or len(landscapes)
     rows = -(-len(landscapes) // columns)
-    figure = new_figure(*(size or (min(12.0, 5.0 * columns), min(7.5, 4.0 * rows + 1.0))))
+    if figure is None:
+        figure = new_figure(*(size or (min(12.0, 5.0 * columns), min(7.5, 4.0 * rows + 1.0))))
     grid = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
     for empty in grid[len(landscapes) :]:
         empty.remove()
@@ -212,16 +226,38 @@ def backdrop(
     return figure, grid[: len(landscapes)]
 
 
-def add_legend(figure: "Figure", styles: Mapping[str, Mapping[str, Any]]) -> None:
-    """Explain the paths, the start and the minimum below the panels."""
+def add_legends(
+    all_axes: Sequence[Any],
+    landscapes: Sequence[Landscape],
+    styles: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Explain labelled paths below their panel; below all, other paths, start and minimum."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], label=name, lw=1.6, **style) for name, style in styles.items()]
+    def sample(name: str, label: str) -> Line2D:
+        return Line2D([], [], label=label, lw=1.6, **styles[name])
+
+    for axes, landscape in zip(all_axes, landscapes, strict=True):
+        if landscape.labels:
+            axes.legend(
+                handles=[sample(*each) for each in landscape.labels.items()],
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.16),
+                ncols=2,
+                frameon=False,
+                fontsize=9,
+                handlelength=2.5,
+                handletextpad=0.5,
+                columnspacing=0.8,
+            )
+    figure = all_axes[0].figure
+    common = {name for each in landscapes for name in each.paths if name not in each.labels}
+    handles = [sample(name, name) for name in styles if name in common]
     handles += [
         Line2D([], [], ls="", marker="o", ms=11, mfc="none", mec="k", mew=1.5, label="start"),
         Line2D([], [], ls="", marker="*", ms=13, mfc="w", mec="k", label="minimum"),
     ]
-    at_once = max(1, int(figure.get_figwidth() / LEGEND_ENTRY_INCHES))
+    at_once = max(1, int(figure.bbox.width / figure.dpi / LEGEND_ENTRY_INCHES))
     rows = -(-len(handles) // at_once)
     figure.legend(
         handles=handles,

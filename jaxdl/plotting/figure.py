@@ -39,10 +39,15 @@ def _png(figure: Any) -> bytes:
     return file.getvalue()
 
 
-def save_figure(figure: Any, file: str | os.PathLike[str]) -> Path:
+def save_figure(figure: Any, file: str | os.PathLike[str], *, dpi: SupportsFloat = 150) -> Path:
     """Write a figure, PNG or SVG by the file's name. Equal figures are written as equal files.
 
     matplotlib writes the date and random identifiers into an SVG; here it has neither.
+
+    Arguments:
+        figure: matplotlib's.
+        file: the file to write.
+        dpi: pixels an inch, of a PNG.
 
     Example:
         >>> import tempfile
@@ -55,5 +60,5 @@ def save_figure(figure: Any, file: str | os.PathLike[str]) -> Path:
     file = as_path(file)
     metadata = {"Date": None} if file.suffix == ".svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "jaxdl"}):
-        figure.savefig(file, dpi=150, metadata=metadata)
+        figure.savefig(file, dpi=float(dpi), metadata=metadata)
     return file

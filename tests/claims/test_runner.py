@@ -13,8 +13,10 @@ import jax
 import numpy as np
 import pytest
 import xarray
+from PIL import Image
 
 from jaxdl.claims import Claim, main, read_claims, read_results
+from jaxdl.data.types import DataError
 from jaxdl.plotting import new_figure
 
 
@@ -100,6 +102,97 @@ def test_animations_are_written_and_the_gif_is_shown(tmp_path):
     assert f"data:image/gif;base64,{base64.b64encode(b'.gif').decode()}" in page
     assert page.count("<img") == 2
     assert (tmp_path / "toy" / "toy.mp4").read_bytes() == b".mp4"
+
+
+def drawn(results):
+    """Two panels."""
+    figure = new_figure(8, 3)
+    for axes, title in zip(figure.subplots(1, 2), ("First", "Second"), strict=True):
+        axes.plot([0, 1], [0, results["value"][0]])
+        axes.set_title(title)
+    return figure
+
+
+def test_at_lecture_size_the_figure_and_its_panels_are_drawn_again(tmp_path):
+    assert main(experiment(plot=drawn), ["--output", str(tmp_path)]) == 0
+    usual = {name: (tmp_path / "toy" / name).read_bytes() for name in ("figure.svg", "figure.png")}
+    assert not list(tmp_path.rglob("talk.*"))
+    assert main(experiment(plot=drawn), ["--style", "talk", "--output", str(tmp_path)]) == 0
+    folder = tmp_path / "toy"
+    assert {name: (folder / name).read_bytes() for name in usual} == usual
+    pngs = [folder / "talk.png", *(folder / "panels").glob("*.png")]
+    for png in pngs:
+        with Image.open(png) as picture:
+            assert picture.size == (1920, 1080)
+    names = {path.name for path in (folder / "panels").iterdir()}
+    assert names == {"1-first.svg", "1-first.png", "2-second.svg", "2-second.png"}
+    page = (folder / "index.html").read_text()
+    for link in ("figure.svg", "talk.svg", "talk.png", "panels/1-first.png"):
+        assert f'href="{link}"' in page
+    # The next run, or drawing again, leaves none of them behind.
+    assert main(experiment(plot=drawn), ["--redraw", "--output", str(tmp_path)]) == 0
+    assert not list(tmp_path.rglob("talk.*"))
+    assert not (folder / "panels").exists()
+
+
+def never(config):
+    raise AssertionError("it measured")
+
+
+def test_drawn_again_a_run_is_judged_and_shown_anew_but_not_measured(tmp_path, capsys):
+    output = ["--value", "3", "--output", str(tmp_path)]
+    assert main(experiment(), output) == 1
+    folder = tmp_path / "toy"
+    kept = {name: (folder / name).read_bytes() for name in ("made.json", "results.npz")}
+    wider = [Claim("the value is 1 to 4: it", 3.0, 1.0, 4.0)]
+    again = experiment(run=never, claims=lambda results: wider, plot=drawn)
+    assert main(again, ["--redraw", *output]) == 0
+    assert read_claims(folder) == wider
+    assert {name: (folder / name).read_bytes() for name in kept} == kept
+    assert "the value is 1 to 4." in (folder / "index.html").read_text()
+    assert "value 3" in (folder / "index.html").read_text()
+
+
+def test_a_dataset_is_drawn_again_as_it_was(tmp_path):
+    measured = xarray.Dataset({"value": ("seed", [1.0, 2.0])}, {"seed": [7, 8]}, {"of": "two"})
+    assert main(experiment(run=lambda config: measured), ["--output", str(tmp_path)]) == 0
+    seen = []
+    again = experiment(run=never, plot=lambda results: [seen.append(results), new_figure(2, 1)][1])
+    assert main(again, ["--redraw", "--output", str(tmp_path)]) == 0
+    xarray.testing.assert_identical(seen[0], measured)
+
+
+def test_what_was_not_measured_cannot_be_drawn_again(tmp_path, capsys):
+    redraw = ["--redraw", "--output", str(tmp_path)]
+    assert main(experiment(run=never), redraw) == 2
+    assert "got no results.npz there; run it once without --redraw\n" in capsys.readouterr().err
+    assert main(experiment(), ["--preset", "smoke", "--output", str(tmp_path)]) == 0
+    capsys.readouterr()
+    before = (tmp_path / "toy" / "claims.json").read_bytes()
+    assert main(experiment(run=never), redraw) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "got preset default, value 1.0 where it had preset smoke, value 1.5; give" in said.err
+    assert (tmp_path / "toy" / "claims.json").read_bytes() == before
+    assert main(experiment(run=never), ["--preset", "smoke", *redraw]) == 0
+
+
+def test_data_that_are_not_there_are_named_in_a_sentence(tmp_path, capsys):
+    def load(config):
+        raise DataError("digits: must be there; once `jaxdl data prepare NAME --raw-dir FOLDER`")
+
+    assert main(experiment(run=load, NEEDS="digits"), ["--output", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.err == (
+        "toy: digits: must be there; once `jaxdl data prepare digits --raw-dir FOLDER`\n"
+    )
+    assert not (tmp_path / "toy").exists()
+
+    def slip(config):
+        raise ValueError("a slip of the script")
+
+    with pytest.raises(ValueError, match="a slip"):
+        main(experiment(run=slip), ["--output", str(tmp_path)])
 
 
 def test_a_run_may_return_a_dataset(tmp_path):

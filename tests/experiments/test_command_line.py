@@ -11,7 +11,9 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from jaxdl.claims import Claim, keep_runs, write_claims, write_gallery
 from jaxdl.claims.past_runs import find_run
@@ -49,13 +51,30 @@ def test_the_tests_find_the_scripts_of_every_theme():
 
 
 def test_the_list_has_themes_and_first_lines():
-    lines = [line.rstrip() for line in run("list", COLUMNS="200").stdout.splitlines()]
+    lines = [line.rstrip() for line in run("list", COLUMNS="250").stdout.splitlines()]
+    assert lines[0].split() == ["name", "what", "it", "shows", "time", "data", "source"]
     theme = lines.index("Initialisation (initialization)")
     following = lines.index("Optimisation (optimization)")
-    assert [
+    (gains,) = [line for line in lines[theme + 1 : following] if line.startswith("gains ")]
+    shown = [cell.strip() for cell in gains.split("  ") if cell.strip()]
+    assert shown[:2] == [
         "gains",
         "The table of gains beside the gains that preserve the signal, and 50 layers of each.",
-    ] in [line.split(maxsplit=1) for line in lines[theme + 1 : following]]
+    ]
+    assert shown[2] == "20 s"
+    assert shown[-1].startswith("lecture on weight initialisation; ")
+
+
+@pytest.mark.parametrize("columns", ["100", None])
+def test_the_list_is_a_table_of_a_hundred_columns_piped_too(columns):
+    variables = {"COLUMNS": columns} if columns else {}
+    lines = run("list", **variables).stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    words = " ".join(lines).split()
+    assert not [name for name in (path.stem for path in EXPERIMENTS) if name not in words]
+    # Words are not cut, and no more than a few lines stand for an experiment.
+    assert "…" not in "".join(lines)
+    assert len(lines) < 7 * len(EXPERIMENTS)
 
 
 def test_the_run_line_of_a_script_is_its_path():
@@ -83,7 +102,7 @@ def test_what_follows_an_option_is_no_name(names):
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_failing_script_makes_the_run_fail(jobs):
     done = run("run", "quickstart", "gains", "--jobs", jobs, "--no-such-knob", "1")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "refuted claim: quickstart, gains" in done.stderr
     assert "--no-such-knob" in done.stdout + done.stderr
 
@@ -105,7 +124,7 @@ def test_the_gallery_has_what_was_run_and_names_what_was_not(tmp_path):
     assert "Preset &quot;smoke&quot;" in page
     assert page.count("Not run: <code>python experiments/") == len(EXPERIMENTS) - 1
     refuted, holds = page.index("<h3>Refuted: 1 claim</h3>"), page.index("Holds: 1 claim</h3>")
-    assert refuted < page.index("<td>false</td>") < holds < page.index("<td>a &lt; b</td>")
+    assert refuted < page.index("<b>false.</b>") < holds < page.index("<b>a &lt; b.</b>")
     order = [page.index(f">{title}</h2>") for title in ("Initialisation", "Generalisation")]
     assert order == sorted(order)
 
@@ -116,6 +135,7 @@ def test_runs_of_default_presets_are_kept_and_fill_the_gaps_of_a_gallery(tmp_pat
         script.write_text(f'"""What {name} shows."""')
     runs, kept, claims = tmp_path / "runs", tmp_path / "docs", [Claim("1 < 2", 1, 0, 2)]
     stored(runs, "kept", [*claims, Claim("false", 3, 0, 2)])
+    at_lecture_size(runs / "kept")
     stored(runs, "changed", claims, changed={"seeds": 2})
     stored(runs, "smoke", claims, preset="smoke")
     stored(runs, "old", claims)
@@ -130,8 +150,18 @@ def test_runs_of_default_presets_are_kept_and_fill_the_gaps_of_a_gallery(tmp_pat
     assert ", seeds 2: 9 s on 2 cores of a CPU" in refused["changed"]
     assert sorted(path.name for path in kept.iterdir()) == ["README.md", "kept"]
     assert sorted(path.name for path in (kept / "kept").iterdir()) == [
-        "claims.json", "config.json", "figure.svg", "index.html", "made.json", "thumbnail.png",
+        "claims.json", "config.json", "figure.svg", "index.html", "made.json", "panels",
+        "talk.png", "talk.svg", "thumbnail.png",
     ]  # fmt: skip
+    panels = kept / "kept" / "panels"
+    assert sorted(path.name for path in panels.iterdir()) == [
+        "1-noise.png", "10-flat.png", "10-flat.svg", "2-noise.png",
+    ]  # fmt: skip
+    assert (kept / "kept" / "talk.png").stat().st_size <= 120_000
+    assert sum(path.stat().st_size for path in panels.iterdir()) <= 120_000
+    page = (kept / "kept" / "index.html").read_text()
+    links = [f'href="panels/{name}.png"' for name in ("1-noise", "2-noise", "10-flat")]
+    assert sorted(links, key=page.index) == links
     overview = (kept / "README.md").read_text()
     assert "1 of 5 experiments were run. Of 2 claims 1 holds, 1 is refuted." in overview
     assert "- **kept**: false: 3, expected 0 to 2" in overview
@@ -152,7 +182,8 @@ def test_every_experiment_is_kept_as_the_project_ran_it():
         assert run is not None
         assert run.is_default
         assert (kept / folder / "figure.svg").is_file()
-    assert sum(path.stat().st_size for path in kept.rglob("*")) < 15e6
+    # About 11 MB, and 15 more for the pictures at lecture size.
+    assert sum(path.stat().st_size for path in kept.rglob("*")) < 26e6
 
 
 def stored(output, name, claims, *, preset="default", changed=None):
@@ -166,6 +197,39 @@ def stored(output, name, claims, *, preset="default", changed=None):
     (folder / "made.json").write_text(json.dumps(made))
     (folder / "figure.png").write_bytes(b"PNG")
     (folder / "figure.svg").write_text("<svg/>")
+
+
+def at_lecture_size(folder):
+    """Pictures of which some are too large to keep as they are: noise cannot be compressed."""
+    noise = np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), np.uint8)
+    noise = noise // 16 * 16 * (np.arange(1920) < 400)[:, None]
+    (folder / "panels").mkdir()
+    for name, picture in (("1-noise", noise), ("2-noise", noise), ("10-flat", 0 * noise)):
+        Image.fromarray(picture.astype(np.uint8)).save(folder / "panels" / f"{name}.png")
+        (folder / "panels" / f"{name}.svg").write_text("<svg/>" * (1 if "flat" in name else 20000))
+    shutil.copyfile(folder / "panels" / "1-noise.png", folder / "talk.png")
+    (folder / "talk.svg").write_text("<svg/>")
+
+
+@pytest.mark.parametrize("command", ["script", "run"])
+def test_data_that_cannot_be_had_are_named_with_the_command_that_prepares_them(tmp_path, command):
+    (tmp_path / "nothing").mkdir()
+    options = ["--preset", "smoke", "--output", str(tmp_path / "runs")]
+    options += ["--raw-dir", str(tmp_path / "nothing")]  # so that nothing is downloaded
+    if command == "run":
+        done = run("run", "cifar10", *options, JAXDL_DATA_DIR=str(tmp_path / "data"))
+    else:
+        done = subprocess.run(
+            [sys.executable, "experiments/normalization/cifar10.py", *options],
+            cwd=ROOT, capture_output=True, text=True,
+            env=os.environ | {"JAXDL_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    sentence = done.stderr.splitlines()[0]
+    assert sentence.startswith("cifar10: ")
+    assert "must be there, got neither; copy one of them into that folder" in sentence
+    assert not (tmp_path / "runs" / "cifar10").exists()
 
 
 def test_a_theme_is_run_whole_and_a_script_once():

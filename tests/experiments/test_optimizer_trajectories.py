@@ -120,8 +120,11 @@ def test_paths_and_steps_bear_the_right_names(small):
         "optimizer": 8, "function": 4, "start": 4, "step": 41, "axis": 2
     }  # fmt: skip
     figure = experiment.plot(small)
-    assert [label.get_text() for label in figure.axes[3].get_yticklabels()] == NAMES
-    assert [list(panel.paths) for panel in experiment.panels(small)] == [NAMES] * 3
+    assert [label.get_text() for label in figure.axes[6].get_yticklabels()] == NAMES
+    panels = experiment.panels(small)
+    assert [list(panel.paths) for panel in panels] == [NAMES[:3]] * 3 + [NAMES[3:]] * 3
+    rate = small["rate"].sel(optimizer="Adam", function="saddle").item()
+    assert panels[5].labels["Adam"] == f"Adam, rate {rate:.2g}"
 
 
 def test_no_path_was_lifted_above_its_start(small):

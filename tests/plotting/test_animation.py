@@ -44,9 +44,9 @@ def test_frames_size_and_duration(gif):
         assert image.size == (200, 150)
         assert image.info["loop"] == 0
     durations, frames = zip(*frames_of(gif), strict=True)
-    # Nine steps, of which the last stays for ten frames more: one frame of a longer duration.
+    # Nine steps, of which the last stays for twenty frames more: one frame of a longer duration.
     assert len(frames) == STEPS + 1
-    assert sum(durations) == 900 + 1000
+    assert sum(durations) == 900 + 2000
     assert durations[:-1] == (100,) * STEPS
 
 
@@ -67,6 +67,14 @@ def test_the_background_stands_still(gif):
     assert still.mean() > 0.85
 
 
+def test_the_last_frame_is_held_as_long_as_asked(tmp_path):
+    for hold in (0.0, 0.7):
+        file = tmp_path / f"{hold}.gif"
+        animate_paths(PANEL, path=file, seconds=0.9, hold=hold, frames_per_second=10, dpi=40)
+        durations = [duration for duration, _ in frames_of(file)]
+        assert durations == [100] * STEPS + [round(100 + 1000 * hold)]
+
+
 def test_fewer_steps_can_be_shown(tmp_path):
     animate_paths(
         PANEL, path=tmp_path / "a.gif", steps=2, seconds=0.3, frames_per_second=10, dpi=40
@@ -82,7 +90,7 @@ def test_mp4(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
 def test_ffmpeg_is_given_every_frame(tmp_path, monkeypatch, gif):
-    """A program of that name which copies its input: 9 steps, and the last for a second more."""
+    """A program of that name which copies its input: 9 steps, and the last for two seconds more."""
     program = tmp_path / "ffmpeg"
     program.write_text('#!/bin/sh\nfor last; do :; done\nexec cat > "$last"\n')
     program.chmod(0o755)
@@ -90,7 +98,7 @@ def test_ffmpeg_is_given_every_frame(tmp_path, monkeypatch, gif):
     file = animate_paths(
         PANEL, path=tmp_path / "a.mp4", seconds=0.9, frames_per_second=10, size=(4.0, 3.0), dpi=50
     )
-    raw = np.frombuffer(file.read_bytes(), np.uint8).reshape(19, 150, 200, 4)[..., :3]
+    raw = np.frombuffer(file.read_bytes(), np.uint8).reshape(29, 150, 200, 4)[..., :3]
     assert np.all(raw[8:] == raw[8])
     for frame, (_, shown) in zip(raw, frames_of(gif), strict=False):
         # The greys of the GIF are within 4, and white, most of the frame, is white.
@@ -113,6 +121,7 @@ def test_an_mp4_without_ffmpeg_is_refused(tmp_path, monkeypatch):
         ({"steps": 9}, "steps must be 1 to 8"),
         ({"steps": 0}, "got 0"),
         ({"seconds": 0.01}, "got 0 at 20 a second"),
+        ({"hold": -1.0}, "hold must be at least 0 s, got -1.0"),
         ({"frames_per_second": 60}, "at most 50 a second"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxdl.plotting import Landscape, contour_levels, contours
+from jaxdl.plotting import Landscape, contour_levels, contours, new_figure
 from jaxdl.plotting.contours import path_styles
 
 X, Y = np.linspace(-2.0, 2.0, 9), np.linspace(-1.0, 3.0, 5)
@@ -60,6 +60,25 @@ def test_legend_and_panels_do_not_overlap():
     panels: Any = figure.axes
     for axes in panels:
         assert axes.get_tightbbox().y0 >= box.y1
+
+
+def test_labels_stand_below_their_own_panel_and_take_a_path_out_of_the_common_legend():
+    """As many panels as have labels; the figure may be a part of another one."""
+    labelled = Landscape(X, Y, TILTED, PATHS, labels={"sgd": "sgd, rate 0.1"})
+    plain = Landscape(X, Y, TILTED, {"sgd": PATHS["sgd"]})
+    whole = new_figure(9, 8)
+    above, _ = whole.subfigures(2, 1)
+    assert contours(labelled, labelled, figure=above) is above
+    for axes in above.axes:
+        (text,) = axes.get_legend().get_texts()
+        assert text.get_text() == "sgd, rate 0.1"
+        (sample,) = axes.get_legend().get_lines()
+        assert sample.get_color() == path_styles([labelled])["sgd"]["color"]
+    (common,) = above.legends
+    assert [text.get_text() for text in common.get_texts()] == ["adam", "start", "minimum"]
+    # A path that one panel leaves without a label stays in the common legend.
+    (common,) = contours(labelled, plain).legends
+    assert [text.get_text() for text in common.get_texts()][:2] == ["sgd", "adam"]
 
 
 def test_the_first_axis_of_the_heights_is_x():
@@ -116,6 +135,10 @@ def test_heights_and_points_that_are_not_finite_are_left_out():
         (contours, "at least one panel, got none"),
         (lambda: Landscape(X, Y, TILTED.T), "(9, 5), got (5, 9)"),
         (lambda: Landscape(X, Y, TILTED, {"a": np.zeros((0, 2))}), "got (0, 2) for 'a'"),
+        (
+            lambda: Landscape(X, Y, TILTED, PATHS, labels={"Adam": "x"}),
+            "got labels of ['Adam'] for the paths ['adam', 'sgd']",
+        ),
         (lambda: contours(Landscape(X, Y, np.ones((9, 5)))), "two different finite values"),
         (lambda: contour_levels(np.array([np.nan])), "two different finite values"),
         (lambda: contour_levels(TILTED, count=1), "at least 2 levels, got 1"),

@@ -100,9 +100,9 @@ def random_directions(
     where i is the layer and j the filter: the weights into one output unit, an index of the
     kernel's last axis. Divide one ReLU layer by a factor and multiply the next by it: the network
     stays the same. With "filter" or "layer" the surface along these directions stays the same too.
-    Without normalization the rescaled network looks flatter or sharper. Leaves with fewer than two
+    Without normalisation the rescaled network looks flatter or sharper. Leaves with fewer than two
     axes (biases, scales and shifts of norms) have the direction 0, as in the authors' code. Without
-    normalization they move too.
+    normalisation they move too.
 
     In many dimensions the directions are nearly, not exactly, orthogonal. Of a complex leaf the
     direction is a complex normal, and a norm is that of the moduli. Norms are right for weights
@@ -115,8 +115,8 @@ def random_directions(
         normalization: "filter", "layer" (the norm of a whole kernel), or None for the normal draws.
 
     Raises:
-        ValueError: no direction to draw; a leaf of whole numbers; a normalization where
-            no leaf has two axes; an unknown normalization.
+        ValueError: no direction to draw; a leaf of whole numbers; a normalisation where
+            no leaf has two axes; an unknown normalisation.
 
     Example:
         >>> params = {"kernel": jnp.array([[3.0, 0.0], [4.0, 2.0]]), "bias": jnp.ones(2)}

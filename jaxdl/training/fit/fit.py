@@ -111,7 +111,7 @@ def fit(
         keep: how many checkpoints to keep.
         accept_changes: what may differ from the run whose checkpoints are in the folder, such as
             ("optimizer",) for another learning rate. By default a run goes on only with the same
-            initialization, preprocess, augment, model, loss, metrics, optimizer, observers and data
+            initialisation, preprocess, augment, model, loss, metrics, optimizer, observers and data
             (by a sample of it). A schedule that differs, such as a cosine over more epochs, gives a
             warning.
 

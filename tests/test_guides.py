@@ -1,13 +1,14 @@
 """The start page and the guides run as they stand, and say what the project has."""
 
 import importlib.util
+import os
 import re
 import subprocess
-import sys
 import tomllib
 
 import pytest
 from pages import DOCS, ROOT, blocks_of, run_blocks
+from processes import STRICT_PYTHON, environment
 
 from jaxdl.claims import read_claims
 
@@ -22,12 +23,26 @@ def case(page):
     return pytest.param(page, marks=marks, id=page.name)
 
 
-@pytest.mark.parametrize("page", [case(page) for page in PAGES])
+@pytest.mark.parametrize("page", [case(page) for page in GUIDES])
 def test_the_page_runs(page, tmp_path, monkeypatch):
     if page.name in WITH_TORCH:
         pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     run_blocks(page)
+
+
+@pytest.mark.parametrize("name", ["start.md", "why.md"])
+def test_the_page_runs_as_in_a_users_process(name, tmp_path):
+    """Without the tests' check of types: the README's lines pass NumPy's arrays to a model."""
+    program = f"import pages; pages.run_blocks(pages.DOCS / {name!r})"
+    done = subprocess.run(
+        [*STRICT_PYTHON, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=os.pathsep.join([str(ROOT / "tests"), str(ROOT)])),
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -128,19 +143,26 @@ def code_lines(source):
 @pytest.fixture
 def stalled(tmp_path):
     page = DOCS / "guides" / "claims.md"
-    (source,) = [code for remark, _, code in blocks_of(page) if remark.startswith("run by: tests/")]
+    (source,) = [
+        code
+        for remark, kind, code in blocks_of(page)
+        if remark.startswith("run by: tests/") and kind == "python"
+    ]
     assert len(code_lines(source)) <= 60
 
-    def run(source, *options):
+    def run(source):
         (tmp_path / "stalled.py").write_text(source, encoding="utf-8")
-        command = [sys.executable, "stalled.py", *options]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        command = [*STRICT_PYTHON, "stalled.py"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment()
+        )
         claims = read_claims(tmp_path / "runs" / "stalled")
         return done.returncode, [claim.verdict for claim in claims]
 
     return source, run
 
 
+@pytest.mark.slow
 def test_the_claim_of_the_paper_holds_and_its_opposite_is_refuted(stalled):
     source, run = stalled
     assert run(source) == (0, ["holds", "holds"])

@@ -257,7 +257,7 @@ def plot(results: xarray.Dataset) -> Any:
     errors = 100 - results["accuracy"].transpose("initializer", "seed").values
     mean, half_width = interval(errors, axis=1)
     names, seeds = results["initializer"].values, results.sizes["seed"]
-    figure = new_figure(12, 7.5)
+    figure = new_figure(12, 9)
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.45])
 
     axes = left.subplots()
@@ -296,8 +296,8 @@ def plot(results: xarray.Dataset) -> Any:
         panel.hist(after.ravel(), edges, density=True, color="0.7")
         panel.hist(before.ravel(), edges, density=True, histtype="step", color="k", lw=0.8)
         share = moved.sel(initializer=name).item()
-        panel.set_title(f"{name} ({share:.2g})" if share < np.inf else name, fontsize=8, pad=2)
-        panel.tick_params(labelsize=7, pad=1, length=2)
+        panel.set_title(f"{name} ({share:.2g})" if share < np.inf else name, fontsize=8, pad=4)
+        panel.tick_params(labelsize=8, pad=1, length=2)
         panel.set_yticks([])
         panel.locator_params(axis="x", nbins=4)
     right.supxlabel("weight", fontsize=9)

@@ -234,7 +234,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 def plot(results: xarray.Dataset) -> Any:
     """The second moment, the sizes of the steps, and the network's loss."""
-    figure = new_figure(17, 5.5)
+    figure = new_figure(13, 6.5)
     second, sizes, losses_by_rate = figure.subplots(1, 3)
     t, every = np.arange(1, STEPS + 1), slice(None, None, 7)
     for colour, beta2 in zip(("C0", "C1", "C3"), BETAS2, strict=True):
@@ -259,20 +259,19 @@ def plot(results: xarray.Dataset) -> Any:
         sizes.plot(t, middle.sel(rule=rule).mean("seed"), style, lw=1.5, label=label)
     second.set(
         xlabel="step", ylabel="second moment / mean square of the gradient", yscale="log",
-        title=r"Noise: the second moment starts at 0 (lines: $1 - \beta_2^t$)",
+        title="Noise: the second moment starts at 0\n" r"(lines: $1 - \beta_2^t$)",
     )  # fmt: skip
     sizes.set(
-        xlabel="step", ylabel="length of a step, in rates", yscale="log", ylim=(0.05, 200),
-        title=r"Constant gradients (lines: $(1 - \beta_1^t) / \sqrt{1 - \beta_2^t}$)",
+        xlabel="step", ylabel="length of a step, in rates", yscale="log",
+        title="Constant gradients\n" r"(lines: $(1 - \beta_1^t) / \sqrt{1 - \beta_2^t}$)",
     )  # fmt: skip
     losses_by_rate.set(
         xscale="log", yscale="log", xlabel="rate",
         ylabel=f"cross-entropy (nats), last {LAST} of {results.attrs['steps']} steps",
-        ylim=(0.04, 3), title=f"MNIST digits: mean of {results.sizes['seed']} seeds, 95 % band",
+        title=f"MNIST digits: mean of {results.sizes['seed']} seeds,\n95 % band",
     )  # fmt: skip
-    second.legend(loc="lower right")
-    sizes.legend(fontsize=8, loc="upper right", ncols=2)
-    losses_by_rate.legend(fontsize=8, loc="lower left", ncols=2)
+    for axes in (second, sizes, losses_by_rate):
+        axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
     return figure
 
 

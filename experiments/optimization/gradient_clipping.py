@@ -205,7 +205,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 def plot(results: xarray.Dataset) -> Any:
     """The loss by step, the last loss by the share of steps clipped, and that share by step."""
-    figure = new_figure(16, 5)
+    figure = new_figure(12.5, 6)
     by_step, by_share, shares = figure.subplots(1, 3)
     fast, window = results.sel(rate=RATES[0]), 10
     steps = np.arange(results.sizes["step"]) + 1
@@ -241,22 +241,24 @@ def plot(results: xarray.Dataset) -> Any:
     entries = fast["clipped"].sel(way="value", place=CHOSEN).mean("seed")
     shares.plot(steps, entries, "C3:", label=f"entries, value {LIMITS['value'][CHOSEN]:g}")
     for axes in (by_step, by_share):
-        axes.axhline(CHANCE_LOSS, color="k", lw=0.7)
+        axes.axhline(CHANCE_LOSS, color="k", lw=0.7, label="chance")
     by_step.set(
         xlabel="step", ylabel="cross-entropy (nats), 10 steps", yscale="log",
-        title=f"Median of {results.sizes['seed']} runs (line: chance; 1000: overflow)",
+        title=f"Median of {results.sizes['seed']} runs (1000: overflow)",
     )  # fmt: skip
     by_share.set(
         xlabel="share of steps clipped", ylabel="last loss, median (nats; 4: overflow)",
         title="What saves the large rate clips every step",
     )  # fmt: skip
     shares.set(
-        xlabel="step", ylabel="share clipped", ylim=(-0.03, 1.45),
+        xlabel="step", ylabel="share clipped",
         title=f"How much is clipped, rate {RATES[0]:g}",
     )  # fmt: skip
-    by_step.legend(fontsize=8)
-    by_share.legend(fontsize=8)
-    shares.legend(fontsize=8, loc="upper center", ncols=2)
+    for axes, columns in ((by_step, 1), (by_share, 1), (shares, 2)):
+        axes.legend(
+            fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns,
+            frameon=False,
+        )  # fmt: skip
     return figure
 
 

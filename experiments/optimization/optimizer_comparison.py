@@ -200,7 +200,7 @@ def costs(results: xarray.Dataset) -> xarray.DataArray:
 
 def plot(results: xarray.Dataset) -> Any:
     """The tuning, the training, the test."""
-    figure = new_figure(12, 4.8)
+    figure = new_figure(12, 6)
     tuning, curves, test = figure.subplots(1, 3)
     window = max(1, results.sizes["step"] // 30)
     chosen = results.sel(rate="chosen")
@@ -223,12 +223,17 @@ def plot(results: xarray.Dataset) -> Any:
         xlabel="rate / chosen rate",
         ylabel="validation accuracy (%)",
         title=f"Tuning on {results.attrs['dataset']}",
-        xlim=(1e-8, 1e3),
     )
-    tuning.legend(fontsize=7.5, loc="center left", title="chosen rate", title_fontsize=8)
+    figure.legend(
+        *tuning.get_legend_handles_labels(),
+        loc="outside lower center",
+        title="optimizer, and its chosen rate",
+        ncols=4,
+        frameon=False,
+    )
     tuning.grid(lw=0.3)
     curves.set(
-        ylim=(0, 3 * smooth.isel(step=-1).mean()),
+        ylim=(0.7 * smooth.min(), 3 * smooth.isel(step=-1).mean()),
         xlabel="step",
         ylabel=f"training loss (nats), mean of {window * WINDOW} steps",
         title="Chosen rates: mean, 95 % interval",

@@ -227,7 +227,7 @@ def exponents(chosen: xarray.Dataset) -> np.ndarray:
 
 def plot(results: xarray.Dataset) -> Any:
     """Errors of rare and of common weights by step; the effective rates."""
-    figure = new_figure(16, 5)
+    figure = new_figure(12.5, 6)
     rare, common, rates = figure.subplots(1, 3)
     steps = np.arange(results.sizes["step"]) + 1
     for name, arm in ARMS.items():
@@ -240,7 +240,7 @@ def plot(results: xarray.Dataset) -> Any:
             )  # fmt: skip
         moved = effective_rate(chosen, WINDOW).mean("seed")
         middle = WINDOW * (np.arange(moved.sizes["step"]) + 0.5)
-        rates.plot(middle, moved.sel(quarter="common"), arm.style, lw=1.5, label=f"{name}, common")
+        rates.plot(middle, moved.sel(quarter="common"), arm.style, lw=1.5)
         rates.plot(middle, moved.sel(quarter="rare"), arm.style[:-1] + "--", lw=1.5)
         if name == "SGD":
             exact = sgd_errors(float(chosen["rate"]), len(steps))
@@ -252,15 +252,28 @@ def plot(results: xarray.Dataset) -> Any:
     for axes, title in ((rare, "rarest"), (common, "most common")):
         axes.set(
             xlabel="step", ylabel="squared error of a weight", yscale="log",
-            title=f"The {title} quarter: mean of {results.sizes['seed']} seeds, range",
+            title=f"The {title} quarter",
         )  # fmt: skip
     rates.set(
         xscale="log", yscale="log", xlabel="step", ylabel="effective rate: movement / gradient",
-        ylim=(6e-4, 3), title="Effective rates (dashed: the rarest quarter)",
+        title="Effective rates",
     )  # fmt: skip
     rates.minorticks_off()
-    rare.legend(loc="lower left")
-    rates.legend(fontsize=8, loc="lower left")
+    rates.plot([], [], "k-", lw=1.5, label="the most common quarter")
+    rates.plot([], [], "k--", lw=1.5, label="the rarest quarter")
+    figure.legend(
+        *rare.get_legend_handles_labels(),
+        title=f"mean and range of {results.sizes['seed']} seeds",
+        loc="outside lower left",
+        ncols=3,
+        frameon=False,
+    )
+    figure.legend(
+        *rates.get_legend_handles_labels(),
+        title="effective rates, in the same colours",
+        loc="outside lower right",
+        frameon=False,
+    )
     return figure
 
 

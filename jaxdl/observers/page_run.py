@@ -118,8 +118,10 @@ class PageRun:
         if is_first or is_last or (due and self._looking.allows()):
             self._look(event, compiles=is_first)
         self._keep(event)
-        if is_first or is_last or self._writing.allows():
+        writes = not is_last and (is_first or self._writing.allows())
+        if writes or is_last:
             self._read_clipped(event)
+        if writes:  # after the last epoch the end is written
             self._write(join(self._measurements), None, "")
 
     def ended(self, error: BaseException | None) -> None:

@@ -56,6 +56,21 @@ def compiler_options(*, convolutional: bool = False) -> dict[str, Any]:
     return _known_options(CPU_CONVOLUTION_OPTIONS if convolutional else CPU_COMPILER_OPTIONS)
 
 
+def side_by_side_options(*, convolutional: bool = False) -> dict[str, Any]:
+    """The options for a program that several threads run at the same time, each on a core.
+
+    An operation then needs no threads of its own. And products are XLA's own: with Eigen's, the
+    first runs of a long program beside each other gave wrong outputs on a CPU (jax 0.10.2: the
+    first 192 of 10,000 rows of a product, never when one ran after another).
+    """
+    options = compiler_options(convolutional=convolutional)
+    if not options:
+        return options
+    if not convolutional:
+        options = {name: value for name, value in options.items() if name != YNN}
+    return {**options, "xla_cpu_multi_thread_eigen": False}
+
+
 @functools.cache
 def init_options() -> dict[str, Any]:
     """The options for the program that computes the initial state."""

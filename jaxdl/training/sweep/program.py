@@ -22,7 +22,7 @@ from jax.sharding import (
 )
 from jaxtyping import Array
 
-from jaxdl.compiling import compiler_options, loops_well
+from jaxdl.compiling import compiler_options, loops_well, side_by_side_options
 from jaxdl.host_loops import with_loops_on_host
 from jaxdl.jaxprs import DECOMPOSITIONS, atom_bytes, equations, holds_primitive
 from jaxdl.training.sweep.by_seed import BySeed
@@ -113,10 +113,7 @@ class Program:
         """Compile a call of this many members, a multiple of the devices; it returns arrays."""
         if not self.loops_well():
             return self._driven(threads)
-        options = compiler_options()
-        if threads > 1:
-            # Calls run side by side, so their operations need no threads of their own.
-            options = {**options, "xla_cpu_multi_thread_eigen": False}
+        options = side_by_side_options() if threads > 1 else compiler_options()
         if len(devices) == 1:
             everywhere: Sharding = SingleDeviceSharding(devices[0])
             by_member: Sharding = everywhere
@@ -157,9 +154,8 @@ class Program:
 
     def _driven(self, threads: int) -> Callable[..., list[np.ndarray]]:
         """A call whose loops are driven from the host, on the default device."""
-        options = compiler_options(convolutional=True)
-        if threads > 1:
-            options = {**options, "xla_cpu_multi_thread_eigen": False}
+        chosen = side_by_side_options if threads > 1 else compiler_options
+        options = chosen(convolutional=True)
         driven = with_loops_on_host(self.batched, options)
 
         def on_host(*arguments: np.ndarray) -> list[np.ndarray]:

@@ -57,7 +57,7 @@ def compiler_options(*, convolutional: bool = False) -> dict[str, Any]:
 
 
 def side_by_side_options(*, convolutional: bool = False) -> dict[str, Any]:
-    """The options for a program that several threads run at the same time, each on a core.
+    """The options for a program that several threads or devices run at the same time.
 
     An operation then needs no threads of its own. And products are XLA's own: with Eigen's, the
     first runs of a long program beside each other gave wrong outputs on a CPU (jax 0.10.2: the

@@ -11,7 +11,12 @@ import optax
 from jax import lax
 from jaxtyping import Array, Key
 
-from jaxdl.compiling import compiler_options, init_options, once_for_equal
+from jaxdl.compiling import (
+    compiler_options,
+    init_options,
+    once_for_equal,
+    side_by_side_options,
+)
 from jaxdl.training.evaluation import make_batch_sums
 from jaxdl.training.fit.layouts import AXIS, ONE_DEVICE, Layout
 from jaxdl.training.fit.nonfinite import became_nonfinite
@@ -97,14 +102,15 @@ def _build(
 
     alone = step_over(None)
     eval_step = make_eval_step(task)
-    options = compiler_options()
+    choose = compiler_options if layout.devices == 1 else side_by_side_options
+    options = choose()
 
     def by_sharing(
         make: Callable[[TrainStep], Callable[..., Any]], positions: int, donate: bool
     ) -> dict[bool, Any]:
         compile_ = functools.partial(layout.compile, positions=positions, donate=donate)
         # On a CPU only steps with convolutions are dispatched one by one.
-        one = compile_(make(alone), compiler_options(convolutional=make is make_single))
+        one = compile_(make(alone), choose(convolutional=make is make_single))
         if not layout.mapped:
             return {True: one, False: one}
         return {True: compile_(make(step_over(AXIS)), {}, mapped=True), False: one}

@@ -113,7 +113,8 @@ class Program:
         """Compile a call of this many members, a multiple of the devices; it returns arrays."""
         if not self.loops_well():
             return self._driven(threads)
-        options = side_by_side_options() if threads > 1 else compiler_options()
+        alone = threads == 1 and len(devices) == 1
+        options = compiler_options() if alone else side_by_side_options()
         if len(devices) == 1:
             everywhere: Sharding = SingleDeviceSharding(devices[0])
             by_member: Sharding = everywhere

@@ -74,6 +74,11 @@ def test_every_public_name_has_its_place(pages):
         assert len(re.findall(rf"\{{py:\w+\}} {name}\b", pages[module])) == 1, full
 
 
+def test_what_a_string_below_explains_is_said_in_the_table(pages):
+    (row,) = re.findall(r"^\| .*`LearningRate .*$", pages["optimizers"], re.M)
+    assert "A float, a schedule" in row
+
+
 def test_equations_and_examples_are_on_the_page(pages):
     for function, page in (
         (optimizers.adam, "optimizers"),

@@ -52,6 +52,7 @@ LEADING = {
     "diagnostics": "propagation Propagation advise histograms summary graph rate_range mean_field",
     "data": "load available split Dataset as_dataset from_folder from_csv from_frame",
     "claims": "Claim about_mean about_means about_ratios about_share about_quantile main",
+    "observers": "page propagation_every early_stopping report_plateau history_lines tensorboard",
     "calling": "adapt Adapted call_model",
     "initializers": "he_normal he_uniform glorot_normal glorot_uniform lecun_normal",
 }
@@ -139,7 +140,7 @@ def _table(rows: Iterable[tuple[str, str, str, Names]]) -> str:
         value = names.modules.get(full) or names.values[full]
         said = first_line(value) if role == "mod" else one_line(full, names)
         lines.append(f"| {{py:{role}}}`{name} <{full}>` | {said.replace('|', chr(92) + '|')} |")
-    return "\n".join(["| | |", "| --- | --- |", *lines])
+    return "\n".join(["| name | what it is |", "| --- | --- |", *lines])
 
 
 def one_line(full: str, names: Names) -> str:
@@ -147,8 +148,10 @@ def one_line(full: str, names: Names) -> str:
     module, _, name = full.rpartition(".")
     explained = texts(home(module, name, names))
     value = names.values[full]
-    text = explained[name][1] if name in explained else inspect.getdoc(value) or ""
-    if inspect.isclass(value) and not value.__module__.startswith("jaxdl"):
+    text = inspect.getdoc(value) or ""
+    if name in explained:
+        text = explained[name][1]
+    elif inspect.isclass(value) and not value.__module__.startswith("jaxdl"):
         text = f"This is `{value.__module__}.{value.__qualname__}`."
     return as_markdown(" ".join(text.partition("\n\n")[0].split()), lambda _: None)
 

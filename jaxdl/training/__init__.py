@@ -1,7 +1,7 @@
-"""The train step, written once, whole runs of it, and many runs at once.
+"""Train a model: one step, a whole run, or many runs at once.
 
-The state of a run is in state.py, one step in steps.py, a run from the host in fit/, what survives
-a kill in checkpoints/, many runs in sweep/, the search for good settings in search.py.
+In the source, the state of a run is in state.py, one step in steps.py, `fit` in fit/, what survives
+a kill in checkpoints/, many runs in sweep/, and the search for good settings in search.py.
 """
 
 from jaxdl.compiling import compiler_options

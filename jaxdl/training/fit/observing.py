@@ -40,7 +40,7 @@ Evaluate = Callable[[Literal["train", "validation", "test"]], dict[str, float]]
 
 @dataclass(frozen=True, eq=False)
 class Event:
-    """A moment between two compiled calls.
+    """What an observer is given: where the run stands, between two compiled calls.
 
     Attributes:
         step: updates made, `int(state.step)`.
@@ -78,7 +78,7 @@ class Event:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What an observer asks for.
+    """What an observer may return: another state to go on from, or a reason to stop.
 
     Attributes:
         state: the state to go on from, or to end with.
@@ -103,7 +103,7 @@ def _anything(setup: Setup) -> None:
 
 @dataclass(frozen=True)
 class Observer:
-    """Functions in the style of optax: `observe` takes the memory and returns the new one.
+    """An observer with a memory: `observe` takes the memory and returns the new one, as in optax.
 
     Attributes:
         observe: (event, memory) -> (memory, change or None).

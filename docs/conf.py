@@ -14,8 +14,6 @@ sys.path[:0] = [str(HERE / "extensions"), str(HERE.parent)]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # With any other backend, plt.show() of a cell leaves no figure in the page.
 os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-# Bayesian search imports tqdm, which complains that this kernel has no progress bar.
-os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 
 project = "jaxdl"
 copyright = "the jaxdl authors"

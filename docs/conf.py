@@ -12,7 +12,8 @@ sys.path[:0] = [str(HERE / "extensions"), str(HERE.parent)]
 
 # Cells are executed without a screen, and what they compile is kept by nobody but this build.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("MPLBACKEND", "agg")
+# With any other backend, plt.show() of a cell leaves no figure in the page.
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 
 project = "jaxdl"
 copyright = "the jaxdl authors"
@@ -41,6 +42,8 @@ nb_execution_mode = "cache"  # a page that did not change is not executed again
 nb_execution_raise_on_error = True
 nb_execution_timeout = 180
 nb_merge_streams = True
+nb_code_prompt_show = "Show the answer's code"  # cells are folded in exercises only
+nb_code_prompt_hide = "Hide the answer's code"
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # from no other host
 mathjax3_config = {"options": {"enableMenu": False}}
 

@@ -61,7 +61,7 @@ def test_a_hint_is_a_requirement_of_its_extra_with_its_bounds(installed, module,
 
 
 def test_every_extra_that_brings_something_to_the_library_is_asked_for():
-    for_developers = {"test", "parity"}
+    for_developers = {"test", "parity", "docs"}
     assert set(EXTRAS) - for_developers <= {extra for _, extra in ASKED}
 
 

@@ -58,7 +58,7 @@ def remove_pictures(folder: Path) -> None:
 
 def _draw_talk(folder: Path, plot: Plot) -> None:
     whole = lecture_figure(plot)
-    for kind in KINDS:
+    for kind in KINDS if whole is not None else ():
         save_lecture_figure(whole, folder / f"{TALK}.{kind}")
     (folder / PANELS).mkdir(exist_ok=True)
     for number, (name, panel) in enumerate(lecture_panels(plot), start=1):

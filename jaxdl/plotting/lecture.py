@@ -44,6 +44,10 @@ def lecture_figure(plot: Plot) -> Any:
     Arguments:
         plot: () -> a matplotlib Figure, made anew at each call; it is changed.
 
+    Returns:
+        The figure; None if it has so many panels that their text leaves them no room. Then show its
+        `lecture_panels`.
+
     Raises:
         ImportError: matplotlib is not installed.
 
@@ -55,8 +59,8 @@ def lecture_figure(plot: Plot) -> Any:
     """
     figure = plot()
     _break_row(figure)
-    _enlarge(figure, TEXT, THICKER * HEIGHT / figure.get_figheight())
-    return figure
+    has_room = _enlarge(figure, TEXT, THICKER * HEIGHT / figure.get_figheight())
+    return figure if has_room else None
 
 
 def lecture_panels(plot: Plot) -> Iterator[tuple[str, Any]]:
@@ -91,7 +95,8 @@ def save_lecture_figure(figure: Any, file: str | os.PathLike[str]) -> Path:
     return save_figure(figure, file, dpi=PIXELS / HEIGHT)
 
 
-def _enlarge(figure: Any, text: float, thicker: float) -> None:
+def _enlarge(figure: Any, text: float, thicker: float) -> bool:
+    """Make text and lines large, and say whether there was room for all text."""
     figure.set_size_inches(WIDTH, HEIGHT)
     set_sizes(figure, text, 1.1 * text)
     _thicken(figure, thicker)
@@ -101,7 +106,7 @@ def _enlarge(figure: Any, text: float, thicker: float) -> None:
             # Where there was room beside small text, there may be none now.
             legend.set_bbox_to_anchor(None)
             legend.set_loc("best")
-    fit_text(figure)
+    return fit_text(figure)
 
 
 def _break_row(figure: Any) -> None:

@@ -53,12 +53,14 @@ def keep_panel(figure: Any, panel: Any) -> None:
     part = panel if _is_part(panel) else panel.figure
     if part is not panel:
         _keep_axes(figure, panel)
-    if part is not figure:
-        for other in [other for other in figure.subfigs if other is not part]:
+    while part is not figure:  # a part may stand in a part
+        outer = part._parent
+        for other in [other for other in outer.subfigs if other is not part]:
             for axes in list(other.axes):
                 axes.remove()
-            figure.subfigs.remove(other)
-        part._subplotspec = _whole(figure)
+            outer.subfigs.remove(other)
+        part._subplotspec = _whole(outer)
+        part = outer
 
 
 def _keep_axes(figure: Any, axes: Any) -> None:

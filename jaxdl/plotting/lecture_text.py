@@ -3,6 +3,7 @@
 import itertools
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from jaxdl.extras import import_extra
@@ -32,20 +33,23 @@ def set_sizes(figure: Any, least: float, most: float) -> None:
         text.set_fontsize(min(max(text.get_fontsize(), least), most))
 
 
-def fit_text(figure: Any) -> None:
+def fit_text(figure: Any) -> bool:
     """Wrap titles and labels that are longer than their axes, and thin out ticks that collide.
 
     Where text leaves no room to an axes, its title keeps its first line, and it goes without
-    numbers and labels: the shapes of the curves are left. Such a figure is for an overview; its
-    panels alone have everything.
+    numbers and labels: the shapes of the curves are left.
+
+    Returns:
+        Whether there was room for all text.
     """
     _make_room_for_tables(figure)
-    if crowded := _crowded(figure):
+    crowded = _crowded(figure)
+    if crowded:
         _shorten(figure, crowded)
         _drop_numbers(crowded)
     _lay_out(figure)
     said: dict[Any, str] = {}
-    for part in (figure, *figure.subfigs):
+    for part in _parts(figure):
         merge_large_legends(part)
         across = 0.98 * part.bbox.width
         for text in (part._suptitle, part._supxlabel):
@@ -58,10 +62,19 @@ def fit_text(figure: Any) -> None:
     _lay_out(figure)
     for axes in figure.axes:
         _fit_axes(axes, said)  # a legend of all may have made it lower
-    _drop_numbers(_crowded(figure))
+    now_crowded = _crowded(figure)
+    _drop_numbers(now_crowded)
     _lay_out(figure)
     for axes in figure.axes:
         _part_ticks(axes)
+    return not crowded and not now_crowded
+
+
+def _parts(figure: Any) -> Iterator[Any]:
+    """The figure, its parts, and theirs."""
+    yield figure
+    for part in figure.subfigs:
+        yield from _parts(part)
 
 
 def _crowded(figure: Any) -> list[Any]:

@@ -73,6 +73,9 @@ def _check(app: Any, exception: Exception | None) -> None:
         wrong = broken_links(Path(app.outdir).resolve())
         if wrong:
             raise SphinxError("addresses that lead nowhere:\n" + "\n".join(wrong))
+        for path in Path(app.outdir, "chapters").glob("*.html"):
+            if path.stem != "index" and "<img" not in path.read_text(encoding="utf-8"):
+                raise SphinxError(f"{path.name} shows none of its figures")
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -24,8 +24,9 @@ def print_list(themes: Themes) -> None:
     width = shutil.get_terminal_size((PIPED, 0)).columns
     # What is piped has the width that COLUMNS says, or that of a page.
     console = Console(width=width, file=sys.stdout, highlight=False)
-    names = [script.stem for scripts in themes.values() for script in scripts]
-    fixed = max(map(len, names)), len("3.5 min"), len("fashion_mnist")
+    every = [script for scripts in themes.values() for script in scripts]
+    names, sets = [script.stem for script in every], [data_of(described(one)) for one in every]
+    fixed = max(map(len, names)), len("3.5 min"), max(map(len, sets))
     left = max(width - sum(fixed) - len(COLUMNS) * GAP, len(COLUMNS) * GAP)
     widths = fixed[0], left * 11 // 20, *fixed[1:], left - left * 11 // 20
     console.print(_table(widths, header=True))

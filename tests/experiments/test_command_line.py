@@ -29,7 +29,8 @@ def run(*arguments, cwd=ROOT, **variables):
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=os.environ | variables,
+        # A width that a test beside this one has set is not the width of a pipe.
+        env={name: value for name, value in os.environ.items() if name != "COLUMNS"} | variables,
     )
 
 

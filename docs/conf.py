@@ -10,7 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "extensions"), str(HERE.parent)]
 
-# Cells are executed without a screen, and what they compile is kept by nobody but this build.
+# Cells are executed on the CPU: their numbers are checked to the rounding.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # With any other backend, plt.show() of a cell leaves no figure in the page.
 os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
@@ -38,7 +38,9 @@ show_warning_types = True
 myst_enable_extensions = ["amsmath", "attrs_block", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
-nb_execution_mode = "cache"  # a page that did not change is not executed again
+# A page that did not change is not executed again, though the library may have changed: before you
+# trust a page, remove the folder `.jupyter_cache` beside the built site. A fresh clone has none.
+nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 180
 nb_merge_streams = True

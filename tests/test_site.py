@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "docs" / "extensions"))
+sys.path += [str(ROOT / "docs" / "extensions"), str(ROOT)]
 
+import experiment_pages  # noqa: E402
 import links  # noqa: E402
 import reference  # noqa: E402
 import signatures  # noqa: E402
 from docstrings import as_markdown  # noqa: E402
 
 from jaxdl import losses, models, optimizers, training  # noqa: E402
+from jaxdl.claims import read_claims  # noqa: E402
 
 DOCSTRING = """A rule, as in `sgd`, not in `other`.
 
@@ -101,6 +103,24 @@ def test_a_module_without_an_idea_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(reference, "IDEAS", {"All": ("training",)})
     with pytest.raises(ValueError, match=r"must place every public module, got .*jaxdl\.losses"):
         reference.write_reference(tmp_path)
+
+
+def test_every_kept_claim_is_on_the_page_of_its_experiment_with_its_verdict(tmp_path):
+    experiment_pages.write_experiments(ROOT, tmp_path)
+    found = {path.stem: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.md")}
+    count = {"refuted": 0, "undecided": 0}
+    for folder in (ROOT / "docs" / "gallery").glob("*/"):
+        claims = read_claims(folder)
+        rows = [line for line in found[folder.name].splitlines() if line.startswith("| **")]
+        assert len(rows) == len(claims)
+        for row, claim in zip(rows, claims, strict=True):
+            assert row.endswith(f"| {claim.band} | {experiment_pages.VERDICTS[claim.verdict]} |")
+            if claim.verdict in count:
+                assert row in found[claim.verdict].splitlines()
+                count[claim.verdict] += 1
+    for verdict, number in count.items():
+        assert number > 0
+        assert found[verdict].count(experiment_pages.VERDICTS[verdict]) == number
 
 
 def test_addresses_that_lead_nowhere(tmp_path):

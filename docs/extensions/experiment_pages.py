@@ -8,6 +8,7 @@ from experiments.__main__ import THEMES, by_theme
 from jaxdl.claims.claim import Claim
 from jaxdl.claims.descriptions import described
 from jaxdl.claims.past_runs import PastRun, find_run, tally, tally_of
+from jaxdl.claims.refuted_claims import Refuted, refuted_claims
 
 VERDICTS = {"refuted": "✗ refuted", "undecided": "? undecided", "holds": "✓ holds"}
 
@@ -22,10 +23,6 @@ class Shown(NamedTuple):
     def name(self) -> str:
         """The experiment's name."""
         return self.script.stem
-
-    def with_verdict(self, verdict: str) -> list[Claim]:
-        """Its claims with a verdict."""
-        return [claim for claim in self.run.claims if claim.verdict == verdict]
 
 
 def write_experiments(root: Path, folder: Path) -> None:
@@ -49,8 +46,9 @@ def write_experiments(root: Path, folder: Path) -> None:
     for theme, group in themes.items():
         _write(folder / f"theme_{theme}.md", theme_page(theme, group, len(found[theme])))
     _write(folder / "index.md", gallery(themes, sum(map(len, found.values()))))
-    _write(folder / "refuted.md", judged(every, "refuted"))
-    _write(folder / "undecided.md", judged(every, "undecided"))
+    judgements = refuted_claims(found, kept)
+    for verdict in ("refuted", "undecided"):
+        _write(folder / f"{verdict}.md", judged(judgements, verdict))
 
 
 def page_of(shown: Shown) -> str:
@@ -106,7 +104,7 @@ def gallery(themes: dict[str, list[Shown]], count: int) -> str:
     return "\n\n".join([*parts, _toctree(pages)]) + "\n"
 
 
-def judged(every: Iterable[Shown], verdict: str) -> str:
+def judged(judgements: Iterable[Refuted], verdict: str) -> str:
     """The page of the claims with a verdict: what was said, what was measured, why."""
     about = {
         "refuted": "# Refuted claims\n\nWhat the notes or the papers say, and what was measured "
@@ -116,12 +114,12 @@ def judged(every: Iterable[Shown], verdict: str) -> str:
         "number reaches over the end of the range in which the claim would be true.",
     }
     parts = [about[verdict]]
-    for shown in every:
-        if claims := shown.with_verdict(verdict):
-            said = described(shown.script)
-            parts += [f"## [{shown.name}]({shown.name}.md)", said.summary, _claims(claims)]
-            parts += [f"Source\n: {_indented(said.source)}"] if said.source else []
+    for script, said, refuted, undecided in judgements:
+        claims = {"refuted": refuted, "undecided": undecided}[verdict]
+        if claims:
             found = _sentence(said.expected)
+            parts += [f"## [{script.stem}]({script.stem}.md)", said.summary, _claims(claims)]
+            parts += [f"Source\n: {_indented(said.source)}"] if said.source else []
             parts += [f"Expected, and found\n: {_indented(found)}"] if found else []
     return "\n\n".join(parts) + "\n"
 

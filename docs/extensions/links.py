@@ -1,7 +1,8 @@
 """Every address in the built pages leads to a file, and to a place in it, that is there.
 
 Nothing that a page needs comes from another host: the site is whole without a network. Addresses
-that a reader may follow to other hosts are not asked.
+that a reader may follow to other hosts are not asked. A chapter without any figure is an error,
+too: its cells ran, but drew on another screen.
 """
 
 from collections import defaultdict

@@ -204,10 +204,12 @@ def texts(module: str) -> dict[str, tuple[str, str]]:
     body = ast.parse(Path(file).read_text(encoding="utf-8")).body
     found = {}
     for statement, below in itertools.pairwise(body):
-        if isinstance(statement, ast.Assign | ast.AnnAssign) and isinstance(below, ast.Expr):
-            target = getattr(statement, "target", None) or statement.targets[0]  # type: ignore[union-attr]
-            if isinstance(below.value, ast.Constant) and isinstance(target, ast.Name):
-                found[target.id] = ast.unparse(statement.value or target), str(below.value.value)
+        if not isinstance(statement, ast.Assign | ast.AnnAssign):
+            continue
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+        is_explained = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if is_explained and isinstance(target, ast.Name):
+            found[target.id] = ast.unparse(statement.value or target), str(below.value.value)
     return found
 
 

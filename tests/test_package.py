@@ -66,7 +66,8 @@ INSIDE = {
         "running_norms", "statistics", "linear_norms", "folding",
     ),
     "diagnostics": (
-        "sizes", "signal", "landscape", "theory", "batch_norm_theory", "batch_norm_check",
+        "sizes", "objective", "signal", "landscape", "theory", "batch_norm_theory",
+        "batch_norm_check",
     ),
     "plotting": (
         "figure", "bands", "curves", "images", "signal", "confusion", "normalization_axes",

@@ -62,6 +62,7 @@ def train_step():
 MADE = {
     initializers: {
         "constant": (W, lambda: initializers.constant(np.float32(0.1))),
+        "delta_orthogonal": (K, lambda: initializers.delta_orthogonal(0.5)),
         "dirac": (K, lambda: initializers.dirac(2)),
         "glorot_normal": (W, lambda: initializers.glorot_normal(np.float32(1.5))),
         "glorot_uniform": (W, lambda: initializers.glorot_uniform()),

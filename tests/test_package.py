@@ -67,12 +67,13 @@ INSIDE = {
     ),
     "diagnostics": (
         "sizes", "objective", "signal", "landscape", "theory", "batch_norm_theory",
-        "batch_norm_check",
+        "batch_norm_check", "kernel",
     ),
     "plotting": (
-        "figure", "bands", "curves", "images", "signal", "confusion", "normalization_axes",
-        "contours", "animation", "lecture_legends", "lecture_text", "lecture_panels", "lecture",
-        "formulas", "document", "page", "cards",
+        "figure", "bands", "curves", "images", "signal", "singular_values", "kernels",
+        "confusion",
+        "normalization_axes", "contours", "animation", "lecture_legends", "lecture_text",
+        "lecture_panels", "lecture", "formulas", "document", "page", "cards",
     ),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",

@@ -3,6 +3,14 @@
 from jaxdl.diagnostics import theory
 from jaxdl.diagnostics.batch_norm_check import check_batch_norm
 from jaxdl.diagnostics.batch_norm_theory import batch_norm_gradient_growth
+from jaxdl.diagnostics.kernel import wide_networks
+from jaxdl.diagnostics.kernel.jacobian import JacobianSpectrum, jacobian_spectrum
+from jaxdl.diagnostics.kernel.jacobian_theory import (
+    JacobianMoments,
+    gaussian_product_singular_values,
+    jacobian_moments,
+)
+from jaxdl.diagnostics.kernel.tangent_kernel import TangentKernel, tangent_kernel
 from jaxdl.diagnostics.landscape import artificial_landscapes
 from jaxdl.diagnostics.landscape.rate_range import RateCurve, RateRange, rate_range
 from jaxdl.diagnostics.landscape.surface import random_directions, surface
@@ -27,6 +35,8 @@ __all__ = [
     "Graph",
     "Histogram",
     "Histograms",
+    "JacobianMoments",
+    "JacobianSpectrum",
     "MeanField",
     "Node",
     "PrincipalDirections",
@@ -34,14 +44,18 @@ __all__ = [
     "RateCurve",
     "RateRange",
     "Summary",
+    "TangentKernel",
     "advise",
     "artificial_landscapes",
     "batch_norm_gradient_growth",
     "check_batch_norm",
     "critical_weight_variance",
     "descend",
+    "gaussian_product_singular_values",
     "graph",
     "histograms",
+    "jacobian_moments",
+    "jacobian_spectrum",
     "mean_field",
     "principal_directions",
     "project",
@@ -50,7 +64,9 @@ __all__ = [
     "rate_range",
     "summary",
     "surface",
+    "tangent_kernel",
     "theory",
+    "wide_networks",
 ]
 
 __dir__ = public_names(globals())

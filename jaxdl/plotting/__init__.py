@@ -10,8 +10,10 @@ from jaxdl.plotting.contours import Landscape, contour_levels, contours
 from jaxdl.plotting.curves import learning_curves
 from jaxdl.plotting.figure import new_figure, save_figure
 from jaxdl.plotting.images import images
+from jaxdl.plotting.kernels import kernel_figure
 from jaxdl.plotting.normalization_axes import normalization_axes
 from jaxdl.plotting.signal import signal_figure
+from jaxdl.plotting.singular_values import singular_values_figure
 from jaxdl.public import public_names
 
 __all__ = [
@@ -23,11 +25,13 @@ __all__ = [
     "contours",
     "has_ffmpeg",
     "images",
+    "kernel_figure",
     "learning_curves",
     "new_figure",
     "normalization_axes",
     "save_figure",
     "signal_figure",
+    "singular_values_figure",
 ]
 
 __dir__ = public_names(globals())

@@ -188,7 +188,12 @@ MADE = {
         ),
         "ResNet": (
             ON_IMAGES,
-            lambda: models.ResNet(8, norm=layers.BatchNorm, zero_last_scale=True),
+            lambda: models.ResNet(8, norm=layers.BatchNorm, residual_start="zero_scale"),
+        ),
+        "ResidualMLP": (
+            ON_VECTORS,
+            lambda: models.ResidualMLP(features=5, residual_start="fixup", blocks="scan"),
+            lambda: models.ResidualMLP(features=5, residual_start="scaled", branch_layers=3),
         ),
         "Transformer": (
             ON_TOKENS,

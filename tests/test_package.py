@@ -63,11 +63,11 @@ INSIDE = {
         "fields", "pairing", "task", "state", "refusals", "steps", "loops", "orders", "evaluation",
         "run", "checkpoints", "fit", "sweep", "search_space",
         "search_trials", "search",
-        "running_norms", "statistics", "linear_norms", "folding",
+        "running_norms", "statistics", "linear_norms", "folding", "widths",
     ),
     "diagnostics": (
         "sizes", "objective", "signal", "landscape", "theory", "batch_norm_theory",
-        "batch_norm_check",
+        "batch_norm_check", "coordinate_check",
     ),
     "plotting": (
         "figure", "bands", "curves", "images", "signal", "confusion", "normalization_axes",

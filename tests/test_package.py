@@ -70,7 +70,7 @@ INSIDE = {
         "batch_norm_check", "coordinate_check",
     ),
     "plotting": (
-        "figure", "bands", "curves", "images", "signal", "confusion", "normalization_axes",
+        "figure", "bands", "curves", "images", "signal", "width_curves", "confusion", "normalization_axes",
         "contours", "animation", "lecture_legends", "lecture_text", "lecture_panels", "lecture",
         "formulas", "document", "page", "cards",
     ),

@@ -3,6 +3,7 @@
 from jaxdl.diagnostics import theory
 from jaxdl.diagnostics.batch_norm_check import check_batch_norm
 from jaxdl.diagnostics.batch_norm_theory import batch_norm_gradient_growth
+from jaxdl.diagnostics.coordinate_check import CoordinateCheck, coordinate_check
 from jaxdl.diagnostics.landscape import artificial_landscapes
 from jaxdl.diagnostics.landscape.rate_range import RateCurve, RateRange, rate_range
 from jaxdl.diagnostics.landscape.surface import random_directions, surface
@@ -23,6 +24,7 @@ from jaxdl.public import public_names
 
 __all__ = [
     "Advice",
+    "CoordinateCheck",
     "Findings",
     "Graph",
     "Histogram",
@@ -38,6 +40,7 @@ __all__ = [
     "artificial_landscapes",
     "batch_norm_gradient_growth",
     "check_batch_norm",
+    "coordinate_check",
     "critical_weight_variance",
     "descend",
     "graph",

@@ -12,6 +12,7 @@ from jaxdl.plotting.figure import new_figure, save_figure
 from jaxdl.plotting.images import images
 from jaxdl.plotting.normalization_axes import normalization_axes
 from jaxdl.plotting.signal import signal_figure
+from jaxdl.plotting.width_curves import width_curves
 from jaxdl.public import public_names
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "normalization_axes",
     "save_figure",
     "signal_figure",
+    "width_curves",
 ]
 
 __dir__ = public_names(globals())

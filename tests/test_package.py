@@ -63,16 +63,15 @@ INSIDE = {
         "fields", "pairing", "task", "state", "refusals", "steps", "loops", "orders", "evaluation",
         "run", "checkpoints", "fit", "sweep", "search_space",
         "search_trials", "search",
-        "running_norms", "statistics", "linear_norms", "folding",
+        "running_norms", "statistics", "linear_norms", "folding", "widths",
     ),
     "diagnostics": (
         "sizes", "objective", "signal", "landscape", "theory", "batch_norm_theory",
-        "batch_norm_check", "kernel",
+        "batch_norm_check", "coordinate_check", "kernel",
     ),
     "plotting": (
         "figure", "bands", "curves", "images", "signal", "singular_values", "kernels",
-        "confusion",
-        "normalization_axes", "contours", "animation", "lecture_legends", "lecture_text",
+        "width_curves", "confusion", "normalization_axes", "contours", "animation", "lecture_legends", "lecture_text",
         "lecture_panels", "lecture", "formulas", "document", "page", "cards",
     ),
     "claims": (

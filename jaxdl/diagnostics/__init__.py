@@ -3,6 +3,7 @@
 from jaxdl.diagnostics import theory
 from jaxdl.diagnostics.batch_norm_check import check_batch_norm
 from jaxdl.diagnostics.batch_norm_theory import batch_norm_gradient_growth
+from jaxdl.diagnostics.coordinate_check import CoordinateCheck, coordinate_check
 from jaxdl.diagnostics.kernel import wide_networks
 from jaxdl.diagnostics.kernel.jacobian import JacobianSpectrum, jacobian_spectrum
 from jaxdl.diagnostics.kernel.jacobian_theory import (
@@ -31,6 +32,7 @@ from jaxdl.public import public_names
 
 __all__ = [
     "Advice",
+    "CoordinateCheck",
     "Findings",
     "Graph",
     "Histogram",
@@ -49,6 +51,7 @@ __all__ = [
     "artificial_landscapes",
     "batch_norm_gradient_growth",
     "check_batch_norm",
+    "coordinate_check",
     "critical_weight_variance",
     "descend",
     "gaussian_product_singular_values",

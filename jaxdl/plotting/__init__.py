@@ -14,6 +14,7 @@ from jaxdl.plotting.kernels import kernel_figure
 from jaxdl.plotting.normalization_axes import normalization_axes
 from jaxdl.plotting.signal import signal_figure
 from jaxdl.plotting.singular_values import singular_values_figure
+from jaxdl.plotting.width_curves import width_curves
 from jaxdl.public import public_names
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "save_figure",
     "signal_figure",
     "singular_values_figure",
+    "width_curves",
 ]
 
 __dir__ = public_names(globals())

@@ -29,8 +29,10 @@ from jaxdl.training.statistics import recalibrate
 from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step
 from jaxdl.training.sweep import sweep
 from jaxdl.training.task import Task, scale_images
+from jaxdl.training.widths.parametrization import ByWidth, Parametrization, parametrization
 
 __all__ = [
+    "ByWidth",
     "Change",
     "Event",
     "History",
@@ -38,6 +40,7 @@ __all__ = [
     "LogUniform",
     "NonFiniteError",
     "Observer",
+    "Parametrization",
     "Result",
     "Run",
     "Setup",
@@ -59,6 +62,7 @@ __all__ = [
     "make_train_epoch",
     "make_train_step",
     "orders",
+    "parametrization",
     "recalibrate",
     "scale_images",
     "search",

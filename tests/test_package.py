@@ -61,9 +61,9 @@ ROOMS = (
 INSIDE = {
     "training": (
         "fields", "pairing", "task", "state", "refusals", "steps", "loops", "orders", "evaluation",
+        "running_norms", "statistics", "evaluated_stats",
         "run", "checkpoints", "fit", "sweep", "search_space",
-        "search_trials", "search",
-        "running_norms", "statistics", "linear_norms", "folding",
+        "search_trials", "search", "linear_norms", "folding",
     ),
     "diagnostics": (
         "sizes", "objective", "signal", "landscape", "theory", "batch_norm_theory",

@@ -61,9 +61,9 @@ ROOMS = (
 INSIDE = {
     "training": (
         "fields", "pairing", "task", "state", "refusals", "steps", "loops", "orders", "evaluation",
+        "running_norms", "statistics", "evaluated_stats",
         "run", "checkpoints", "fit", "sweep", "search_space",
-        "search_trials", "search",
-        "running_norms", "statistics", "linear_norms", "folding", "widths",
+        "search_trials", "search", "linear_norms", "folding", "widths",
     ),
     "diagnostics": (
         "sizes", "objective", "signal", "landscape", "theory", "batch_norm_theory",
@@ -71,8 +71,8 @@ INSIDE = {
     ),
     "plotting": (
         "figure", "bands", "curves", "images", "signal", "singular_values", "kernels",
-        "width_curves", "confusion", "normalization_axes", "contours", "animation", "lecture_legends", "lecture_text",
-        "lecture_panels", "lecture", "formulas", "document", "page", "cards",
+        "width_curves", "confusion", "normalization_axes", "contours", "animation",
+        "lecture_legends", "lecture_text", "lecture_panels", "lecture", "formulas", "document", "page", "cards",
     ),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",

@@ -11,6 +11,7 @@ from jaxdl.diagnostics.kernel.jacobian_theory import (
     gaussian_product_singular_values,
     jacobian_moments,
 )
+from jaxdl.diagnostics.kernel.linear_task import linearized
 from jaxdl.diagnostics.kernel.tangent_kernel import TangentKernel, tangent_kernel
 from jaxdl.diagnostics.landscape import artificial_landscapes
 from jaxdl.diagnostics.landscape.rate_range import RateCurve, RateRange, rate_range
@@ -59,6 +60,7 @@ __all__ = [
     "histograms",
     "jacobian_moments",
     "jacobian_spectrum",
+    "linearized",
     "mean_field",
     "principal_directions",
     "project",

@@ -30,7 +30,7 @@ class Outputs:
 
         def of(params: Any, inputs: Any) -> Array:
             given = {**rest, "params": params}
-            made = outputs_of_model(task, given, inputs, train=train, key=key)
+            made, _ = outputs_of_model(task, given, inputs, train=train, key=key)
             return flat_outputs(made, examples_in(inputs))
 
         self.of = of

@@ -139,7 +139,7 @@ def gaussian_product_singular_values(depth: int, count: int) -> Float[np.ndarray
 
     Example:
         >>> quarter_circle = gaussian_product_singular_values(1, 1000)
-        >>> quarter_circle[[0, -1]].round(2)
+        >>> quarter_circle[[0, -1]].round(1)
         array([2., 0.])
 
     Source: Penson and Zyczkowski (2011) for the law; Forrester and Liu (2015) for the angle; Saxe,

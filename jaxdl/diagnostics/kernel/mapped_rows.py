@@ -58,7 +58,8 @@ def between(
     if source is None and target is None:
 
         def outputs_of(point: Array) -> Array:
-            outputs = outputs_of_model(task, variables, restore(point), train=train, key=key)
+            given = restore(point)
+            outputs, _ = outputs_of_model(task, variables, given, train=train, key=key)
             return flat_outputs(outputs, examples)
 
         return Between(outputs_of, _required(flat), INPUT, OUTPUT)
@@ -92,14 +93,14 @@ def between(
 
 def outputs_of_model(
     task: Task, variables: Mapping[str, Any], inputs: Any, *, train: bool, key: Any
-) -> Any:
-    """The outputs for preprocessed inputs.
+) -> tuple[Any, Mapping[str, Any]]:
+    """The outputs for preprocessed inputs, and the collections that moved in training.
 
     Raises:
         ValueError: the model draws random numbers in training, and there is no key.
     """
     try:
-        return task.outputs(variables, inputs, train=train, key=key)[0]
+        return task.outputs(variables, inputs, train=train, key=key)
     except ValueError as error:
         if not (train and key is None and isinstance(error.__cause__, InvalidRngError)):
             raise
@@ -125,7 +126,7 @@ def moves(task: Task, variables: Mapping[str, Any], inputs: Any, *, key: Any) ->
     """
 
     def moved(variables: Any, inputs: Any, key: Any) -> Any:
-        return task.outputs(variables, inputs, train=True, key=key, moving=True)[1]
+        return outputs_of_model(task, variables, inputs, train=True, key=key)[1]
 
     return bool(jax.tree.leaves(jax.eval_shape(moved, dict(variables), inputs, key)))
 

@@ -11,12 +11,13 @@ from jaxdl.plotting.curves import learning_curves
 from jaxdl.plotting.figure import new_figure, save_figure
 from jaxdl.plotting.images import images
 from jaxdl.plotting.normalization_axes import normalization_axes
-from jaxdl.plotting.signal import signal_figure
+from jaxdl.plotting.signal import attention_figure, signal_figure
 from jaxdl.public import public_names
 
 __all__ = [
     "Landscape",
     "animate_paths",
+    "attention_figure",
     "band",
     "confusion_matrix",
     "contour_levels",

@@ -72,7 +72,8 @@ INSIDE = {
     "plotting": (
         "figure", "bands", "curves", "images", "signal", "singular_values", "kernels",
         "width_curves", "confusion", "normalization_axes", "contours", "animation",
-        "lecture_legends", "lecture_text", "lecture_panels", "lecture", "formulas", "document", "page", "cards",
+        "lecture_legends", "lecture_text", "lecture_panels", "lecture", "formulas", "document",
+        "page", "cards",
     ),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",

@@ -23,6 +23,7 @@ from jaxdl.diagnostics.landscape.trajectories import (
     project,
 )
 from jaxdl.diagnostics.signal.advice import advise
+from jaxdl.diagnostics.signal.attentions import Attention, attention
 from jaxdl.diagnostics.signal.findings import Advice, Findings
 from jaxdl.diagnostics.signal.graph import Graph, Node, graph
 from jaxdl.diagnostics.signal.histograms import Histogram, Histograms, histograms
@@ -33,6 +34,7 @@ from jaxdl.public import public_names
 
 __all__ = [
     "Advice",
+    "Attention",
     "CoordinateCheck",
     "Findings",
     "Graph",
@@ -50,6 +52,7 @@ __all__ = [
     "TangentKernel",
     "advise",
     "artificial_landscapes",
+    "attention",
     "batch_norm_gradient_growth",
     "check_batch_norm",
     "coordinate_check",

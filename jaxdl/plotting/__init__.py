@@ -12,7 +12,7 @@ from jaxdl.plotting.figure import new_figure, save_figure
 from jaxdl.plotting.images import images
 from jaxdl.plotting.kernels import kernel_figure
 from jaxdl.plotting.normalization_axes import normalization_axes
-from jaxdl.plotting.signal import signal_figure
+from jaxdl.plotting.signal import attention_figure, signal_figure
 from jaxdl.plotting.singular_values import singular_values_figure
 from jaxdl.plotting.width_curves import width_curves
 from jaxdl.public import public_names
@@ -20,6 +20,7 @@ from jaxdl.public import public_names
 __all__ = [
     "Landscape",
     "animate_paths",
+    "attention_figure",
     "band",
     "confusion_matrix",
     "contour_levels",

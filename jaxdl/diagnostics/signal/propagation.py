@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxdl.calling import GivenMode
 from jaxdl.compiling import jit_with
-from jaxdl.diagnostics.signal.attending import Attended
+from jaxdl.diagnostics.signal.attending import attended_by_row
 from jaxdl.diagnostics.signal.feeds import feeds_of
 from jaxdl.diagnostics.signal.names import ACTIVATION
 from jaxdl.diagnostics.signal.recording import Recording, Slope, map_stacked, record
@@ -73,9 +73,12 @@ class Propagation:
             optimizer.
         loss: the mean loss over the batch.
         largest_logit: of an attention's weights the largest |logit| of a key that is not masked;
-            NaN in other rows, as the next two. See `attending.Attended`.
+            NaN in other rows, as the next four. See `attending.Attended`.
         entropy: of an attention's weights the mean entropy over the queries, in nats.
         on_one_key: the share of queries with a weight of 0.99 or more on one of several keys.
+        least_entropy: the least entropy of a query that sees several keys, in nats.
+        normalized_entropy: the mean over these queries of the entropy over log n of n visible keys:
+            0 on one key, 1 on all alike.
     """
 
     mean: Values
@@ -100,6 +103,8 @@ class Propagation:
     largest_logit: Values | None = None
     entropy: Values | None = None
     on_one_key: Values | None = None
+    least_entropy: Values | None = None
+    normalized_entropy: Values | None = None
 
     @property
     def variance(self) -> Any:
@@ -243,7 +248,7 @@ def _measure(
     of_values = recorded.map_rows(_statistics, recorded.units())
     of_gradients = recorded.map_rows(_statistics, recorded.gradients)
     weights = _norms(recorded.trace, variables["params"])
-    attends = _attention(recorded)
+    attends = attended_by_row(recorded.trace, recorded.attended)
     return Propagation(
         mean=of_values.mean,
         stddev=of_values.stddev,
@@ -302,25 +307,6 @@ def _saturated_fractions(recorded: Recording, saturation: float) -> Array:
         for number, end in zip(known, ends, strict=True):
             fractions[number] = measured[end - counts[number] : end]
     return recorded.trace.in_order(jnp.concatenate(fractions))
-
-
-def _attention(recorded: Recording) -> Attended:
-    """By row the measures of attentions, of all times together; NaN in others."""
-
-    def by_row(name: str, reduce: Any) -> Array:
-        of_sites = [
-            jnp.full(count, jnp.nan, jnp.float32)
-            if found is None
-            else reduce(getattr(found, name).reshape(count, -1), axis=1)
-            for found, count in zip(recorded.attended, recorded.trace.layers(), strict=True)
-        ]
-        return recorded.trace.in_order(jnp.concatenate(of_sites))
-
-    return Attended(
-        by_row("largest_logit", jnp.max),
-        by_row("entropy", jnp.mean),
-        by_row("on_one_key", jnp.nanmean),
-    )
 
 
 def _share(holds: Array) -> Array:

@@ -11,11 +11,11 @@ import numpy as np
 from jax.extend.core import Jaxpr, Literal, Var
 from jaxtyping import Array, Float
 
-from jaxdl.diagnostics.signal.attending import Attended, attended
+from jaxdl.diagnostics.signal.attending import Attended, attended_at
 from jaxdl.diagnostics.signal.names import Row
 from jaxdl.diagnostics.signal.rows import Trace, trace
 from jaxdl.jaxprs import Segment, holds_primitive
-from jaxdl.tracing.sites import ATTENTION, Site, site_before
+from jaxdl.tracing.sites import ATTENTION, site_before
 from jaxdl.training.steps import uphill
 from jaxdl.training.task import (
     Batch,
@@ -119,7 +119,7 @@ def record(
             value = value if tap is None else value + tap
             site = traced.sites[number]
             flat = None if site.own else _slope(traced, number, segment, before)
-            return value, (value, flat, _attended(site, value, segment, before))
+            return value, (value, flat, attended_at(site, value, segment, before))
 
         arguments = ({**unlike_params, "params": params}, inputs, key)
         return traced.replay(arguments, taps, on_site)
@@ -206,21 +206,6 @@ def _slope(traced: Trace, number: int, segment: Segment, before: Mapping[Var, An
     # An entry without any slope is masked, as by a dropout, and not saturated.
     of_entry = jnp.where((slope == 0) & (near_zero == 0), 0, known.max())
     return Slope(value, jnp.abs(slope), of_entry)
-
-
-def _attended(
-    site: Site, weights: Array, segment: Segment, before: Mapping[Var, Any]
-) -> Attended | None:
-    if site.logits is None:
-        return None
-    logits = before.get(site.logits)
-    if logits is None:
-        made = [site.logits]
-        program = segment.program.replace(outvars=made)
-        inner = replace(segment, gives=tuple(made), program=program)
-        (logits,) = inner.run([before[variable] for variable in segment.reads])
-    stop = jax.lax.stop_gradient
-    return attended(stop(weights), stop(logits), site.keys)
 
 
 def _scattered_signs(like: Array) -> Array:

@@ -66,13 +66,13 @@ INSIDE = {
         "running_norms", "statistics", "linear_norms", "folding",
     ),
     "diagnostics": (
-        "sizes", "objective", "signal", "landscape", "theory", "batch_norm_theory",
+        "sizes", "objective", "noise", "signal", "landscape", "theory", "batch_norm_theory",
         "batch_norm_check",
     ),
     "plotting": (
-        "figure", "bands", "curves", "images", "signal", "confusion", "normalization_axes",
-        "contours", "animation", "lecture_legends", "lecture_text", "lecture_panels", "lecture",
-        "formulas", "document", "page", "cards",
+        "figure", "bands", "curves", "images", "signal", "noise_scales", "confusion",
+        "normalization_axes", "contours", "animation", "lecture_legends", "lecture_text",
+        "lecture_panels", "lecture", "formulas", "document", "page", "cards",
     ),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",

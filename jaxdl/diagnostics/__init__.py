@@ -12,6 +12,14 @@ from jaxdl.diagnostics.landscape.trajectories import (
     principal_directions,
     project,
 )
+from jaxdl.diagnostics.noise.example_gradients import example_gradients
+from jaxdl.diagnostics.noise.gradient_noise import (
+    GradientNoise,
+    NoiseAverage,
+    average_noise,
+    gradient_noise,
+)
+from jaxdl.diagnostics.noise.signal_to_noise import SignalToNoise, signal_to_noise
 from jaxdl.diagnostics.signal.advice import advise
 from jaxdl.diagnostics.signal.findings import Advice, Findings
 from jaxdl.diagnostics.signal.graph import Graph, Node, graph
@@ -24,22 +32,28 @@ from jaxdl.public import public_names
 __all__ = [
     "Advice",
     "Findings",
+    "GradientNoise",
     "Graph",
     "Histogram",
     "Histograms",
     "MeanField",
     "Node",
+    "NoiseAverage",
     "PrincipalDirections",
     "Propagation",
     "RateCurve",
     "RateRange",
+    "SignalToNoise",
     "Summary",
     "advise",
     "artificial_landscapes",
+    "average_noise",
     "batch_norm_gradient_growth",
     "check_batch_norm",
     "critical_weight_variance",
     "descend",
+    "example_gradients",
+    "gradient_noise",
     "graph",
     "histograms",
     "mean_field",
@@ -48,6 +62,7 @@ __all__ = [
     "propagation",
     "random_directions",
     "rate_range",
+    "signal_to_noise",
     "summary",
     "surface",
     "theory",

@@ -10,6 +10,7 @@ from jaxdl.plotting.contours import Landscape, contour_levels, contours
 from jaxdl.plotting.curves import learning_curves
 from jaxdl.plotting.figure import new_figure, save_figure
 from jaxdl.plotting.images import images
+from jaxdl.plotting.noise_scales import noise_figure
 from jaxdl.plotting.normalization_axes import normalization_axes
 from jaxdl.plotting.signal import signal_figure
 from jaxdl.public import public_names
@@ -25,6 +26,7 @@ __all__ = [
     "images",
     "learning_curves",
     "new_figure",
+    "noise_figure",
     "normalization_axes",
     "save_figure",
     "signal_figure",

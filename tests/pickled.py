@@ -44,7 +44,7 @@ class Measure:
         return jnp.ones(())
 
 
-def quiet(event, measured):
+def quiet(event, *measured):
     """A report of nothing."""
 
 

@@ -66,11 +66,11 @@ INSIDE = {
         "search_trials", "search", "linear_norms", "folding", "widths",
     ),
     "diagnostics": (
-        "sizes", "objective", "signal", "landscape", "theory", "batch_norm_theory",
+        "sizes", "objective", "noise", "signal", "landscape", "theory", "batch_norm_theory",
         "batch_norm_check", "coordinate_check", "kernel",
     ),
     "plotting": (
-        "figure", "bands", "curves", "images", "signal", "singular_values", "kernels",
+        "figure", "bands", "curves", "images", "signal", "noise_scales", "singular_values", "kernels",
         "width_curves", "confusion", "normalization_axes", "contours", "animation",
         "lecture_legends", "lecture_text", "lecture_panels", "lecture", "formulas", "document",
         "page", "cards",

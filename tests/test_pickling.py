@@ -212,6 +212,10 @@ MADE = {
             lambda: observers.early_stopping(patience=2, mode="max"),
         ),
         "page": (pickled.memory, lambda: observers.page(Path("runs"), every=2)),
+        "gradient_noise_every": (
+            pickled.memory,
+            lambda: observers.gradient_noise_every(2, pickled.quiet),
+        ),
         "history_lines": (pickled.memory, lambda: observers.history_lines("runs/history.jsonl")),
         "propagation_every": (
             pickled.memory,

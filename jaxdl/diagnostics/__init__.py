@@ -22,6 +22,14 @@ from jaxdl.diagnostics.landscape.trajectories import (
     principal_directions,
     project,
 )
+from jaxdl.diagnostics.noise.example_gradients import example_gradients
+from jaxdl.diagnostics.noise.gradient_noise import (
+    GradientNoise,
+    NoiseAverage,
+    average_noise,
+    gradient_noise,
+)
+from jaxdl.diagnostics.noise.signal_to_noise import SignalToNoise, signal_to_noise
 from jaxdl.diagnostics.signal.advice import advise
 from jaxdl.diagnostics.signal.attentions import Attention, attention
 from jaxdl.diagnostics.signal.findings import Advice, Findings
@@ -37,6 +45,7 @@ __all__ = [
     "Attention",
     "CoordinateCheck",
     "Findings",
+    "GradientNoise",
     "Graph",
     "Histogram",
     "Histograms",
@@ -44,21 +53,26 @@ __all__ = [
     "JacobianSpectrum",
     "MeanField",
     "Node",
+    "NoiseAverage",
     "PrincipalDirections",
     "Propagation",
     "RateCurve",
     "RateRange",
+    "SignalToNoise",
     "Summary",
     "TangentKernel",
     "advise",
     "artificial_landscapes",
     "attention",
+    "average_noise",
     "batch_norm_gradient_growth",
     "check_batch_norm",
     "coordinate_check",
     "critical_weight_variance",
     "descend",
+    "example_gradients",
     "gaussian_product_singular_values",
+    "gradient_noise",
     "graph",
     "histograms",
     "jacobian_moments",
@@ -70,6 +84,7 @@ __all__ = [
     "propagation",
     "random_directions",
     "rate_range",
+    "signal_to_noise",
     "summary",
     "surface",
     "tangent_kernel",

@@ -1,5 +1,6 @@
 """Observers: small functions between the compiled calls of `training.fit`."""
 
+from jaxdl.observers.gradient_noise_every import gradient_noise_every
 from jaxdl.observers.lines import history_lines, read_lines
 from jaxdl.observers.live_page import clipped_share, page
 from jaxdl.observers.propagation_every import propagation_every
@@ -16,6 +17,7 @@ __all__ = [
     "Setup",
     "clipped_share",
     "early_stopping",
+    "gradient_noise_every",
     "history_lines",
     "page",
     "propagation_every",

@@ -1,0 +1,1 @@
+"""How much the gradients of single examples differ."""

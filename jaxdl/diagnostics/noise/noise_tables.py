@@ -1,0 +1,128 @@
+"""Measurements of gradient noise as tables for a terminal."""
+
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from jaxdl.showing import counted, html_of, known, number
+
+HIDDEN = "the gradient does not stand out from its noise in"
+
+
+def noise_table(measured: Any) -> Table:
+    """One line for each group of a `GradientNoise`; a mapped measurement shows its runs' mean.
+
+    The noise scale of the mean is the ratio of the means.
+    """
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("parameters", overflow="fold", min_width=10)
+    heads = (
+        "gradient's\nnorm", "its square,\nunbiased", "trace of\ncovariance",
+        "noise scale\n(examples)", "95 %\ninterval", "mean\ncosine",
+    )  # fmt: skip
+    for head in heads:
+        table.add_column(f" {head}".replace("\n", "\n "), justify="right", no_wrap=True)
+    names = ("gradient_norm", "squared_gradient", "covariance_trace")
+    columns = [_by_group(getattr(measured, name)) for name in names]
+    cosines = np.asarray(measured.alignment, np.float64)
+    cosines = _by_group(np.average(cosines, axis=-1, weights=_shares(measured, cosines)))
+    squares, traces = columns[1:]
+    one = np.ndim(measured.noise_scale) == 1
+    low, high = (np.asarray(end, np.float64) for end in (measured.low, measured.high))
+    for index, name in enumerate(measured.names):
+        scale = traces[index] / squares[index] if squares[index] > 0 else np.nan
+        table.add_row(
+            name,
+            *(f"{column[index]:.3g}" for column in columns),
+            f"{scale:.3g}" if np.isfinite(scale) else "none",
+            f"{low[index]:.2g} to {high[index]:.2g}" if one else "",
+            f"{cosines[index]:.2f}",
+        )
+    hidden = _hidden(measured, squares)
+    if hidden:
+        table.caption = f"{HIDDEN} {', '.join(hidden)}"
+    return table
+
+
+def noise_line(measured: Any) -> str:
+    """The repr of a `GradientNoise`."""
+    groups = counted(len(measured.names), "group")
+    squares, traces = known(measured.squared_gradient), known(measured.covariance_trace)
+    if squares is None or traces is None or not squares.ndim or not squares.size:
+        return f"GradientNoise({groups})"
+    squares, traces = _by_group(squares), _by_group(traces)
+    shown = [
+        f"{name} {number(trace / square)}" if square > 0 else f"{name} none"
+        for name, square, trace in zip(measured.names, squares, traces, strict=True)
+    ]
+    text = ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if shown[3:] else "")
+    return f"GradientNoise({groups}: noise scale in examples: {text})"
+
+
+def noise_html(measured: Any) -> str | None:
+    """The table of a `GradientNoise` for a notebook; None if traced."""
+    if known(measured.norms) is None:
+        return None
+    return html_of(noise_line(measured), noise_table(measured))
+
+
+def ratio_table(measured: Any) -> Table:
+    """One line for each group of a `SignalToNoise`."""
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("parameters", overflow="fold", min_width=10)
+    columns = {
+        "count": np.asarray(measured.parameters),
+        "median": measured.median,
+        "root mean\nsquare": np.sqrt(np.maximum(_by_group(measured.mean_square), 0)),
+        "seen at\n95 %": measured.seen,
+        "without\ngradient": measured.without_gradient,
+    }
+    for name in columns:
+        table.add_column(f" {name}".replace("\n", "\n "), justify="right", no_wrap=True)
+    shares = {"seen at\n95 %", "without\ngradient"}
+    for index, name in enumerate(measured.names):
+        cells = [
+            f"{values[index]:,}" if head == "count"
+            else f"{_by_group(values)[index]:.0%}" if head in shares
+            else f"{_by_group(values)[index]:.3g}"
+            for head, values in columns.items()
+        ]  # fmt: skip
+        table.add_row(name, *cells)
+    return table
+
+
+def ratio_line(measured: Any) -> str:
+    """The repr of a `SignalToNoise`."""
+    groups = counted(len(measured.names), "group")
+    median = known(measured.median)
+    if median is None or not median.ndim or not median.size:
+        return f"SignalToNoise({groups})"
+    shown = [f"{n} {number(v)}" for n, v in zip(measured.names, _by_group(median), strict=True)]
+    text = ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if shown[3:] else "")
+    return f"SignalToNoise({groups}: median |mean| / s.d.: {text})"
+
+
+def ratio_html(measured: Any) -> str | None:
+    """The table of a `SignalToNoise` for a notebook; None if traced."""
+    if known(measured.median) is None:
+        return None
+    return html_of(ratio_line(measured), ratio_table(measured))
+
+
+def _hidden(measured: Any, squares: np.ndarray) -> list[str]:
+    return [name for name, square in zip(measured.names, squares, strict=True) if not square > 0]
+
+
+def _by_group(column: Any) -> np.ndarray:
+    """The mean over the axes of a vmap."""
+    values = np.asarray(column, np.float64)
+    means: np.ndarray = values.reshape(-1, values.shape[-1]).mean(axis=0)
+    return means
+
+
+def _shares(measured: Any, cosines: np.ndarray) -> np.ndarray:
+    weights = np.asarray(measured.weights, np.float64)[..., None, :]
+    wide = np.broadcast_to(weights, cosines.shape)
+    return np.where(wide.sum(-1, keepdims=True) > 0, wide, 1)

@@ -66,12 +66,12 @@ INSIDE = {
         "running_norms", "statistics", "linear_norms", "folding",
     ),
     "diagnostics": (
-        "sizes", "objective", "signal", "landscape", "theory", "batch_norm_theory",
+        "sizes", "objective", "curvature", "signal", "landscape", "theory", "batch_norm_theory",
         "batch_norm_check",
     ),
     "plotting": (
-        "figure", "bands", "curves", "images", "signal", "confusion", "normalization_axes",
-        "contours", "animation", "lecture_legends", "lecture_text", "lecture_panels", "lecture",
+        "figure", "bands", "curvature", "curves", "images", "signal", "confusion",
+        "normalization_axes", "contours", "animation", "lecture_legends", "lecture_text", "lecture_panels", "lecture",
         "formulas", "document", "page", "cards",
     ),
     "claims": (

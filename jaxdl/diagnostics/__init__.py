@@ -3,6 +3,9 @@
 from jaxdl.diagnostics import theory
 from jaxdl.diagnostics.batch_norm_check import check_batch_norm
 from jaxdl.diagnostics.batch_norm_theory import batch_norm_gradient_growth
+from jaxdl.diagnostics.curvature.curvature_spectrum import CurvatureSpectrum, curvature_spectrum
+from jaxdl.diagnostics.curvature.hessian_trace import HessianTrace, hessian_trace
+from jaxdl.diagnostics.curvature.sharpness import Sharpness, sharpness
 from jaxdl.diagnostics.landscape import artificial_landscapes
 from jaxdl.diagnostics.landscape.rate_range import RateCurve, RateRange, rate_range
 from jaxdl.diagnostics.landscape.surface import random_directions, surface
@@ -23,8 +26,10 @@ from jaxdl.public import public_names
 
 __all__ = [
     "Advice",
+    "CurvatureSpectrum",
     "Findings",
     "Graph",
+    "HessianTrace",
     "Histogram",
     "Histograms",
     "MeanField",
@@ -33,14 +38,17 @@ __all__ = [
     "Propagation",
     "RateCurve",
     "RateRange",
+    "Sharpness",
     "Summary",
     "advise",
     "artificial_landscapes",
     "batch_norm_gradient_growth",
     "check_batch_norm",
     "critical_weight_variance",
+    "curvature_spectrum",
     "descend",
     "graph",
+    "hessian_trace",
     "histograms",
     "mean_field",
     "principal_directions",
@@ -48,6 +56,7 @@ __all__ = [
     "propagation",
     "random_directions",
     "rate_range",
+    "sharpness",
     "summary",
     "surface",
     "theory",

@@ -71,8 +71,8 @@ INSIDE = {
     ),
     "plotting": (
         "figure", "bands", "curvature", "curves", "images", "signal", "confusion",
-        "normalization_axes", "contours", "animation", "lecture_legends", "lecture_text", "lecture_panels", "lecture",
-        "formulas", "document", "page", "cards",
+        "normalization_axes", "contours", "animation", "lecture_legends", "lecture_text",
+        "lecture_panels", "lecture", "formulas", "document", "page", "cards",
     ),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",

@@ -51,8 +51,11 @@ class Prepared(NamedTuple):
     @property
     def sizes(self) -> tuple[int, ...]:
         """The numbers of their parameters."""
-        params = self.operands.variables["params"]
-        return tuple(sum(leaf.size for leaf in group.take(params)) for group in self.groups)
+        sizes = [jnp.size(leaf) for leaf in jax.tree.leaves(self.operands.variables["params"])]
+        return tuple(
+            sum(size for size, own in zip(sizes, group.owned, strict=True) if own)
+            for group in self.groups
+        )
 
 
 def prepared(
@@ -84,7 +87,7 @@ def prepared(
 def in_type(dtype: DTypeLike | None) -> Iterator[bool]:
     """Within, arrays may have 64 bits if that is asked for; says whether it had to be turned on."""
     wide = dtype is not None and jnp.finfo(dtype).bits == 64
-    if not wide or jax.config.jax_enable_x64:  # type: ignore[attr-defined]  # made at run time
+    if not wide or jnp.result_type(float) == jnp.dtype(dtype):
         yield False
         return
     if is_traced(jnp.zeros(())):
@@ -92,8 +95,8 @@ def in_type(dtype: DTypeLike | None) -> Iterator[bool]:
             "dtype=float64 inside of a jitted function needs 64 bits in all of it, got "
             "jax_enable_x64 off; call it outside, or put `with jax.enable_x64(True):` around"
         )
-    # jax 0.8 has it among the experiments.
-    enable: Any = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+    # Older versions have it among the experiments.
+    enable: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
     with enable(True):
         yield True
 

@@ -66,12 +66,12 @@ INSIDE = {
         "search_trials", "search", "linear_norms", "folding", "widths",
     ),
     "diagnostics": (
-        "sizes", "objective", "noise", "signal", "landscape", "theory", "batch_norm_theory",
-        "batch_norm_check", "coordinate_check", "kernel",
+        "sizes", "objective", "noise", "curvature", "signal", "landscape", "theory",
+        "batch_norm_theory", "batch_norm_check", "coordinate_check", "kernel",
     ),
     "plotting": (
-        "figure", "bands", "curves", "images", "signal", "noise_scales", "singular_values", "kernels",
-        "width_curves", "confusion", "normalization_axes", "contours", "animation",
+        "figure", "bands", "curvature", "curves", "images", "signal", "noise_scales",
+        "singular_values", "kernels", "width_curves", "confusion", "normalization_axes", "contours", "animation",
         "lecture_legends", "lecture_text", "lecture_panels", "lecture", "formulas", "document",
         "page", "cards",
     ),

@@ -225,6 +225,7 @@ MADE = {
             pickled.memory,
             lambda: observers.report_plateau("accuracy", split="train"),
         ),
+        "sharpness_every": (pickled.memory, lambda: observers.sharpness_every(2, pickled.quiet)),
         "tensorboard": (pickled.memory, lambda: observers.tensorboard(Path("runs"), every=2)),
     },
     data: {
@@ -297,7 +298,10 @@ ELSE = {
     },
     layers: {"max_pool"},
     models: {"stack_blocks", "unstack_blocks"},
-    observers: {"Event", "clipped_share", "read_lines"},  # an event belongs to the moment of a run
+    observers: {
+        "Event",  # it belongs to the moment of a run
+        "Stability", "clipped_share", "read_lines",
+    },
     data: {
         "as_dataset", "augmentation", "available", "from_csv", "from_folder", "from_frame",
         "decode_tfds", "image_statistics", "load", "load_or_small",

@@ -4,6 +4,9 @@ from jaxdl.diagnostics import theory
 from jaxdl.diagnostics.batch_norm_check import check_batch_norm
 from jaxdl.diagnostics.batch_norm_theory import batch_norm_gradient_growth
 from jaxdl.diagnostics.coordinate_check import CoordinateCheck, coordinate_check
+from jaxdl.diagnostics.curvature.curvature_spectrum import CurvatureSpectrum, curvature_spectrum
+from jaxdl.diagnostics.curvature.hessian_trace import HessianTrace, hessian_trace
+from jaxdl.diagnostics.curvature.sharpness import Sharpness, sharpness
 from jaxdl.diagnostics.kernel import wide_networks
 from jaxdl.diagnostics.kernel.jacobian import JacobianSpectrum, jacobian_spectrum
 from jaxdl.diagnostics.kernel.jacobian_theory import (
@@ -44,9 +47,11 @@ __all__ = [
     "Advice",
     "Attention",
     "CoordinateCheck",
+    "CurvatureSpectrum",
     "Findings",
     "GradientNoise",
     "Graph",
+    "HessianTrace",
     "Histogram",
     "Histograms",
     "JacobianMoments",
@@ -58,6 +63,7 @@ __all__ = [
     "Propagation",
     "RateCurve",
     "RateRange",
+    "Sharpness",
     "SignalToNoise",
     "Summary",
     "TangentKernel",
@@ -69,11 +75,13 @@ __all__ = [
     "check_batch_norm",
     "coordinate_check",
     "critical_weight_variance",
+    "curvature_spectrum",
     "descend",
     "example_gradients",
     "gaussian_product_singular_values",
     "gradient_noise",
     "graph",
+    "hessian_trace",
     "histograms",
     "jacobian_moments",
     "jacobian_spectrum",
@@ -84,6 +92,7 @@ __all__ = [
     "propagation",
     "random_directions",
     "rate_range",
+    "sharpness",
     "signal_to_noise",
     "summary",
     "surface",

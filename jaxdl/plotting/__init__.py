@@ -7,6 +7,7 @@ from jaxdl.plotting.animation import animate_paths, has_ffmpeg
 from jaxdl.plotting.bands import band
 from jaxdl.plotting.confusion import confusion_matrix
 from jaxdl.plotting.contours import Landscape, contour_levels, contours
+from jaxdl.plotting.curvature import density_figure, eigenvalue_figure
 from jaxdl.plotting.curves import learning_curves
 from jaxdl.plotting.figure import new_figure, save_figure
 from jaxdl.plotting.images import images
@@ -26,6 +27,8 @@ __all__ = [
     "confusion_matrix",
     "contour_levels",
     "contours",
+    "density_figure",
+    "eigenvalue_figure",
     "has_ffmpeg",
     "images",
     "kernel_figure",

@@ -213,6 +213,12 @@ def test_a_run_that_cannot_be_served_is_refused_before_it_starts(observer, a_run
             {"epochs": 1, "report": print, "examples": 1},
             "at least 2, got 1",
         ),
+        (observers.sharpness_every, {"epochs": 0, "report": print}, "at least 1, got 0"),
+        (
+            observers.sharpness_every,
+            {"epochs": 1, "report": print, "batch_size": 0},
+            "batch_size must be at least 1",
+        ),
         (observers.tensorboard, {"folder": "nowhere", "every": 0}, "every must be at least 1"),
         (observers.tensorboard, {"folder": "nowhere", "bins": 0}, "bins must be at least 1"),
     ],

@@ -20,6 +20,7 @@ from jaxdl.diagnostics.noise.gradient_noise import (
     gradient_noise,
 )
 from jaxdl.diagnostics.noise.signal_to_noise import SignalToNoise, signal_to_noise
+from jaxdl.diagnostics.noise.trade_off import TradeOff, batch_trade_off
 from jaxdl.diagnostics.signal.advice import advise
 from jaxdl.diagnostics.signal.findings import Advice, Findings
 from jaxdl.diagnostics.signal.graph import Graph, Node, graph
@@ -45,10 +46,12 @@ __all__ = [
     "RateRange",
     "SignalToNoise",
     "Summary",
+    "TradeOff",
     "advise",
     "artificial_landscapes",
     "average_noise",
     "batch_norm_gradient_growth",
+    "batch_trade_off",
     "check_batch_norm",
     "critical_weight_variance",
     "descend",

@@ -83,8 +83,8 @@ def arms_of(model: Any, batch_size: int, mapped: bool) -> dict[str, Callable[[],
 def difference(arms: dict[str, Callable[[], Any]]) -> float:
     """The largest difference between what the arms say, as a share."""
     noise, plain = arms["gradient_noise"](), jax.tree.leaves(arms["gradient"]())
-    norm = np.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in plain))
-    apart = [abs(noise.gradient_norm.item() / norm - 1)]
+    norm = float(np.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in plain)))
+    apart: list[float] = [abs(noise.gradient_norm.item() / norm - 1)]
     if "mapped" in arms:
         apart.append(float(jnp.max(jnp.abs(noise.norms[0] / arms["mapped"]() - 1))))
     return max(apart)

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray
 
-from jaxdl import data, losses, models, optimizers, training
+from jaxdl import data, diagnostics, losses, models, optimizers, training
 from jaxdl.claims import Claim, about_ratios, main
 from jaxdl.plotting import new_figure
 
@@ -190,21 +190,12 @@ def stopwatch(train: data.Arrays, batch_size: int, rate: float) -> Callable[[], 
 
 
 def law(sizes: np.ndarray, steps: np.ndarray) -> tuple[float, float]:
-    """S_min and B_c of S = S_min (1 + B_c / B), by least squares of the logarithms.
+    """S_min and B_c of S = S_min (1 + B_c / B).
 
     NaN where a run did not reach the target: a claim about it does not hold then.
     """
-    from scipy.optimize import least_squares
-
-    if not np.isfinite(steps).all():
-        return np.nan, np.nan
-
-    def errors(logs: np.ndarray) -> np.ndarray:
-        least, critical = np.exp(logs)
-        return np.asarray(np.log(least * (1 + critical / sizes)) - np.log(steps))
-
-    least, critical = np.exp(least_squares(errors, np.log([steps.min(), 50.0])).x)
-    return float(least), float(critical)
+    fitted = diagnostics.batch_trade_off(sizes, steps)
+    return fitted.least_steps, fitted.critical_batch
 
 
 def geometric_mean(values: xarray.DataArray) -> np.ndarray:

@@ -33,6 +33,7 @@ from jaxdl.diagnostics.noise.gradient_noise import (
     gradient_noise,
 )
 from jaxdl.diagnostics.noise.signal_to_noise import SignalToNoise, signal_to_noise
+from jaxdl.diagnostics.noise.trade_off import TradeOff, batch_trade_off
 from jaxdl.diagnostics.signal.advice import advise
 from jaxdl.diagnostics.signal.attentions import Attention, attention
 from jaxdl.diagnostics.signal.findings import Advice, Findings
@@ -67,11 +68,13 @@ __all__ = [
     "SignalToNoise",
     "Summary",
     "TangentKernel",
+    "TradeOff",
     "advise",
     "artificial_landscapes",
     "attention",
     "average_noise",
     "batch_norm_gradient_growth",
+    "batch_trade_off",
     "check_batch_norm",
     "coordinate_check",
     "critical_weight_variance",

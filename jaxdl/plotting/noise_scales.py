@@ -21,7 +21,7 @@ def noise_figure(
     high: ArrayLike,
     alignment: ArrayLike,
     *,
-    unit: str = "an example",
+    unit: str = "single examples",
 ) -> Any:
     """A figure of two panels: the noise scale of each group, and the cosines of its gradients.
 
@@ -61,7 +61,7 @@ def noise_figure(
             scales.plot(right, row, ">", color="0.6", ms=6, clip_on=False)
     scales.plot(middle[known], rows[known], "ks", ms=5)
     scales.set_yticks(rows, list(names), fontsize=8)
-    scales.invert_yaxis()
+    scales.set_ylim(len(names) - 0.5, -0.5)
     scales.grid(lw=0.3)
     scales.set(xlabel="noise scale (examples), 95 % interval", title="Gradient noise")
     cosines = np.asarray(alignment, np.float64)

@@ -82,7 +82,7 @@ class GradientNoise:
         """A matplotlib figure: the noise scale by group, and the alignment of the units."""
         return noise_figure(
             self.names, self.noise_scale, self.low, self.high, self.alignment,
-            unit="an example" if self.small_batch == 1 else f"{self.small_batch} examples",
+            unit="single examples" if self.small_batch == 1 else f"batches of {self.small_batch}",
         )  # fmt: skip
 
     def __rich__(self) -> Any:

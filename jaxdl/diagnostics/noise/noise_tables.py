@@ -8,7 +8,7 @@ from rich.table import Table
 
 from jaxdl.showing import counted, html_of, known, number
 
-HIDDEN = "the gradient does not stand out from its noise in"
+HIDDEN = "The gradient does not stand out from its noise in"
 
 
 def noise_table(measured: Any) -> Table:
@@ -19,8 +19,8 @@ def noise_table(measured: Any) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("parameters", overflow="fold", min_width=10)
     heads = (
-        "gradient's\nnorm", "its square,\nunbiased", "trace of\ncovariance",
-        "noise scale\n(examples)", "95 %\ninterval", "mean\ncosine",
+        "gradient's\nnorm", "square,\nunbiased", "trace of\ncovariance", "noise\nscale",
+        "95 %\ninterval", "mean\ncosine",
     )  # fmt: skip
     for head in heads:
         table.add_column(f" {head}".replace("\n", "\n "), justify="right", no_wrap=True)
@@ -36,13 +36,14 @@ def noise_table(measured: Any) -> Table:
         table.add_row(
             name,
             *(f"{column[index]:.3g}" for column in columns),
-            f"{scale:.3g}" if np.isfinite(scale) else "none",
-            f"{low[index]:.2g} to {high[index]:.2g}" if one else "",
+            _examples(scale) if np.isfinite(scale) else "none",
+            f"{_examples(low[index])} to {_examples(high[index])}" if one else "",
             f"{cosines[index]:.2f}",
         )
     hidden = _hidden(measured, squares)
-    if hidden:
-        table.caption = f"{HIDDEN} {', '.join(hidden)}"
+    table.caption = "Noise scale and interval are in examples." + (
+        f"\n{HIDDEN} {', '.join(hidden)}." if hidden else ""
+    )
     return table
 
 
@@ -109,6 +110,11 @@ def ratio_html(measured: Any) -> str | None:
     if known(measured.median) is None:
         return None
     return html_of(ratio_line(measured), ratio_table(measured))
+
+
+def _examples(count: float) -> str:
+    """Two digits, or whole ones."""
+    return f"{count:,.0f}" if 100 <= count < np.inf else f"{count:.2g}"
 
 
 def _hidden(measured: Any, squares: np.ndarray) -> list[str]:

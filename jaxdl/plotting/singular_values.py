@@ -14,7 +14,8 @@ def singular_values_figure(
 ) -> Any:
     """A figure of the singular values of some matrices, each a line from the largest down.
 
-    A flat line is a map that stretches all directions alike. A value of zero has no point.
+    A flat line is a map that stretches all directions alike. A value of zero has no point. Values
+    below the dotted line, the largest times the precision of their dtype, are rounding.
 
     Arguments:
         values: from the largest down, (matrices, values).
@@ -28,7 +29,10 @@ def singular_values_figure(
     """
     figure = new_figure(6, 4)
     axes = figure.subplots()
-    measured = np.array(values, np.float64)
+    given = np.asarray(values)
+    measured = given.astype(np.float64)
+    precise = np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps
+    rounding = float(measured.max(initial=0) * precise)
     measured[measured <= 0] = np.nan
 
     def share(count: int) -> np.ndarray:
@@ -40,6 +44,8 @@ def singular_values_figure(
     for number, (label, theory) in enumerate((expected or {}).items()):
         line = np.asarray(theory, np.float64)
         axes.plot(share(len(line)), line, f"C{number + 3}--", label=label)
+    if (measured < rounding).any():
+        axes.axhline(rounding, color="0.5", ls=":", lw=1, label="rounding")
     axes.set(
         yscale="log", xlabel="share of the values that are larger", ylabel="singular value",
         title=title,

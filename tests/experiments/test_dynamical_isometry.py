@@ -117,8 +117,8 @@ def test_the_singular_values_are_those_of_the_product_of_the_layers():
     config = Config(draws=3, width=12, seed=5)
     found = dynamical_isometry.jacobians(config, KINDS["tanh"], 3)
     draw_key, x_key = jax.random.split(jax.random.key(6))
-    for weights in range(2):
-        layers = dynamical_isometry.stack(KINDS["tanh"], draw_key, 3, (12, 12), weights)
+    both = dynamical_isometry.stack(KINDS["tanh"], draw_key, 3, (12, 12))
+    for weights, layers in enumerate(both):
         a = np.asarray(jax.random.normal(x_key, (12,)), np.float64)
         product = np.eye(12)
         for w in np.asarray(layers, np.float64):
@@ -131,8 +131,7 @@ def test_the_singular_values_are_those_of_the_product_of_the_layers():
 
 def test_the_two_sorts_of_weights_have_one_variance():
     for kind, shape, fan_in in ((KINDS["ReLU"], (40, 40), 40), (TRAINED["tanh"], (40, 40), 40)):
-        for orthogonal in range(2):
-            w = dynamical_isometry.stack(kind, jax.random.key(0), 20, shape, orthogonal)
+        for w in dynamical_isometry.stack(kind, jax.random.key(0), 20, shape):
             # 32,000 weights: six standard errors of a variance.
             allowed = 6 * (2 / w.size) ** 0.5
             assert float(w.var()) * fan_in == pytest.approx(kind.weight_variance, rel=allowed)
@@ -140,7 +139,7 @@ def test_the_two_sorts_of_weights_have_one_variance():
 
 def test_a_convolution_as_a_product_is_a_convolution_with_joined_edges():
     kind = TRAINED["tanh convolutions"]
-    params = dynamical_isometry.draw(kind, 2, 0, jax.random.key(0))
+    params, _ = dynamical_isometry.draw(kind, 2, jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
     a = x @ params["lift"]
     for w in params["hidden"]:

@@ -13,6 +13,7 @@ from foreign.everyone import MODELS, variables_of
 
 from jaxdl import initializers, layers, models
 from jaxdl.diagnostics import jacobian_spectrum
+from jaxdl.plotting import singular_values_figure
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (3, 5))
@@ -265,6 +266,7 @@ def test_it_shows_itself():
     assert found.table().row_count == 4
     axes = found.plot(expected={"isometry": [1.0, 1.0]}).axes[0]
     assert len(axes.lines) == 4
+    assert len(singular_values_figure([[1.0, 0.0, 1e-20]]).axes[0].lines) == 2  # rounding is shown
     part = jacobian_spectrum(MLP, VARIABLES, BATCH, count=2)
     assert "values known 2" in repr(part)
     assert part.table().row_count == 3

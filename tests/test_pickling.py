@@ -207,6 +207,10 @@ MADE = {
         ),
         "page": (pickled.memory, lambda: observers.page(Path("runs"), every=2)),
         "history_lines": (pickled.memory, lambda: observers.history_lines("runs/history.jsonl")),
+        "attention_every": (
+            pickled.memory,
+            lambda: observers.attention_every(2, pickled.quiet),
+        ),
         "propagation_every": (
             pickled.memory,
             lambda: observers.propagation_every(2, pickled.quiet),
@@ -289,9 +293,9 @@ ELSE = {
     models: {"stack_blocks", "unstack_blocks"},
     observers: {"Event", "clipped_share", "read_lines"},  # an event belongs to the moment of a run
     data: {
-        "as_dataset", "augmentation", "available", "from_csv", "from_folder", "from_frame",
+        "IGNORED", "as_dataset", "augmentation", "available", "brackets", "copying", "from_csv", "from_folder", "from_frame",
         "decode_tfds", "image_statistics", "load", "load_or_small",
-        "mislabel", "nielsen", "prepare", "sample_function", "shrink_images", "split",
+        "mislabel", "modular_arithmetic", "nielsen", "prepare", "sample_function", "shrink_images", "split",
         "standardize", "stream",
     },
     augmentation: {"Augmentation", "cutout", "random_crop", "random_flip"},

@@ -1,5 +1,6 @@
 """Observers: small functions between the compiled calls of `training.fit`."""
 
+from jaxdl.observers.attention_every import attention_every
 from jaxdl.observers.lines import history_lines, read_lines
 from jaxdl.observers.live_page import clipped_share, page
 from jaxdl.observers.propagation_every import propagation_every
@@ -14,6 +15,7 @@ __all__ = [
     "Event",
     "Observer",
     "Setup",
+    "attention_every",
     "clipped_share",
     "early_stopping",
     "history_lines",

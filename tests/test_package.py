@@ -71,9 +71,9 @@ INSIDE = {
     ),
     "plotting": (
         "figure", "bands", "curvature", "curves", "images", "signal", "noise_scales",
-        "singular_values", "kernels", "width_curves", "confusion", "normalization_axes", "contours", "animation",
-        "lecture_legends", "lecture_text", "lecture_panels", "lecture", "formulas", "document",
-        "page", "cards",
+        "singular_values", "kernels", "width_curves", "confusion", "normalization_axes",
+        "contours", "animation", "lecture_legends", "lecture_text", "lecture_panels", "lecture",
+        "formulas", "document", "page", "cards",
     ),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",

@@ -217,6 +217,10 @@ MADE = {
             lambda: observers.gradient_noise_every(2, pickled.quiet),
         ),
         "history_lines": (pickled.memory, lambda: observers.history_lines("runs/history.jsonl")),
+        "attention_every": (
+            pickled.memory,
+            lambda: observers.attention_every(2, pickled.quiet),
+        ),
         "propagation_every": (
             pickled.memory,
             lambda: observers.propagation_every(2, pickled.quiet),
@@ -303,9 +307,9 @@ ELSE = {
         "Stability", "clipped_share", "read_lines",
     },
     data: {
-        "as_dataset", "augmentation", "available", "from_csv", "from_folder", "from_frame",
+        "IGNORED", "as_dataset", "augmentation", "available", "brackets", "copying", "from_csv", "from_folder", "from_frame",
         "decode_tfds", "image_statistics", "load", "load_or_small",
-        "mislabel", "nielsen", "prepare", "sample_function", "shrink_images", "split",
+        "mislabel", "modular_arithmetic", "nielsen", "prepare", "sample_function", "shrink_images", "split",
         "standardize", "stream",
     },
     augmentation: {"Augmentation", "cutout", "random_crop", "random_flip"},

@@ -264,7 +264,8 @@ def plot(results: xarray.Dataset) -> Any:
     rates, ends = results["rate"].values, largest_rates(results)
     shown = (
         ("loss", final_loss(results), "test loss (nats)", "Loss after training"),
-        ("logit", results["logit"].isel(step=-1).max("layer"), "largest |logit|", "Attention logits"),
+        ("logit", results["logit"].isel(step=-1).max("layer"), "largest |logit|",
+         "Attention logits"),
         ("entropy", results["entropy"].isel(step=-1).min("layer"),
          "entropy over that of even weights", "Attention weights"),
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """Arithmetic with remainders: all pairs of two numbers, some of them to learn from."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ def modular_arithmetic(
     key: Key[Array, ""],
     *,
     modulus: Count = 97,
-    operation: Callable[[Any, Any], Any] = np.add,
+    operation: Any = np.add,
     share: float = 0.5,
 ) -> Dataset:
     r"""All equations of an operation modulo p: a share of them to train on, the others to test.

@@ -12,7 +12,7 @@ PARTS = ("inputs", "targets", "weights")
 """The fields that a split or a batch may have."""
 
 IGNORED = -100
-"""The target of a position that does not count, for `losses.cross_entropy(ignored=data.IGNORED)`."""
+"""The target of a position that does not count: `losses.cross_entropy(..., ignored=IGNORED)`."""
 
 
 class DataError(ValueError):

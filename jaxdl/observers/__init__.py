@@ -1,5 +1,6 @@
 """Observers: small functions between the compiled calls of `training.fit`."""
 
+from jaxdl.observers.attention_every import attention_every
 from jaxdl.observers.gradient_noise_every import gradient_noise_every
 from jaxdl.observers.lines import history_lines, read_lines
 from jaxdl.observers.live_page import clipped_share, page
@@ -17,6 +18,7 @@ __all__ = [
     "Observer",
     "Setup",
     "Stability",
+    "attention_every",
     "clipped_share",
     "early_stopping",
     "gradient_noise_every",

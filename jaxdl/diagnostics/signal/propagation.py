@@ -1,6 +1,6 @@
 """Signal and gradient, layer by layer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from jaxdl.diagnostics.signal.feeds import feeds_of
 from jaxdl.diagnostics.signal.names import ACTIVATION
 from jaxdl.diagnostics.signal.recording import Recording, Slope, map_stacked, record
 from jaxdl.diagnostics.signal.rows import Trace
-from jaxdl.diagnostics.sizes import mean_and_deviation, norm
+from jaxdl.diagnostics.sizes import mean_and_deviation, norms
 from jaxdl.plotting import signal_figure
 from jaxdl.training.task import Batch, PerExample, as_task, parts_of, scale_images, to_measure
 
@@ -247,7 +247,14 @@ def _measure(
     rows = recorded.rows
     of_values = recorded.map_rows(_statistics, recorded.units())
     of_gradients = recorded.map_rows(_statistics, recorded.gradients)
-    weights = _norms(recorded.trace, variables["params"])
+    weights, gradients, *updates = _norms(
+        recorded.trace,
+        [
+            variables["params"],
+            recorded.parameter_gradients,
+            *_updates(recorded, variables["params"], optimizer, opt_state),
+        ],
+    )
     attends = attended_by_row(recorded.trace, recorded.attended)
     return Propagation(
         mean=of_values.mean,
@@ -260,8 +267,8 @@ def _measure(
         gradient_zero_fraction=of_gradients.zero_fraction,
         gradient_nonfinite_fraction=of_gradients.nonfinite_fraction,
         weight_norm=weights,
-        weight_gradient_norm=_norms(recorded.trace, recorded.parameter_gradients),
-        update_ratio=_update_ratio(recorded, variables["params"], optimizer, opt_state, weights),
+        weight_gradient_norm=gradients,
+        update_ratio=updates[0] / weights if updates else None,
         loss=recorded.loss,
         names=tuple(row.name for row in rows),
         kinds=tuple(row.kind for row in rows),
@@ -313,32 +320,39 @@ def _share(holds: Array) -> Array:
     return jnp.mean(holds, dtype=jnp.float32)
 
 
-def _norms(traced: Trace, params: Any) -> Array:
-    """By row, the norm of its kernels, or of all its parameters; NaN without any."""
-    norms = []
-    for site, count in zip(traced.sites, traced.layers(), strict=True):
-        parameters = traced.parameters(site, params)
-        kernels = [parameter for parameter in parameters if parameter.ndim > 2]
-        if parameters:
-            norms.append(jax.vmap(norm)(kernels or parameters))
-        else:
-            norms.append(jnp.full(count, jnp.nan, jnp.float32))
-    return traced.in_order(jnp.concatenate(norms))
+def _norms(traced: Trace, trees: Sequence[Any]) -> list[Array]:
+    """For each tree like the parameters by row the norm of its kernels, or of all; NaN of none."""
+    groups = []
+    place = np.full((len(trees), len(traced.rows)), -1)
+    found = 0
+    starts = np.cumsum([0, *traced.layers()])
+    for number, tree in enumerate(trees):
+        for site, start, end in zip(traced.sites, starts[:-1], starts[1:], strict=True):
+            parameters = traced.parameters(site, tree)
+            kernels = [parameter for parameter in parameters if parameter.ndim > 2]
+            if parameters:
+                groups.append(kernels or parameters)
+                place[number, start:end] = range(found, found + end - start)
+                found += end - start
+    if not groups:
+        return [jnp.full(len(traced.rows), jnp.nan, jnp.float32)] * len(trees)
+    measured = norms(groups)
+    with_none = jnp.append(measured, jnp.asarray(jnp.nan, measured.dtype))
+    return [with_none[each[traced.order()]] for each in place]
 
 
-def _update_ratio(
+def _updates(
     recorded: Recording,
     params: Any,
     optimizer: optax.GradientTransformation | None,
     opt_state: optax.OptState | None,
-    weight_norms: Array,
-) -> Array | None:
+) -> list[Any]:
+    """The optimizer's next update, if there is one."""
     if optimizer is None:
-        return None
+        return []
     if opt_state is None:
         opt_state = optimizer.init(params)
-    updates, _ = optimizer.update(recorded.parameter_gradients, opt_state, params)
-    return _norms(recorded.trace, updates) / weight_norms
+    return [optimizer.update(recorded.parameter_gradients, opt_state, params)[0]]
 
 
 def _wide(values: Any) -> Any:

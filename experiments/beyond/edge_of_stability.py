@@ -58,7 +58,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(seeds=3, edges=(12.0,), steps=2000),
+    "smoke": Config(seeds=3, edges=(12.0,), steps=2000, examples=200),
     "full": Config(seeds=10, edges=(12.0, 15.0, 18.0, 24.0, 30.0), steps=20_000),
 }
 

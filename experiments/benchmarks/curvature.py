@@ -57,10 +57,12 @@ def products_alone(model: Any) -> Callable[..., jax.Array]:
         def product(_: Any, carry: Any) -> Any:
             return unit(jax.jvp(jax.grad(loss), (params,), (carry[0],))[1])
 
-        length: jax.Array = lax.fori_loop(0, count, product, (direction, jnp.zeros(())))[1]
+        start = (direction, jnp.zeros(()))
+        length: jax.Array = lax.fori_loop(0, count, product, start)[1]
         return length
 
-    return jax.jit(run)
+    compiled: Callable[..., jax.Array] = jax.jit(run)
+    return compiled
 
 
 def seconds_of(run: Callable[[], Any]) -> float:

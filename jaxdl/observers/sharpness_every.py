@@ -122,7 +122,7 @@ def sharpness_every(
 def _writer(folder: Path) -> Report:
     def write(event: Event, measured: Stability) -> None:
         found = measured.sharpness
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.asarray(getattr(found, name))
             for name in ("eigenvalues", "residuals", "converged", "products", "overlap")
         }

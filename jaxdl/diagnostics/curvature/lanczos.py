@@ -148,7 +148,8 @@ def advance(
     risky = ~after.careful & (after.risk > jnp.sqrt(jnp.finfo(length.dtype).eps))
     due = full | exhausted | risky | (after.filled % CHECK == 0) | (length <= tolerance * scale)
     look = lambda space: _look(space, tolerance, iterations)  # noqa: E731
-    return lax.cond(due | ~jnp.isfinite(scale), look, lambda space: space, after)
+    seen: Krylov = lax.cond(due | ~jnp.isfinite(scale), look, lambda space: space, after)
+    return seen
 
 
 def largest(space: Krylov) -> Array:
@@ -201,7 +202,8 @@ def _look(space: Krylov, tolerance: float, iterations: int) -> Krylov:
     if rows < 2:
         return space._replace(done=jnp.ones((), bool))
     restart = (space.filled == rows) & ~done
-    return lax.cond(restart, _restarted, lambda space, *_: space, space, values, vectors)
+    seen: Krylov = lax.cond(restart, _restarted, lambda space, *_: space, space, values, vectors)
+    return seen
 
 
 def _restarted(space: Krylov, values: Array, vectors: Array) -> Krylov:

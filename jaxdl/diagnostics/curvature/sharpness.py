@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -197,7 +198,7 @@ def sharpness(
         found: Sharpness = measure(_measure, settings, made)
         if widened:
             found = jax.device_get(found)
-    found = found.replace(names=made.names, sizes=made.sizes, matrix=matrix)
+    found = replace(found, names=made.names, sizes=made.sizes, matrix=matrix)
     if not made.traced:
         _tell(found)
     return found
@@ -248,7 +249,11 @@ def _measure(settings: tuple[Any, ...], operands: Operands, key: Any) -> Sharpne
             jax.vmap(unravel)(found) if vectors else None,
         )  # fmt: skip
 
-    return Sharpness(*over(of_group, owned_by(found), on_host), (), (), "")
+    fields = (
+        "eigenvalues", "residuals", "converged", "products", "overlap", "eigenvectors",
+    )  # fmt: skip
+    made = over(of_group, owned_by(found), on_host)
+    return Sharpness(**dict(zip(fields, made, strict=True)), names=(), sizes=(), matrix="")
 
 
 def _start(
@@ -277,8 +282,9 @@ def _image(
     settings: tuple[Any, ...], operands: Operands, owned: Array, space: Krylov
 ) -> tuple[Array, Array]:
     """The vector that was found, and its product."""
+    measured, whole = settings
     vector = largest(space)
-    return vector, block_product(*settings, operands, owned, vector)
+    return vector, block_product(measured, whole, operands, owned, vector)
 
 
 def _turned(found: Array, bent: Array) -> tuple[Array, Array, Array]:

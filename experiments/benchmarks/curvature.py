@@ -52,7 +52,8 @@ def products_alone(model: Any) -> Callable[..., jax.Array]:
     def run(params: Any, batch: Any, direction: Any, count: Any) -> jax.Array:
         def loss(params: Any) -> jax.Array:
             outputs = model.apply({"params": params}, batch["inputs"], train=True)
-            return losses.cross_entropy(outputs, batch["targets"]).mean()
+            mean: jax.Array = losses.cross_entropy(outputs, batch["targets"]).mean()
+            return mean
 
         def product(_: Any, carry: Any) -> Any:
             return unit(jax.jvp(jax.grad(loss), (params,), (carry[0],))[1])

@@ -26,7 +26,7 @@ from jaxdl.diagnostics.curvature.curvature_settings import (
     prepared,
     program,
 )
-from jaxdl.diagnostics.curvature.lanczos import Krylov, advance, begin, drive, largest
+from jaxdl.diagnostics.curvature.lanczos import Krylov, advance, begin, converge, largest
 from jaxdl.notices import notice
 from jaxdl.training.task import Batch, PerExample, scale_images
 
@@ -210,7 +210,7 @@ def _measure(settings: tuple[Any, ...], operands: Operands, key: Any) -> Sharpne
     flat, unravel = flat_parameters(measured, operands)
     if tolerance is None:
         tolerance = float(np.sqrt(np.finfo(flat.dtype).eps))
-    rows = min(ROWS, iterations, max(flat.size, 2))
+    rows = max(min(ROWS, iterations, flat.size), 2)
     # The residual as Lanczos' method has it is that of exact arithmetic: some room for rounding.
     step = program(_step, (measured, whole, tolerance / 2, iterations), on_host)
     start = program(_start, (measured, whole, rows), on_host)
@@ -220,8 +220,7 @@ def _measure(settings: tuple[Any, ...], operands: Operands, key: Any) -> Sharpne
         def another(carried: tuple[Array, Array], at: Array) -> tuple[Any, Any]:
             locked, scale = carried
             others = locked if count > 1 else None
-            space = drive(
-                lambda space: ~space.done,
+            space = converge(
                 lambda space: step(operands, owned, others, space),
                 start(operands, owned, others, scale, jax.random.fold_in(key, at)),
                 on_host=on_host,

@@ -52,15 +52,18 @@ def products_alone(model: Any) -> Callable[..., jax.Array]:
     def run(params: Any, batch: Any, direction: Any, count: Any) -> jax.Array:
         def loss(params: Any) -> jax.Array:
             outputs = model.apply({"params": params}, batch["inputs"], train=True)
-            return losses.cross_entropy(outputs, batch["targets"]).mean()
+            mean: jax.Array = losses.cross_entropy(outputs, batch["targets"]).mean()
+            return mean
 
         def product(_: Any, carry: Any) -> Any:
             return unit(jax.jvp(jax.grad(loss), (params,), (carry[0],))[1])
 
-        length: jax.Array = lax.fori_loop(0, count, product, (direction, jnp.zeros(())))[1]
+        start = (direction, jnp.zeros(()))
+        length: jax.Array = lax.fori_loop(0, count, product, start)[1]
         return length
 
-    return jax.jit(run)
+    compiled: Callable[..., jax.Array] = jax.jit(run)
+    return compiled
 
 
 def seconds_of(run: Callable[[], Any]) -> float:

@@ -48,7 +48,7 @@ class Config:
     """Runs of each rate; at least 3."""
     seed: int = 0
     """First seed, of the parameters; the others follow."""
-    edges: tuple[float, ...] = (12.0, 15.0, 18.0)
+    edges: tuple[float, ...] = (10.0, 12.0, 15.0)
     """2/eta of each run, increasing: the sharpness at which its rate would diverge."""
     steps: int = 6000
     """Of gradient descent; a multiple of 200, at least 1,600."""
@@ -58,8 +58,8 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(seeds=3, edges=(12.0,), steps=2000),
-    "full": Config(seeds=10, edges=(12.0, 15.0, 18.0, 24.0, 30.0), steps=20_000),
+    "smoke": Config(seeds=3, edges=(12.0,), steps=2000, examples=200),
+    "full": Config(seeds=10, edges=(10.0, 12.0, 15.0, 20.0, 25.0), steps=20_000),
 }
 
 

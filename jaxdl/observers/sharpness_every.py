@@ -12,7 +12,7 @@ from jaxdl.checks import Count, require_at_least, require_choice
 from jaxdl.diagnostics.curvature.sharpness import Sharpness, sharpness
 from jaxdl.factories import factory
 from jaxdl.files import as_path, partial_folder, publish
-from jaxdl.observers.probe import host_variables, make_probe, on_host
+from jaxdl.observers.probe import host_variables, make_probe
 from jaxdl.optimizers.learning_rate import current_learning_rate
 from jaxdl.showing import number
 from jaxdl.training.fit.observing import Event, Observer
@@ -112,7 +112,7 @@ def sharpness_every(
                 batch_size=batch_size,
                 key=jax.random.key(event.step),
             )
-            now = current_learning_rate(on_host(event.state.opt_state)) if rate is None else rate
+            now = current_learning_rate(event.state.opt_state) if rate is None else rate
             tell(event, Stability(found, float(now)))
         return memory, None
 
@@ -122,7 +122,7 @@ def sharpness_every(
 def _writer(folder: Path) -> Report:
     def write(event: Event, measured: Stability) -> None:
         found = measured.sharpness
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.asarray(getattr(found, name))
             for name in ("eigenvalues", "residuals", "converged", "products", "overlap")
         }

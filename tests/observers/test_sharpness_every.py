@@ -1,6 +1,7 @@
 """The observer of the edge of stability, on a quadratic whose curvature is known."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -15,8 +16,9 @@ LINEAR = models.MLP([1])
 def curvature():
     """The largest eigenvalue of the mean loss's Hessian by weights and bias."""
     design = np.c_[X, np.ones(len(X))].astype(np.float64)
-    factor = float(jax.grad(jax.grad(lambda y: losses.mean_squared_error(y[None, None],
-        np.zeros((1, 1), np.float32))[0]))(0.5))  # fmt: skip
+    target = jnp.zeros((1, 1))
+    bend = jax.grad(jax.grad(lambda y: losses.mean_squared_error(y[None, None], target)[0]))
+    factor = float(bend(0.5))
     return factor * np.linalg.eigvalsh(design.T @ design / len(X))[-1]
 
 

@@ -135,7 +135,8 @@ def _over_pieces(partial: Any, batch: Any, key: Any, size: int | None) -> tuple[
     if rest:
         last = jax.tree.map(lambda leaf: leaf[count * size :], batch)
         sums, _ = add(sums, (count, last))
-    return sums
+    total, weight = sums
+    return total, weight
 
 
 def _weighed(values: Array, weights: Array | None) -> tuple[Array, Array]:

@@ -96,8 +96,8 @@ def in_type(dtype: DTypeLike | None) -> Iterator[bool]:
             "jax_enable_x64 off; call it outside, or put `with jax.enable_x64(True):` around"
         )
     # Older versions have it among the experiments.
-    enable: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-    with enable(True):
+    home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+    with home.enable_x64(True):
         yield True
 
 

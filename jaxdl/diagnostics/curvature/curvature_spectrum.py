@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -226,7 +227,7 @@ def curvature_spectrum(
         found: CurvatureSpectrum = measure(_measure, (rows, int(probes)), made)
         if widened:
             found = jax.device_get(found)
-    return found.replace(names=made.names, sizes=made.sizes, matrix=matrix)
+    return replace(found, names=made.names, sizes=made.sizes, matrix=matrix)
 
 
 def _measure(settings: tuple[Any, ...], operands: Operands, key: Any) -> CurvatureSpectrum:
@@ -249,7 +250,10 @@ def _measure(settings: tuple[Any, ...], operands: Operands, key: Any) -> Curvatu
         nodes, weights, products = over(functools.partial(of_probe, owned), keys, on_host)
         return nodes, weights, products.sum()
 
-    return CurvatureSpectrum(*over(of_group, owned_by(found), on_host), (), (), "")
+    nodes, weights, products = over(of_group, owned_by(found), on_host)
+    return CurvatureSpectrum(
+        nodes=nodes, weights=weights, products=products, names=(), sizes=(), matrix=""
+    )
 
 
 def _start(settings: tuple[Any, ...], operands: Operands, owned: Array, key: Any) -> Krylov:

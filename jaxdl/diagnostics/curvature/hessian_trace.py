@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -140,7 +141,7 @@ def hessian_trace(
         found: HessianTrace = measure(_measure, (int(probes),), made)
         if widened:
             found = jax.device_get(found)
-    return found.replace(names=made.names, sizes=made.sizes, matrix=matrix)
+    return replace(found, names=made.names, sizes=made.sizes, matrix=matrix)
 
 
 def _measure(settings: tuple[Any, ...], operands: Operands, key: Any) -> HessianTrace:
@@ -153,9 +154,11 @@ def _measure(settings: tuple[Any, ...], operands: Operands, key: Any) -> Hessian
         made: Array = over(lambda key: estimate(operands, owned, key), keys, on_host)
         return made
 
-    return HessianTrace(over(of_group, owned_by(found), on_host), (), (), "")
+    estimates = over(of_group, owned_by(found), on_host)
+    return HessianTrace(estimates=estimates, names=(), sizes=(), matrix="")
 
 
 def _estimate(settings: tuple[Any, ...], operands: Operands, owned: Array, key: Any) -> Array:
-    vector = probe(*settings, operands, owned, key)
-    return vector @ block_product(*settings, operands, owned, vector)
+    measured, whole = settings
+    vector = probe(measured, whole, operands, owned, key)
+    return vector @ block_product(measured, whole, operands, owned, vector)

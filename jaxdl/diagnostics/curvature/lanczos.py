@@ -147,8 +147,35 @@ def advance(
         return after._replace(done=full | exhausted | ~jnp.isfinite(scale))
     risky = ~after.careful & (after.risk > jnp.sqrt(jnp.finfo(length.dtype).eps))
     due = full | exhausted | risky | (after.filled % CHECK == 0) | (length <= tolerance * scale)
-    look = lambda space: _look(space, tolerance, iterations)  # noqa: E731
-    return lax.cond(due | ~jnp.isfinite(scale), look, lambda space: space, after)
+    due = due | (after.products >= iterations) | ~jnp.isfinite(scale)
+    # Only what changes goes through the condition: the basis would be copied in every step.
+    changed = lax.cond(
+        due,
+        lambda: _look(after, tolerance, iterations),
+        lambda: tuple(getattr(after, n) for n in LOOKED),
+    )
+    return after._replace(**dict(zip(LOOKED, changed, strict=True)))
+
+
+def converge(step: Callable[[Krylov], Krylov], space: Krylov, *, on_host: bool) -> Krylov:
+    """The space in which the method has ended.
+
+    Arguments:
+        step: `advance` with its arguments.
+        space: the one to start from.
+        on_host: whether a loop on the host calls `step`.
+    """
+    rows = len(space.basis)
+
+    def filled(space: Krylov) -> Krylov:
+        space = drive(
+            lambda space: ~space.done & (space.filled < rows), step, space, on_host=on_host
+        )
+        more: Krylov = lax.cond(space.done, lambda space: space, _restarted, space)
+        return more
+
+    more: Krylov = drive(lambda space: ~space.done, filled, space, on_host=on_host)
+    return more
 
 
 def largest(space: Krylov) -> Array:
@@ -172,8 +199,12 @@ def ritz(space: Krylov) -> tuple[Array, Array]:
     return values, vectors
 
 
-def _look(space: Krylov, tolerance: float, iterations: int) -> Krylov:
-    """End, if the largest pair has converged; orthogonalise what is not; restart if full."""
+LOOKED = ("vector", "careful", "overlap", "risk", "scale", "done")
+"""What a look may change."""
+
+
+def _look(space: Krylov, tolerance: float, iterations: int) -> tuple[Array, ...]:
+    """End, if the largest pair has converged; orthogonalise what is not orthogonal."""
     values, vectors = ritz(space)
     rows = len(space.basis)
     is_real = jnp.arange(rows) >= rows - space.filled
@@ -181,31 +212,22 @@ def _look(space: Krylov, tolerance: float, iterations: int) -> Krylov:
     residual = space.length * jnp.abs(vectors[space.filled - 1, -1])
     finite = jnp.isfinite(scale) & jnp.isfinite(residual)
     done = (residual <= tolerance * scale) | (space.products >= iterations) | ~finite
-    overlaps = space.basis @ space.vector
-    overlap = jnp.max(jnp.abs(overlaps))
+    overlap = jnp.max(jnp.abs(space.basis @ space.vector))
     lost = overlap > jnp.sqrt(jnp.finfo(overlap.dtype).eps)
     vector = lax.cond(
         lost,
-        lambda vector: _again(_again(vector, space.basis)[0], space.basis)[0],
-        lambda vector: vector,
+        lambda vector, basis: _again(_again(vector, basis)[0], basis)[0],
+        lambda vector, _: vector,
         space.vector,
+        space.basis,
     )
-    space = space._replace(
-        vector=vector,
-        careful=space.careful | lost,
-        overlap=jnp.maximum(space.overlap, overlap),
-        risk=jnp.maximum(overlap, jnp.finfo(overlap.dtype).eps),
-        scale=scale,
-        done=done,
-    )
-    if rows < 2:
-        return space._replace(done=jnp.ones((), bool))
-    restart = (space.filled == rows) & ~done
-    return lax.cond(restart, _restarted, lambda space, *_: space, space, values, vectors)
+    risk = jnp.maximum(overlap, jnp.finfo(overlap.dtype).eps)
+    return vector, space.careful | lost, jnp.maximum(space.overlap, overlap), risk, scale, done
 
 
-def _restarted(space: Krylov, values: Array, vectors: Array) -> Krylov:
+def _restarted(space: Krylov) -> Krylov:
     """The space of the best half of the pairs, whose T has an arrow's shape from then on."""
+    values, vectors = ritz(space)
     rows = len(space.basis)
     kept = rows // 2
     best = vectors[:, -kept:]

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from jaxdl.diagnostics.curvature.curvature_settings import (
     prepared,
     program,
 )
-from jaxdl.diagnostics.curvature.lanczos import Krylov, advance, begin, drive, largest
+from jaxdl.diagnostics.curvature.lanczos import Krylov, advance, begin, converge, largest
 from jaxdl.notices import notice
 from jaxdl.training.task import Batch, PerExample, scale_images
 
@@ -197,7 +198,7 @@ def sharpness(
         found: Sharpness = measure(_measure, settings, made)
         if widened:
             found = jax.device_get(found)
-    found = found.replace(names=made.names, sizes=made.sizes, matrix=matrix)
+    found = replace(found, names=made.names, sizes=made.sizes, matrix=matrix)
     if not made.traced:
         _tell(found)
     return found
@@ -209,7 +210,7 @@ def _measure(settings: tuple[Any, ...], operands: Operands, key: Any) -> Sharpne
     flat, unravel = flat_parameters(measured, operands)
     if tolerance is None:
         tolerance = float(np.sqrt(np.finfo(flat.dtype).eps))
-    rows = min(ROWS, iterations, max(flat.size, 2))
+    rows = max(min(ROWS, iterations, flat.size), 2)
     # The residual as Lanczos' method has it is that of exact arithmetic: some room for rounding.
     step = program(_step, (measured, whole, tolerance / 2, iterations), on_host)
     start = program(_start, (measured, whole, rows), on_host)
@@ -219,8 +220,7 @@ def _measure(settings: tuple[Any, ...], operands: Operands, key: Any) -> Sharpne
         def another(carried: tuple[Array, Array], at: Array) -> tuple[Any, Any]:
             locked, scale = carried
             others = locked if count > 1 else None
-            space = drive(
-                lambda space: ~space.done,
+            space = converge(
                 lambda space: step(operands, owned, others, space),
                 start(operands, owned, others, scale, jax.random.fold_in(key, at)),
                 on_host=on_host,
@@ -248,7 +248,11 @@ def _measure(settings: tuple[Any, ...], operands: Operands, key: Any) -> Sharpne
             jax.vmap(unravel)(found) if vectors else None,
         )  # fmt: skip
 
-    return Sharpness(*over(of_group, owned_by(found), on_host), (), (), "")
+    fields = (
+        "eigenvalues", "residuals", "converged", "products", "overlap", "eigenvectors",
+    )  # fmt: skip
+    made = over(of_group, owned_by(found), on_host)
+    return Sharpness(**dict(zip(fields, made, strict=True)), names=(), sizes=(), matrix="")
 
 
 def _start(
@@ -277,8 +281,9 @@ def _image(
     settings: tuple[Any, ...], operands: Operands, owned: Array, space: Krylov
 ) -> tuple[Array, Array]:
     """The vector that was found, and its product."""
+    measured, whole = settings
     vector = largest(space)
-    return vector, block_product(*settings, operands, owned, vector)
+    return vector, block_product(measured, whole, operands, owned, vector)
 
 
 def _turned(found: Array, bent: Array) -> tuple[Array, Array, Array]:

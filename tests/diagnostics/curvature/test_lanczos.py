@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from jaxdl.diagnostics.curvature import lanczos
 
@@ -30,12 +29,12 @@ def dense(values, dtype=jnp.float32):
 
 @functools.partial(jax.jit, static_argnames=("rows", "careful", "tolerance", "iterations"))
 def largest(matrix, start, *, rows=32, careful=False, tolerance=3e-4, iterations=1000):
-    space = lax.while_loop(
-        lambda space: ~space.done,
+    space = lanczos.converge(
         lambda space: lanczos.advance(
             lambda v: matrix @ v, space, None, tolerance=tolerance, iterations=iterations
         ),
         lanczos.begin(start, rows, careful=careful),
+        on_host=False,
     )
     vector = lanczos.largest(space)
     image = matrix @ vector

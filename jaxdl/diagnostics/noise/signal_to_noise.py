@@ -114,7 +114,8 @@ def signal_to_noise(
         layers: which parameters are summarised together, as in `gradient_noise`.
         batch_size: examples that are computed at once; None for all.
         train: whether dropout is on.
-        key: the key of the random numbers that the model draws, if any.
+        key: the key of the random numbers that the model draws, if any. Without it a module of NNX
+            has one dropout mask for all.
         preprocess: a pure function of the inputs, as in `training.fit`.
         mode: how the model is told of training, as in `training.Task`.
 

@@ -161,9 +161,9 @@ def _measure(
     means = [each / weight for each in total]
 
     def deviation(mean: Array, square: Array) -> Array:
-        # The mean of squares less the square of the mean; below this it is rounding.
+        # The mean of squares less the square of the mean; below this it is a long sum's rounding.
         apart = square / weight - jnp.square(jnp.abs(mean))
-        rounding = units.count * jnp.finfo(apart.dtype).eps * square / weight
+        rounding = 4 * units.count**0.5 * jnp.finfo(apart.dtype).eps * square / weight
         return jnp.sqrt(jnp.where(apart > rounding, apart, 0) * count / (count - 1))
 
     deviations = [deviation(mean, square) for mean, square in zip(means, squares, strict=True)]

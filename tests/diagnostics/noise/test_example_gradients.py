@@ -10,6 +10,7 @@ from flax import nnx
 from foreign.everyone import MODELS, variables_of
 
 from jaxdl import diagnostics, layers, losses, models, training
+from jaxdl.diagnostics.noise.small_batches import settings_of, units_of
 
 KEY = jax.random.key(3)
 COUNT = 6
@@ -245,3 +246,19 @@ def test_what_moves_without_the_inputs_couples_nothing():
 
     task, variables, inputs, targets = linen(Counting(), normal(COUNT, 4))
     assert_equal_to_a_loop(task, variables, {"inputs": inputs, "targets": targets})
+
+
+@pytest.mark.parametrize("name", ["MLP", "ConvNet", "Equinox", "NNX"])
+def test_every_kernel_of_a_usual_network_is_kept_as_factors(name):
+    # A gradient of an example would need its size in memory: the benchmark's speed comes from this.
+    make = {
+        "MLP": lambda: linen(models.MLP([8, 3], dropout_rate=0.5), normal(COUNT, 4)),
+        "ConvNet": lambda: linen(models.ConvNet([2, 3], [4, 3]), normal(COUNT, 8, 8, 1)),
+        "Equinox": of_equinox,
+        "NNX": of_nnx,
+    }[name]
+    task, variables, x, y = make()
+    settings = settings_of(task, train=True, small_batch=1, batch_size=None)
+    units = units_of(settings, variables, (x, y), KEY)
+    met = {meeting.leaf for meeting in units.traced().meetings.values()}
+    assert met == {leaf for leaf, values in enumerate(units.leaves) if values.ndim > 1}

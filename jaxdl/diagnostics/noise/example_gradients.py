@@ -47,7 +47,8 @@ def example_gradients(
         loss: per example, (outputs, targets) -> (batch,).
         batch_size: examples that are computed at once; None for all.
         train: whether dropout is on.
-        key: the key of the random numbers that the model draws, if any.
+        key: the key of the random numbers that the model draws, if any. Without it a module of NNX
+            has one dropout mask for all.
         preprocess: a pure function of the inputs, as in `training.fit`.
         mode: how the model is told of training, as in `training.Task`.
 

@@ -91,14 +91,7 @@ def trace(loss: Callable[[list[Array], Any], Any], leaves: list[Array], example:
     """The program of one example's loss, whose parameters are these leaves."""
     closed, _ = written_out(jax.make_jaxpr(loss)(leaves, example), everything=True)
     program = closed.jaxpr
-    users: dict[Var, list[tuple[int, int]]] = {}
-    for place, equation in enumerate(program.eqns):
-        for side, atom in enumerate(equation.invars):
-            if not isinstance(atom, Literal):
-                users.setdefault(atom, []).append((place, side))
-    for atom in program.outvars:
-        if not isinstance(atom, Literal):
-            users.setdefault(atom, []).append((-1, 0))
+    users = _users(program)
     meetings = {}
     for leaf, variable in enumerate(program.invars[: len(leaves)]):
         moves: list[JaxprEqn] = []
@@ -112,6 +105,25 @@ def trace(loss: Callable[[list[Array], Any], Any], leaves: list[Array], example:
             moves.append(equation)
             (variable,) = equation.outvars
     return Traced(program, closed.consts, meetings)
+
+
+def _users(program: Jaxpr) -> dict[Var, list[tuple[int, int]]]:
+    """By variable, the equations and operands through which the first output's gradient reaches it.
+
+    No gradient passes a comparison: what it gives is no float.
+    """
+    users: dict[Var, list[tuple[int, int]]] = {}
+    loss = program.outvars[0]
+    if not isinstance(loss, Literal):
+        users[loss] = [(-1, 0)]
+    for place, equation in reversed([*enumerate(program.eqns)]):
+        if users.keys().isdisjoint(equation.outvars):
+            continue
+        for side, atom in enumerate(equation.invars):
+            aval: Any = atom.aval
+            if not isinstance(atom, Literal) and jnp.issubdtype(aval.dtype, jnp.inexact):
+                users.setdefault(atom, []).append((place, side))
+    return users
 
 
 def gradient_of_one(

@@ -150,7 +150,8 @@ def gradient_noise(
         batch_size: examples that are computed at once, at least `small_batch`; None for all. It
             bounds the memory, and changes nothing but rounding.
         train: whether dropout and batch statistics are on.
-        key: the key of the random numbers that the model draws, if any.
+        key: the key of the random numbers that the model draws, if any. Without it a module of NNX
+            has one dropout mask for all.
         preprocess: a pure function of the inputs, as in `training.fit`.
         mode: how the model is told of training, as in `training.Task`.
 

@@ -114,7 +114,8 @@ def signal_to_noise(
         layers: which parameters are summarised together, as in `gradient_noise`.
         batch_size: examples that are computed at once; None for all.
         train: whether dropout is on.
-        key: the key of the random numbers that the model draws, if any.
+        key: the key of the random numbers that the model draws, if any. Without it a module of NNX
+            has one dropout mask for all.
         preprocess: a pure function of the inputs, as in `training.fit`.
         mode: how the model is told of training, as in `training.Task`.
 
@@ -160,9 +161,9 @@ def _measure(
     means = [each / weight for each in total]
 
     def deviation(mean: Array, square: Array) -> Array:
-        # The mean of squares less the square of the mean; below this it is rounding.
+        # The mean of squares less the square of the mean; below this it is a long sum's rounding.
         apart = square / weight - jnp.square(jnp.abs(mean))
-        rounding = units.count * jnp.finfo(apart.dtype).eps * square / weight
+        rounding = 4 * units.count**0.5 * jnp.finfo(apart.dtype).eps * square / weight
         return jnp.sqrt(jnp.where(apart > rounding, apart, 0) * count / (count - 1))
 
     deviations = [deviation(mean, square) for mean, square in zip(means, squares, strict=True)]

@@ -10,6 +10,7 @@ from flax import nnx
 from foreign.everyone import MODELS, variables_of
 
 from jaxdl import diagnostics, layers, losses, models, training
+from jaxdl.diagnostics.noise.small_batches import settings_of, units_of
 
 KEY = jax.random.key(3)
 COUNT = 6
@@ -191,14 +192,47 @@ def test_an_example_of_weight_zero_has_none():
         np.testing.assert_allclose(np.delete(one, 1, 0), np.delete(other, 1, 0), rtol=1e-5)
 
 
-def test_a_norm_over_the_batch_is_refused_with_the_ways_out():
-    task, variables, inputs, targets = linen(
-        models.MLP([8, 3], norm=layers.BatchNorm), normal(COUNT, 4)
-    )
+class OfNNX(nnx.Module):
+    """A batch norm of NNX."""
+
+    def __init__(self, rngs):
+        self.norm, self.head = nnx.BatchNorm(4, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.norm(x))
+
+
+class OfEquinox(eqx.Module):
+    """A batch norm of Equinox."""
+
+    norm: eqx.nn.BatchNorm
+    head: eqx.nn.Linear
+
+    def __init__(self, key):
+        self.norm = eqx.nn.BatchNorm(4, "batch", mode="batch")
+        self.head = eqx.nn.Linear(4, 3, key=key)
+
+    def __call__(self, x, state):
+        x, state = self.norm(x, state)
+        return self.head(x), state
+
+
+NORMALISED = {
+    "Linen": lambda: models.MLP([8, 3], norm=layers.BatchNorm),
+    "NNX": lambda: OfNNX(nnx.Rngs(0)),
+    "Equinox": lambda: eqx.nn.make_with_state(OfEquinox)(jax.random.key(0)),
+}
+
+
+@pytest.mark.parametrize("library", NORMALISED)
+def test_a_norm_over_the_batch_is_refused_with_the_ways_out(library):
+    task, variables, x, y = linen(NORMALISED[library](), normal(COUNT, 4))
     with pytest.raises(
         ValueError, match=r"must not depend on the others.*train=False.*small_batch"
     ):
-        diagnostics.example_gradients(task, variables, (inputs, targets))
+        diagnostics.example_gradients(task, variables, (x, y))
+    assert_equal_to_a_loop(task, variables, {"inputs": x, "targets": y}, train=False)
+    assert diagnostics.gradient_noise(task, variables, (x, y), small_batch=2).norms.shape == (1, 3)
 
 
 def test_what_moves_without_the_inputs_couples_nothing():
@@ -212,3 +246,19 @@ def test_what_moves_without_the_inputs_couples_nothing():
 
     task, variables, inputs, targets = linen(Counting(), normal(COUNT, 4))
     assert_equal_to_a_loop(task, variables, {"inputs": inputs, "targets": targets})
+
+
+@pytest.mark.parametrize("name", ["MLP", "ConvNet", "Equinox", "NNX"])
+def test_every_kernel_of_a_usual_network_is_kept_as_factors(name):
+    # A gradient of an example would need its size in memory: the benchmark's speed comes from this.
+    make = {
+        "MLP": lambda: linen(models.MLP([8, 3], dropout_rate=0.5), normal(COUNT, 4)),
+        "ConvNet": lambda: linen(models.ConvNet([2, 3], [4, 3]), normal(COUNT, 8, 8, 1)),
+        "Equinox": of_equinox,
+        "NNX": of_nnx,
+    }[name]
+    task, variables, x, y = make()
+    settings = settings_of(task, train=True, small_batch=1, batch_size=None)
+    units = units_of(settings, variables, (x, y), KEY)
+    met = {meeting.leaf for meeting in units.traced().meetings.values()}
+    assert met == {leaf for leaf, values in enumerate(units.leaves) if values.ndim > 1}

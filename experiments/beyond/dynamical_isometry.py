@@ -168,16 +168,15 @@ def jacobians(config: Config, kind: Kind, depth: int) -> xarray.DataArray:
         both = stack(kind, draw_key, depth, (config.width, config.width))
         return both, jax.random.normal(x_key, (1, config.width))
 
-    def member(key: Any, drawn: Any, *, weights: Any) -> dict[str, Any]:
-        both, x = drawn
-        found = diagnostics.jacobian_spectrum(network, both[weights], {"inputs": x})
-        return {"s": found.singular_values[0]}
+    def measured(weights: Any, x: Any) -> Any:
+        return diagnostics.jacobian_spectrum(network, weights, {"inputs": x}).singular_values[0]
 
-    swept = training.sweep(
-        member, {"weights": (0, 1)}, seeds=range(config.seed, config.seed + config.draws),
-        by_seed={"drawn": quickly(drawn)}, dims={"s": ("value",)},
-    )  # fmt: skip
-    return swept["s"].rename(seed="draw").drop_vars(["draw", "weights"])
+    of_seed, found = quickly(drawn), []
+    for seed in range(config.seed, config.seed + config.draws):
+        # One program after another: a decomposition waits for threads that another may hold.
+        both, x = jax.block_until_ready(of_seed(jax.random.key(seed)))
+        found.append([np.asarray(measured(weights, x)) for weights in both])
+    return xarray.DataArray(np.array(found), dims=("draw", "weights", "value"))
 
 
 def network(kind: Kind, params: Any, x: Any) -> Any:

@@ -58,13 +58,15 @@ class Kind(NamedTuple):
 
 KINDS = {
     "linear": Kind(lambda z: z, 1.0, "C0o"),
-    "tanh": Kind(jnp.tanh, 1.0, "C1s"),
+    "tanh": Kind(jnp.tanh, 1.05, "C1s"),
     "ReLU": Kind(jax.nn.relu, 2.0, "C2^"),
 }
+"""With 1.05 the signal of tanh keeps a small variance, 0.02, where its slope is nearly 1."""
+
 TRAINED = {
     "linear": KINDS["linear"],
     "tanh": KINDS["tanh"],
-    "tanh convolutions": Kind(jnp.tanh, 1.0, "C3D", window=(3, 3)),
+    "tanh convolutions": Kind(jnp.tanh, 1.05, "C3D", window=(3, 3)),
 }
 """ReLU has no isometry to gain."""
 
@@ -73,21 +75,21 @@ TRAINED = {
 class Config:
     """The knobs."""
 
-    seeds: int = 4
+    seeds: int = 3
     """Networks that are trained, of each kind and depth; at least 3."""
-    draws: int = 20
+    draws: int = 10
     """Networks whose Jacobian is measured; at least 3."""
     seed: int = 0
     """First seed; the others follow."""
     width: int = 256
     """Units of the networks whose Jacobian is measured."""
-    depths: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    depths: tuple[int, ...] = (1, 4, 16, 32)
     """Layers of these, increasing."""
     layers: tuple[int, ...] = (4, 16, 64)
     """Hidden layers of networks that are trained, increasing."""
-    rates: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
+    rates: tuple[float, ...] = (0.25, 1.0)
     """Learning rates times the layers, of which the best is taken."""
-    most_steps: int = 300
+    most_steps: int = 120
     """A run is given up after so many."""
 
 
@@ -166,16 +168,15 @@ def jacobians(config: Config, kind: Kind, depth: int) -> xarray.DataArray:
         both = stack(kind, draw_key, depth, (config.width, config.width))
         return both, jax.random.normal(x_key, (1, config.width))
 
-    def member(key: Any, drawn: Any, *, weights: Any) -> dict[str, Any]:
-        both, x = drawn
-        found = diagnostics.jacobian_spectrum(network, both[weights], {"inputs": x})
-        return {"s": found.singular_values[0]}
+    def measured(weights: Any, x: Any) -> Any:
+        return diagnostics.jacobian_spectrum(network, weights, {"inputs": x}).singular_values[0]
 
-    swept = training.sweep(
-        member, {"weights": (0, 1)}, seeds=range(config.seed, config.seed + config.draws),
-        by_seed={"drawn": quickly(drawn)}, dims={"s": ("value",)},
-    )  # fmt: skip
-    return swept["s"].rename(seed="draw").drop_vars(["draw", "weights"])
+    of_seed, found = quickly(drawn), []
+    for seed in range(config.seed, config.seed + config.draws):
+        # One program after another: a decomposition waits for threads that another may hold.
+        both, x = jax.block_until_ready(of_seed(jax.random.key(seed)))
+        found.append([np.asarray(measured(weights, x)) for weights in both])
+    return xarray.DataArray(np.array(found), dims=("draw", "weights", "value"))
 
 
 def network(kind: Kind, params: Any, x: Any) -> Any:

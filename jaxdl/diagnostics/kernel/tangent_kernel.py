@@ -168,7 +168,7 @@ def tangent_kernel(
         mode: how the model is told of training, as in `training.Task`.
 
     Raises:
-        TypeError: no model, or the key no `jax.random.key`; `layers` as in `optimizers.by_layer`.
+        TypeError: no model, the key no `jax.random.key`, or layers that are no list of patterns.
         ValueError: no parameters, or a pattern that fits none; parameters or outputs that are not
             real; a `piece` below 1; products by layer.
 

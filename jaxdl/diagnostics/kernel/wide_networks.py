@@ -79,7 +79,7 @@ def arc_cosine(degree: int, uu: Any, uv: Any, vv: Any) -> np.ndarray:
 
 
 def relu_moments(uu: Any, uv: Any, vv: Any) -> Moments:
-    r"""Those of ReLU: half the arc-cosine kernels of degree 1 and 0.
+    r"""E[f f] and E[f' f'] of ReLU: half the arc-cosine kernels of degree 1 and 0.
 
     Example:
         >>> relu_moments(2.0, 2.0, 2.0).product.round(12), relu_moments(1.0, 1.0, 1.0).slopes
@@ -89,7 +89,7 @@ def relu_moments(uu: Any, uv: Any, vv: Any) -> Moments:
 
 
 def erf_moments(uu: Any, uv: Any, vv: Any) -> Moments:
-    r"""Those of the error function erf.
+    r"""E[f f] and E[f' f'] of the error function erf.
 
     $$E[f f] = \frac{2}{\pi} \arcsin \frac{2 uv}{\sqrt{(1 + 2 uu)(1 + 2 vv)}}, \qquad
       E[f' f'] = \frac{4}{\pi} \frac{1}{\sqrt{(1 + 2 uu)(1 + 2 vv) - 4 uv^2}}$$
@@ -109,7 +109,7 @@ def erf_moments(uu: Any, uv: Any, vv: Any) -> Moments:
 
 
 def linear_moments(uu: Any, uv: Any, vv: Any) -> Moments:
-    """Those of a network without activations.
+    """E[f f] and E[f' f'] of a network without activations.
 
     Example:
         >>> linear_moments(1.0, 0.5, 1.0)

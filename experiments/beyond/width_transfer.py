@@ -285,6 +285,7 @@ def plot(results: xarray.Dataset) -> Any:
         losses_here = results[f"{network}_loss"]
         best = best_rates(losses_here)
         finite = losses_here.where(np.isfinite(losses_here))
+        panels[1].sharey(panels[0])
         for axes, kind in zip(panels, KINDS, strict=False):
             for width, shade in zip(widths, shades, strict=True):
                 curve = np.exp(np.log(finite.sel({"kind": kind, axis: width})).mean("seed"))
@@ -293,11 +294,10 @@ def plot(results: xarray.Dataset) -> Any:
                 height = np.interp(np.log(at), np.log(curve["rate"]), curve)
                 axes.plot(at, height, "o", color=shade, mec="k", ms=7)
             axes.set(
-                xscale="log", yscale="log", xlabel="learning rate of Adam, of the base",
+                xscale="log", yscale="log", xlabel="learning rate of Adam",
                 ylabel="training loss (nats)", title=f"{NAMES[network]}, {LABELS[kind]}",
             )  # fmt: skip
             axes.grid(lw=0.3)
-        panels[1].sharey(panels[0])
         panels[0].legend(fontsize=8, title="dot: best rate", title_fontsize=8)
         for kind, style in zip(KINDS, ("C3s-", "C0o-"), strict=True):
             changes = results[f"{network}_change"].sel(kind=kind).transpose(axis, "seed")

@@ -70,9 +70,9 @@ INSIDE = {
         "batch_norm_check", "coordinate_check",
     ),
     "plotting": (
-        "figure", "bands", "curves", "images", "signal", "width_curves", "confusion", "normalization_axes",
-        "contours", "animation", "lecture_legends", "lecture_text", "lecture_panels", "lecture",
-        "formulas", "document", "page", "cards",
+        "figure", "bands", "curves", "images", "signal", "width_curves", "confusion",
+        "normalization_axes", "contours", "animation", "lecture_legends", "lecture_text",
+        "lecture_panels", "lecture", "formulas", "document", "page", "cards",
     ),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",

@@ -334,7 +334,8 @@ def _measure(
 
 def _less(now: Array, before: Array) -> Array:
     wide = jnp.promote_types(now.dtype, jnp.float32)
-    return now.astype(wide) - before.astype(wide)
+    change: Array = now.astype(wide) - before.astype(wide)
+    return change
 
 
 def _shown(mean: float, half_width: float) -> str:

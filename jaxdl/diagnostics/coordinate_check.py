@@ -273,7 +273,7 @@ def _of_width(
         )
     shared, _ = to_measure(task, jax.tree.map(lambda leaf: leaf[0], starts))
     settings = (shared, optimizer)
-    state = jit_with(_begin, settings)(keys, sample, starts)
+    state = jit_with(_begin, (task, optimizer))(keys, sample, starts)
     first = jax.tree.map(lambda leaf: leaf[0], starts)
     names = tuple(row.name for row in _rows(shared, first, batch, keys[0]))
     measure, advance = jit_with(_measure, settings), jit_with(_advance, settings)

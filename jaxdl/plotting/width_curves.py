@@ -13,7 +13,7 @@ MOST_NAMED = 16
 
 
 def width_curves(
-    names: Sequence[str], widths: ArrayLike, panels: Mapping[str, ArrayLike], *, title: str = ""
+    names: Sequence[str], widths: Sequence[int], panels: Mapping[str, ArrayLike], *, title: str = ""
 ) -> Any:
     """A figure of sizes against the width of a network, both axes logarithmic; a panel for each.
 

@@ -115,8 +115,8 @@ def plain(width):
     ids=["equinox", "function", "norm and dropout"],
 )
 def test_models_of_all_libraries(make):
-    found = check(make, WIDTHS, seeds=3, steps=2)
-    assert found.sizes.shape == (3, 3, 3, len(found.names))
+    found = check(make, (32, 256), seeds=3, steps=2)
+    assert found.sizes.shape == (2, 3, 3, len(found.names))
     assert np.isfinite(found.sizes).all()
     assert "grows" not in found.verdicts
     assert found.changes[:, :, -1, -1].all()

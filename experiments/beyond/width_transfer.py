@@ -17,8 +17,14 @@ of 16 tokens that are made here, where each token follows from the one three pla
 Source: beyond the lectures: Yang, Hu et al. (2022), Tensor Programs V, figures 1, 3 and 5 and
 appendix D.1.
 Run: python experiments/beyond/width_transfer.py
-Expected: to be measured.
-Time: to be measured.
+Expected: the power of the width in the outputs' change is near 0.7 under the standard
+parametrisation and near 0 under maximal update. From width 64 to 1024 the standard best rate of the
+MLP falls by about ten (a pilot with three hidden layers: from 0.012 to 0.0009), under maximal
+update it stays within the spacing of the rates (the same pilot, to width 512). From 64 to 256 the
+transformer shows less of it: there the widths differ by 4 alone, and in a pilot from width 32, where
+a head is 8 wide, the best rate under maximal update rose by a factor of 2. Adam at these few steps
+only; what longer training or SGD does is not shown.
+Time: about 4 minutes on 2 CPU cores.
 """
 
 import sys
@@ -288,7 +294,8 @@ def plot(results: xarray.Dataset) -> Any:
         panels[1].sharey(panels[0])
         for axes, kind in zip(panels, KINDS, strict=False):
             for width, shade in zip(widths, shades, strict=True):
-                curve = np.exp(np.log(finite.sel({"kind": kind, axis: width})).mean(dim="seed"))
+                logs: Any = np.log(finite.sel({"kind": kind, axis: width}))
+                curve = np.exp(logs.mean("seed"))
                 axes.plot(curve["rate"], curve, "-", color=shade, label=f"width {width}")
                 at = np.exp(np.log(best.sel({"kind": kind, axis: width})).mean())
                 height = np.interp(np.log(at), np.log(curve["rate"]), curve)

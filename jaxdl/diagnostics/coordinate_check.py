@@ -322,7 +322,8 @@ def _measure(
     task, _ = settings
 
     def root_mean_square(values: Array) -> Array:
-        return norm([values]) / np.sqrt(max(values.size, 1))
+        mean: Array = norm([values]) / np.sqrt(max(values.size, 1))
+        return mean
 
     def of_seed(variables: Any, start: Any, key: Any) -> tuple[Array, Array]:
         now, before = (_values(task, each, batch, key) for each in (variables, start))

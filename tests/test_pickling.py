@@ -260,6 +260,12 @@ MADE = {
         "Integers": (pickled.settings, lambda: training.Integers(8, 128, log=True)),
         "LogUniform": (pickled.settings, lambda: training.LogUniform(1e-4, 1)),
         "NonFiniteError": (pickled.number, lambda: training.NonFiniteError(3, "the loss", "stop")),
+        "Parametrization": (
+            pickled.settings,
+            lambda: training.parametrization(
+                "maximal_update", models.MLP([32, 3]), models.MLP([8, 3]), jnp.ones((1, 4))
+            ),
+        ),
         "Run": (
             pickled.whole_run,
             lambda: training.make_run(task(), optimizers.adam(0.1), batch_size=2),
@@ -314,9 +320,9 @@ ELSE = {
     },
     augmentation: {"Augmentation", "cutout", "random_crop", "random_flip"},
     training: {
-        "Change", "Event", "Observer", "Result", "Setup", "Streamed", "checkpoints",
+        "ByWidth", "Change", "Event", "Observer", "Result", "Setup", "Streamed", "checkpoints",
         "compiler_options", "epoch_order", "fit", "fold", "init_state", "initialize", "load",
-        "orders",
+        "orders", "parametrization",
         "recalibrate", "scale_images", "search", "step_orders", "sweep",
         "first_weights",  # a compiled program
     },

@@ -273,7 +273,7 @@ def _of_width(
         )
     shared, _ = to_measure(task, jax.tree.map(lambda leaf: leaf[0], starts))
     settings = (shared, optimizer)
-    state = jit_with(_begin, settings)(keys, sample, starts)
+    state = jit_with(_begin, (task, optimizer))(keys, sample, starts)
     first = jax.tree.map(lambda leaf: leaf[0], starts)
     names = tuple(row.name for row in _rows(shared, first, batch, keys[0]))
     measure, advance = jit_with(_measure, settings), jit_with(_advance, settings)
@@ -322,7 +322,8 @@ def _measure(
     task, _ = settings
 
     def root_mean_square(values: Array) -> Array:
-        return norm([values]) / np.sqrt(max(values.size, 1))
+        mean: Array = norm([values]) / np.sqrt(max(values.size, 1))
+        return mean
 
     def of_seed(variables: Any, start: Any, key: Any) -> tuple[Array, Array]:
         now, before = (_values(task, each, batch, key) for each in (variables, start))
@@ -334,7 +335,8 @@ def _measure(
 
 def _less(now: Array, before: Array) -> Array:
     wide = jnp.promote_types(now.dtype, jnp.float32)
-    return now.astype(wide) - before.astype(wide)
+    change: Array = now.astype(wide) - before.astype(wide)
+    return change
 
 
 def _shown(mean: float, half_width: float) -> str:

@@ -13,7 +13,7 @@ MOST_NAMED = 16
 
 
 def width_curves(
-    names: Sequence[str], widths: ArrayLike, panels: Mapping[str, ArrayLike], *, title: str = ""
+    names: Sequence[str], widths: Sequence[int], panels: Mapping[str, ArrayLike], *, title: str = ""
 ) -> Any:
     """A figure of sizes against the width of a network, both axes logarithmic; a panel for each.
 
@@ -50,7 +50,11 @@ def width_curves(
             axes.plot(at[order], means[:, row], "-", color=shade, lw=1.5, label=name)
         axes.set(xscale="log", yscale="log", xlabel="width", ylabel=label)
         axes.set_xticks(at[order], [f"{width:g}" for width in at[order]])
-        axes.minorticks_off()
+        axes.xaxis.minorticks_off()
+        # A decade at least, so that the axis has numbers and a level line looks level.
+        low, high = axes.get_ylim()
+        middle, half = np.sqrt(low * high), max(np.sqrt(high / low), np.sqrt(10))
+        axes.set_ylim(middle / half, middle * half)
         axes.grid(lw=0.3)
     drawn[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     if title:

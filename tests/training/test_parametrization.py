@@ -431,7 +431,7 @@ def test_a_depth_that_changes_in_a_scan_is_no_width():
 
 def test_a_start_that_is_no_power_of_the_width_is_refused():
     def make(width):
-        return mlp(width, kernel_init=normal(0.0, 1 / math.log(width)))
+        return mlp(width, kernel_init=normal(0.0, width**-0.25))
 
     narrow, wide = make(4), make(64)
     with pytest.raises(ValueError, match=r"must be a power of the width.*pass models whose widths"):

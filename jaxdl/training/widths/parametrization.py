@@ -44,7 +44,7 @@ from jaxdl.training.widths.width_roles import (
 from jaxdl.training.widths.width_rules import KINDS, RULES, Factors, factors
 from jaxdl.training.widths.width_updates import scale_by_name
 
-RULE_OF = {
+RULE_OF: dict[Any, str] = {
     **dict.fromkeys((sgd, momentum, nesterov), "sgd"),
     **dict.fromkeys((adam, adamw, adamax, nadam, radam, rmsprop, adagrad, lion), "adam"),
 }
@@ -102,7 +102,9 @@ class Parametrization:
             TypeError: no key.
         """
         require_key(key)
-        return self.rescale(initial_variables(self.model, key, inputs, mode=self.mode))
+        drawn = initial_variables(self.model, key, inputs, mode=self.mode)
+        variables: dict[str, Any] = self.rescale(drawn)
+        return variables
 
     def rescale(self, variables: Any) -> Any:
         """Variables as `model.init` draws them, with every parameter at its own size.

@@ -130,7 +130,7 @@ def roles_of(
     """
     params = variables["params"]
     shapes = shapes_by_name(params)
-    chosen = {}
+    chosen: dict[str, str] = {}
     for pattern, role in given.items():
         require_choice(f"the role of {pattern!r}", role, ROLES)
         chosen |= dict.fromkeys(fitting(pattern, shapes, "roles"), role)

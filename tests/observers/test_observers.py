@@ -481,5 +481,5 @@ def test_attention_follows_a_run_and_is_kept_in_files(tmp_path):
 
 
 def test_a_model_without_attention_says_so_at_the_first_measurement():
-    with pytest.raises(ValueError, match="must have an attention, .* got MLP"):
+    with pytest.raises(ValueError, match=r"must have an attention, .* got MLP"):
         drive(observers.attention_every(1, print), [1.0])

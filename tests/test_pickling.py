@@ -313,10 +313,10 @@ ELSE = {
         "Stability", "clipped_share", "read_lines",
     },
     data: {
-        "IGNORED", "as_dataset", "augmentation", "available", "brackets", "copying",
-        "decode_tfds", "from_csv", "from_folder", "from_frame", "image_statistics", "load",
-        "load_or_small", "mislabel", "modular_arithmetic", "nielsen", "prepare",
-        "sample_function", "shrink_images", "split", "standardize", "stream",
+        "IGNORED", "as_dataset", "augmentation", "available", "brackets", "copying", "from_csv",
+        "from_folder", "from_frame", "decode_tfds", "image_statistics", "load", "load_or_small",
+        "mislabel", "modular_arithmetic", "nielsen", "prepare", "sample_function", "shrink_images",
+        "split", "standardize", "stream",
     },
     augmentation: {"Augmentation", "cutout", "random_crop", "random_flip"},
     training: {

@@ -15,8 +15,12 @@ keys hold the logits small and let it train at rates several times larger.
 Data: none (words of balanced brackets, made here: `data.brackets`).
 Source: beyond the lectures; Wortsman et al. (2023), section 3.1.1, and Dehghani et al. (2023).
 Run: python experiments/beyond/attention_logits.py
-Expected: TO BE WRITTEN.
-Time: 3 minutes on 2 CPU cores.
+Expected: the largest rate that trains is 0.09 as it is and 0.65 with norms, 7 times as much. At
+rate 0.1 the largest logit is 1,400 without norms and 4 with them, and the entropy of the weights is
+1 % against 89 % of that of even ones. At rate 1 both fail: the scales of the norms themselves grow.
+At rate 0.01 the norms change nothing. In larger networks failure comes at smaller rates, and the
+loss may then diverge; here it only stops falling, because clipping and Adam bound each step.
+Time: 2 minutes on 2 CPU cores.
 """
 
 import functools
@@ -284,7 +288,7 @@ def plot(results: xarray.Dataset) -> Any:
             axes.fill_between(rates, low, high, color=style[:2], alpha=0.2, lw=0)
             if name == "loss":
                 end = float(np.exp(np.log(ends.sel(arm=arm)).mean()))
-                axes.axvline(end, color=style[:2], lw=1, ls=":")
+                axes.axvline(end, color=style[:2], lw=1, ls=":", label="largest rate that trains")
         axes.set(xscale="log", xlabel="learning rate", ylabel=label, title=title)
     panels[0].axhline(TARGET, color="0.4", lw=1)
     panels[0].text(rates[0], TARGET * 1.05, "trains below", fontsize=8, color="0.3")
@@ -292,7 +296,7 @@ def plot(results: xarray.Dataset) -> Any:
     panels[1].set(yscale="log")
     panels[2].set(ylim=(0, 1))
     figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
     )
     return figure
 

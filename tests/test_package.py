@@ -67,7 +67,7 @@ INSIDE = {
     ),
     "diagnostics": (
         "sizes", "objective", "signal", "landscape", "theory", "batch_norm_theory",
-        "batch_norm_check",
+        "residual_theory", "batch_norm_check",
     ),
     "plotting": (
         "figure", "bands", "curves", "images", "signal", "confusion", "normalization_axes",

@@ -12,6 +12,7 @@ from jaxdl.diagnostics.landscape.trajectories import (
     principal_directions,
     project,
 )
+from jaxdl.diagnostics.residual_theory import ResidualStream, residual_stream
 from jaxdl.diagnostics.signal.advice import advise
 from jaxdl.diagnostics.signal.findings import Advice, Findings
 from jaxdl.diagnostics.signal.graph import Graph, Node, graph
@@ -33,6 +34,7 @@ __all__ = [
     "Propagation",
     "RateCurve",
     "RateRange",
+    "ResidualStream",
     "Summary",
     "advise",
     "artificial_landscapes",
@@ -48,6 +50,7 @@ __all__ = [
     "propagation",
     "random_directions",
     "rate_range",
+    "residual_stream",
     "summary",
     "surface",
     "theory",

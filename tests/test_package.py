@@ -67,7 +67,7 @@ INSIDE = {
     ),
     "diagnostics": (
         "sizes", "objective", "noise", "curvature", "signal", "landscape", "theory",
-        "batch_norm_theory", "batch_norm_check", "coordinate_check", "kernel",
+        "batch_norm_theory", "residual_theory", "batch_norm_check", "coordinate_check", "kernel",
     ),
     "plotting": (
         "figure", "bands", "curvature", "curves", "images", "signal", "noise_scales",

@@ -34,6 +34,7 @@ from jaxdl.diagnostics.noise.gradient_noise import (
 )
 from jaxdl.diagnostics.noise.signal_to_noise import SignalToNoise, signal_to_noise
 from jaxdl.diagnostics.noise.trade_off import TradeOff, batch_trade_off
+from jaxdl.diagnostics.residual_theory import ResidualStream, residual_stream
 from jaxdl.diagnostics.signal.advice import advise
 from jaxdl.diagnostics.signal.attentions import Attention, attention
 from jaxdl.diagnostics.signal.findings import Advice, Findings
@@ -66,6 +67,7 @@ __all__ = [
     "RateRange",
     "Sharpness",
     "SignalToNoise",
+    "ResidualStream",
     "Summary",
     "TangentKernel",
     "TradeOff",
@@ -97,6 +99,7 @@ __all__ = [
     "rate_range",
     "sharpness",
     "signal_to_noise",
+    "residual_stream",
     "summary",
     "surface",
     "tangent_kernel",

@@ -6,7 +6,7 @@ One argument, `residual_start`, means the same in every model with branches F be
 | --- | --- | --- |
 | None | x + F(x) | |
 | "scaled" | x + F(x) | the last kernel of each branch is divided by sqrt(L) |
-| "zero_scale" | x + N(F(x)) | the scale of N, a norm that ends the branch, is 0 |
+| "zero_scale" | x + N(F(x)) | the scale of N, the norm that ends the branch, is 0 |
 | "skip_init" | x + a F(x) | a, a number for each branch that is learned, is 0 |
 | "fixup" | x + a F(x) | a is 1, the last layer of each branch and the last of all are 0 |
 
@@ -99,7 +99,7 @@ def last_init(start: Any, init: Initializer, branches: int) -> Initializer:
     """Initializer of the last kernel of a branch: zero under Fixup, or divided by sqrt(L)."""
     if start == "scaled":
         return functools.partial(_multiplied, init, 1 / math.sqrt(branches))
-    return zero_under_fixup(start, init)
+    return zeros() if start == "fixup" else init
 
 
 def zero_under_fixup(start: Any, init: Any) -> Any:

@@ -73,7 +73,10 @@ class Block(nn.Module):
         y = shift(self, start, y, "activation_bias_0")
         y = activate(y, self.activation, norm, self.norm_position, layer=0, **settings)
         y = shift(self, start, y, "input_bias_1")
-        y, norm = self._convolution(y, "1", 3, 1, final_init, zero=start == "zero_scale")
+        # Without a projection no shortcut leads to new channels. Held at 0, where ReLU is flat,
+        # they would never move.
+        zero = start == "zero_scale" and (self.projection or x.shape[-1] == self.channels)
+        y, norm = self._convolution(y, "1", 3, 1, final_init, zero)
         # The last activation follows the sum, so the norm has only one place here.
         y = activate(y, _linear, norm, "before", layer=1, **settings)
         y = shift(self, start, scale_branch(self, start, y), "activation_bias_1")
@@ -92,12 +95,11 @@ class Block(nn.Module):
         window: int,
         stride: int,
         kernel_init: Initializer,
-        zero: bool = False,
+        zero_scale: bool = False,
     ) -> tuple[Array, Any]:
-        norm = None
+        norm, norm_name = None, f"norm_{name}"
         if self.norm is not None:
-            name_of_norm = f"norm_{name}"
-            norm = zero_scaled(self.norm, name_of_norm) if zero else self.norm(name=name_of_norm)
+            norm = zero_scaled(self.norm, norm_name) if zero_scale else self.norm(name=norm_name)
         position = self.norm_position if name == "0" else "before"
         x = nn.Conv(
             self.channels,
@@ -136,7 +138,8 @@ class ResNet(nn.Module):
         dropout_rate: the dropout rate of the features before the outputs, in [0, 1).
         residual_start: how the L branches start. "scaled" divides the last kernel of each by
             sqrt(L); no norm. With the others each block starts as its shortcut: "zero_scale" (the
-            last norm of each branch starts with scale 0, so it must take `scale_init`); "skip_init"
+            last norm of each branch starts with scale 0, so it must take `scale_init`; but not in
+            blocks that add channels without a projection, which ReLU would hold at 0); "skip_init"
             (the branch is multiplied by `branch_scale`, learned from 0; with a norm or without);
             "fixup" (no norm: the last kernel of each branch and the outputs' start at 0, the first
             of each is divided by sqrt(L), `branch_scale` starts at 1, and in place of biases a

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Int
@@ -69,7 +70,7 @@ def lookahead(
     """
     require_at_least(1, period=period)
     require_non_negative("step_size", step_size)
-    if not is_traced(step_size) and not jnp.all(jnp.asarray(step_size) <= 1):
+    if not is_traced(step_size) and np.any(np.asarray(step_size) > 1):
         raise ValueError(
             f"step_size must be at most 1, got {step_size}; with 1 the slow weights are the fast"
         )

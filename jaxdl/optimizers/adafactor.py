@@ -95,7 +95,7 @@ def adafactor(
         >>> optimizer.update(jnp.full((3, 2), 7.0), state, params)[0][0].tolist()
         [-1.0, -1.0]
 
-    Source: Shazeer and Stern (2018), algorithms 4 and 5; `momentum` as their section 8.
+    Source: Shazeer and Stern (2018), algorithms 4 and 5. `momentum` is optax's.
     """
     require_positive("decay_exponent", decay_exponent)
     require_non_negative("epsilon", epsilon)

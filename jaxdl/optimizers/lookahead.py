@@ -22,7 +22,10 @@ class LookaheadState(NamedTuple):
     inner: Any
     slow: Any
 
-    evaluated_field = "slow"
+    @property
+    def evaluated_field(self) -> str:
+        """The name of the field that is evaluated."""
+        return "slow"
 
 
 @factory
@@ -103,4 +106,6 @@ def lookahead(
             own = jax.tree.map(lambda a, b: jnp.where(is_slow, a, b), first, own)
         return updates, LookaheadState(step, own, slow)
 
-    return in_wide_type(optax.GradientTransformationExtraArgs(init_fn, update_fn), moment_dtype)  # type: ignore[no-any-return]
+    rule = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    wide: optax.GradientTransformationExtraArgs = in_wide_type(rule, moment_dtype)
+    return wide

@@ -184,7 +184,8 @@ def scale_by_muon(
 
         state = towards(state, updates)
         ahead = towards(state, updates) if nesterov else state
-        leaves, structure = jax.tree.flatten(ahead)
+        leaves = jax.tree.leaves(ahead)
+        structure: Any = jax.tree.structure(ahead)
 
         def direction(leaf: Array, inputs: int) -> Array:
             first = math.prod(leaf.shape[:inputs])

@@ -36,7 +36,7 @@ def test_what_is_evaluated_has_the_statistics_of_its_own_parameters():
         lambda a, b: np.abs(a - b).max(), expected["batch_stats"], plain.state.batch_stats
     )
     assert max(jax.tree.leaves(apart)) > 1e-3
-    outputs = TASK.outputs(expected, TASK.preprocess(IMAGES), train=False)[0]
+    outputs = TASK.outputs(expected, jnp.asarray(TASK.preprocess(IMAGES)), train=False)[0]
     np.testing.assert_allclose(result.predict(IMAGES), outputs, rtol=1e-4, atol=1e-5)
     found = result.evaluate("validation")["loss"]
     assert result.history.validation["loss"][-1] == found

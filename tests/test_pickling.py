@@ -110,6 +110,7 @@ MADE = {
     optimizers: {
         "accumulate": (UPDATES, lambda: optimizers.accumulate(optimizers.sgd(0.1), 2)),
         "adadelta": (UPDATES, lambda: optimizers.adadelta()),
+        "adafactor": (UPDATES, lambda: optimizers.adafactor(0.1, factored_from=2)),
         "adagrad": (UPDATES, lambda: optimizers.adagrad(0.1)),
         "adam": (
             UPDATES,
@@ -140,8 +141,15 @@ MADE = {
         ),
         "ema": (UPDATES, lambda: optimizers.ema(0.9, debias=True)),
         "l2": (UPDATES, lambda: optimizers.l2(0.1, mask=None)),
+        "lamb": (UPDATES, lambda: optimizers.lamb(0.1, epsilon=0.1)),
         "lion": (UPDATES, lambda: optimizers.lion(0.1, weight_decay=0.1)),
         "momentum": (UPDATES, lambda: optimizers.momentum(0.1, rate_position="outside")),
+        "lookahead": (UPDATES, lambda: optimizers.lookahead(optimizers.sgd(0.1), period=2)),
+        "muon": (
+            UPDATES,
+            lambda: optimizers.muon(0.1, adam_rate=0.2),
+            lambda: optimizers.muon(0.1, matrices={"dense/kernel": None}),
+        ),
         "nadam": (UPDATES, lambda: optimizers.nadam(0.1)),
         "nesterov": (UPDATES, lambda: optimizers.nesterov(0.1)),
         "plateau": (
@@ -156,6 +164,10 @@ MADE = {
         ),
         "rmsprop": (UPDATES, lambda: optimizers.rmsprop(0.1, centered=True)),
         "sam": (pickled.sharp_updates, lambda: optimizers.sam(optimizers.sgd(0.1))),
+        "schedule_free": (
+            UPDATES,
+            lambda: optimizers.schedule_free(optimizers.sgd(0.1), beta=0.5),
+        ),
         "sgd": (UPDATES, lambda: optimizers.sgd(0.1)),
         "swa": (UPDATES, lambda: optimizers.swa(start=1)),
     },

@@ -63,8 +63,8 @@ def adafactor(
     has V itself in the place of the product. There is no bias correction: w_1 = 1.
 
     PyTorch: `epsilon=1e-8, epsilon_position="floor", factored_axes="last", factored_from=1`, for
-    `eps=(1e-8, 1e-3), weight_decay=0`. Put `decoupled_decay` around it for PyTorch's decay. PyTorch
-    caps the rate by 1/sqrt(t), and takes the type's own epsilon by default.
+    `eps=(1e-8, 1e-3)`; PyTorch's default is the type's own epsilon. `decoupled_decay` around it is
+    PyTorch's `weight_decay`. PyTorch also caps the rate by 1/sqrt(t).
 
     Arguments:
         learning_rate: eta, a `LearningRate`; None for the paper's, which is relative to the size of
@@ -95,7 +95,7 @@ def adafactor(
         >>> optimizer.update(jnp.full((3, 2), 7.0), state, params)[0][0].tolist()
         [-1.0, -1.0]
 
-    Source: Shazeer and Stern (2018), algorithms 4 and 5; `momentum` as their section 8.
+    Source: Shazeer and Stern (2018), algorithms 4 and 5. `momentum` is optax's.
     """
     require_positive("decay_exponent", decay_exponent)
     require_non_negative("epsilon", epsilon)
@@ -159,14 +159,15 @@ def scale_by_factored_rms(
         def direction(g: Array, held: Any) -> Array:
             axes = factored(g.shape, factored_axes, factored_from)
             if axes is None:
-                return (g / jnp.sqrt(jnp.maximum(held, below**2))).astype(g.dtype)
-            # One mean over each axis: two factors, each of which has one of the axes.
-            first, second = (jnp.expand_dims(v, axis) for v, axis in zip(held, axes, strict=True))
-            whole = jnp.maximum(first.mean(axes[1], keepdims=True), below)
-            if below == 0:
+                size = jnp.sqrt(held)
+            else:
+                # One mean over each axis: two factors, each of which has one of the axes.
+                pair = zip(held, axes, strict=True)
+                first, second = (jnp.expand_dims(mean, axis) for mean, axis in pair)
+                whole = jnp.maximum(first.mean(axes[1], keepdims=True), below)
                 # The product may underflow where its root does not.
-                return (g / jnp.sqrt(first / whole) / jnp.sqrt(second)).astype(g.dtype)
-            return (g / jnp.sqrt(jnp.maximum(first / whole * second, below**2))).astype(g.dtype)
+                size = jnp.sqrt(first / whole) * jnp.sqrt(second)
+            return (g / jnp.maximum(size, below)).astype(g.dtype)
 
         moments = jax.tree.map(towards, updates, state.moments)
         return jax.tree.map(direction, updates, moments), FactoredState(step, moments)

@@ -22,7 +22,10 @@ class AverageState(NamedTuple):
     averaged: Int[Array, ""]
     average: optax.Params
 
-    evaluated_field = "average"
+    @property
+    def evaluated_field(self) -> str:
+        """The name of the field that is evaluated."""
+        return "average"
 
 
 @factory

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Int
@@ -21,7 +22,10 @@ class LookaheadState(NamedTuple):
     inner: Any
     slow: Any
 
-    evaluated_field = "slow"
+    @property
+    def evaluated_field(self) -> str:
+        """The name of the field that is evaluated."""
+        return "slow"
 
 
 @factory
@@ -69,7 +73,7 @@ def lookahead(
     """
     require_at_least(1, period=period)
     require_non_negative("step_size", step_size)
-    if not is_traced(step_size) and not jnp.all(jnp.asarray(step_size) <= 1):
+    if not is_traced(step_size) and np.any(np.asarray(step_size) > 1):
         raise ValueError(
             f"step_size must be at most 1, got {step_size}; with 1 the slow weights are the fast"
         )
@@ -102,4 +106,6 @@ def lookahead(
             own = jax.tree.map(lambda a, b: jnp.where(is_slow, a, b), first, own)
         return updates, LookaheadState(step, own, slow)
 
-    return in_wide_type(optax.GradientTransformationExtraArgs(init_fn, update_fn), moment_dtype)  # type: ignore[no-any-return]
+    rule = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    wide: optax.GradientTransformationExtraArgs = in_wide_type(rule, moment_dtype)
+    return wide

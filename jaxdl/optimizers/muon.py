@@ -49,8 +49,8 @@ def muon(
     *,
     momentum: Any = 0.95,
     nesterov: bool = True,
-    coefficients: tuple[Any, Any, Any] = QUINTIC,
-    iterations: int = 5,
+    coefficients: Any = QUINTIC,
+    iterations: Any = 5,
     epsilon: Any = 1e-7,
     scaling: Scaling = "spectral",
     matrices: Any = None,
@@ -184,7 +184,8 @@ def scale_by_muon(
 
         state = towards(state, updates)
         ahead = towards(state, updates) if nesterov else state
-        leaves, structure = jax.tree.flatten(ahead)
+        leaves = jax.tree.leaves(ahead)
+        structure: Any = jax.tree.structure(ahead)
 
         def direction(leaf: Array, inputs: int) -> Array:
             first = math.prod(leaf.shape[:inputs])

@@ -39,7 +39,7 @@ def orthogonalized(
     """
     a, b, c = coefficients
     unit, scaled, norm = scaled_norm(matrix)
-    x = scaled / jnp.maximum(norm, jnp.maximum(epsilon * unit, jnp.finfo(norm.dtype).tiny))
+    x: Array = scaled / jnp.maximum(norm, jnp.maximum(epsilon * unit, jnp.finfo(norm.dtype).tiny))
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = x.T if is_tall else x
     for _ in range(iterations):

@@ -31,7 +31,10 @@ class ScheduleFreeState(NamedTuple):
     z: Any
     average: Any
 
-    evaluated_field = "average"
+    @property
+    def evaluated_field(self) -> str:
+        """The name of the field that is evaluated."""
+        return "average"
 
 
 @factory
@@ -110,16 +113,18 @@ def schedule_free(
         steps, own = inner.update(updates, state.inner, params, **extra)
         z = jax.tree.map(lambda z, u: (z + u).astype(z.dtype), state.z, steps)
 
-        def averaged(x: Array, z: Array) -> Array:
+        def averaged(x: Array, z: Array) -> Any:
             return (x + share * (z - x)).astype(x.dtype)
 
-        def towards(z: Array, x: Array, y: Array) -> Array:
+        def towards(z: Array, x: Array, y: Array) -> Any:
             return (z + beta * (x - z) - y).astype(y.dtype)
 
         x = jax.tree.map(averaged, state.average, z)
         return jax.tree.map(towards, z, x, params), ScheduleFreeState(own, largest, total, z, x)
 
-    return in_wide_type(optax.GradientTransformationExtraArgs(init_fn, update_fn), moment_dtype)  # type: ignore[no-any-return]
+    rule = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    wide: optax.GradientTransformationExtraArgs = in_wide_type(rule, moment_dtype)
+    return wide
 
 
 def _rate_of(state: Any) -> Float[Array, ""]:

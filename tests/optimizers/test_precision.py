@@ -26,8 +26,15 @@ RULES = {
     "nadam": optimizers.nadam(1e-3),
     "radam": optimizers.radam(1e-3),
     "lion": optimizers.lion(1e-3, weight_decay=0.1, mask=None),
+    "lamb": optimizers.lamb(1e-3, mask=None),
+    "adafactor": optimizers.adafactor(1e-3),
+    "muon": optimizers.muon(1e-3),
+    "schedule_free": optimizers.schedule_free(optimizers.adam(1e-3, beta1=0.0)),
+    "lookahead": optimizers.lookahead(optimizers.adam(1e-3), period=3),
     "accumulate": optimizers.accumulate(optimizers.adam(1e-3), 2),
 }
+OF_DIFFERENCES = ("schedule_free", "lookahead")
+"""Their updates lead from the parameters to where the state says."""
 HALVES = [jnp.float16, jnp.bfloat16]
 # From nothing, over what float16's square loses, to its greatest number.
 GRADIENTS = [0.0, 1e-7, 1e-4, 1e-3, -2e-2, 1.0, 300.0, 6e4]
@@ -51,9 +58,11 @@ def test_half_precision_follows_float32(rule, half):
         # The same float32 numbers, rounded once: half a unit in the last place, or, where float16
         # has no more digits, half of its least number.
         kind = jnp.finfo(half)
+        # The difference of two numbers of about 2, which are rounded in float32 and may be fused.
+        apart = 4 * 2**-23 if any(rule is RULES[name] for name in OF_DIFFERENCES) else 0.0
         np.testing.assert_allclose(
             moved.astype(jnp.float32), expected,
-            rtol=float(kind.eps) / 2, atol=float(kind.smallest_subnormal) / 2,
+            rtol=float(kind.eps) / 2, atol=float(kind.smallest_subnormal) / 2 + apart,
         )  # fmt: skip
     kinds = {leaf.dtype for leaf in jax.tree.leaves(state)} - {jnp.dtype(jnp.int32)}
     assert kinds <= {jnp.dtype(jnp.float32), jnp.dtype(bool)}
@@ -78,7 +87,8 @@ def test_a_second_moment_and_an_average_do_not_stall(half):
     assert optimizers.evaluated_parameters(averaged, params).dtype == half
 
 
-@every_rule
+# Pairs are a matrix, which only Muon does not treat by element.
+@pytest.mark.parametrize("rule", [rule for name, rule in RULES.items() if name != "muon"])
 def test_a_complex_parameter_is_the_pair_of_its_parts(rule):
     params = jnp.array([1 - 2j, 0.5j, 3.0 + 0j])
     pairs = jnp.stack([params.real, params.imag], -1)

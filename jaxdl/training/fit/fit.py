@@ -177,12 +177,10 @@ def fit(
     )
 
     given = state is not None
-    if not given:
+    if state is None:
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sample)
         state = programs.init(key, zeros)
-    if recalibrate:
-        state = with_room(task, state)
-    state = layout.replicate(state)
+    state = layout.replicate(with_room(task, state) if recalibrate else state)
     end = (int(state.step) // per_epoch + epochs) * per_epoch
     validation = splits.get("validation")
     placed = measure.place(validation) if isinstance(validation, Arrays) else validation

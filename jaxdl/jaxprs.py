@@ -121,6 +121,57 @@ class Segment:
         return given
 
 
+def likeness(program: Jaxpr) -> tuple[Any, ...]:
+    """A key that is equal for programs of the same operations on the same shapes.
+
+    Programs that differ only in a function that JAX makes anew at each trace have different keys.
+    The key holds for as long as the programs exist.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> key = lambda f, x: likeness(jax.make_jaxpr(f)(x).jaxpr)
+        >>> key(lambda x: jnp.sin(2 * x), 1.0) == key(lambda y: jnp.sin(2 * y), 3.0)
+        True
+        >>> key(lambda x: jnp.sin(2 * x), 1.0) == key(lambda x: jnp.sin(3 * x), 1.0)
+        False
+    """
+    numbers: dict[Any, int] = {}
+
+    def of(atom: Any) -> Any:
+        if isinstance(atom, Literal):
+            return str(atom.val), str(atom.aval)
+        return numbers.setdefault(atom, len(numbers)), str(atom.aval)
+
+    return (
+        tuple(map(of, (*program.constvars, *program.invars))),
+        tuple(
+            (
+                equation.primitive.name,
+                tuple(map(of, equation.invars)),
+                tuple((name, _likeness_of(value)) for name, value in equation.params.items()),
+                tuple(map(of, equation.outvars)),
+            )
+            for equation in program.eqns
+        ),
+        tuple(map(of, program.outvars)),
+    )
+
+
+def _likeness_of(value: Any) -> Any:
+    """Of a parameter of an operation; what cannot be compared is like itself alone."""
+    if isinstance(value, ClosedJaxpr):
+        return likeness(value.jaxpr), tuple(map(id, value.consts))
+    if isinstance(value, Jaxpr):
+        return likeness(value)
+    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+        return tuple(map(_likeness_of, value))
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
+
+
 def scan_parts(scan: JaxprEqn) -> tuple[int, int]:
     """How many inputs of a scan are constants, and how many are carried; the others are slices.
 

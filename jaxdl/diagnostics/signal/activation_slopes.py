@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 from jaxtyping import Array
 
-from jaxdl.jaxprs import Segment, cut, holds_primitive, likeness
+from jaxdl.jaxprs import Segment, cut, holds_primitive, like, likeness_of
+from jaxdl.tracing.labels import LABEL
 from jaxdl.tracing.sites import ATTENTION, Site, site_before
 
 # Beside the kink of a ReLU, where its slope is that of most arguments.
@@ -77,14 +78,14 @@ class Read(NamedTuple):
     layers_first: Callable[[Array], Array]
     mapped: tuple[int, ...]
 
-    def slope(self) -> Slope:
-        """The slope, with a first axis of layers."""
-        found: Slope = jax.tree.map(self.layers_first, self.activation.slope(self.values))
-        return found
+    def program(self) -> ClosedJaxpr:
+        """The slope with a first axis of layers, as a program of `values`."""
 
-    def likeness(self) -> Any:
-        """A key that is equal for activations that can be computed together."""
-        return likeness(self.activation.function.program), self.activation.at, self.mapped
+        def slope(*values: Any) -> Slope:
+            found: Slope = jax.tree.map(self.layers_first, self.activation.slope(values))
+            return found
+
+        return jax.make_jaxpr(slope)(*map(like, self.activation.function.reads))
 
 
 def activation_of(sites: Sequence[Site], number: int, segment: Segment) -> Activation | None:
@@ -105,8 +106,30 @@ def activation_of(sites: Sequence[Site], number: int, segment: Segment) -> Activ
     made = _last_of_same_shape(segment.program, previous.variable, site.variable)
     if made is None or holds_primitive(segment.program, "custom_vjp_call"):
         return None  # a hand-written backward pass has no forward derivative
-    (function,) = cut(segment.program, (), [made])
+    function = _without_labels(segment.program, made)
     return Activation(function, function.reads.index(previous.variable))
+
+
+def _without_labels(program: Jaxpr, made: Var) -> Segment:
+    """What computes a value; labels are values unchanged, and read parameters beside."""
+    (piece,) = cut(program, (), [made])
+    behind: dict[Any, Any] = {}
+    kept = []
+    for equation in piece.program.eqns:
+        reads = [
+            atom if isinstance(atom, Literal) else behind.get(atom, atom)
+            for atom in equation.invars
+        ]
+        if equation.primitive.name == LABEL:
+            behind[equation.outvars[0]] = reads[0]
+        else:
+            kept.append(equation.replace(invars=reads))
+    out = behind.get(made, made)
+    inner = {each for equation in kept for each in equation.outvars}
+    atoms = [*(atom for equation in kept for atom in equation.invars), out]
+    reads = tuple(dict.fromkeys(a for a in atoms if not isinstance(a, Literal) and a not in inner))
+    code = program.replace(constvars=[], invars=reads, outvars=[out], eqns=kept)
+    return Segment(reads, (out,), code)
 
 
 def map_alike(function: Callable[[Slope], Array], activations: Sequence[Read]) -> Array:
@@ -119,12 +142,13 @@ def map_alike(function: Callable[[Slope], Array], activations: Sequence[Read]) -
         function: of a slope, (layers,) of a slope with a first axis of layers.
         activations: what was recorded, one or more.
     """
+    programs = [each.program() for each in activations]
     alike: dict[Any, list[int]] = {}
-    for number, each in enumerate(activations):
-        alike.setdefault(each.likeness(), []).append(number)
+    for number, (program, each) in enumerate(zip(programs, activations, strict=True)):
+        # A derivative of its own is written out there, so equal functions have equal programs.
+        alike.setdefault((likeness_of(program), each.mapped), []).append(number)
     results, owners = [], []
     for numbers in alike.values():
-        first = activations[numbers[0]]
         reads = list(zip(*(activations[number].values for number in numbers), strict=True))
         # What all of them read stays one array.
         is_shared = [all(each is of_one[0] for each in of_one) for of_one in reads]
@@ -133,8 +157,8 @@ def map_alike(function: Callable[[Slope], Array], activations: Sequence[Read]) -
             for of_one, shared in zip(reads, is_shared, strict=True)
         ]
 
-        def measured(*values: Array, first: Read = first) -> Array:
-            return function(first._replace(values=values).slope())
+        def measured(*values: Array, program: ClosedJaxpr = programs[numbers[0]]) -> Array:
+            return function(Slope(*jaxpr_as_fun(program)(*values)))
 
         if len(numbers) > 1:
             axes = [None if shared else 0 for shared in is_shared]

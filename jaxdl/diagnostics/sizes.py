@@ -138,7 +138,11 @@ def _parts(values: Any) -> list[Array]:
 
 def _largest(parts: Sequence[Array], axes: Axes) -> Array:
     keep = axes is not None
-    largest = [jnp.max(jnp.abs(part), axes, keepdims=keep, initial=0) for part in parts]
+    largest = [
+        # An empty array has no largest entry; only there the number costs an operation more.
+        jnp.max(jnp.abs(part), axes, keepdims=keep, initial=None if part.size else 0)
+        for part in parts
+    ]
     kind = jnp.result_type(*largest)
     return jnp.max(jnp.stack([each.astype(kind) for each in largest]), 0)
 

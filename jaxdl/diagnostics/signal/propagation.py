@@ -12,10 +12,11 @@ from jaxtyping import Array, Float
 
 from jaxdl.calling import GivenMode
 from jaxdl.compiling import jit_with
+from jaxdl.diagnostics.signal.activation_slopes import Slope
 from jaxdl.diagnostics.signal.attending import attended_by_row
 from jaxdl.diagnostics.signal.feeds import feeds_of
 from jaxdl.diagnostics.signal.names import ACTIVATION
-from jaxdl.diagnostics.signal.recording import Recording, Slope, map_stacked, record
+from jaxdl.diagnostics.signal.recording import Recording, record
 from jaxdl.diagnostics.signal.rows import Trace
 from jaxdl.diagnostics.sizes import mean_and_deviation, norms
 from jaxdl.plotting import signal_figure
@@ -305,15 +306,7 @@ def _saturated_fractions(recorded: Recording, saturation: float) -> Array:
         limit = jnp.minimum(saturation, slope.steepest / 10)
         return _share((slope.slope < limit) & (slope.value != 0))
 
-    counts = [values.shape[0] for values in recorded.values]
-    fractions = [jnp.full(count, jnp.nan, jnp.float32) for count in counts]
-    known = [number for number, slope in enumerate(recorded.slopes) if slope is not None]
-    if known:
-        measured = map_stacked(saturated, [recorded.slopes[number] for number in known])
-        ends = np.cumsum([counts[number] for number in known])
-        for number, end in zip(known, ends, strict=True):
-            fractions[number] = measured[end - counts[number] : end]
-    return recorded.trace.in_order(jnp.concatenate(fractions))
+    return recorded.map_slopes(saturated)
 
 
 def _share(holds: Array) -> Array:

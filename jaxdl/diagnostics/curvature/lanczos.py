@@ -112,7 +112,7 @@ def advance(
         space: it is left as it was if it is done.
         locked: (some, size), vectors to stay orthogonal to; None for none.
         tolerance: the residual of the largest pair over the largest eigenvalue in size at which the
-            method ends; None fills the basis once.
+            method ends; None fills the basis once, and orthogonalises every vector in full.
         iterations: the most products.
     """
     place, vector = space.filled, space.vector
@@ -123,12 +123,15 @@ def advance(
     matrix = space.matrix.at[place].set(space.coupling.at[place].set(inside))
     if locked is not None:
         image = _without(image, locked)
-    image = lax.cond(space.careful, _without, lambda image, _: image, image, basis)
+    kept: Array | float = 1.0
+    if tolerance is None:
+        image = _without(image, basis)
     following, length = _unit(image)
-    # What was left may be rounding: its direction is checked again at full length.
-    following, kept = lax.cond(space.careful, _again, _as_it_is, following, basis)
+    if tolerance is None:
+        # What was left may be rounding: its direction is checked again at full length.
+        following, kept = _again(following, basis)
     scale = jnp.maximum(space.scale, jnp.max(jnp.abs(matrix)))
-    exhausted = ~(length > 10 * jnp.finfo(length.dtype).eps * scale) | ~(kept > 0.5)
+    exhausted = ~(length > 10 * jnp.finfo(length.dtype).eps * scale) | ~(jnp.asarray(kept) > 0.5)
     length = jnp.where(exhausted, 0, length)
     after = space._replace(
         basis=basis,
@@ -145,7 +148,7 @@ def advance(
     full = after.filled == len(basis)
     if tolerance is None:
         return after._replace(done=full | exhausted | ~jnp.isfinite(scale))
-    risky = ~after.careful & (after.risk > jnp.sqrt(jnp.finfo(length.dtype).eps))
+    risky = after.careful | (after.risk > jnp.sqrt(jnp.finfo(length.dtype).eps))
     due = full | exhausted | risky | (after.filled % CHECK == 0) | (length <= tolerance * scale)
     due = due | (after.products >= iterations) | ~jnp.isfinite(scale)
     # Only what changes goes through the condition: the basis would be copied in every step.
@@ -213,7 +216,7 @@ def _look(space: Krylov, tolerance: float, iterations: int) -> tuple[Array, ...]
     finite = jnp.isfinite(scale) & jnp.isfinite(residual)
     done = (residual <= tolerance * scale) | (space.products >= iterations) | ~finite
     overlap = jnp.max(jnp.abs(space.basis @ space.vector))
-    lost = overlap > jnp.sqrt(jnp.finfo(overlap.dtype).eps)
+    lost = space.careful | (overlap > jnp.sqrt(jnp.finfo(overlap.dtype).eps))
     vector = lax.cond(
         lost,
         lambda vector, basis: _again(_again(vector, basis)[0], basis)[0],
@@ -222,7 +225,7 @@ def _look(space: Krylov, tolerance: float, iterations: int) -> tuple[Array, ...]
         space.basis,
     )
     risk = jnp.maximum(overlap, jnp.finfo(overlap.dtype).eps)
-    return vector, space.careful | lost, jnp.maximum(space.overlap, overlap), risk, scale, done
+    return vector, lost, jnp.maximum(space.overlap, overlap), risk, scale, done
 
 
 def _restarted(space: Krylov) -> Krylov:
@@ -254,11 +257,6 @@ def _without(vector: Array, rows: Array) -> Array:
 
 def _again(vector: Array, basis: Array) -> tuple[Array, Array]:
     return _unit(_without(vector, basis))
-
-
-def _as_it_is(vector: Array, basis: Array) -> tuple[Array, Array]:
-    del basis
-    return vector, jnp.ones((), vector.dtype)
 
 
 def drive(going: Any, step: Any, state: Any, *, on_host: bool) -> Any:

@@ -1,20 +1,28 @@
 """Orthogonal weights stretch all directions alike, and very deep networks then train.
 
-Square layers without biases. First the singular values of the Jacobian of the first layers by the
-inputs, at initialisation, 256 units wide, Gaussian against orthogonal weights of one variance. Then
-networks of 64 units on digits of 8 x 8: steps of gradient descent until the training loss is at
-half a nat, each at the best of some rates, which are multiples of one over the depth. At last
-convolutions with tanh on the same digits, 3 x 3 with the edges joined: Gaussian against
-delta-orthogonal.
+Square layers without biases. First the singular values of the Jacobian of all layers by the inputs,
+before training, 256 units wide, Gaussian against orthogonal weights of one variance. Then networks
+of 64 units on digits of 8 x 8: steps of gradient descent until the training loss is at 0.3 nats,
+each at the better of two rates, which are multiples of one over the layers. Last, convolutions with
+tanh on the same digits, 3 x 3 with the edges joined, 8 channels: Gaussian against delta-orthogonal.
 
-Meaning: X. Y.
+Meaning: The panels show how strongly a network stretches each direction of its input before
+training, how unequal that becomes with depth, how many steps networks then need, and the loss of
+those that were given up. Gaussian layers stretch more unequally with each layer and train ever more
+slowly, while orthogonal ones stretch all directions alike as long as the activation is nearly
+linear, and the time to train then hardly depends on the depth.
 
 Data: digits, 1,797 grey digits of 8 x 8 (500 to train on), from the package scikit-learn.
 Source: Saxe, McClelland and Ganguli (2014); Pennington, Schoenholz and Ganguli (2017); Xiao, Bahri,
 Sohl-Dickstein, Schoenholz and Pennington (2018).
 Run: python experiments/beyond/dynamical_isometry.py
-Expected: X.
-Time: X.
+Expected: the variance of the squared singular values over their squared mean is the depth for
+Gaussian linear layers and 0 for orthogonal ones; with ReLU it is 2 and 1 times the depth, so
+orthogonal weights do not mend a ReLU. Orthogonal linear networks of 4 and of 64 layers train in 25
+steps, a Gaussian one of 64 needs six times as many (a pilot of one seed). Xiao et al. train 10,000
+delta-orthogonal layers on larger images; these 64 layers, 8 channels and 120 steps show which of
+the two trains sooner, and not where Gaussian convolutions cannot be trained at all.
+Time: 4 minutes on 2 CPU cores.
 """
 
 import functools

@@ -273,7 +273,7 @@ MADE = {
         "LogUniform": (pickled.settings, lambda: training.LogUniform(1e-4, 1)),
         "NonFiniteError": (pickled.number, lambda: training.NonFiniteError(3, "the loss", "stop")),
         "Parametrization": (
-            pickled.settings,
+            pickled.factors_by_width,
             lambda: training.parametrization(
                 "maximal_update", models.MLP([32, 3]), models.MLP([8, 3]), jnp.ones((1, 4))
             ),

@@ -21,8 +21,8 @@ Expected: the power of the width in the outputs' change is near 0.7 under the st
 parametrisation and near 0 under maximal update. From width 64 to 1024 the standard best rate of the
 MLP falls by about ten (a pilot with three hidden layers: from 0.012 to 0.0009), under maximal
 update it stays within the spacing of the rates (the same pilot, to width 512). The transformer
-shows less of it: its widths differ by 4 alone, and in a pilot from width 32, where a head is 8 wide,
-the best rate under maximal update rose by a factor of 2. Adam and few steps only: what longer
+shows less of it: its widths differ by 4 alone, and in a pilot from width 32, where a head is 8
+wide, the best rate under maximal update rose by a factor of 2. Adam and few steps only: what longer
 training or SGD does is not shown.
 Time: about 4 minutes on 2 CPU cores.
 """

@@ -31,7 +31,8 @@ from jaxdl.training.task import (
     scale_images,
     to_measure,
 )
-from jaxdl.training.widths.parametrization import Parametrization, parametrization
+from jaxdl.training.widths.parametrization import parametrization
+from jaxdl.training.widths.parametrized import Parametrization
 
 MEASURES = ("sizes", "changes")
 LEAST_SEEDS = 2

@@ -29,7 +29,8 @@ from jaxdl.training.statistics import recalibrate
 from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step
 from jaxdl.training.sweep import sweep
 from jaxdl.training.task import Task, scale_images
-from jaxdl.training.widths.parametrization import ByWidth, Parametrization, parametrization
+from jaxdl.training.widths.parametrization import parametrization
+from jaxdl.training.widths.parametrized import ByWidth, Parametrization
 
 __all__ = [
     "ByWidth",

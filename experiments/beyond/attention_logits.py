@@ -88,7 +88,8 @@ def words() -> tuple[data.Arrays, data.Arrays]:
         examples=EXAMPLES,
         test_examples=TESTED,
     )
-    return jax.tree.map(jnp.asarray, (made.train, made.test))
+    train, test = (jax.tree.map(jnp.asarray, split) for split in (made.train, made.test))
+    return train, test
 
 
 def make_task(norm: Any, layers: int) -> training.Task:
@@ -194,7 +195,7 @@ def sensitivity(results: xarray.Dataset) -> xarray.DataArray:
 
     Wortsman et al., section 2.2; no run counts as worse than a guess.
     """
-    loss = np.minimum(final_loss(results), GUESS)
+    loss = final_loss(results).clip(max=GUESS)
     return (loss - loss.min("rate")).mean("rate")
 
 

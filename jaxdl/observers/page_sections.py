@@ -225,14 +225,26 @@ def _attention(told: Told) -> str:
     for measure, (title, note) in _ATTENTION.items():
         names = list(newest.get(measure, ()))
         past = [line for line in told.lines if measure in line]
+        short = _without_shared_end(names)
         lines = [
-            _line(name, [(each["epoch"], each[measure].get(name)) for each in past], place, False)
+            _line(short[name], [(at["epoch"], at[measure].get(name)) for at in past], place, False)
             for place, name in enumerate(_some(names, MOST_LAYERS))
         ]
         left = len(names) - len(lines)
         more = f" Not drawn: {counted(left, 'attention')} between these." if left else ""
         figures.append(panel(title, lines, note=note + more))
     return _grid(figures) if any(figures) else ""
+
+
+def _without_shared_end(names: Sequence[str]) -> dict[str, str]:
+    """By name, the name without the last parts of its path that all names share."""
+    parts = [name.split("/") for name in names]
+    shared = 0
+    while parts and all(len(each) > shared + 1 for each in parts):
+        if len({each[-1 - shared] for each in parts}) > 1:
+            break
+        shared += 1
+    return {"/".join(each): "/".join(each[: len(each) - shared]) for each in parts}
 
 
 _ATTENTION = {

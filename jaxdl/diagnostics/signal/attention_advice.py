@@ -28,7 +28,8 @@ def one_hot(measured: Propagation, before: Propagation | None) -> Advice | None:
     name, others = measured.names[row], int(np.sum(share >= ONE_KEY_FRACTION)) - 1
     also = f" ({others} other attentions do so too)" if others else ""
     earlier = None if before is None else before.on_one_key
-    if earlier is not None and earlier[row] < ONE_KEY_FRACTION:
+    grew = before is not None and _growth(measured, before)[row] >= LOGIT_GROWTH
+    if earlier is not None and (earlier[row] < ONE_KEY_FRACTION or grew):
         also += f", {earlier[row]:.0%} before"
         change = against_growth(measured, row)
     elif is_normalized(measured, row):
@@ -53,8 +54,7 @@ def growing_logits(measured: Propagation, before: Propagation | None) -> Advice 
         return None
     now, then = (np.asarray(each.largest_logit, np.float64) for each in (measured, before))
     left, had = (np.asarray(each.normalized_entropy, np.float64) for each in (measured, before))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        growth = now / then
+    growth = _growth(measured, before)
     grew = (now >= LARGE_LOGIT) & (growth >= LOGIT_GROWTH) & (left < ENTROPY_LEFT * had)
     if not grew.any():
         return None
@@ -66,9 +66,17 @@ def growing_logits(measured: Propagation, before: Propagation | None) -> Advice 
         name,
         float(growth[row]),
         f"The largest logit in {name} grew from {then[row]:.2g} to {now[row]:.2g}{also}, and the "
-        f"entropy of its weights fell from {had[row]:.0%} to {left[row]:.0%} of that of even "
-        f"weights: {against_growth(measured, row)}.",
+        f"entropy of its weights fell from {100 * had[row]:.2g} % to {100 * left[row]:.2g} % of "
+        f"that of even weights: {against_growth(measured, row)}.",
     )
+
+
+def _growth(measured: Propagation, before: Propagation) -> np.ndarray:
+    """By row, the factor of the largest logit."""
+    now, then = (np.asarray(each.largest_logit, np.float64) for each in (measured, before))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth: np.ndarray = now / then
+    return growth
 
 
 def against_growth(measured: Propagation, row: int) -> str:

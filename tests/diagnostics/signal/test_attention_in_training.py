@@ -205,8 +205,11 @@ def test_one_key_in_training_is_told_from_one_key_at_the_start(healthy):
     assert "start their kernels smaller" in at_start.sentence
     assert "lower the learning rate" in in_training.sentence
     assert "0% before" in in_training.sentence
-    # It was so before: the start is to blame.
+    # It was so before: the start is to blame. If the logits go on growing, training is.
     assert advise(sick, before=sick)[0].sentence == at_start.sentence
+    sicker = edited(sick, row, largest_logit=5e3)
+    (more,) = (each for each in advise(sicker, before=sick) if each.problem == "one-hot attention")
+    assert "lower the learning rate" in more.sentence
 
 
 def test_with_norms_on_queries_and_keys_the_remedy_is_another():

@@ -20,8 +20,14 @@ Source: Zhang, Dauphin and Ma (2019), Fixup initialization; De and Smith (2020),
 biases residual blocks towards the identity function; Goyal et al. (2017) for the zero scale; Xiong
 et al. (2020) for norms after the sum.
 Run: python experiments/beyond/residual_start.py
-Expected: TODO
-Time: TODO min on 2 CPU cores.
+Expected: before training the stream doubles in every block without a norm, grows by its start in
+every block with norms before the branches, ends at (1 + 1/L)^L with branches over the root of L,
+and stays with the other kinds. In a pilot of one seed (transformers, 150 steps, rates from 2^-13)
+16 blocks trained at rates up to 2^-5 with norms before and with SkipInit and up to 2^-6 with Fixup;
+without a norm, and with norms after the sums, at none. This size shows which kinds train at all and
+rates to a factor of two. It cannot show what longer training or a warm-up gives, which networks
+with norms after the sums are known to need, nor the accuracy that each kind reaches.
+Time: 5 min on 2 CPU cores, estimated from the pilot.
 """
 
 import functools

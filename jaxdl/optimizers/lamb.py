@@ -90,12 +90,32 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
             raise ValueError("lamb needs the parameters: update(grads, state, params)")
 
         def scaled(update: Array, theta: Array) -> Array:
-            _, short, norm = scaled_norm(update)
-            theirs, _, long = scaled_norm(theta)
+            unit, norm = _norm(update)
+            theirs, long = _norm(theta)
             is_zero = (norm == 0) | (long == 0)
-            ratio = (long / theirs) / jnp.where(is_zero, 1, norm)
-            return jnp.where(is_zero, update, ratio * short).astype(update.dtype)
+            # In this order nothing overflows or vanishes on the way.
+            direction = (unit * update) * (1 / jnp.where(is_zero, 1, norm))
+            return jnp.where(is_zero, update, direction * (long / theirs)).astype(update.dtype)
 
         return jax.tree.map(scaled, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update_fn)
+
+
+# Squares of float32 are exact enough for norms in this range, and need no pass for the largest.
+_SMALLEST, _LARGEST = 2.0**-40, 2.0**60
+
+
+def _norm(leaf: Array) -> tuple[Array, Array]:
+    """A unit, and the norm in it; a second pass over the leaf only where its squares need one."""
+    plain = jnp.sqrt(jnp.sum(jnp.square(leaf)))
+    is_plain = (plain > _SMALLEST) & (plain < _LARGEST)
+
+    def in_unit() -> tuple[Array, Array]:
+        unit, _, norm = scaled_norm(leaf)
+        return unit, norm
+
+    found: tuple[Array, Array] = jax.lax.cond(
+        is_plain, lambda: (jnp.ones_like(plain), plain), in_unit
+    )
+    return found

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from jaxdl import losses, optimizers, training
+from jaxdl.optimizers.lamb import scale_by_trust_ratio
 from jaxdl.optimizers.precision import in_wide_type
 
 RULES = {
@@ -286,3 +287,15 @@ def test_nesterovs_theta_has_the_parameters_type(position, dtype):
     theta = optimizers.nesterov_theta(params + updates, state, decay=0.5)
     assert theta.dtype == dtype
     np.testing.assert_allclose(theta, params - gradient / 2)
+
+
+@pytest.mark.parametrize("size", [1e-36, 1e-20, 1.0, 1e18, 1e30, 1e37])
+@pytest.mark.parametrize("long", [1e-30, 1.0, 1e25])
+def test_lamb_gives_a_step_the_length_of_any_parameters(size, long):
+    params = jnp.float32(long) * jnp.array([3.0, 4.0, 0.0])
+    link = scale_by_trust_ratio()
+    update = jnp.float32(size) * jnp.array([0.0, 1.0, -1.0])
+    moved = jax.jit(lambda u, p: link.update(u, link.init(p), p)[0])(update, params)
+    # Squares, their sum, roots and quotients: fewer than ten roundings.
+    expected = np.float64(5 * long) / np.sqrt(2) * np.array([0, 1, -1])
+    np.testing.assert_allclose(moved, expected, rtol=10 * 2**-24)

@@ -1,7 +1,7 @@
 """Gradient descent sharpens the loss until it is at the edge of stability, and stays there.
 
-[784, 64, 64, 64, 10], tanh, 500 digits, all of them in every step: plain gradient descent on half
-the squared error to one-hot labels, at two rates eta, from the same parameters for all rates of a
+[784, 64, 64, 64, 10], tanh, 500 digits, all of them in every step: plain gradient descent on the
+mean squared error to one-hot labels, at two rates eta, from the same parameters for all rates of a
 seed. Before every 50 steps the largest eigenvalue of the Hessian is measured by Lanczos' method,
 `diagnostics.sharpness`; the loss is measured at every step.
 

@@ -35,12 +35,14 @@ def eigenvalue_figure(
     for place in range(drawn.shape[1]):
         axes.errorbar(
             rows, drawn[:, place], yerr=off[:, place], fmt="ks" if place == 0 else "wo", mec="k",
-            ecolor="k", capsize=3, ms=6, label="largest" if place == 0 else None,
+            ecolor="k", capsize=3, ms=6, label={0: "largest", 1: "next"}.get(place),
         )  # fmt: skip
     axes.axhline(0, color="0.6", lw=0.8)
     axes.set_xticks(rows, list(names), rotation=90 if len(names) > 4 else 0)
     axes.set(ylabel=label, xlim=(-0.6, len(names) - 0.4))
     axes.grid(lw=0.3)
+    if drawn.shape[1] > 1:
+        axes.legend()
     return figure
 
 
@@ -69,7 +71,7 @@ def density_figure(names: Sequence[str], grid: ArrayLike, mean: ArrayLike, error
     for axes, name, density, width in zip(panels, names, densities, off, strict=False):
         upper, lower = density + 2 * width, np.maximum(density - 2 * width, floor)
         axes.fill_between(points, lower, upper, color="C0", alpha=0.3, lw=0)
-        axes.plot(points, np.maximum(density, floor), "C0", lw=1.4)
+        axes.plot(points, np.where(density > floor, density, np.nan), "C0", lw=1.4)
         axes.set(
             yscale="log", ylim=(floor, 3 * densities.max()), xlabel="eigenvalue", title=name,
             ylabel="density",

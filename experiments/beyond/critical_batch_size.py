@@ -351,7 +351,7 @@ def plot(results: xarray.Dataset) -> Any:
         xscale="log", yscale="log", xlabel="steps", ylabel="examples",
         title="Steps and examples up to the same loss",
     )  # fmt: skip
-    left.legend(title="curve: the law", fontsize=9)
+    left.legend(title="curve: the law", fontsize=9, loc="upper right")
 
     measured, now = critical(results), scales(results)
     so_far = geometric_mean(now.cumsum("step") / now.notnull().cumsum("step"))
@@ -387,7 +387,7 @@ def plot(results: xarray.Dataset) -> Any:
     right.set_yticks(TICKS, [f"{tick}" for tick in TICKS])
     right.minorticks_off()
     right.invert_xaxis()
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="upper left")
     return figure
 
 

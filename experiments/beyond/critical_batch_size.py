@@ -93,7 +93,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(seeds=3, batch_sizes=(16, 64, 512), examples=1500, tuning_seeds=1),
+    "smoke": Config(seeds=3, batch_sizes=(16, 64, 256), examples=800, tuning_seeds=1),
     "full": Config(seeds=20),
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
 CONVOLUTION = "conv_general_dilated"
@@ -91,6 +92,12 @@ def size_of(atom: Any) -> int:
     return math.prod(shape_of(atom))
 
 
+def like(variable: Var) -> jax.ShapeDtypeStruct:
+    """The shape and the type of a variable, to trace a function with."""
+    aval: Any = variable.aval
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
+
+
 def value_of(atom: Any, values: Mapping[Var, Any]) -> Any:
     """A literal's value, or that of a variable."""
     return atom.val if isinstance(atom, Literal) else values[atom]
@@ -119,6 +126,68 @@ class Segment:
         """Compute the values it gives from the values it reads."""
         given: list[Any] = jaxpr_as_fun(ClosedJaxpr(self.program, ()))(*values)
         return given
+
+
+_RULES = ("jvp_jaxpr_fun", "jvp_jaxpr_thunk", "fwd_jaxpr_thunk", "bwd")
+"""Parameters that say how to differentiate, made anew at each trace."""
+
+
+def likeness(program: Jaxpr) -> tuple[Any, ...]:
+    """A key that is equal for programs of the same operations on the same shapes.
+
+    It is meant for programs that are run as they are: how they would be differentiated does not
+    count. The key holds for as long as the programs exist.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> key = lambda f, x: likeness(jax.make_jaxpr(f)(x).jaxpr)
+        >>> key(lambda x: jnp.sin(2 * x), 1.0) == key(lambda y: jnp.sin(2 * y), 3.0)
+        True
+        >>> key(lambda x: jnp.sin(2 * x), 1.0) == key(lambda x: jnp.sin(3 * x), 1.0)
+        False
+    """
+    numbers: dict[Any, int] = {}
+
+    def of(atom: Any) -> Any:
+        if isinstance(atom, Literal):
+            return (id(atom.val) if shape_of(atom) else str(atom.val)), str(atom.aval)
+        return numbers.setdefault(atom, len(numbers)), str(atom.aval)
+
+    return (
+        tuple(map(of, (*program.constvars, *program.invars))),
+        tuple(
+            (
+                equation.primitive.name,
+                tuple(map(of, equation.invars)),
+                tuple(
+                    (name, likeness_of(value))
+                    for name, value in equation.params.items()
+                    if name not in _RULES
+                ),
+                tuple(map(of, equation.outvars)),
+            )
+            for equation in program.eqns
+        ),
+        tuple(map(of, program.outvars)),
+    )
+
+
+def likeness_of(value: Any) -> Any:
+    """Of a closed program, or another parameter of an operation.
+
+    What cannot be compared is like itself alone.
+    """
+    if isinstance(value, ClosedJaxpr):
+        return likeness(value.jaxpr), tuple(map(id, value.consts))
+    if isinstance(value, Jaxpr):
+        return likeness(value)
+    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+        return tuple(map(likeness_of, value))
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
 
 
 def scan_parts(scan: JaxprEqn) -> tuple[int, int]:

@@ -163,6 +163,10 @@ def settings(thing):
     return [np.asarray(value) for value in vars(thing).values() if isinstance(value, int | float)]
 
 
+def factors_by_width(parametrization):
+    return [np.asarray(row[2:]) for row in parametrization.parameters]
+
+
 def split_arrays(dataset):
     return dataset.train.inputs, dataset.train.targets
 

@@ -53,6 +53,27 @@ PROBLEMS = {
     "mlp": Problem(0.5 * DRAW.normal(size=sum(SIZES)), mlp_gradient),
 }
 
+MIXING, GOAL = DRAW.normal(size=(9, 6)), DRAW.normal(size=(9, 4))
+
+
+def matrix_gradient(xp, w):
+    """f(W) = |A W - B|^2 / 18, for W of 6 inputs and 4 outputs."""
+    mixing, goal = xp.asarray(MIXING, w.dtype), xp.asarray(GOAL, w.dtype)
+    return mixing.T @ (mixing @ w - goal) / len(MIXING)
+
+
+MATRIX = Problem(2.0 * DRAW.normal(size=(6, 4)), matrix_gradient)
+
+
+def for_leaf(optimizer, name):
+    """The optimizer of a bare array, which it sees as a leaf of this name."""
+
+    def update(gradient, state, params):
+        moved, state = optimizer.update({name: gradient}, state, {name: params})
+        return moved[name], state
+
+    return optax.GradientTransformation(lambda params: optimizer.init({name: params}), update)
+
 
 def trajectory(optimizer, problem, observe=lambda w, state: w, dtype=jnp.float32):
     """The parameters after each step, (STEPS, n)."""

@@ -61,18 +61,19 @@ ROOMS = (
 INSIDE = {
     "training": (
         "fields", "pairing", "task", "state", "refusals", "steps", "loops", "orders", "evaluation",
+        "running_norms", "statistics", "evaluated_stats",
         "run", "checkpoints", "fit", "sweep", "search_space",
-        "search_trials", "search",
-        "running_norms", "statistics", "linear_norms", "folding",
+        "search_trials", "search", "linear_norms", "folding", "widths",
     ),
     "diagnostics": (
-        "sizes", "objective", "noise", "signal", "landscape", "theory", "batch_norm_theory",
-        "batch_norm_check",
+        "sizes", "objective", "noise", "curvature", "signal", "landscape", "theory",
+        "batch_norm_theory", "residual_theory", "batch_norm_check", "coordinate_check", "kernel",
     ),
     "plotting": (
-        "figure", "bands", "curves", "images", "signal", "noise_scales", "confusion",
-        "normalization_axes", "contours", "animation", "lecture_legends", "lecture_text",
-        "lecture_panels", "lecture", "formulas", "document", "page", "cards",
+        "figure", "bands", "curvature", "curves", "images", "signal", "noise_scales",
+        "singular_values", "kernels", "width_curves", "confusion", "normalization_axes",
+        "contours", "animation", "lecture_legends", "lecture_text", "lecture_panels", "lecture",
+        "formulas", "document", "page", "cards",
     ),
     "claims": (
         "claim", "estimates", "draws", "shares", "slopes", "pairs", "report", "stored_results",

@@ -62,6 +62,7 @@ def train_step():
 MADE = {
     initializers: {
         "constant": (W, lambda: initializers.constant(np.float32(0.1))),
+        "delta_orthogonal": (K, lambda: initializers.delta_orthogonal(0.5)),
         "dirac": (K, lambda: initializers.dirac(2)),
         "glorot_normal": (W, lambda: initializers.glorot_normal(np.float32(1.5))),
         "glorot_uniform": (W, lambda: initializers.glorot_uniform()),
@@ -109,6 +110,7 @@ MADE = {
     optimizers: {
         "accumulate": (UPDATES, lambda: optimizers.accumulate(optimizers.sgd(0.1), 2)),
         "adadelta": (UPDATES, lambda: optimizers.adadelta()),
+        "adafactor": (UPDATES, lambda: optimizers.adafactor(0.1, factored_from=2)),
         "adagrad": (UPDATES, lambda: optimizers.adagrad(0.1)),
         "adam": (
             UPDATES,
@@ -139,8 +141,15 @@ MADE = {
         ),
         "ema": (UPDATES, lambda: optimizers.ema(0.9, debias=True)),
         "l2": (UPDATES, lambda: optimizers.l2(0.1, mask=None)),
+        "lamb": (UPDATES, lambda: optimizers.lamb(0.1, epsilon=0.1)),
         "lion": (UPDATES, lambda: optimizers.lion(0.1, weight_decay=0.1)),
         "momentum": (UPDATES, lambda: optimizers.momentum(0.1, rate_position="outside")),
+        "lookahead": (UPDATES, lambda: optimizers.lookahead(optimizers.sgd(0.1), period=2)),
+        "muon": (
+            UPDATES,
+            lambda: optimizers.muon(0.1, adam_rate=0.2),
+            lambda: optimizers.muon(0.1, matrices={"dense/kernel": None}),
+        ),
         "nadam": (UPDATES, lambda: optimizers.nadam(0.1)),
         "nesterov": (UPDATES, lambda: optimizers.nesterov(0.1)),
         "plateau": (
@@ -155,6 +164,10 @@ MADE = {
         ),
         "rmsprop": (UPDATES, lambda: optimizers.rmsprop(0.1, centered=True)),
         "sam": (pickled.sharp_updates, lambda: optimizers.sam(optimizers.sgd(0.1))),
+        "schedule_free": (
+            UPDATES,
+            lambda: optimizers.schedule_free(optimizers.sgd(0.1), beta=0.5),
+        ),
         "sgd": (UPDATES, lambda: optimizers.sgd(0.1)),
         "swa": (UPDATES, lambda: optimizers.swa(start=1)),
     },
@@ -187,7 +200,12 @@ MADE = {
         ),
         "ResNet": (
             ON_IMAGES,
-            lambda: models.ResNet(8, norm=layers.BatchNorm, zero_last_scale=True),
+            lambda: models.ResNet(8, norm=layers.BatchNorm, residual_start="zero_scale"),
+        ),
+        "ResidualMLP": (
+            ON_VECTORS,
+            lambda: models.ResidualMLP(features=5, residual_start="fixup", blocks="scan"),
+            lambda: models.ResidualMLP(features=5, residual_start="scaled", branch_layers=3),
         ),
         "Transformer": (
             ON_TOKENS,
@@ -211,6 +229,10 @@ MADE = {
             lambda: observers.gradient_noise_every(2, pickled.quiet),
         ),
         "history_lines": (pickled.memory, lambda: observers.history_lines("runs/history.jsonl")),
+        "attention_every": (
+            pickled.memory,
+            lambda: observers.attention_every(2, pickled.quiet),
+        ),
         "propagation_every": (
             pickled.memory,
             lambda: observers.propagation_every(2, pickled.quiet),
@@ -219,6 +241,7 @@ MADE = {
             pickled.memory,
             lambda: observers.report_plateau("accuracy", split="train"),
         ),
+        "sharpness_every": (pickled.memory, lambda: observers.sharpness_every(2, pickled.quiet)),
         "tensorboard": (pickled.memory, lambda: observers.tensorboard(Path("runs"), every=2)),
     },
     data: {
@@ -249,6 +272,12 @@ MADE = {
         "Integers": (pickled.settings, lambda: training.Integers(8, 128, log=True)),
         "LogUniform": (pickled.settings, lambda: training.LogUniform(1e-4, 1)),
         "NonFiniteError": (pickled.number, lambda: training.NonFiniteError(3, "the loss", "stop")),
+        "Parametrization": (
+            pickled.factors_by_width,
+            lambda: training.parametrization(
+                "maximal_update", models.MLP([32, 3]), models.MLP([8, 3]), jnp.ones((1, 4))
+            ),
+        ),
         "Run": (
             pickled.whole_run,
             lambda: training.make_run(task(), optimizers.adam(0.1), batch_size=2),
@@ -291,18 +320,21 @@ ELSE = {
     },
     layers: {"max_pool"},
     models: {"stack_blocks", "unstack_blocks"},
-    observers: {"Event", "clipped_share", "read_lines"},  # an event belongs to the moment of a run
+    observers: {
+        "Event",  # it belongs to the moment of a run
+        "Stability", "clipped_share", "read_lines",
+    },
     data: {
-        "as_dataset", "augmentation", "available", "from_csv", "from_folder", "from_frame",
-        "decode_tfds", "image_statistics", "load", "load_or_small",
-        "mislabel", "nielsen", "prepare", "sample_function", "shrink_images", "split",
-        "standardize", "stream",
+        "IGNORED", "as_dataset", "augmentation", "available", "brackets", "copying", "from_csv",
+        "from_folder", "from_frame", "decode_tfds", "image_statistics", "load", "load_or_small",
+        "mislabel", "modular_arithmetic", "nielsen", "prepare", "sample_function", "shrink_images",
+        "split", "standardize", "stream",
     },
     augmentation: {"Augmentation", "cutout", "random_crop", "random_flip"},
     training: {
-        "Change", "Event", "Observer", "Result", "Setup", "Streamed", "checkpoints",
+        "ByWidth", "Change", "Event", "Observer", "Result", "Setup", "Streamed", "checkpoints",
         "compiler_options", "epoch_order", "fit", "fold", "init_state", "initialize", "load",
-        "orders",
+        "orders", "parametrization",
         "recalibrate", "scale_images", "search", "step_orders", "sweep",
         "first_weights",  # a compiled program
     },

@@ -37,6 +37,7 @@ IDEAS = {
     "Understand it": (
         "diagnostics",
         "diagnostics.theory",
+        "diagnostics.wide_networks",
         "diagnostics.artificial_landscapes",
         "backpropagation",
         "claims",

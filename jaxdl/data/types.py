@@ -11,6 +11,9 @@ from jaxdl.showing import shape_of
 PARTS = ("inputs", "targets", "weights")
 """The fields that a split or a batch may have."""
 
+IGNORED = -100
+"""The target of a position that does not count: `losses.cross_entropy(..., ignored=IGNORED)`."""
+
 
 class DataError(ValueError):
     """A data file is missing, damaged or not what its name says; the text has the fix."""

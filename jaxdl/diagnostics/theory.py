@@ -164,7 +164,7 @@ def mean_field(
             "fan_ratio, or residual"
         )
     rows: list[tuple[float, ...]] = []
-    moments: _Moments | None = None
+    moments: GaussianMoments | None = None
     variance = weight_variance * input_second_moment + bias_variance
     between = weight_variance * input_second_moment  # the part that differs between examples
     for layer in range(1, depth + 1):
@@ -177,9 +177,9 @@ def mean_field(
         if not math.isfinite(variance):
             moments = None
         elif not batch_norm:
-            moments = _moments(activation, variance, kinks)
+            moments = gaussian_moments(activation, variance, kinks)
         elif layer == 1:  # f gets the same N(0, 1) at every layer
-            moments = _moments(activation, 1.0, kinks)
+            moments = gaussian_moments(activation, 1.0, kinks)
         if moments is None or not math.isfinite(moments.square):
             raise ValueError(
                 "the signal must stay within float64, got a variance that is not finite at layer "
@@ -243,13 +243,13 @@ def critical_weight_variance(
 
     def solve(variance: float) -> tuple[float, float]:
         """The weight variance that keeps the gradient at q, and the change of q in one layer."""
-        moments = _moments(activation, variance, kinks)
+        moments = gaussian_moments(activation, variance, kinks)
         if moments.squared_slope == 0:
             return math.inf, math.inf
         weight_variance = 1 / moments.squared_slope
         return weight_variance, weight_variance * moments.square + bias_variance - variance
 
-    if bias_variance == 0 and _moments(activation, 0.0, kinks).square == 0:
+    if bias_variance == 0 and gaussian_moments(activation, 0.0, kinks).square == 0:
         if math.isfinite(solution := solve(SMALLEST_VARIANCE)[0]):
             return solution
     else:
@@ -272,14 +272,14 @@ def _bisect(decreasing: Callable[[float], float], low: float, high: float) -> fl
     return math.sqrt(low * high)
 
 
-class _Moments(NamedTuple):
+class GaussianMoments(NamedTuple):
     mean: float
     variance: float
     square: float
     squared_slope: float
 
 
-def _moments(f: Elementwise, variance: float, kinks: Sequence[float]) -> _Moments:
+def gaussian_moments(f: Elementwise, variance: float, kinks: Sequence[float]) -> GaussianMoments:
     """Moments of f(z) and f'(z), z ~ N(0, variance). For f' a variance of 0 means the limit."""
 
     def slope(z: Float[Array, "..."]) -> Any:
@@ -294,7 +294,7 @@ def _moments(f: Elementwise, variance: float, kinks: Sequence[float]) -> _Moment
         points, weights = np.zeros(1), np.ones(1)
     values = evaluate_float64(f, points)
     mean = weights @ values
-    return _Moments(
+    return GaussianMoments(
         mean=float(mean),
         # Not E[f^2] - mean^2, which cancels for a small signal on a large mean.
         variance=float(weights @ (values - mean) ** 2),

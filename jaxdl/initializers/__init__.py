@@ -3,6 +3,7 @@
 from jaxdl.initializers.data_dependent import lsuv
 from jaxdl.initializers.fans import Fans, bind_fan_in, compute_fans
 from jaxdl.initializers.gains import backward_gain, gain, variance_preserving_gain
+from jaxdl.initializers.isometries import delta_orthogonal
 from jaxdl.initializers.protocol import Initializer
 from jaxdl.initializers.random import (
     glorot_normal,
@@ -47,6 +48,7 @@ __all__ = [
     "bind_fan_in",
     "compute_fans",
     "constant",
+    "delta_orthogonal",
     "dirac",
     "gain",
     "glorot_normal",

@@ -125,7 +125,7 @@ def dirac(groups: int = 1) -> Initializer:
                 "pass the layer's feature_group_count"
             )
         within = jnp.eye(channels, features // groups, dtype=working_dtype(dtype))
-        return _at_centre(jnp.tile(within, (1, groups)), window).astype(dtype)
+        return at_centre(jnp.tile(within, (1, groups)), window).astype(dtype)
 
     return init
 
@@ -172,7 +172,7 @@ def zero_hadamard(*, orthonormal: bool = False) -> Initializer:
             row, column = jnp.arange(channels)[:, None], jnp.arange(features)
             odd = lax.population_count(row & column) % 2 == 1
             matrix = jnp.where(odd, -scale, scale).astype(working)
-        return _at_centre(matrix, window).astype(dtype)
+        return at_centre(matrix, window).astype(dtype)
 
     return init
 
@@ -286,7 +286,8 @@ def identical_features() -> Initializer:
     return init
 
 
-def _at_centre(matrix: Array, window: Sequence[int]) -> Array:
+def at_centre(matrix: Array, window: Sequence[int]) -> Array:
+    """A kernel (*window, in, out) of zeros but for its centre, see `dirac`."""
     centre = tuple((size - 1) // 2 for size in window)
     return jnp.zeros((*window, *matrix.shape), matrix.dtype).at[centre].set(matrix)
 

@@ -3,6 +3,8 @@ r"""Per-example metrics: `metric(outputs, targets) -> (batch,)` in float32.
 A row with a NaN counts as wrong: argmax would point at the NaN and might agree by chance.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
@@ -10,8 +12,8 @@ from jaxdl.losses import holds_labels, mean_squared_error, require_classes
 
 
 def accuracy(
-    outputs: Float[Array, "batch ..."], targets: Shaped[Array, "..."]
-) -> Float[Array, " batch"]:
+    outputs: Float[Array, "batch ..."], targets: Shaped[Array, "..."], *, ignored: int | None = None
+) -> Any:
     """1 where the largest output is the target's class, 0 elsewhere; in a tie the first counts.
 
     One output alone is the logit of class 1, as in `binary_cross_entropy`: above 0 it says class 1,
@@ -23,9 +25,15 @@ def accuracy(
         targets: integer labels (batch, ...), or one value for each class (batch, ..., classes), of
             which the largest is the class. For one output (batch, ..., 1) or (batch, ...), of any
             dtype.
+        ignored: a label that does not count, as in `losses.cross_entropy`.
+
+    Returns:
+        (batch,); with an ignored label (values, weights), each (batch,), where the weight is the
+        number of labels that count.
 
     Raises:
-        ValueError: shapes that do not agree, labels that are no integers.
+        ValueError: shapes that do not agree, labels that are no integers; an ignored label where
+            the targets are no labels of two classes or more.
 
     Example:
         >>> accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])).tolist()
@@ -33,10 +41,22 @@ def accuracy(
         >>> accuracy(jnp.array([[-2.0], [0.3]]), jnp.array([[0.0], [0.0]])).tolist()
         [1.0, 0.0]
     """
-    if outputs.ndim == 1 or outputs.shape[-1:] == (1,):
+    is_binary = outputs.ndim == 1 or outputs.shape[-1:] == (1,)
+    if ignored is not None and (is_binary or not holds_labels(outputs, targets)):
+        raise ValueError(
+            f"ignored must go with labels, got {ignored} with outputs {outputs.shape} and targets "
+            f"{targets.shape}; weigh the examples instead"
+        )
+    if is_binary:
         return _mean_over_outputs(_binary_is_right(outputs, targets))
     labels = _labels(outputs, targets)
-    return _mean_over_outputs((jnp.argmax(outputs, axis=-1) == labels) & ~_has_nan(outputs))
+    is_right = (jnp.argmax(outputs, axis=-1) == labels) & ~_has_nan(outputs)
+    if ignored is None:
+        return _mean_over_outputs(is_right)
+    counts = (labels != ignored).astype(jnp.float32)
+    axes = tuple(range(1, counts.ndim))
+    total = counts.sum(axes)
+    return (is_right * counts).sum(axes) / jnp.maximum(total, 1), total
 
 
 def top_k(

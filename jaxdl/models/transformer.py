@@ -1,7 +1,6 @@
 """The transformer: blocks of attention and two dense layers, over tokens or vectors."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,8 @@ from jaxdl.initializers import Initializer, bind_fan_in, lecun_normal, variance_
 from jaxdl.layers.attention import check_heads, check_norm_factory
 from jaxdl.layers.inputs import check_dropout_rate, compute_dtype
 from jaxdl.models.block import Activation, as_outputs
+from jaxdl.models.repeated_blocks import KINDS, POSITIONS, through_blocks
+from jaxdl.models.residual_start import check_residual_start, zero_under_fixup
 from jaxdl.models.sequences import (
     as_padding_mask,
     as_tokens,
@@ -31,9 +32,9 @@ class Transformer(nn.Module):
     $$x_0 = s E_t + P, \qquad x_l = \text{block}_l(x_{l-1}), \qquad y = W^\top N(x_L) + b$$
 
     t are the tokens, E the table `embed`, s the `embedding_scale`, P the positions; the last norm
-    N, `norm`, is there if norms stand "before". Each block has two branches F, attention and two
-    dense layers: x + F(N(x)) if norms stand "before", N(x + F(x)) if "after". With `causal` no
-    position sees a later one: outputs may predict the next token.
+    N, `norm`, is there unless norms stand "after". Each block has two branches F, attention and two
+    dense layers: x + F(N(x)) if norms stand "before", N(x + F(x)) if "after", x + N(F(x)) if
+    "inside". With `causal` no position sees a later one: outputs may predict the next token.
 
     Attributes:
         vocabulary: the number of tokens, 0 to vocabulary - 1; None: the inputs are vectors.
@@ -49,14 +50,21 @@ class Transformer(nn.Module):
         length: the longest sequence that learned positions take.
         norm: a factory of norms, as in `MLP`, or None. A batch norm sees later positions and
             padding, too.
-        norm_position: norms stand "before" each branch and after all blocks, or "after" each sum.
+        norm_position: norms stand "before" each branch, "after" each sum, or "inside", at the end
+            of each branch; "before" and "inside" have one after all blocks, too.
         normalize_qk: as in `MultiHeadAttention`.
         activation: an elementwise function or a module, as in `MLP`.
         dropout_rate: the rate for the embedded inputs, the weights of attention, the hidden units
             and the branches, in [0, 1).
         tied_head: whether the logits are x E^T, so that tokens and outputs share the table.
-        scaled_branches: whether the last kernel of each branch starts divided by
-            sqrt(2 layers): then 2 layers branches together add the variance of one.
+        residual_start: how the L = 2 layers branches start. "scaled" divides the last kernel of
+            each by sqrt(L): then all together add the variance of one. With the others each block
+            starts as its shortcut: "zero_scale" (norms "inside", of scale 0); "skip_init" (x + a
+            F(x), where a, `branch_scale_0` and `branch_scale_1`, is learned and starts at 0);
+            "fixup" (without norms: a starts at 1, the last kernel of each branch and the head at 0,
+            the branches' other kernels are divided by sqrt(L), and their biases are 0; each layer
+            keeps its bias, which can do what the paper's single number before the layer does).
+            The rate of these numbers is set as in `ResidualMLP`'s example.
         blocks: "plain"; "remat" computes a block again for its gradient, which saves memory;
             "scan" compiles one block for all, whose parameters `blocks` have a first axis of
             layers (`stack_blocks`, `unstack_blocks`). All three are the same function.
@@ -70,8 +78,9 @@ class Transformer(nn.Module):
         TypeError: settings of another type; when called, tokens that are no integers, a mask
             without booleans.
         ValueError: a count below 1, heads that do not divide the features, an unknown word, a rate
-            outside [0, 1), a scale that is not positive, a tied head without its table; when
-            called, inputs of another shape or longer than the learned positions.
+            outside [0, 1), a scale that is not positive, a tied head without its table, or with
+            "fixup", which would zero it; a start that does not fit the norms; when called, inputs
+            of another shape or longer than the learned positions.
 
     Example:
         >>> import jax
@@ -81,8 +90,8 @@ class Transformer(nn.Module):
         >>> model.apply(variables, tokens, train=False).shape
         (2, 5, 11)
 
-    Source: Vaswani et al. (2017); norms before: Xiong et al. (2020); scaled_branches: Radford et
-    al. (2019), GPT-2, section 2.3; tied_head: Press and Wolf (2017).
+    Source: Vaswani et al. (2017); norms before: Xiong et al. (2020); tied_head: Press and Wolf
+    (2017); "scaled": Radford et al. (2019), GPT-2, section 2.3; the other starts: `ResidualMLP`.
     """
 
     vocabulary: Count
@@ -100,7 +109,7 @@ class Transformer(nn.Module):
     activation: Activation = gelu
     dropout_rate: Any = 0.0
     tied_head: bool = False
-    scaled_branches: bool = False
+    residual_start: Any = None
     blocks: Any = "plain"
     embedding_scale: Any = 1.0
     kernel_init: Initializer = lecun_normal()
@@ -118,8 +127,8 @@ class Transformer(nn.Module):
         check_heads("Transformer", self.heads, self.features)
         check_norm_factory("Transformer norm", self.norm)
         check_norm_factory("Transformer normalize_qk", self.normalize_qk)
-        require_choice("Transformer norm_position", self.norm_position, ("before", "after"))
-        require_choice("Transformer blocks", self.blocks, ("plain", "remat", "scan"))
+        require_choice("Transformer norm_position", self.norm_position, POSITIONS)
+        require_choice("Transformer blocks", self.blocks, KINDS)
         if self.positions is not None:
             require_choice("Transformer positions", self.positions, ("learned", "sinusoidal"))
         check_dropout_rate("Transformer", self.dropout_rate)
@@ -129,6 +138,17 @@ class Transformer(nn.Module):
                 "tied_head takes its outputs from the vocabulary, got "
                 f"vocabulary={self.vocabulary} and outputs={self.outputs}; leave outputs out, or "
                 "pass tied_head=False"
+            )
+        check_residual_start(
+            "Transformer",
+            self.residual_start,
+            self.norm,
+            norm_ends_branch=self.norm_position == "inside",
+        )
+        if self.tied_head and self.residual_start == "fixup":
+            raise ValueError(
+                "residual_start='fixup' starts with a head of zeros, and a tied head would take "
+                "the tokens with it; pass tied_head=False, or residual_start='skip_init'"
             )
         super().__post_init__()
 
@@ -164,7 +184,7 @@ class Transformer(nn.Module):
             x = jnp.where(real[..., None], x, 0)
         x = drop(self._positioned(x), self.dropout_rate, "dropout", train)
         x = self._through_blocks(x, who_sees(real, x.shape[1], causal=self.causal), train)
-        if self.norm_position == "before":
+        if self.norm_position != "after":
             x = make_norm(self.norm, "norm", train, self.dtype)(x)
         outputs = self.vocabulary if self.outputs is None else self.outputs
         head: Callable[[Array], Array]
@@ -173,11 +193,11 @@ class Transformer(nn.Module):
         elif outputs is None:
             head = identity
         else:
-            bias_init = bind_fan_in(self.bias_init, self.features)
+            bias_init = zero_under_fixup(self.residual_start, self.bias_init)
             head = nn.Dense(
                 outputs,
-                kernel_init=self.kernel_init,
-                bias_init=bias_init,
+                kernel_init=zero_under_fixup(self.residual_start, self.kernel_init),
+                bias_init=bind_fan_in(bias_init, self.features),
                 dtype=self.dtype,
                 name="head",
             )
@@ -198,41 +218,18 @@ class Transformer(nn.Module):
         return x + table[:length].astype(x.dtype)
 
     def _through_blocks(self, x: Array, seen: Array | None, train: bool) -> Array:
-        last_kernel_init = self.kernel_init
-        if self.scaled_branches:
-            last_kernel_init = functools.partial(_shrunk, self.kernel_init, 2 * self.layers)
-        block = TransformerBlock
-        if self.blocks == "remat":
-            block = nn.remat(TransformerBlock, static_argnums=(3,))
-        make: Callable[..., Any] = functools.partial(
-            block,
-            heads=self.heads,
-            hidden=self.hidden or 4 * self.features,
-            norm=self.norm,
-            norm_position=self.norm_position,
-            normalize_qk=self.normalize_qk,
-            activation=self.activation,
-            dropout_rate=self.dropout_rate,
-            kernel_init=self.kernel_init,
-            last_kernel_init=last_kernel_init,
-            bias_init=self.bias_init,
-            dtype=self.dtype,
-        )
-        if self.blocks != "scan":
-            for index in range(self.layers):
-                x = make(name=f"block_{index}")(x, seen, train)
-            return x
-        scan: Callable[..., tuple[Array, None]] = nn.scan(
-            lambda block, x, *rest: (block(x, *rest), None),
-            variable_axes={True: 0},  # every collection has an axis of layers,
-            split_rngs={True: True},  # and every layer random numbers of its own
-            in_axes=nn.broadcast,
-            length=self.layers,
-        )
-        return scan(make(name="blocks"), x, seen, train)[0]
-
-
-def _shrunk(
-    init: Initializer, branches: int, key: Any, shape: Any, dtype: Any = jnp.float32
-) -> Array:
-    return init(key, shape, dtype) / math.sqrt(branches)
+        settings = {
+            "branches": 2 * self.layers,
+            "heads": self.heads,
+            "hidden": self.hidden or 4 * self.features,
+            "norm": self.norm,
+            "norm_position": self.norm_position,
+            "normalize_qk": self.normalize_qk,
+            "activation": self.activation,
+            "dropout_rate": self.dropout_rate,
+            "residual_start": self.residual_start,
+            "kernel_init": self.kernel_init,
+            "bias_init": self.bias_init,
+            "dtype": self.dtype,
+        }
+        return through_blocks(TransformerBlock, settings, self.blocks, self.layers, x, seen, train)

@@ -20,6 +20,7 @@ from jaxdl.observers.lines import read_lines
 from jaxdl.observers.probe import host_variables, on_host
 from jaxdl.optimizers.learning_rate import current_learning_rate, nodes
 from jaxdl.optimizers.recorded_updates import RecordedState
+from jaxdl.tracing.sites import ATTENTION
 from jaxdl.training.fit.observing import Event
 
 # A prime, so that entries at equal distances are not all of one unit.
@@ -106,6 +107,19 @@ def signal_sizes(measured: Propagation) -> tuple[dict[str, float], dict[str, flo
     )
 
 
+ATTENTION_FIELDS = ("largest_logit", "normalized_entropy", "on_one_key")
+
+
+def attention_sizes(measured: Propagation) -> dict[str, dict[str, float]]:
+    """By field and row, what `diagnostics.attention` says of each attention; {} without any."""
+    rows = [row for row, kind in enumerate(measured.kinds) if kind == ATTENTION]
+    return {
+        field: {measured.names[row]: float(getattr(measured, field)[row]) for row in rows}
+        for field in ATTENTION_FIELDS
+        if rows
+    }
+
+
 def line_of(event: Event, seen: Look | None) -> dict[str, Any]:
     """What is kept of an epoch, as JSON: null for what is not finite."""
     line: dict[str, Any] = {
@@ -116,6 +130,8 @@ def line_of(event: Event, seen: Look | None) -> dict[str, Any]:
         forward, back = signal_sizes(seen.propagation)
         line["signal"] = {name: _finite(size) for name, size in forward.items()}
         line["gradient"] = {name: _finite(size) for name, size in back.items()}
+        for kind, by_row in attention_sizes(seen.propagation).items():
+            line[kind] = {name: _finite(value) for name, value in by_row.items()}
         for kind in ("activations", "weights"):
             line[kind] = {name: _quantiles(each) for name, each in getattr(seen, kind).items()}
     return line

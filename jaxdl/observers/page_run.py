@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdl.diagnostics.signal.propagation import Propagation
 from jaxdl.files import partial_folder
 from jaxdl.notices import notice
 from jaxdl.observers.page_document import Head, document
@@ -96,6 +97,7 @@ class PageRun:
         self._failures: list[str] = []
         self._kept: Kept | None = None
         self._seen: Look | None = None
+        self._first: Propagation | None = None
         self._examples = 0
         self._clipped: np.ndarray | None = None
         self._ends: list[float] = []
@@ -153,6 +155,8 @@ class PageRun:
         try:
             batch = self._probe(self._setup)
             self._seen = look(event, batch, self._updates)
+            if self._first is None:
+                self._first = self._seen.propagation
             self._examples = self._seen.propagation.shapes[0][0]
         except Exception as error:
             # A measurement is not worth a run.
@@ -216,6 +220,7 @@ class PageRun:
                 if line["step"] - begun in ends
             ],
             seen=self._seen,
+            first=self._first,
             examples=self._examples,
             clipped=self._clipped,
             clips=self._clips,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxdl.diagnostics.signal.advice import advise
-from jaxdl.observers.page_measurements import Look, signal_sizes
+from jaxdl.diagnostics.signal.propagation import Propagation
+from jaxdl.observers.page_measurements import Look, attention_sizes, signal_sizes
 from jaxdl.observers.svg_panels import COLOURS, Fan, Line, fan_panel, panel
 from jaxdl.showing import counted, html_table, loss_first, number
 from jaxdl.training.fit.history import History
@@ -33,6 +34,7 @@ class Told:
         rates: examples a second, by epoch.
         lines: what was kept of epochs, with the number of each.
         seen: the newest look into the network; None if there is none.
+        first: the first measurement of this process, to see what training changed.
         examples: on how many examples it was measured.
         clipped: by step of the run, the share that clipping changed; None if that is not recorded.
         clips: whether the optimizer clips.
@@ -46,6 +48,7 @@ class Told:
     rates: Sequence[float] = ()
     lines: Sequence[Mapping[str, Any]] = ()
     seen: Look | None = None
+    first: Propagation | None = None
     examples: int = 0
     clipped: np.ndarray | None = None
     clips: bool = False
@@ -59,6 +62,7 @@ def sections(told: Told, tell: Callable[[str], None] = lambda failure: None) -> 
         "What diagnostics.advise says": _advice,
         "Learning curves": _curves,
         "Signal and gradient by layer": _signal,
+        "Attention over time": _attention,
         "Activations over time": lambda told: _fans(told, "activations"),
         "Weights over time": lambda told: _fans(told, "weights"),
         "The numbers": _tables,
@@ -78,7 +82,7 @@ def sections(told: Told, tell: Callable[[str], None] = lambda failure: None) -> 
 def _advice(told: Told) -> str:
     said = [html.escape(failure) for failure in told.failures]
     if told.seen is not None:
-        found = advise(told.seen.propagation)
+        found = advise(told.seen.propagation, before=told.first)
         said = [html.escape(each.sentence) for each in found] + said or [html.escape(repr(found))]
         when = f"After epoch {told.seen.epoch:,}, on {counted(told.examples, 'training example')}:"
     else:
@@ -211,6 +215,43 @@ def _numbered(names: Sequence[str]) -> str:
         ", ".join(f"{place}\N{NO-BREAK SPACE}{name}" for place, name in enumerate(names, start=1))
         + "."
     )
+
+
+def _attention(told: Told) -> str:
+    if told.seen is None:
+        return ""
+    newest = attention_sizes(told.seen.propagation)
+    figures = []
+    for measure, (title, note) in _ATTENTION.items():
+        names = list(newest.get(measure, ()))
+        past = [line for line in told.lines if measure in line]
+        short = _without_shared_end(names)
+        lines = [
+            _line(short[name], [(at["epoch"], at[measure].get(name)) for at in past], place, False)
+            for place, name in enumerate(_some(names, MOST_LAYERS))
+        ]
+        left = len(names) - len(lines)
+        more = f" Not drawn: {counted(left, 'attention')} between these." if left else ""
+        figures.append(panel(title, lines, note=note + more))
+    return _grid(figures) if any(figures) else ""
+
+
+def _without_shared_end(names: Sequence[str]) -> dict[str, str]:
+    """By name, the name without the last parts of its path that all names share."""
+    parts = [name.split("/") for name in names]
+    shared = 0
+    while parts and all(len(each) > shared + 1 for each in parts):
+        if len({each[-1 - shared] for each in parts}) > 1:
+            break
+        shared += 1
+    return {"/".join(each): "/".join(each[: len(each) - shared]) for each in parts}
+
+
+_ATTENTION = {
+    "largest_logit": ("largest |logit|", "Of all heads and queries."),
+    "normalized_entropy": ("entropy", "Over that of even weights: 0 on one key, 1 on all alike."),
+    "on_one_key": ("queries on one key", "The share with a weight of 0.99 or more on one key."),
+}
 
 
 def _fans(told: Told, kind: str) -> str:

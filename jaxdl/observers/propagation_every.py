@@ -2,17 +2,15 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxdl.checks import Count, require_at_least
 from jaxdl.diagnostics.signal.propagation import Propagation, propagation
 from jaxdl.factories import factory
-from jaxdl.files import as_path, partial_folder, publish
+from jaxdl.files import as_path
+from jaxdl.observers.measurement_files import npz_writer
 from jaxdl.observers.probe import host_variables, make_probe, on_host
 from jaxdl.training.fit.observing import Event, Observer
 
@@ -54,7 +52,7 @@ def propagation_every(
     require_at_least(1, epochs=epochs)
     require_at_least(2, examples=examples)
     probe = make_probe(batch, examples)
-    tell = report if callable(report) else _writer(as_path(report))
+    tell = report if callable(report) else npz_writer(as_path(report), "propagation")
 
     def observe(event: Event, memory: Any) -> tuple[Any, None]:
         due = event.epoch % epochs == 0 or event.epoch == event.epochs
@@ -78,19 +76,3 @@ def _measure(
         key=jax.random.key(event.step),
         saturation=saturation,
     )
-
-
-def _writer(folder: Path) -> Report:
-    def write(event: Event, measured: Propagation) -> None:
-        names = [field.name for field in fields(measured)]
-        arrays: dict[str, Any] = {
-            name: np.asarray(getattr(measured, name))
-            for name in names
-            if name != "shapes" and getattr(measured, name) is not None
-        }
-        name = f"propagation_{event.step:09d}.npz"
-        with partial_folder(folder) as partial:
-            np.savez(partial / name, **arrays)
-            publish(partial / name, folder / name)
-
-    return write

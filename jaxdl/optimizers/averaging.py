@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 from jaxdl.checks import require_at_least, require_decay
 from jaxdl.factories import factory
 from jaxdl.optimizers.moments import bias_correction
+from jaxdl.optimizers.precision import narrowed
 
 
 class AverageState(NamedTuple):
@@ -20,6 +21,11 @@ class AverageState(NamedTuple):
     step: Int[Array, ""]
     averaged: Int[Array, ""]
     average: optax.Params
+
+    @property
+    def evaluated_field(self) -> str:
+        """The name of the field that is evaluated."""
+        return "average"
 
 
 @factory
@@ -36,7 +42,7 @@ def ema(decay: Any = 0.999, *, debias: bool = False) -> optax.GradientTransforma
     Chain it after the optimizer: `chain(adam(1e-3), ema(0.999))`. It passes the updates on
     unchanged and averages each new value of the parameters; `averaged_parameters` reads the
     average. The running statistics of norms belong to the parameters of the run, not to their
-    average.
+    average: `fit(recalibrate=True)` evaluates with those of the average.
 
     PyTorch: the defaults, its `AveragedModel` with `get_ema_multi_avg_fn(decay)`.
 
@@ -143,16 +149,21 @@ def _wide(theta: Any) -> Any:
 
 
 def evaluated_parameters(opt_state: optax.OptState, params: Any) -> Any:
-    """The parameters to evaluate: the average that the optimizer holds, or else `params`.
+    """The parameters to evaluate: those that the optimizer holds for it, or else `params`.
 
-    The average has the parameters' types here; in the state it has float32 at least. Parameters
-    that it leaves out, such as those frozen around it, are themselves.
+    `ema` and `swa` hold their average, `schedule_free` its x, `lookahead` its slow weights, in any
+    wrapper. They have the parameters' types here; in the state they have float32 at least.
+    Parameters that are left out, such as those frozen around an average, are themselves. Groups of
+    `by_layer` may each have an average of their own.
 
-    Every evaluation of a run asks. Running statistics of norms belong to `params`: after an `swa`
-    of a network with BatchNorm take those of the average with `training.recalibrate`.
+    A state of your own takes part if its class, a named tuple, says which of its fields holds them:
+    `evaluated_field = "average"`. The field has the structure of the parameters.
+
+    Every evaluation of a run asks. Running statistics of norms belong to `params`:
+    `fit(recalibrate=True)` takes those of what is evaluated, and so does `training.recalibrate`.
 
     Raises:
-        ValueError: the state holds more than one average.
+        ValueError: the state holds two averages of one parameter.
 
     Example:
         >>> from jaxdl import optimizers
@@ -161,22 +172,62 @@ def evaluated_parameters(opt_state: optax.OptState, params: Any) -> Any:
         >>> evaluated_parameters(optimizers.chain(optimizers.sgd(0.1), ema()).init(2.0), 1.0).item()
         2.0
     """
-    if not _averages(opt_state):
-        return params
-    average = averaged_parameters(opt_state)
+    found = params
+    averaged = jax.tree.map(lambda _: False, params)
+    for node in evaluating_nodes(opt_state):
+        held = getattr(node, node.evaluated_field)
+        if any(jax.tree.leaves(_where_held(lambda _, mark: mark, held, averaged, False))):
+            raise ValueError(
+                "opt_state must hold one average of each parameter, and this one holds two of "
+                "some; chain one of ema, swa, schedule_free and lookahead"
+            )
+        averaged = _where_held(lambda *_: True, held, averaged)
+        found = _where_held(as_parameter, held, found)
+    return found
 
-    def value(mean: Any, theta: Any) -> Any:
-        return theta if _is_left_out(mean) else mean.astype(jnp.result_type(theta))
 
-    return jax.tree.map(value, average, params, is_leaf=_is_left_out)
+def as_parameter(held: Any, theta: Any) -> Any:
+    """A leaf of the state in the parameter's type; a pair of parts makes a complex number."""
+    if jnp.iscomplexobj(theta) and not jnp.iscomplexobj(held):
+        return narrowed(held, theta)
+    return held.astype(jnp.result_type(theta))
 
 
-def _is_left_out(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
+def evaluating_nodes(opt_state: optax.OptState) -> list[Any]:
+    """The outermost parts of a state that say which parameters are evaluated.
+
+    Example:
+        >>> from jaxdl import optimizers
+        >>> state = optimizers.chain(optimizers.sgd(0.1), ema()).init(2.0)
+        >>> [type(node).__name__ for node in evaluating_nodes(state)]
+        ['AverageState']
+    """
+    return [node for node in jax.tree.leaves(opt_state, is_leaf=evaluates) if evaluates(node)]
+
+
+def evaluates(node: Any) -> bool:
+    """Whether a part of an optimizer's state says which parameters are evaluated."""
+    return isinstance(getattr(node, "evaluated_field", None), str)
+
+
+_OTHERS = object()
+
+
+def _where_held(function: Any, held: Any, tree: Any, others: Any = _OTHERS) -> Any:
+    """The function of both trees where something is held, elsewhere the tree or a value."""
+
+    def value(mean: Any, leaf: Any) -> Any:
+        if not isinstance(mean, optax.MaskedNode):
+            return function(mean, leaf)
+        return leaf if others is _OTHERS else others
+
+    return jax.tree.map(value, held, tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
 
 
 def averaged_parameters(opt_state: optax.OptState) -> Any:
-    """The average that `ema` or `swa` keeps in an optimizer's state.
+    """The average that `ema` or `swa` keeps in an optimizer's state, in float32 at least.
+
+    Of `schedule_free` it is x, of `lookahead` the slow weights.
 
     Raises:
         ValueError: the state holds no average, or more than one.
@@ -186,17 +237,10 @@ def averaged_parameters(opt_state: optax.OptState) -> Any:
         >>> averaged_parameters(optimizers.chain(optimizers.sgd(0.1), ema()).init({"w": 1.0}))
         {'w': Array(1., ...)}
     """
-    found = _averages(opt_state)
+    found = evaluating_nodes(opt_state)
     if len(found) != 1:
         raise ValueError(
             f"opt_state must hold one average of the parameters, and this one holds {len(found)}; "
             "chain ema or swa after the optimizer: optimizers.chain(adam(1e-3), ema(0.999))"
         )
-    return found[0].average
-
-
-def _averages(opt_state: optax.OptState) -> list[AverageState]:
-    def is_average(node: Any) -> bool:
-        return isinstance(node, AverageState)
-
-    return [node for node in jax.tree.leaves(opt_state, is_leaf=is_average) if is_average(node)]
+    return getattr(found[0], found[0].evaluated_field)

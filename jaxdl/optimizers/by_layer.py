@@ -66,7 +66,7 @@ def by_layer(optimizers: Any) -> optax.GradientTransformationExtraArgs:
         owners = _owners(patterns, params)
         return LayersState(
             tuple(
-                () if each is None else each.init(_part(params, owners, index))
+                () if each is None else each.init(part_of(params, owners, index))
                 for index, each in enumerate(inner)
             )
         )
@@ -80,12 +80,12 @@ def by_layer(optimizers: Any) -> optax.GradientTransformationExtraArgs:
             if each is None:
                 continue
             own, states[index] = each.update(
-                _part(updates, owners, index),
+                part_of(updates, owners, index),
                 states[index],
-                None if params is None else _part(params, owners, index),
+                None if params is None else part_of(params, owners, index),
                 **_extra_of_part(extra, updates, params, owners, index),
             )
-            moved = _put(own, moved, owners, index)
+            moved = put_part(own, moved, owners, index)
         return moved, LayersState(tuple(states))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -160,14 +160,14 @@ def _check_pattern(pattern: Any) -> None:
 
 def _owners(patterns: tuple[str, ...], tree: Any) -> list[int]:
     """For each leaf the index of its pattern."""
-    names = list(_names(tree))
+    names = list(names_of(tree))
     if not names:
         return []
     owners = [_owner(patterns, name) for name in names]
     listed = _listed(names)
     for index, pattern in enumerate(patterns):
         if index not in owners:
-            taken = any(_fits(pattern, name) for name in names)
+            taken = any(fits(pattern, name) for name in names)
             why = "only parameters of earlier patterns" if taken else "none"
             raise ValueError(
                 f"a pattern must fit a parameter that no earlier one fits, and {pattern!r} fits "
@@ -183,15 +183,17 @@ def _owners(patterns: tuple[str, ...], tree: Any) -> list[int]:
 
 
 def _owner(patterns: tuple[str, ...], name: str) -> int | None:
-    fitting = (index for index, pattern in enumerate(patterns) if _fits(pattern, name))
+    fitting = (index for index, pattern in enumerate(patterns) if fits(pattern, name))
     return next(fitting, None)
 
 
-def _fits(pattern: str, name: str) -> bool:
+def fits(pattern: str, name: str) -> bool:
+    """Whether a pattern is the beginning of a parameter's name, in whole parts, or all of it."""
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}/*")
 
 
-def _names(tree: Any) -> Iterator[str]:
+def names_of(tree: Any) -> Iterator[str]:
+    """The path of each leaf, "block_0/attention/query/kernel"."""
     for path, _ in jax.tree_util.tree_leaves_with_path(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/")
 
@@ -201,7 +203,7 @@ def _listed(names: list[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _part(tree: Any, owners: list[int], index: int) -> Any:
+def part_of(tree: Any, owners: list[int], index: int) -> Any:
     """The tree with the leaves of one group; nodes without leaves stand for all others."""
     structure: Any = jax.tree.structure(tree)
     leaves = jax.tree.leaves(tree)
@@ -211,7 +213,7 @@ def _part(tree: Any, owners: list[int], index: int) -> Any:
     )
 
 
-def _put(part: Any, whole: Any, owners: list[int], index: int) -> Any:
+def put_part(part: Any, whole: Any, owners: list[int], index: int) -> Any:
     """The whole tree with the leaves of one group from its part."""
     structure: Any = jax.tree.structure(whole)
     leaves = jax.tree.leaves(whole)
@@ -228,11 +230,11 @@ def _extra_of_part(
     structure: Any = jax.tree.structure(updates)
 
     def own(value: Any) -> Any:
-        return _part(value, owners, index) if jax.tree.structure(value) == structure else value
+        return part_of(value, owners, index) if jax.tree.structure(value) == structure else value
 
     def of_part(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda part, *rest, **named: own(
-            function(_put(part, params, owners, index), *rest, **named)
+            function(put_part(part, params, owners, index), *rest, **named)
         )
 
     return {

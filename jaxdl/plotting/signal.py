@@ -60,3 +60,37 @@ def signal_figure(
     panels[-1].set_xticks(rows[::every], list(names)[::every], rotation=90, fontsize=8)
     panels[0].legend()
     return figure
+
+
+def attention_figure(
+    names: Sequence[str], logits: ArrayLike, entropy: ArrayLike, on_one_key: ArrayLike
+) -> Any:
+    """A figure of two panels that share their attentions: the largest logits, the weights' spread.
+
+    Arguments:
+        names: of the attentions, in the order of execution; (attentions,).
+        logits: the largest |logit| of each.
+        entropy: of the weights over that of even weights, 0 to 1.
+        on_one_key: the share of queries that look at one key, 0 to 1.
+
+    Example:
+        >>> figure = attention_figure(["first", "second"], [3.0, 40.0], [0.9, 0.1], [0.0, 0.8])
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['largest |logit|', 'share']
+    """
+    figure = new_figure(max(6, min(0.3 * len(names), 14)), 6)
+    rows = np.arange(len(names))
+    largest, shares = figure.subplots(2, 1, sharex=True)
+    values = np.array(logits, np.float64)
+    values[values <= 0] = np.nan
+    largest.plot(rows, values, "ks-", ms=5)
+    largest.set(yscale="log", ylabel="largest |logit|")
+    shares.plot(rows, np.asarray(entropy), "C0o-", ms=5, label="entropy over that of even weights")
+    shares.plot(rows, np.asarray(on_one_key), "C3^--", ms=5, label="queries on one key")
+    shares.set(ylabel="share", ylim=(-0.03, 1.03))
+    for axes in (largest, shares):
+        axes.grid(lw=0.3)
+    every = -(-len(names) // MOST_LABELS)
+    shares.set_xticks(rows[::every], list(names)[::every], rotation=90, fontsize=8)
+    shares.legend(fontsize=8)
+    return figure

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
-from jaxdl.jaxprs import equations, holds_primitive, inner_programs
+from jaxdl.jaxprs import equations, holds_primitive, inner_programs, like
 from jaxdl.tracing.labels import LABEL
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
@@ -29,7 +29,7 @@ def written_out(
     def run(*values: Any) -> list[Any]:
         return _run(program.jaxpr, program.consts, values, hidden, everything)
 
-    made = jax.make_jaxpr(run)(*map(_like, program.jaxpr.invars))
+    made = jax.make_jaxpr(run)(*map(like, program.jaxpr.invars))
     return made, tuple(hidden)
 
 
@@ -104,8 +104,3 @@ def _names(programs: Iterable[Jaxpr]) -> list[str]:
     ]
     names = (p["kind"] if p["path"] is None else "/".join(p["path"]) or p["kind"] for p in labels)
     return [name for name in names if name]
-
-
-def _like(variable: Var) -> jax.ShapeDtypeStruct:
-    aval: Any = variable.aval
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))

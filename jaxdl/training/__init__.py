@@ -29,8 +29,11 @@ from jaxdl.training.statistics import recalibrate
 from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step
 from jaxdl.training.sweep import sweep
 from jaxdl.training.task import Task, scale_images
+from jaxdl.training.widths.parametrization import parametrization
+from jaxdl.training.widths.parametrized import ByWidth, Parametrization
 
 __all__ = [
+    "ByWidth",
     "Change",
     "Event",
     "History",
@@ -38,6 +41,7 @@ __all__ = [
     "LogUniform",
     "NonFiniteError",
     "Observer",
+    "Parametrization",
     "Result",
     "Run",
     "Setup",
@@ -59,6 +63,7 @@ __all__ = [
     "make_train_epoch",
     "make_train_step",
     "orders",
+    "parametrization",
     "recalibrate",
     "scale_images",
     "search",

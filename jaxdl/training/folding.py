@@ -115,8 +115,8 @@ def _without_norms(model: Any) -> nn.Module:
             "leave out"
         )
     without: dict[str, Any] = {"norm": None}
-    if hasattr(model, "zero_last_scale"):  # of ResNet: how its norms are initialized
-        without["zero_last_scale"] = False
+    if getattr(model, "residual_start", None) == "zero_scale":  # how its norms are initialized
+        without["residual_start"] = None
     return model.clone(**without)
 
 
@@ -137,6 +137,8 @@ def _known_inputs(model: Any, variables: Mapping[str, Any]) -> jax.ShapeDtypeStr
     shape: tuple[int, ...]
     if type(model) is models.MLP:
         shape = (2, fan_in("dense_0"))
+    elif type(model) is models.ResidualMLP:
+        shape = (2, fan_in("embed"))
     elif type(model) is models.ResNet:
         shape = (2, 8, 8, fan_in("conv_0"))
     elif type(model) in (models.ConvNet, models.VGG):

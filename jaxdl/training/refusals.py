@@ -258,8 +258,9 @@ def _weighs_nothing(loss: PerExample, outputs: Any, label: Any) -> bool:
     labels = np.full(output.shape[:-1], label)
     if not isinstance(jax.eval_shape(loss, output, labels), tuple):
         return False  # nothing is compiled for a loss that has no weights
-    _, weights = loss(jnp.zeros(output.shape, output.dtype), jnp.asarray(labels))
-    return not np.asarray(weights).any()
+    with jax.ensure_compile_time_eval():  # a caller may be tracing, with data that it knows
+        _, weights = loss(jnp.zeros(output.shape, output.dtype), jnp.asarray(labels))
+        return not np.asarray(weights).any()
 
 
 def _first(split: Batch, size: int) -> Any:

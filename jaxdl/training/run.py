@@ -17,6 +17,7 @@ from jaxdl.checks import Count, is_traced, require_like, whole_number
 from jaxdl.compiling import compiler_options, init_options, loops_well, once_for_equal
 from jaxdl.forking import require_own_threads
 from jaxdl.host_loops import with_loops_on_host
+from jaxdl.training.evaluated_stats import recalibrated, with_room
 from jaxdl.training.evaluation import make_batch_sums
 from jaxdl.training.fields import on_device
 from jaxdl.training.refusals import (
@@ -58,6 +59,7 @@ class Run:
         batch_size: examples in a step.
         drop_last: whether the smaller last batch of an epoch is left out.
         measure: (state) -> any pytree of arrays, taken after each epoch; None for nothing.
+        recalibrate: whether the statistics of norms are those of what is evaluated.
     """
 
     task: Task
@@ -65,6 +67,7 @@ class Run:
     batch_size: int
     drop_last: bool = False
     measure: Callable[[TrainState], Any] | None = None
+    recalibrate: bool = False
     _plans: dict[Any, "_Plan"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,7 +79,8 @@ class Run:
 
         Its parameters are `params`, or those of `first_weights`.
         """
-        return init_state(key, self.task, self.optimizer, _sample(self.task, train), params)
+        state = init_state(key, self.task, self.optimizer, _sample(self.task, train), params)
+        return with_room(self.task, state) if self.recalibrate else state
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         """One update of the parameters; see `make_train_step`."""
@@ -111,6 +115,11 @@ class Run:
             state, last = self.step(state, take(train, order[full * self.batch_size :]))
             measured = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), measured, last)
         return state, measured
+
+    def recalibrated(self, state: TrainState, train: Batch) -> TrainState:
+        """The state whose `evaluated` has the statistics of norms over the train split."""
+        train = on_device(checked_split(train, "the train split"))
+        return recalibrated(self.task, state, as_batch(train)["inputs"], EVALUATION_BATCH)
 
     def after_epoch(self, state: TrainState, splits: Data) -> Measured:
         """The means over each split, and what `measure` gives."""
@@ -167,6 +176,7 @@ def make_run(
     batch_size: Count,
     drop_last: bool = False,
     measure: Callable[[TrainState], Any] | None = None,
+    recalibrate: bool = False,
 ) -> Run:
     r"""A whole run as a pure function: run(key, data, orders, start=None) -> (state, measured).
 
@@ -181,6 +191,10 @@ def make_run(
         batch_size: examples in a step, at most the training examples.
         drop_last: leave out the smaller last batch of each epoch.
         measure: (state) -> any pytree of arrays, after each epoch.
+        recalibrate: evaluate with the statistics of norms over the train split, of the parameters
+            that are evaluated, in place of the running averages; for optimizers that hold an
+            average of the parameters. It costs a pass over the train split an epoch. In a loop of
+            your own call `run.recalibrated(state, train)` before `run.evaluate`.
 
     The arguments of `run`:
         key: the key of the run: initial parameters and dropout follow from it.
@@ -223,7 +237,8 @@ def make_run(
         )
     check_parts(jax.random.key(0), task.model, optimizer)
     require_of_examples(task)
-    return Run(task, optimizer, whole_number("batch_size", batch_size), drop_last, measure)
+    size = whole_number("batch_size", batch_size)
+    return Run(task, optimizer, size, drop_last, measure, recalibrate)
 
 
 def first_weights(task: Task, train: Batch) -> Callable[[Key[Array, ""]], Any]:
@@ -311,6 +326,8 @@ def _whole(
 
     def epoch(state: TrainState, order: Array) -> tuple[TrainState, Measured]:
         state, measured = run.epoch(state, train, order)
+        if run.recalibrate:
+            state = run.recalibrated(state, train)
         return state, {"train": measured, **run.after_epoch(state, splits)}
 
     result: tuple[TrainState, Measured] = lax.scan(epoch, state, orders)

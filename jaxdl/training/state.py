@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, Key
 from jaxdl.calling import adapt, initial_variables, to_share
 from jaxdl.checks import require_key, require_like
 from jaxdl.optimizers.averaging import evaluated_parameters
+from jaxdl.optimizers.held_copies import warn_of_copies
 from jaxdl.showing import ends, known, numbers_in, shape_of
 from jaxdl.training.task import Task
 
@@ -33,6 +34,8 @@ class TrainState:
         collections: the model's other collections, by name; empty where there are none.
         opt_state: the optimizer's state.
         key: the run's key. It never changes: each use folds in a purpose and a count.
+        evaluated_stats: the running statistics that belong to the parameters that are evaluated, of
+            a run with `recalibrate=True`; else empty, and `batch_stats` are taken.
     """
 
     step: Int[Array, "..."]  # a state of many runs has leading axes
@@ -41,6 +44,7 @@ class TrainState:
     opt_state: optax.OptState
     key: Key[Array, "..."]
     collections: Any = struct.field(default_factory=dict)
+    evaluated_stats: Any = struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -50,8 +54,13 @@ class TrainState:
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """`variables`, with the parameters that the optimizer says are evaluated."""
-        return {**self.variables, "params": evaluated_parameters(self.opt_state, self.params)}
+        """`variables`, with the parameters that the optimizer says are evaluated.
+
+        The statistics of norms are `evaluated_stats`, if the run has recalibrated some.
+        """
+        params = evaluated_parameters(self.opt_state, self.params)
+        norms = {"batch_stats": self.evaluated_stats} if self.evaluated_stats else {}
+        return {**self.variables, "params": params, **norms}
 
     def with_collections(self, moved: Mapping[str, Any]) -> "TrainState":
         """This state with the collections as they are after a step.
@@ -84,6 +93,7 @@ class TrainState:
             "batch_stats": self.batch_stats,
             "collections": self.collections,
             "opt_state": self.opt_state,
+            "evaluated_stats": self.evaluated_stats,
         }
         sizes = {name: numbers_in(tree) for name, tree in parts.items()}
         listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items() if size)
@@ -110,7 +120,8 @@ def init_state(
     Arguments:
         key: from `jax.random.key`; split into the key of the initial parameters and the run's key.
         model: a model of any library, see `calling.adapt`, or a `Task`.
-        optimizer: any optax gradient transformation.
+        optimizer: any optax gradient transformation. One whose state holds a copy of the
+            parameters, of which nothing says that it is evaluated, gives a warning.
         sample_inputs: inputs as the model sees them, (batch, ...), of any batch size; only their
             shape and dtype matter.
         params: the first parameters, if they are made elsewhere; drawn with the key by default.
@@ -146,6 +157,7 @@ def init_state(
     elif params is not None:
         first |= _given_variables({"params": params}, {"params": {}, **first})
     params = first.pop("params", {})
+    warn_of_copies(optimizer, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -100,7 +100,7 @@ def recalibrate(
     task = as_measured(model, preprocess=preprocess, mode=mode)
     task, variables = to_measure(task, variables)
     settings = (task.model, task.mode, task.preprocess, task.evaluation_seed or 0)
-    moments_of, keeps_unbiased = _program(*settings)
+    moments_of, keeps_unbiased = moments_program(*settings)
     total: dict[Path, Moments] = {}
     any_batch = False
     for batch in _several(batches):
@@ -120,6 +120,13 @@ def recalibrate(
             " pass a model with norms of jaxdl.layers, Flax Linen or Flax NNX, of which the "
             "running statistics are known"
         )
+    return with_moments(variables, total, keeps_unbiased)
+
+
+def with_moments(
+    variables: Any, total: Mapping[Path, Moments], keeps_unbiased: Mapping[Path, bool]
+) -> dict[str, Any]:
+    """The variables with the statistics that the moments of all batches give, by norm."""
     statistics = unfreeze(variables["batch_stats"])
     for path, (count, mean, squares) in total.items():
         node = statistics
@@ -166,7 +173,7 @@ def _float64(leaf: Any) -> Any:
 
 
 @once_for_equal
-def _program(
+def moments_program(
     model: Any, mode: GivenMode, preprocess: Callable[[Any], Any], seed: int
 ) -> tuple[Callable[..., dict[Path, Moments]], dict[Path, bool]]:
     """Compile (variables, inputs) -> moments by norm; also say which variances are unbiased."""

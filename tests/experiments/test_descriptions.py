@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from experiments.__main__ import by_name
+from experiments.__main__ import by_name, by_theme
 from jaxdl.claims.descriptions import described
 from jaxdl.data import available
 
 FIELDS = ["Meaning", "Data", "Source", "Run", "Expected", "Time"]
 WIDTH = 100
 """Characters in a line, as in pyproject.toml."""
-OF_A_TEXTBOOK = {"depth"}
-"""Its question is that of two figures of a textbook, not of a lecture."""
+OF_NO_LECTURE = {"depth", *(script.stem for script in by_theme().get("beyond", []))}
+"""Depth is a question of two figures of a textbook; the others go beyond the lectures."""
 KNOWN = {entry.name for entry in available()}
 
 
@@ -62,7 +62,7 @@ def faults(name, script):
         said.append(f"Data must be none where the code loads nothing, got {sorted(named)}")
     if named and not re.search(r"\d (grey|colour|examples|signals)", found["Data"]):
         said.append("Data must say how many examples there are")
-    if ("lecture" in found["Source"]) == (name in OF_A_TEXTBOOK):
+    if ("lecture" in found["Source"]) == (name in OF_NO_LECTURE):
         said.append("Source must name the lecture")
     if f"experiments/{name}.py" not in found["Run"] and f"/{name}.py" not in found["Run"]:
         said.append(f"Run must run {name}.py")

@@ -27,6 +27,7 @@ RANDOM = {
     "torch_kernel": ini.torch_kernel(),
     "torch_bias": ini.torch_bias(10),
     "orthogonal": ini.orthogonal(),
+    "delta_orthogonal": ini.delta_orthogonal(),
     "sparse": ini.sparse(0.4),
     "identical_features": ini.identical_features(),
 }

@@ -264,8 +264,8 @@ def test_padding_on_the_left_is_no_way_to_the_future():
 def test_scaled_branches_start_smaller_by_the_root_of_their_number():
     model = functools.partial(Transformer, **SMALL)
     usual, scaled = (
-        model(scaled_branches=each).init(jax.random.key(0), TOKENS, train=False)
-        for each in (False, True)
+        model(residual_start=each).init(jax.random.key(0), TOKENS, train=False)
+        for each in (None, "scaled")
     )
 
     def expected(path, leaf):
@@ -294,7 +294,7 @@ def test_torch_initialisers_reach_each_layer_with_its_own_fan_in():
 
 def test_initializers_of_flax_fit():
     init = nn.initializers.normal(0.02)
-    model = Transformer(**SMALL, kernel_init=init, embedding_init=init, scaled_branches=True)
+    model = Transformer(**SMALL, kernel_init=init, embedding_init=init, residual_start="scaled")
     params = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), TOKENS)[
         "params"
     ]
@@ -371,7 +371,7 @@ def test_equal_settings_make_equal_models():
          {"positions": "rotary"}),
         (ValueError, "positions must be one of learned, sinusoidal, got True", {"positions": True}),
         (ValueError, "blocks must be one of plain, remat, scan, got 'loop'", {"blocks": "loop"}),
-        (ValueError, "norm_position must be one of before, after, got 'pre'",
+        (ValueError, "norm_position must be one of before, after, inside, got 'pre'",
          {"norm_position": "pre"}),
         (ValueError, r"Transformer dropout_rate must lie in \[0, 1\), got 1", {"dropout_rate": 1}),
         (ValueError, "embedding_scale must be finite and positive, got 0", {"embedding_scale": 0}),

@@ -375,3 +375,26 @@ def test_a_stream_and_an_optimizer_without_a_rate(tmp_path):
 def test_losses_that_are_not_finite_leave_gaps(tmp_path):
     watch(tmp_path, events([np.nan, 1.0, np.inf, 1e300]))
     assert "valid.: 1 to 1e+300" in text_of(tmp_path)
+
+
+def test_attention_has_its_panels(tmp_path):
+    made = data.brackets(jax.random.key(0), kinds=2, length=8, examples=64, test_examples=4)
+    model = models.Transformer(4, features=8, layers=2, heads=2, outputs=3, length=8)
+    training.fit(
+        model, made, optimizers.adam(0.5), epochs=6, batch_size=16, loss=losses.cross_entropy,
+        key=jax.random.key(1), observers=[observers.page(tmp_path, overhead=1.0)],
+    )  # fmt: skip
+    assert {"largest |logit|", "entropy", "queries on one key"} <= titles_of(tmp_path)
+    # Told apart by what differs in their paths.
+    assert "block_0</text>" in text_of(tmp_path)
+    for line in kept(tmp_path):
+        if "signal" in line:
+            assert set(line["largest_logit"]) == {
+                f"block_{layer}/attention/weights" for layer in range(2)
+            }
+
+
+def test_a_network_without_attention_has_no_such_panels(tmp_path):
+    watch(tmp_path, events([1.0, 0.5]))
+    assert "largest |logit|" not in titles_of(tmp_path)
+    assert all("largest_logit" not in line for line in kept(tmp_path))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from run_events import STEPS, dataset, events, run, state_of
 
-from jaxdl import losses, metrics, observers, optimizers
+from jaxdl import data, diagnostics, losses, metrics, models, observers, optimizers, training
 from jaxdl.observers.chosen_metric import known_mode
 from jaxdl.training.fit.observing import Change, Observer, as_observer, notify
 
@@ -212,6 +212,18 @@ def test_a_run_that_cannot_be_served_is_refused_before_it_starts(observer, a_run
             observers.propagation_every,
             {"epochs": 1, "report": print, "examples": 1},
             "at least 2, got 1",
+        ),
+        (observers.sharpness_every, {"epochs": 0, "report": print}, "at least 1, got 0"),
+        (
+            observers.sharpness_every,
+            {"epochs": 1, "report": print, "batch_size": 0},
+            "batch_size must be at least 1",
+        ),
+        (observers.attention_every, {"epochs": 1.5, "report": print}, "epochs must be a whole"),
+        (
+            observers.attention_every,
+            {"epochs": 1, "report": print, "examples": 0},
+            "at least 1, got 0",
         ),
         (observers.tensorboard, {"folder": "nowhere", "every": 0}, "every must be at least 1"),
         (observers.tensorboard, {"folder": "nowhere", "bins": 0}, "bins must be at least 1"),
@@ -440,3 +452,40 @@ def test_a_plateau_that_waits_for_the_wrong_side_is_refused(mode, metric):
     with pytest.raises(ValueError, match=rf"must have mode='{other}'.*got mode='{mode}'"):
         check(mode)
     check(other)
+
+
+# Attention
+
+
+def test_attention_follows_a_run_and_is_kept_in_files(tmp_path):
+    made = data.brackets(jax.random.key(0), length=8, examples=32, test_examples=4)
+    model = models.Transformer(
+        4, features=8, layers=2, heads=2, outputs=3, length=8, dropout_rate=0.1, blocks="scan"
+    )
+    kept = []
+    training.fit(
+        model, made, optimizers.adam(0.1), epochs=3, batch_size=16, loss=losses.cross_entropy,
+        key=jax.random.key(1),
+        observers=[
+            observers.attention_every(2, lambda *told: kept.append(told), examples=7),
+            observers.attention_every(2, tmp_path / "a", examples=7),
+        ],
+    )  # fmt: skip
+    assert [event.epoch for event, _ in kept] == [2, 3]
+    assert all(seen.names[1] == "blocks[1]/attention/weights" for _, seen in kept)
+    # The same as asked directly of the last state, without dropout.
+    event, seen = kept[-1]
+    again = diagnostics.attention(
+        model, event.state.variables, {"inputs": made.train.inputs[:7]}, train=False
+    )
+    np.testing.assert_allclose(seen.largest_logit, again.largest_logit, rtol=1e-5)
+    files = sorted((tmp_path / "a").iterdir())
+    assert [file.name for file in files] == ["attention_000000004.npz", "attention_000000006.npz"]
+    with np.load(files[1], allow_pickle=False) as loaded:
+        np.testing.assert_array_equal(loaded["largest_logit"], seen.largest_logit)
+        assert loaded["keys"].tolist() == [8, 8]
+
+
+def test_a_model_without_attention_says_so_at_the_first_measurement():
+    with pytest.raises(ValueError, match=r"must have an attention, .* got MLP"):
+        drive(observers.attention_every(1, print), [1.0])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import PROBLEMS, STEPS, relative_error, trajectory
+from problems import MATRIX, PROBLEMS, STEPS, relative_error, trajectory
 
 from jaxdl import optimizers
 from jaxdl.optimizers.moments import bias_correction
@@ -163,6 +163,70 @@ def lion(grad, w, rate, beta1=0.9, beta2=0.99, decay=0.0):
         yield w
 
 
+def lamb(grad, w, rate, beta1=0.9, beta2=0.999, epsilon=1e-6, decay=0.0):
+    m, v = 0 * w, 0 * w
+    for t in range(1, STEPS + 1):
+        g = grad(w)
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        u = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + epsilon) + decay * w
+        w = w - rate(t - 1) * np.linalg.norm(w) / np.linalg.norm(u) * u
+        yield w
+
+
+def rms(x):
+    return np.sqrt(np.mean(x**2))
+
+
+def adafactor(
+    grad, w, rate, exponent=0.8, epsilon=1e-30, floor=0.0, clip=1.0, scale=1e-3, momentum=0.0,
+    factored=False,
+):  # fmt: skip
+    v = r = c = trace = 0.0
+    for t in range(1, STEPS + 1):
+        g, new = grad(w), t**-exponent
+        square = g**2 + epsilon
+        if factored:
+            r = (1 - new) * r + new * square.mean(1)
+            c = (1 - new) * c + new * square.mean(0)
+            v = np.outer(r, c) / max(r.mean(), floor)
+        else:
+            v = (1 - new) * v + new * square
+        u = g / np.maximum(np.sqrt(v), floor)
+        u = rate(t - 1) * u / max(1, rms(u) / clip) * max(scale, rms(w))
+        trace = momentum * trace + (1 - momentum) * u
+        w = w - trace
+        yield w
+
+
+def schedule_free(grad, y, rate, beta=0.9, power=2.0, beta2=None, decay=0.0):
+    x, z, v, total, largest = y, y, 0 * y, 0.0, 0.0
+    for t in range(1, STEPS + 1):
+        g = grad(y)
+        if beta2 is not None:
+            v = beta2 * v + (1 - beta2) * g**2
+            g = g / (np.sqrt(v / (1 - beta2**t)) + 1e-8)
+        z = z - rate(t - 1) * (g + decay * y)
+        largest = max(largest, rate(t - 1))
+        total = total + largest**power
+        x = x + largest**power / total * (z - x)
+        y = (1 - beta) * z + beta * x
+        yield y
+
+
+def lookahead(grad, w, rate, period=5, step_size=0.5):
+    slow = w
+    for t in range(1, STEPS + 1):
+        w = w - rate(t - 1) * grad(w)
+        if t % period == 0:
+            w = slow = slow + step_size * (w - slow)
+        yield w
+
+
+def rising(step):
+    return 0.01 * (step + 1.0) / 30 * (step < 29) + 0.01 * (step >= 29)
+
+
 O = optimizers  # noqa: E741
 CASES = [
     (O.sgd(0.005), sgd, 0.005, {}),
@@ -286,6 +350,45 @@ CASES = [
         0.01,
         {"epsilon": 0.1, "raw": False},
     ),
+    (O.lamb(0.003, weight_decay=0.0), lamb, 0.003, {}),
+    (
+        O.lamb(decaying, beta1=0.8, beta2=0.9, epsilon=0.1, weight_decay=0.1, mask=None),
+        lamb,
+        decaying,
+        {"beta1": 0.8, "beta2": 0.9, "epsilon": 0.1, "decay": 0.1},
+    ),
+    (O.adafactor(), adafactor, lambda step: min(0.01, (step + 1) ** -0.5), {}),
+    (
+        O.adafactor(
+            decaying,
+            decay_exponent=0.5,
+            epsilon=0.1,
+            epsilon_position="floor",
+            clip=0.7,
+            parameter_scale=5.0,
+            momentum=0.8,
+        ),
+        adafactor,
+        decaying,
+        {"exponent": 0.5, "epsilon": 0.0, "floor": 0.1, "clip": 0.7, "scale": 5.0, "momentum": 0.8},
+    ),
+    (O.schedule_free(O.sgd(0.005)), schedule_free, 0.005, {}),
+    (
+        O.schedule_free(
+            O.adamw(rising, beta1=0.0, weight_decay=0.1, mask=None), beta=0.7, weight_power=1.0
+        ),
+        schedule_free,
+        rising,
+        {"beta": 0.7, "power": 1.0, "beta2": 0.999, "decay": 0.1},
+    ),
+    (O.schedule_free(O.sgd(decaying), beta=0.0), schedule_free, decaying, {"beta": 0.0}),
+    (O.lookahead(O.sgd(0.005)), lookahead, 0.005, {}),
+    (
+        O.lookahead(O.sgd(decaying), period=3, step_size=0.8),
+        lookahead,
+        decaying,
+        {"period": 3, "step_size": 0.8},
+    ),
     (O.lion(0.003), lion, 0.003, {}),
     (
         O.lion(decaying, beta1=0.8, beta2=0.9, weight_decay=0.1, mask=None),
@@ -322,6 +425,22 @@ def test_equals_the_formula_to_the_rounding_of_float64(case):
         path = trajectory(optimizer, problem, dtype=jnp.float64)
     # Ten thousand times finer than float32's; RAdam's series, cut for float32, needs 3e-10.
     assert relative_error(path, expected) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("ours", "settings"),
+    [
+        ({}, {}),
+        ({"epsilon": 0.01, "epsilon_position": "floor"}, {"epsilon": 0.0, "floor": 0.01}),
+        ({"factored_axes": "last", "clip": None}, {"clip": np.inf}),
+    ],
+)
+def test_adafactor_of_a_matrix_keeps_its_rows_and_columns(ours, settings):
+    optimizer = O.adafactor(decaying, factored_from=4, **ours)
+    expected = stepped(adafactor, MATRIX, decaying, {"factored": True, **settings})
+    assert relative_error(trajectory(optimizer, MATRIX), expected) < TOLERANCE
+    shapes = [leaf.shape for leaf in jax.tree.leaves(optimizer.init(MATRIX.start)) if leaf.shape]
+    assert sorted(shapes) == [(4,), (6,)]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

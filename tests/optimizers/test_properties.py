@@ -34,6 +34,14 @@ FACTORIES = {
     "nadam": optimizers.nadam,
     "radam": optimizers.radam,
     "lion": lion,
+    "lamb": functools.partial(optimizers.lamb, weight_decay=0.0),
+    "adafactor": optimizers.adafactor,
+    "adafactor, factored": functools.partial(
+        optimizers.adafactor, factored_from=2, momentum=0.9, epsilon_position="floor"
+    ),
+    "muon": optimizers.muon,
+    "schedule-free": lambda rate: optimizers.schedule_free(optimizers.adam(rate, beta1=0.0)),
+    "lookahead": lambda rate: optimizers.lookahead(optimizers.adam(rate), period=2),
     "decoupled": lambda rate: optimizers.decoupled_decay(optimizers.adam(rate), 0.1, mask=None),
     "l2": lambda rate: optax.chain(optimizers.l2(0.1, mask=None), optimizers.momentum(rate)),
     "clipped by value": lambda rate: optax.chain(
@@ -47,6 +55,7 @@ FACTORIES = {
     "plateau": lambda rate: optimizers.adam(optimizers.plateau(rate)),
     "by layer": lambda rate: optimizers.by_layer({"*": optimizers.adam(rate)}),
 }
+OF_NORMS = ("clipped by norm", "lamb", "adafactor", "adafactor, factored")
 every_optimizer = pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES.keys())
 
 PARAMS = {"a": jnp.full((2, 3), 0.5, jnp.bfloat16), "b": {"c": jnp.ones(4)}, "d": ()}
@@ -152,7 +161,8 @@ def test_a_nan_gradient_is_seen(factory):
     for _ in range(2):
         updates, state = optimizer.update(jnp.array([1.0, jnp.nan, 1.0]), state, params)
     assert jnp.isnan(updates[1])
-    if factory is not FACTORIES["clipped by norm"]:
+    # These divide by a norm of the leaf, or of all.
+    if not any(factory is FACTORIES[name] for name in OF_NORMS):
         assert jnp.isfinite(updates[jnp.array([0, 2])]).all()
 
 
@@ -246,6 +256,23 @@ def refusals():
     yield "G0", lambda: optimizers.adagrad(0.1, initial_accumulator=-1.0), "initial_accumulator"
     yield "psi", lambda: optimizers.nadam(0.1, momentum_decay=-1.0), "momentum_decay"
     yield "velocity", lambda: optimizers.rmsprop(0.1, momentum=1.0), "momentum must lie in"
+    yield "free", lambda: optimizers.schedule_free(optimizers.sgd(0.1), beta=1.0), "beta must lie"
+    yield (
+        "power",
+        lambda: optimizers.schedule_free(optimizers.sgd(0.1), weight_power=-1.0),
+        "weight_power must be",
+    )
+    yield "period", lambda: optimizers.lookahead(optimizers.sgd(0.1), period=0), "period must be"
+    yield (
+        "slow", lambda: optimizers.lookahead(optimizers.sgd(0.1), step_size=1.5),
+        "step_size must be at most 1, got 1.5",
+    )  # fmt: skip
+    yield "muon", lambda: optimizers.muon(0.1, momentum=1.0), "momentum must lie in"
+    yield "sides", lambda: optimizers.muon(0.1, iterations=0), "iterations must be at least 1"
+    yield "adam's", lambda: optimizers.muon(0.1, adam_rate=-1.0), "learning_rate must be finite"
+    yield "three", lambda: optimizers.muon(0.1, coefficients=(1.0, 2.0)), "three numbers, a, b"
+    yield "length", lambda: optimizers.adafactor(0.1, factored_from=0), "factored_from must be"
+    yield "d", lambda: optimizers.adafactor(0.1, clip=0.0), "clip must be"
     yield "ema", lambda: optimizers.ema(1.0), "decay must lie in"
     yield "swa", lambda: optimizers.swa(every=0), "every must be at least 1, got 0"
     yield "steps", lambda: optimizers.accumulate(optimizers.sgd(0.1), 0), "steps must be at least"
@@ -271,6 +298,10 @@ def test_refuses(name, make, text):
         (optimizers.adagrad, {"epsilon_position": "between"}),
         (optimizers.adam, {"epsilon_position": "between"}),
         (optimizers.adam, {"maximum_of": "between"}),
+        (optimizers.lamb, {"epsilon_position": "between"}),
+        (optimizers.adafactor, {"epsilon_position": "between"}),
+        (optimizers.adafactor, {"factored_axes": "between"}),
+        (optimizers.muon, {"scaling": "between"}),
         (optimizers.radam, {"epsilon_added_to": "between"}),
     ],
 )

@@ -64,7 +64,7 @@ def _number(text):
 def test_the_table_has_every_optimizer_of_both():
     assert set(tables()) == {
         "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "adamax",
-        "nadam", "radam",
+        "nadam", "radam", "adafactor", "muon",
     }  # fmt: skip
 
 

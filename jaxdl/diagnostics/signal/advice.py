@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdl.diagnostics.signal.attention_advice import growing_logits, one_hot
 from jaxdl.diagnostics.signal.drift import gradient_drift, root_mean_square, signal_drift
 from jaxdl.diagnostics.signal.findings import Advice, Findings
 from jaxdl.diagnostics.signal.names import PARAMETERS
@@ -27,25 +28,26 @@ FAR_FROM_USUAL = 100.0
 SMALL_ON_PURPOSE = 0.1
 # Gradients of this size are about to leave float32, whose smallest normal number is 1.2e-38.
 NEAR_UNDERFLOW = 1e-30
-# Nine of ten queries attend to one key alone: the weights pass no gradient back to the logits.
-# Trained heads may do so; at the start, or in all heads at once, it ends learning.
-ONE_KEY_FRACTION = 0.9
 
 
-def advise(measured: Propagation) -> Findings:
+def advise(measured: Propagation, *, before: Propagation | None = None) -> Findings:
     """Say what is wrong: the worst row of each kind of problem; "healthy" if nothing is.
 
     The signal of a row is the root mean square of its entries. The gradient of a row is the root
     mean square, over the examples, of the norm of dL/da. It does not change if more units or image
     positions share it. Both are compared over the rows with weights. The signal leaves out the last
-    row, whose size the targets decide. The limits are the constants of this module and of `drift`.
+    row, whose size the targets decide. The limits are the constants of this module, of `drift` and
+    of `attention_advice`.
 
     Arguments:
         measured: the measurement of one run; from a mapped one take one run,
             `jax.tree.map(lambda leaf: leaf[0], measured)`.
+        before: an earlier measurement of the same run, on the same examples: at the start, or when
+            all was well. With it the advice also says which attention's logits grew since, and
+            tells what training did from what a start did.
 
     Raises:
-        ValueError: the measurement holds several runs, or is traced.
+        ValueError: a measurement holds several runs, or is traced; one of another model before.
 
     Returns:
         A tuple of `Advice`, empty for a healthy network.
@@ -64,11 +66,14 @@ def advise(measured: Propagation) -> Findings:
     Source: Glorot and Bengio (2010) for saturation and vanishing; Karpathy, CS231n notes (2015),
     for the ratio of update to weight.
     """
-    if isinstance(measured.mean, jax.core.Tracer) or np.ndim(measured.mean) != 1:
+    for each in (measured, before):
+        if each is not None:
+            _check_one_run(each)
+    if before is not None and before.names != measured.names:
+        other = sorted({*before.names} ^ {*measured.names})
         raise ValueError(
-            "advise must be given one run's concrete numbers, got a measurement of shape "
-            f"{np.shape(measured.mean)}; take one, jax.tree.map(lambda leaf: leaf[0], measured), "
-            "outside of jit"
+            f"before must have the rows of the measurement, {len(measured.names)}, got "
+            f"{len(before.names)}; measure one model twice ({', '.join(other[:3])} is in one alone)"
         )
     found = [
         _not_finite(measured),
@@ -77,12 +82,22 @@ def advise(measured: Propagation) -> Findings:
         gradient_drift(measured),
         _dead(measured),
         _saturated(measured),
-        _on_one_key(measured),
+        one_hot(measured, before),
+        growing_logits(measured, before),
         _updates(measured),
     ]
     return Findings(
         (advice for advice in found if advice is not None), f"{len(measured.names)} rows"
     )
+
+
+def _check_one_run(measured: Propagation) -> None:
+    if isinstance(measured.mean, jax.core.Tracer) or np.ndim(measured.mean) != 1:
+        raise ValueError(
+            "advise must be given one run's concrete numbers, got a measurement of shape "
+            f"{np.shape(measured.mean)}; take one, jax.tree.map(lambda leaf: leaf[0], measured), "
+            "outside of jit"
+        )
 
 
 def _not_finite(measured: Propagation) -> Advice | None:
@@ -219,25 +234,6 @@ def _saturated(measured: Propagation) -> Advice | None:
         lambda *_: (
             "scale the kernel before it down, standardise the inputs, or add a norm before it"
         ),
-    )
-
-
-def _on_one_key(measured: Propagation) -> Advice | None:
-    if measured.on_one_key is None:
-        return None
-    share = np.nan_to_num(np.asarray(measured.on_one_key))
-    row = int(np.argmax(share))
-    if share[row] < ONE_KEY_FRACTION:
-        return None
-    name, others = measured.names[row], int(np.sum(share >= ONE_KEY_FRACTION)) - 1
-    also = f" ({others} other attentions do so too)" if others else ""
-    return Advice(
-        "one-hot attention",
-        name,
-        float(share[row]),
-        f"{share[row]:.0%} of the queries in {name} attend to one key alone{also}, with logits up "
-        f"to {np.asarray(measured.largest_logit)[row]:.1e}: divide the logits by the root of the "
-        "head's width, normalise queries and keys, or start their kernels smaller.",
     )
 
 

@@ -13,7 +13,7 @@ class Advice:
     Attributes:
         problem: "not finite", "cut off", "vanishing signal", "exploding signal", "vanishing
             gradient", "exploding gradient", "dead units", "saturated", "one-hot attention",
-            "small update" or "large update".
+            "growing logits", "small update" or "large update".
         row: the row where it is worst.
         measured: the number that shows it; the sentence says which number.
         sentence: what is wrong, where, and what to change.

@@ -1,6 +1,6 @@
 """Signal and gradient, layer by layer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +12,13 @@ from jaxtyping import Array, Float
 
 from jaxdl.calling import GivenMode
 from jaxdl.compiling import jit_with
-from jaxdl.diagnostics.signal.attending import Attended
+from jaxdl.diagnostics.signal.activation_slopes import Slope
+from jaxdl.diagnostics.signal.attending import attended_by_row
 from jaxdl.diagnostics.signal.feeds import feeds_of
 from jaxdl.diagnostics.signal.names import ACTIVATION
-from jaxdl.diagnostics.signal.recording import Recording, Slope, map_stacked, record
+from jaxdl.diagnostics.signal.recording import Recording, record
 from jaxdl.diagnostics.signal.rows import Trace
-from jaxdl.diagnostics.sizes import mean_and_deviation, norm
+from jaxdl.diagnostics.sizes import mean_and_deviation, norms
 from jaxdl.plotting import signal_figure
 from jaxdl.training.task import Batch, PerExample, as_task, parts_of, scale_images, to_measure
 
@@ -73,9 +74,12 @@ class Propagation:
             optimizer.
         loss: the mean loss over the batch.
         largest_logit: of an attention's weights the largest |logit| of a key that is not masked;
-            NaN in other rows, as the next two. See `attending.Attended`.
+            NaN in other rows, as the next four. See `attending.Attended`.
         entropy: of an attention's weights the mean entropy over the queries, in nats.
         on_one_key: the share of queries with a weight of 0.99 or more on one of several keys.
+        least_entropy: the least entropy of a query that sees several keys, in nats.
+        normalized_entropy: the mean over these queries of the entropy over log n of n visible keys:
+            0 on one key, 1 on all alike.
     """
 
     mean: Values
@@ -100,6 +104,8 @@ class Propagation:
     largest_logit: Values | None = None
     entropy: Values | None = None
     on_one_key: Values | None = None
+    least_entropy: Values | None = None
+    normalized_entropy: Values | None = None
 
     @property
     def variance(self) -> Any:
@@ -242,8 +248,15 @@ def _measure(
     rows = recorded.rows
     of_values = recorded.map_rows(_statistics, recorded.units())
     of_gradients = recorded.map_rows(_statistics, recorded.gradients)
-    weights = _norms(recorded.trace, variables["params"])
-    attends = _attention(recorded)
+    weights, gradients, *updates = _norms(
+        recorded.trace,
+        [
+            variables["params"],
+            recorded.parameter_gradients,
+            *_updates(recorded, variables["params"], optimizer, opt_state),
+        ],
+    )
+    attends = attended_by_row(recorded.trace, recorded.attended)
     return Propagation(
         mean=of_values.mean,
         stddev=of_values.stddev,
@@ -255,8 +268,8 @@ def _measure(
         gradient_zero_fraction=of_gradients.zero_fraction,
         gradient_nonfinite_fraction=of_gradients.nonfinite_fraction,
         weight_norm=weights,
-        weight_gradient_norm=_norms(recorded.trace, recorded.parameter_gradients),
-        update_ratio=_update_ratio(recorded, variables["params"], optimizer, opt_state, weights),
+        weight_gradient_norm=gradients,
+        update_ratio=updates[0] / weights if updates else None,
         loss=recorded.loss,
         names=tuple(row.name for row in rows),
         kinds=tuple(row.kind for row in rows),
@@ -293,66 +306,46 @@ def _saturated_fractions(recorded: Recording, saturation: float) -> Array:
         limit = jnp.minimum(saturation, slope.steepest / 10)
         return _share((slope.slope < limit) & (slope.value != 0))
 
-    counts = [values.shape[0] for values in recorded.values]
-    fractions = [jnp.full(count, jnp.nan, jnp.float32) for count in counts]
-    known = [number for number, slope in enumerate(recorded.slopes) if slope is not None]
-    if known:
-        measured = map_stacked(saturated, [recorded.slopes[number] for number in known])
-        ends = np.cumsum([counts[number] for number in known])
-        for number, end in zip(known, ends, strict=True):
-            fractions[number] = measured[end - counts[number] : end]
-    return recorded.trace.in_order(jnp.concatenate(fractions))
-
-
-def _attention(recorded: Recording) -> Attended:
-    """By row the measures of attentions, of all times together; NaN in others."""
-
-    def by_row(name: str, reduce: Any) -> Array:
-        of_sites = [
-            jnp.full(count, jnp.nan, jnp.float32)
-            if found is None
-            else reduce(getattr(found, name).reshape(count, -1), axis=1)
-            for found, count in zip(recorded.attended, recorded.trace.layers(), strict=True)
-        ]
-        return recorded.trace.in_order(jnp.concatenate(of_sites))
-
-    return Attended(
-        by_row("largest_logit", jnp.max),
-        by_row("entropy", jnp.mean),
-        by_row("on_one_key", jnp.nanmean),
-    )
+    return recorded.map_slopes(saturated)
 
 
 def _share(holds: Array) -> Array:
     return jnp.mean(holds, dtype=jnp.float32)
 
 
-def _norms(traced: Trace, params: Any) -> Array:
-    """By row, the norm of its kernels, or of all its parameters; NaN without any."""
-    norms = []
-    for site, count in zip(traced.sites, traced.layers(), strict=True):
-        parameters = traced.parameters(site, params)
-        kernels = [parameter for parameter in parameters if parameter.ndim > 2]
-        if parameters:
-            norms.append(jax.vmap(norm)(kernels or parameters))
-        else:
-            norms.append(jnp.full(count, jnp.nan, jnp.float32))
-    return traced.in_order(jnp.concatenate(norms))
+def _norms(traced: Trace, trees: Sequence[Any]) -> list[Array]:
+    """For each tree like the parameters by row the norm of its kernels, or of all; NaN of none."""
+    groups = []
+    place = np.full((len(trees), len(traced.rows)), -1)
+    found = 0
+    starts = np.cumsum([0, *traced.layers()])
+    for number, tree in enumerate(trees):
+        for site, start, end in zip(traced.sites, starts[:-1], starts[1:], strict=True):
+            parameters = traced.parameters(site, tree)
+            kernels = [parameter for parameter in parameters if parameter.ndim > 2]
+            if parameters:
+                groups.append(kernels or parameters)
+                place[number, start:end] = range(found, found + end - start)
+                found += end - start
+    if not groups:
+        return [jnp.full(len(traced.rows), jnp.nan, jnp.float32)] * len(trees)
+    measured = norms(groups)
+    with_none = jnp.append(measured, jnp.asarray(jnp.nan, measured.dtype))
+    return [with_none[each[traced.order()]] for each in place]
 
 
-def _update_ratio(
+def _updates(
     recorded: Recording,
     params: Any,
     optimizer: optax.GradientTransformation | None,
     opt_state: optax.OptState | None,
-    weight_norms: Array,
-) -> Array | None:
+) -> list[Any]:
+    """The optimizer's next update, if there is one."""
     if optimizer is None:
-        return None
+        return []
     if opt_state is None:
         opt_state = optimizer.init(params)
-    updates, _ = optimizer.update(recorded.parameter_gradients, opt_state, params)
-    return _norms(recorded.trace, updates) / weight_norms
+    return [optimizer.update(recorded.parameter_gradients, opt_state, params)[0]]
 
 
 def _wide(values: Any) -> Any:

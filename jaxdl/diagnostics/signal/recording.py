@@ -2,20 +2,25 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr, Literal, Var
+from jax.extend.core import Var
 from jaxtyping import Array, Float
 
-from jaxdl.diagnostics.signal.attending import Attended, attended
+from jaxdl.diagnostics.signal.activation_slopes import (
+    Activation,
+    Read,
+    Slope,
+    activation_of,
+    map_alike,
+)
+from jaxdl.diagnostics.signal.attending import Attended, attended_at
 from jaxdl.diagnostics.signal.names import Row
 from jaxdl.diagnostics.signal.rows import Trace, trace
-from jaxdl.jaxprs import Segment, holds_primitive
-from jaxdl.tracing.sites import ATTENTION, Site, site_before
+from jaxdl.jaxprs import Segment
 from jaxdl.training.steps import uphill
 from jaxdl.training.task import (
     Batch,
@@ -28,20 +33,6 @@ from jaxdl.training.task import (
     sum_over_batch,
 )
 
-# Beside the kink of a ReLU, where its slope is that of most arguments.
-NEAR_ZERO = 1e-3
-
-
-class Slope(NamedTuple):
-    """A function's value and |f'| at each entry of its real argument, and the largest |f'| known.
-
-    That is among these entries and near the argument 0; of an entry with no slope at all it is 0.
-    """
-
-    value: Array
-    slope: Array
-    steepest: Array
-
 
 class Recording(NamedTuple):
     """One array for each site: for each row, but once for all layers of a scan.
@@ -49,8 +40,9 @@ class Recording(NamedTuple):
     Attributes:
         trace: the rows, and the site and the layer of each.
         values: the forward pass's values, with a first axis of layers.
-        slopes: the slope of the function from the value before to this one, if it has no parameters
-            and both are real; None for others. With a first axis of layers.
+        slopes: where the function from the value before to this one has a slope, this function with
+            what it reads; in a scan the slope itself, with a first axis of layers. None for others,
+            see `activation_slopes.activation_of`.
         attended: of an attention's weights what `attending.attended` measures; None of others. With
             a first axis of layers.
         gradients: gradients of the summed per-example losses with respect to the values; empty
@@ -62,7 +54,7 @@ class Recording(NamedTuple):
 
     trace: Trace
     values: list[Array]
-    slopes: list[Slope | None]
+    slopes: list[Read | Slope | None]
     attended: list[Attended | None]
     gradients: list[Array]
     parameter_gradients: Any
@@ -89,6 +81,25 @@ class Recording(NamedTuple):
         """`function` of every row of arrays by site, stacked in the order of the rows."""
         return jax.tree.map(self.trace.in_order, map_stacked(function, arrays))
 
+    def map_slopes(self, function: Callable[[Slope], Array]) -> Array:
+        """`function` of the slope of every row, a number each; NaN where there is none."""
+        of_sites = list(enumerate(self.slopes))
+        reads = [(number, each) for number, each in of_sites if isinstance(each, Read)]
+        known = [(number, each) for number, each in of_sites if isinstance(each, Slope)]
+        found = [jnp.full(1, jnp.nan, jnp.float32)]
+        if reads:
+            found.append(map_alike(jax.vmap(function), [each for _, each in reads]))
+        if known:
+            found.append(map_stacked(function, [each for _, each in known]))
+        ends = np.cumsum([0, *self.trace.layers()])
+        place = np.zeros(ends[-1], int)
+        start = 1
+        for number, _ in (*reads, *known):
+            rows = range(ends[number], ends[number + 1])
+            place[rows] = range(start, start + len(rows))
+            start += len(rows)
+        return jnp.concatenate(found)[place[self.trace.order()]]
+
 
 def record(
     task: Task, variables: Mapping[str, Any], batch: Batch, *, train: bool, key: Any
@@ -110,6 +121,7 @@ def record(
     inputs = task.preprocess(jax.tree.map(jnp.asarray, batch["inputs"]))
     traced, arguments = trace(task, variables, inputs, train=train, key=key)
     variables, _, key = arguments
+    activations: dict[int, Activation] = {}
     unlike_params = {name: value for name, value in variables.items() if name != "params"}
 
     def run(params: Any, taps: list[Array] | None) -> tuple[Any, list[Any]]:
@@ -118,8 +130,13 @@ def record(
         ) -> tuple[Any, Any]:
             value = value if tap is None else value + tap
             site = traced.sites[number]
-            flat = None if site.own else _slope(traced, number, segment, before)
-            return value, (value, flat, _attended(site, value, segment, before))
+            sloped = None
+            if (activation := activation_of(traced.sites, number, segment)) is not None:
+                activations[number] = activation
+                reads = activation.reads(before)
+                # Of a scan's layers each reads its own: what all of them read stays inside.
+                sloped = reads if site.level.above is None else activation.slope(reads)
+            return value, (value, sloped, attended_at(site, value, segment, before))
 
         arguments = ({**unlike_params, "params": params}, inputs, key)
         return traced.replay(arguments, taps, on_site)
@@ -129,6 +146,20 @@ def record(
             jax.tree.map(functools.partial(traced.by_layer, site), array)
             for site, array in zip(traced.sites, arrays, strict=True)
         ]
+
+    def as_fields(kept: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        values, sloped, attends = zip(*kept, strict=True)
+        slopes = layers_first([s if isinstance(s, Slope) else None for s in sloped])
+        for number, reads in enumerate(sloped):
+            if reads is not None and not isinstance(reads, Slope):
+                site = traced.sites[number]
+                slopes[number] = Read(
+                    activations[number],
+                    reads,
+                    functools.partial(traced.by_layer, site),
+                    tuple(site.mapped.values()),
+                )
+        return layers_first(values), slopes, layers_first(attends)
 
     def total_loss(params: Any, taps: list[Array]) -> tuple[Array, list[Any]]:
         assert loss is not None
@@ -141,15 +172,13 @@ def record(
     params = variables["params"]
     if loss is None:
         _, kept = run(params, None)
-        values, slopes, attends = map(list, zip(*layers_first(kept), strict=True))
-        return Recording(traced, values, slopes, attends, [], None, jnp.asarray(jnp.nan))
+        return Recording(traced, *as_fields(kept), [], None, jnp.asarray(jnp.nan))
     (total, kept), (of_params, of_values) = jax.value_and_grad(
         total_loss, argnums=(0, 1), has_aux=True
     )(params, traced.taps())
-    values, slopes, attends = map(list, zip(*layers_first(kept), strict=True))
     mean_gradients = jax.tree.map(lambda gradient: gradient / examples, uphill(of_params))
     gradients = layers_first(uphill(of_values))
-    return Recording(traced, values, slopes, attends, gradients, mean_gradients, total / examples)
+    return Recording(traced, *as_fields(kept), gradients, mean_gradients, total / examples)
 
 
 def map_stacked(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any:
@@ -171,83 +200,6 @@ def map_stacked(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any
         order += [starts[index] + place for index in indices for place in range(counts[index])]
     places = np.argsort(order)
     return jax.tree.map(lambda *each: jnp.concatenate(each)[places], *mapped)
-
-
-def _slope(traced: Trace, number: int, segment: Segment, before: Mapping[Var, Any]) -> Slope | None:
-    r"""The slope of the function from the value before to this one.
-
-    For a vector v of signs, |J v| = |f'(z)| in every entry if f is elementwise. The signs alternate
-    at random: a norm or a softmax has J v = 0 for a constant v and would look flat.
-    """
-    site = traced.sites[number]
-    previous = site_before(traced.sites, number)
-    if previous is None or previous.level is not site.level or site.kind == ATTENTION:
-        return None
-    if previous.variable not in segment.reads:
-        return None
-    made = _last_of_same_shape(segment.program, previous.variable, site.variable)
-    if jnp.issubdtype(previous.dtype, jnp.complexfloating):
-        return None  # the slope of a complex function depends on the direction
-    if made is None or holds_primitive(segment.program, "custom_vjp_call"):
-        return None  # a hand-written backward pass has no forward derivative
-    function = replace(segment, gives=(made,), program=segment.program.replace(outvars=[made]))
-    at = segment.reads.index(previous.variable)
-    values = [jax.lax.stop_gradient(before[variable]) for variable in segment.reads]
-    signs = _scattered_signs(values[at])
-
-    def activation(z: Array) -> Any:
-        return function.run([*values[:at], z, *values[at + 1 :]])[0]
-
-    value, slope = jax.jvp(activation, (values[at],), (signs,))
-    _, near_zero = jax.jvp(activation, (jnp.full_like(values[at], NEAR_ZERO),), (signs,))
-    known = jnp.stack(
-        [jnp.where(jnp.isfinite(each), jnp.abs(each), 0) for each in (slope, near_zero)]
-    )
-    # An entry without any slope is masked, as by a dropout, and not saturated.
-    of_entry = jnp.where((slope == 0) & (near_zero == 0), 0, known.max())
-    return Slope(value, jnp.abs(slope), of_entry)
-
-
-def _attended(
-    site: Site, weights: Array, segment: Segment, before: Mapping[Var, Any]
-) -> Attended | None:
-    if site.logits is None:
-        return None
-    logits = before.get(site.logits)
-    if logits is None:
-        made = [site.logits]
-        program = segment.program.replace(outvars=made)
-        inner = replace(segment, gives=tuple(made), program=program)
-        (logits,) = inner.run([before[variable] for variable in segment.reads])
-    stop = jax.lax.stop_gradient
-    return attended(stop(weights), stop(logits), site.keys)
-
-
-def _scattered_signs(like: Array) -> Array:
-    """Signs without a pattern along any axis: a hash of the index, faster than a generator."""
-    index = jax.lax.iota(jnp.uint32, like.size)
-    for multiplier in (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D):
-        index = (index ^ (index >> 15)) * jnp.uint32(multiplier)
-    return jnp.where(index >> 31, 1, -1).astype(like.dtype).reshape(like.shape)
-
-
-def _last_of_same_shape(program: Jaxpr, source: Var, target: Var) -> Var | None:
-    """The last value between two with the first one's shape: the activation before a pooling."""
-    used = {target}
-    for eqn in reversed(program.eqns):
-        if not used.isdisjoint(eqn.outvars):
-            used |= {atom for atom in eqn.invars if not isinstance(atom, Literal)}
-    shaped: Any = source.aval
-    like = (shaped.shape, shaped.dtype)
-    depends, found = {source}, None
-    for eqn in program.eqns:
-        if any(not isinstance(atom, Literal) and atom in depends for atom in eqn.invars):
-            for made in used.intersection(eqn.outvars):
-                depends.add(made)
-                aval: Any = made.aval
-                if (aval.shape, aval.dtype) == like:
-                    found = made
-    return found
 
 
 def _check_batch(batch: Mapping[str, Any], loss: PerExample | None) -> int:

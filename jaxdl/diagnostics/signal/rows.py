@@ -86,8 +86,12 @@ class Trace:
 
     def in_order(self, values: Array) -> Array:
         """Values of all layers of the first site, of the second..., in the order of the rows."""
+        return values[self.order()]
+
+    def order(self) -> np.ndarray:
+        """Of each row its number among the layers of the first site, of the second..."""
         starts = np.cumsum([0, *self.layers()[:-1]])
-        return values[np.array([starts[row.site] + row.layer for row in self.rows])]
+        return np.array([starts[row.site] + row.layer for row in self.rows])
 
     def layers(self) -> list[int]:
         """How many rows each site has."""

@@ -81,21 +81,59 @@ def propagation_html(measured: Any) -> str | None:
 
 def attention_table(measured: Any) -> Table:
     """One line for each attention of a `Propagation`: its logits, its weights, its keys."""
+    keys = [shape[-1] if shape else 1 for shape in measured.shapes]
+    return _attention_table(measured, keys)
+
+
+def attentions_table(measured: Any) -> Table:
+    """The same of an `Attention`."""
+    return _attention_table(measured, measured.keys)
+
+
+def _attention_table(measured: Any, keys: Any) -> Table:
     columns = {
         "largest\nlogit": measured.largest_logit,
         "entropy\n(nats)": measured.entropy,
-        "log of\nkeys": np.log([shape[-1] if shape else 1 for shape in measured.shapes]),
+        "log of\nkeys": np.log(keys),
+        "least\nentropy": measured.least_entropy,
+        "entropy\nover log": measured.normalized_entropy,
         "on one\nkey": measured.on_one_key,
     }
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("attention", overflow="fold", min_width=10)
-    for name in columns:
+    shown = {name: column for name, column in columns.items() if column is not None}
+    for name in shown:
         table.add_column(name, justify="right", no_wrap=True)
-    cells = {name: _per_row(column) for name, column in columns.items()}
+    cells = {name: _per_row(column) for name, column in shown.items()}
+    shares = {"entropy\nover log", "on one\nkey"}
     for index in np.flatnonzero(np.isfinite(cells["entropy\n(nats)"])):
-        shown = [_cell(cells[name][index], name == "on one\nkey") for name in columns]
-        table.add_row(measured.names[index], *shown)
+        row = [_cell(cells[name][index], name in shares) for name in shown]
+        table.add_row(measured.names[index], *row)
     return table
+
+
+def attentions_line(measured: Any) -> str:
+    """The repr of an `Attention`: the largest logit and the least spread of all."""
+    rows = counted(len(measured.names), "attention")
+    logit, spread, one = map(
+        known, (measured.largest_logit, measured.normalized_entropy, measured.on_one_key)
+    )
+    if logit is None or spread is None or one is None or not logit.ndim or not logit.size:
+        return f"Attention({rows})"
+    runs = f", mean of {logit[..., 0].size:,} runs" if logit.ndim > 1 else ""
+    texts = {
+        "largest logit": number(_per_row(logit).max()),
+        "entropy over log of keys": f"{_per_row(spread).min():.0%} or more",
+        "on one key": f"{_per_row(one).max():.0%} or less",
+    }
+    return f"Attention({rows}{runs}: {named(texts)})"
+
+
+def attentions_html(measured: Any) -> str | None:
+    """The table of an `Attention` for a notebook; None if traced."""
+    if known(measured.largest_logit) is None:
+        return None
+    return html_of(attentions_line(measured), attentions_table(measured))
 
 
 def _per_row(column: Any) -> np.ndarray:

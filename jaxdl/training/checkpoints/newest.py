@@ -1,6 +1,7 @@
 """Read a checkpoint without the run that wrote it: no data, no model, no identity, no lock."""
 
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -32,9 +33,9 @@ class Found(NamedTuple):
 def load_variables(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The variables of the newest whole checkpoint in a folder, as `model.apply` takes them.
 
-    They are those that the run evaluates: of an optimizer that holds an average (`ema`, `swa`), the
-    average. Nothing else is needed, neither the model nor the data. A run that is writing there is
-    not disturbed.
+    They are those that the run evaluates: of an optimizer that holds an average (`ema`, `swa`,
+    `schedule_free`, `lookahead`), the average. Nothing else is needed, neither the model nor the
+    data. A run that is writing there is not disturbed.
 
     Arguments:
         folder: the `checkpoint_dir` of `fit`, or what `Result.save` wrote.
@@ -61,12 +62,12 @@ def load_variables(folder: str | os.PathLike[str]) -> dict[str, Any]:
     found = newest(folder)
     state = found.parts["state"]
     variables = {"params": state["params"], **(state.get("collections") or {})}
-    if state.get("batch_stats"):
-        variables["batch_stats"] = state["batch_stats"]
+    statistics = state.get("evaluated_stats") or state.get("batch_stats")
+    if statistics:
+        variables["batch_stats"] = statistics
     extra = found.manifest.extra or {}
-    average = at(state, extra.get(EVALUATED))
-    if average is not None:
-        variables["params"] = _with_dtypes(average, variables["params"])
+    for place in places(extra):
+        variables["params"] = _with_dtypes(at(state, place), variables["params"])
     for place in extra.get(BOXED, ()):
         *way, last = place.split("/")
         holder = at(variables, "/".join(way)) if way else variables
@@ -107,10 +108,14 @@ def newest(folder: str | os.PathLike[str], *, with_lines: bool = False) -> Found
     )
 
 
-def at(tree: Any, place: str | None) -> Any:
-    """What stands in a tree at a place such as "opt_state/1/average"; None for no place."""
-    if place is None:
-        return None
+def places(extra: Mapping[str, Any]) -> list[str]:
+    """Where the state holds parameters to evaluate; older versions wrote one place, or None."""
+    found = extra.get(EVALUATED) or []
+    return [found] if isinstance(found, str) else list(found)
+
+
+def at(tree: Any, place: str) -> Any:
+    """What stands in a tree at a place such as "opt_state/1/average"."""
     for name in place.split("/"):
         tree = tree[int(name)] if isinstance(tree, list | tuple) else tree[name]
     return tree
@@ -142,4 +147,11 @@ def _with_dtypes(average: Any, params: Any) -> Any:
         return {name: _with_dtypes(average.get(name), child) for name, child in params.items()}
     if isinstance(params, list):
         return [_with_dtypes(*pair) for pair in zip(average, params, strict=True)]
-    return average.astype(params.dtype)
+    return in_dtype_of(params, average)
+
+
+def in_dtype_of(theta: Any, held: Any) -> Any:
+    """What the state holds for a parameter, in its dtype; of a complex one a pair of parts."""
+    if np.iscomplexobj(theta) and not np.iscomplexobj(held):
+        held = held[..., 0] + 1j * held[..., 1]
+    return held.astype(theta.dtype)

@@ -81,7 +81,8 @@ def of_this_run(state: Any, key: Key[Array, ""]) -> TrainState | None:
             f"state must be a TrainState, got {type(state).__name__}; pass result.state, or "
             "init_state(...)"
         )
-    return replace(state, key=run_key(key))
+    # Statistics that another run has recalibrated are those of its own last parameters.
+    return replace(state, key=run_key(key), evaluated_stats={})
 
 
 def begun_epochs(state: TrainState | None, per_epoch: int) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import jax
@@ -16,6 +17,7 @@ from jaxdl.data.given import as_dataset
 from jaxdl.data.types import Arrays
 from jaxdl.forking import require_own_threads
 from jaxdl.training import checkpoints
+from jaxdl.training.evaluated_stats import recalibrated_over, with_room
 from jaxdl.training.fit import arguments, signals
 from jaxdl.training.fit.advance import FIRST_CALL_STEPS, advance, next_limit
 from jaxdl.training.fit.batches import Plan, Reader
@@ -54,6 +56,7 @@ def fit(
     parallel: Parallel = "auto",
     steps_per_call: Count | None = None,
     on_nonfinite: OnNonFinite = "raise",
+    recalibrate: bool = False,
     observers: Sequence[Observer | Callable[[Event], Change | None]] | Observer = (),
     progress: Any = None,
     state: TrainState | None = None,
@@ -91,6 +94,13 @@ def fit(
             "skip" counts the step, changes nothing else, and marks it in the history's "skipped".
             "stop" ends the run before the step. Only a call with such a step is repeated, step by
             step. "raise" and "stop" also end a run whose validation loss is not finite.
+        recalibrate: evaluate with the statistics of norms over the training split, of the
+            parameters that are evaluated, in place of the running averages; see
+            `training.recalibrate`. It is for optimizers that hold an average of the parameters
+            (`ema`, `swa`, `schedule_free`, `lookahead`), to which the running averages do not
+            belong. It costs a pass over the training split at each epoch's end and checkpoint. The
+            statistics stay in `state.evaluated_stats`, so that the result, what is saved of it and
+            checkpoints evaluate alike.
         observers: each an `Observer`, or a function of an `Event` that is called at the end of each
             epoch and may return a `Change`.
         train_step: a step of your own, a pure function (state, batch) -> (state, metrics), in place
@@ -167,10 +177,10 @@ def fit(
     )
 
     given = state is not None
-    if not given:
+    if state is None:
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sample)
         state = programs.init(key, zeros)
-    state = layout.replicate(state)
+    state = layout.replicate(with_room(task, state) if recalibrate else state)
     end = (int(state.step) // per_epoch + epochs) * per_epoch
     validation = splits.get("validation")
     placed = measure.place(validation) if isinstance(validation, Arrays) else validation
@@ -230,6 +240,10 @@ def fit(
                     break
 
                 ended = steps.stop == per_epoch
+                due = after.step % every == 0
+                if recalibrate and (ended or due):
+                    exact = recalibrated_over(task, after.state, measure.batches_of(train))
+                    after = replace(after, state=layout.replicate(exact))
                 if ended:
                     means = measure(after.state.evaluated, placed)
                     after = after.epoch_closed(plan, means)
@@ -239,7 +253,6 @@ def fit(
                 newest = moment.epochs[-1].train if ended else epoch_means(taken.measured, sizes)
                 show(moment, newest)
 
-                due = moment.step % every == 0
                 if ended or due:
                     moment, error = tell(
                         listed, setup, moment, programs, measure, steps=end, epoch_ended=ended

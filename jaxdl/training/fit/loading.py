@@ -13,7 +13,7 @@ from jaxdl.data.columns import TableEncoder
 from jaxdl.data.types import Dataset
 from jaxdl.environment import environment
 from jaxdl.files import differences
-from jaxdl.training.checkpoints.newest import EVALUATED, Found, at, newest
+from jaxdl.training.checkpoints.newest import Found, at, in_dtype_of, newest, places
 from jaxdl.training.checkpoints.on_disk import Manifest
 from jaxdl.training.checkpoints.packing import bytes_of, describe, named, unpack
 from jaxdl.training.fit.history import History, join
@@ -46,8 +46,8 @@ def load(
             those saved, and so must the preprocessing; on the machine and versions that saved it
             the whole computation of the model is compared.
         optimizer: that of the run, to train on from `result.state`. Without it the state has no
-            optimizer state, and the parameters that the run evaluated: those of `ema` or `swa`, if
-            it had one.
+            optimizer state, and the parameters that the run evaluated: those of `ema`, `swa`,
+            `schedule_free` or `lookahead`, if it had one.
         loss, metrics: as in `fit`, for `evaluate`; a `Task` has its own.
         preprocess: as in `fit`.
 
@@ -103,6 +103,8 @@ def _state(
         for name, leaf in found.manifest.leaves.items()
         if name.startswith("state/")
     }
+    if any(name.startswith("evaluated_stats/") for name in stored):
+        target = {**target, "evaluated_stats": target["batch_stats"]}
     if optimizer is None:
         target = {**target, "opt_state": ()}
         stored = {name: kind for name, kind in stored.items() if not _is_of_optimizer(name)}
@@ -122,12 +124,13 @@ def _state(
         for name, leaf in named(found.parts["state"] | {"key": np.zeros(0)}).items()
     }
     tree = {**unpack({**target, "key": jnp.zeros(0)}, leaves), "key": key}
-    place = found.manifest.extra.get(EVALUATED)
-    if optimizer is None and place is not None:
-        average = named(at(found.parts["state"], place))  # without what is frozen
+    if optimizer is None:
         names = named(tree["params"])
-        values = [jnp.asarray(average.get(name, leaf), leaf.dtype) for name, leaf in names.items()]
-        tree["params"] = jax.tree.unflatten(jax.tree.structure(tree["params"]), values)
+        for place in places(found.manifest.extra):
+            held = named(at(found.parts["state"], place))  # without what is frozen
+            own = {name: in_dtype_of(names[name], leaf) for name, leaf in held.items()}
+            names |= {name: jnp.asarray(leaf) for name, leaf in own.items()}
+        tree["params"] = jax.tree.unflatten(jax.tree.structure(tree["params"]), names.values())
     return TrainState(**tree)
 
 

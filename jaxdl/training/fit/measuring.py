@@ -64,6 +64,16 @@ class Measure:
         }
         return measured | of_splits
 
+    def batches_of(self, split: Arrays | Streamed) -> Iterator[dict[str, Any]]:
+        """The batches of a split, as they are stored, on the host or on the device."""
+        if isinstance(split, Streamed):
+            yield from self._batches(split)
+            return
+        arrays = as_batch(split)
+        for start in range(0, len(split), EVALUATION_BATCH):
+            rows = slice(start, start + EVALUATION_BATCH)
+            yield jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf[rows]), arrays)
+
     def place(self, arrays: Arrays) -> Placed:
         """Put a split on the devices."""
         layout = self.programs.layout

@@ -11,7 +11,7 @@ import numpy as np
 from jaxdl.data.types import Dataset
 from jaxdl.factories import Made
 from jaxdl.files import as_path, partial_folder, publish
-from jaxdl.optimizers.averaging import AverageState
+from jaxdl.optimizers.averaging import evaluates
 from jaxdl.training.checkpoints import on_disk
 from jaxdl.training.checkpoints.identity import identify
 from jaxdl.training.checkpoints.log import Log
@@ -43,7 +43,7 @@ def about(task: Task, dataset: Dataset, example: Any, state: TrainState) -> dict
         "names": {place: list(names) for place, names in dataset.names.items()},
         "encoder": None if dataset.encoder is None else dataset.encoder.to_json(),
         "preprocess": name_of_function(task.preprocess),
-        EVALUATED: _average_in(state.opt_state),
+        EVALUATED: _averages_in(state.opt_state),
         BOXED: _boxed_in(state.variables),
     }
 
@@ -131,14 +131,15 @@ def _boxed_in(variables: Any) -> list[str]:
     ]
 
 
-def _average_in(opt_state: Any) -> str | None:
-    """Where the optimizer's state holds the average that is evaluated; None if it holds none."""
+def _averages_in(opt_state: Any) -> list[str]:
+    """Where the optimizer's state holds parameters that are evaluated."""
+    return [
+        "/".join(part for part in ("opt_state", names_of_path(path), node.evaluated_field) if part)
+        for path, node in jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=evaluates)
+        if evaluates(node)
+    ]
 
-    def is_average(node: Any) -> bool:
-        return isinstance(node, AverageState)
 
-    for path, node in jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_average):
-        if is_average(node):
-            names = jax.tree_util.keystr(path, simple=True, separator="/")
-            return "/".join(part for part in ("opt_state", names, "average") if part)
-    return None
+def names_of_path(path: Any) -> str:
+    """The way to a part of a tree, "1/inner_state"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")

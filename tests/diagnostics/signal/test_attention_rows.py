@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxdl import losses, models
-from jaxdl.diagnostics import advise, propagation, summary
+from jaxdl.diagnostics import advise, attention, propagation, summary
 
 HEADS, WIDTH, LENGTH = 2, 8, 5
 X = jax.random.normal(jax.random.key(0), (4, LENGTH, WIDTH))
@@ -27,15 +27,32 @@ def softmax(logits):
 
 
 def expected(query, key, mask=None):
-    """Largest logit, entropy, share on one key, in float64; query and key (batch, n, heads, d)."""
+    """By name, each measure in float64; query and key are (batch, n, heads, d)."""
     query, key = np.asarray(query, np.float64), np.asarray(key, np.float64)
     logits = np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(query.shape[-1])
     seen = np.broadcast_to(True if mask is None else mask, logits.shape)
     weights = softmax(np.where(seen, logits, -np.inf))
-    entropy = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1).mean()
-    several = seen.sum(-1) > 1
-    one = ((weights.max(-1) >= 0.99) & several).sum() / several.sum()
-    return np.abs(logits[seen]).max(), entropy, one
+    entropy = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1)
+    keys = np.broadcast_to(seen.sum(-1), entropy.shape)
+    several = keys > 1
+    return {
+        "largest_logit": np.abs(logits[seen]).max(),
+        "entropy": entropy.mean(),
+        "least_entropy": entropy[several].min(),
+        "normalized_entropy": (entropy[several] / np.log(keys[several])).mean(),
+        "on_one_key": (weights.max(-1) >= 0.99)[several].mean(),
+    }
+
+
+def assert_measures(found, row, wanted):
+    """To a rounding of the logits, which the entropies take over."""
+    rounding = np.finfo(np.float32).eps * max(wanted["largest_logit"], 1.0)
+    for name, value in wanted.items():
+        got = getattr(found, name)[row]
+        if name == "on_one_key":  # a weight next to 0.99 may fall on either side
+            np.testing.assert_allclose(got, value, atol=1 / (X.shape[0] * HEADS * LENGTH))
+        else:
+            np.testing.assert_allclose(got, value, 2e-5, 10 * rounding, err_msg=name)
 
 
 def projections(layer, x=X):
@@ -102,10 +119,12 @@ def test_measures_are_those_of_the_formula(model, layer, mask):
     assert {measured.names[each].split("/")[-1] for each in measured.feeds[row]} == {"query", "key"}
     params = variables["params"] if layer is None else variables["params"][layer]
     wanted = expected(*projections(params), mask)
-    got = [measured.largest_logit[row], measured.entropy[row], measured.on_one_key[row]]
-    np.testing.assert_allclose(got[:2], wanted[:2], 2e-5)
-    # A weight next to 0.99 may fall on either side.
-    np.testing.assert_allclose(got[2], wanted[2], atol=1 / (X.shape[0] * HEADS * LENGTH))
+    assert_measures(measured, row, wanted)
+    # The same of the forward pass alone.
+    alone = attention(model, variables, {"inputs": X}, key=jax.random.key(2))
+    assert alone.names == (measured.names[row],)
+    assert alone.keys == (LENGTH,)
+    assert_measures(alone, 0, wanted)
     others = [each for each in range(len(measured.names)) if each != row]
     assert np.isnan(measured.entropy[np.array(others)]).all()
     assert np.isnan(measured.dead_fraction[row])
@@ -129,6 +148,11 @@ def test_in_lifted_blocks(blocks):
     # Each step is at most log of the keys it sees, on average log(1) ... log(5) over 5.
     assert (measured.entropy[np.array(rows)] <= np.log([1, 2, 3, 4, 5]).mean()).all()
     assert len(measured.attention_table().rows) == 3
+    alone = attention(model, variables, {"inputs": tokens})
+    assert alone.names == tuple(measured.names[row] for row in rows)
+    for name in ("largest_logit", "entropy", "least_entropy", "normalized_entropy", "on_one_key"):
+        ours = getattr(measured, name)[np.array(rows)]
+        np.testing.assert_allclose(getattr(alone, name), ours, 1e-5, 1e-6)
     found = summary(model, tokens)
     assert sum(found.parameters) == found.total_parameters
 
@@ -152,8 +176,11 @@ def test_of_other_libraries():
         for part in (layer.query_proj, layer.key_proj)
     )
     wanted = expected(query, key)
-    np.testing.assert_allclose(measured.largest_logit[row], wanted[0], 2e-5)
-    np.testing.assert_allclose(measured.entropy[row], wanted[1], 2e-5)
+    assert_measures(measured, row, wanted)
+    alone = attention(
+        EquinoxAttention(layer), None, {"inputs": X}, train=False, key=jax.random.key(0)
+    )
+    assert_measures(alone, 0, wanted)
     found = propagation(
         nnx.MultiHeadAttention(HEADS, WIDTH, rngs=nnx.Rngs(0), decode=False), None, BATCH, loss=loss
     )
@@ -172,6 +199,8 @@ def test_a_router_and_a_classifier_are_no_attention():
     measured = propagation(Experts(), variables, BATCH, loss=loss)
     assert "attention" not in measured.kinds
     assert len(measured.attention_table().rows) == 0
+    with pytest.raises(ValueError, match=r"must have an attention, .* got Experts"):
+        attention(Experts(), variables, {"inputs": X})
 
 
 def test_advice_on_an_attention_that_looks_at_one_key():

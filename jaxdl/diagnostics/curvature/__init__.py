@@ -1,0 +1,1 @@
+"""How a loss bends: the largest eigenvalues of its Hessian, their density, its trace."""

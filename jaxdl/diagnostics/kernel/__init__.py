@@ -1,0 +1,1 @@
+"""Jacobians, tangent kernels and linear models: what a network does near a point."""

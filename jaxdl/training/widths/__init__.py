@@ -1,0 +1,1 @@
+"""How a network starts and learns as its layers grow wider."""

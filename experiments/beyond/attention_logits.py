@@ -74,7 +74,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(seeds=3, steps=40, layers=1, decades=(-2.0, -1.0, 0.0)),
+    "smoke": Config(seeds=3, steps=200, layers=1, decades=(-2.0, -1.0, 0.0)),
     "full": Config(seeds=20, steps=1000),
 }
 

@@ -18,6 +18,7 @@ Run: python experiments/benchmarks/propagation.py [--preset smoke]
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -139,7 +140,7 @@ def arms(network: Network) -> dict[str, Callable[[], Any]]:
     made, variables = functions(network)
     batch = jax.block_until_ready(jax.tree.map(jnp.asarray, network.batch))
     jax.block_until_ready(variables)
-    return {name: lambda arm=arm: arm(variables, batch) for name, arm in made.items()}
+    return {name: functools.partial(arm, variables, batch) for name, arm in made.items()}
 
 
 def first_call(network: Network, arm: str) -> Times:

@@ -81,7 +81,7 @@ def norms(groups: Sequence[Sequence[Array]]) -> Array:
 
 def _filled_width(width: int) -> int:
     """The power of four that is not below it: rows of few widths share a matrix."""
-    return 4 ** math.ceil(math.log(max(width, 1), 4) - 1e-9)
+    return 1 << 2 * math.ceil((max(width, 1) - 1).bit_length() / 2)
 
 
 def _bundled(parts: Sequence[Array]) -> Array:

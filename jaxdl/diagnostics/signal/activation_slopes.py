@@ -116,18 +116,18 @@ def _without_labels(program: Jaxpr, made: Var) -> Segment:
     behind: dict[Any, Any] = {}
     kept = []
     for equation in piece.program.eqns:
-        reads = [
+        operands = [
             atom if isinstance(atom, Literal) else behind.get(atom, atom)
             for atom in equation.invars
         ]
         if equation.primitive.name == LABEL:
-            behind[equation.outvars[0]] = reads[0]
+            behind[equation.outvars[0]] = operands[0]
         else:
-            kept.append(equation.replace(invars=reads))
+            kept.append(equation.replace(invars=operands))
     out = behind.get(made, made)
     inner = {each for equation in kept for each in equation.outvars}
     atoms = [*(atom for equation in kept for atom in equation.invars), out]
-    reads = tuple(dict.fromkeys(a for a in atoms if not isinstance(a, Literal) and a not in inner))
+    reads = tuple(dict.fromkeys(a for a in atoms if isinstance(a, Var) and a not in inner))
     code = program.replace(constvars=[], invars=reads, outvars=[out], eqns=kept)
     return Segment(reads, (out,), code)
 

@@ -31,6 +31,35 @@ def measure(key):
     return diagnostics.propagation(MODEL, state_of(key).variables, BATCH, **GOAL)
 
 
+def instruments(variables):
+    """What is measured beyond signal and gradient, and predicted."""
+    given = (MODEL, variables, BATCH)
+    words = models.Transformer(vocabulary=4, features=4, layers=1, heads=1)
+    tokens = {"inputs": jnp.zeros((2, 3), jnp.int32)}
+    of_words = words.init(jax.random.key(0), tokens["inputs"], train=False)
+    noise = diagnostics.gradient_noise(*given, **GOAL)
+    return {
+        "sharpness": diagnostics.sharpness(*given, **GOAL),
+        "spectrum": diagnostics.curvature_spectrum(*given, steps=4, probes=2, **GOAL),
+        "trace": diagnostics.hessian_trace(*given, probes=2, **GOAL),
+        "noise": noise,
+        "average": diagnostics.average_noise(noise),
+        "signal_to_noise": diagnostics.signal_to_noise(*given, **GOAL),
+        "jacobian": diagnostics.jacobian_spectrum(*given),
+        "jacobian_theory": diagnostics.jacobian_moments(jnp.tanh, weight_variance=1.0, depth=3),
+        "kernel": diagnostics.tangent_kernel(*given),
+        "stream": diagnostics.residual_stream(jnp.tanh, blocks=3),
+        "attention": diagnostics.attention(words, of_words, tokens),
+        "coordinates": diagnostics.coordinate_check(
+            lambda width: models.MLP([width, 10]), [4, 8], BATCH,
+            lambda found: found.optimizer(optimizers.sgd, 0.1), steps=1, seeds=2, **GOAL,
+        ),
+        "parametrization": training.parametrization(
+            "maximal_update", models.MLP([8, 10]), models.MLP([4, 10]), BATCH["inputs"]
+        ),
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def results():
     state = state_of(jax.random.key(0))
@@ -62,10 +91,15 @@ def results():
         "landscape": plotting.Landscape(np.arange(9.0), np.arange(7.0), np.ones((9, 7))),
         "arrays": SPLIT,
         "scaler": data.Scaler(np.ones(64), np.ones(64)),
+        **instruments(state.variables),
     }
 
 
-SHOWN = ("result", "history", "propagation", "findings", "summary", "histograms", "rates")
+SHOWN = (
+    "result", "history", "propagation", "findings", "summary", "histograms", "rates", "sharpness",
+    "spectrum", "trace", "noise", "signal_to_noise", "jacobian", "kernel", "attention",
+    "coordinates", "parametrization",
+)  # fmt: skip
 WORDS = {
     "result": "1 epoch, 3 steps: loss ",
     "history": "1 epoch, 3 steps: loss ",
@@ -83,6 +117,19 @@ WORDS = {
     "landscape": "9 x 7 heights",
     "arrays": "inputs (1257, 8, 8, 1) float32, targets (1257,) int32",
     "scaler": "mean (64,) float64, std (64,) float64",
+    "sharpness": " of all, residual ",
+    "spectrum": "1 group, 2 probes: ",
+    "trace": "all ",
+    "noise": "1 group: noise scale in examples: all ",
+    "average": "noise scale in examples: ",
+    "signal_to_noise": "2 groups: median |mean| / s.d.: dense_0 ",
+    "jacobian": "output by input, 10 x 64, 8 examples: largest ",
+    "jacobian_theory": "3 layers: mean_square ",
+    "kernel": "8 x 8 examples, 10 outputs: mean of the diagonal ",
+    "stream": "3 blocks: second_moment 1 to ",
+    "attention": "1 attention: largest logit ",
+    "coordinates": "maximal_update, widths 4 to 8, 3 rows; ",
+    "parametrization": "maximal_update, MLP, 2 times as wide; 4 parameters: ",
 }
 
 

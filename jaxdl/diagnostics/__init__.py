@@ -26,12 +26,8 @@ from jaxdl.diagnostics.landscape.trajectories import (
     project,
 )
 from jaxdl.diagnostics.noise.example_gradients import example_gradients
-from jaxdl.diagnostics.noise.gradient_noise import (
-    GradientNoise,
-    NoiseAverage,
-    average_noise,
-    gradient_noise,
-)
+from jaxdl.diagnostics.noise.gradient_noise import GradientNoise, gradient_noise
+from jaxdl.diagnostics.noise.noise_average import NoiseAverage, average_noise
 from jaxdl.diagnostics.noise.signal_to_noise import SignalToNoise, signal_to_noise
 from jaxdl.diagnostics.noise.trade_off import TradeOff, batch_trade_off
 from jaxdl.diagnostics.residual_theory import ResidualStream, residual_stream

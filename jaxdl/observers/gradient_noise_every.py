@@ -7,12 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.checks import Count, require_at_least
-from jaxdl.diagnostics.noise.gradient_noise import (
-    GradientNoise,
-    NoiseAverage,
-    average_noise,
-    gradient_noise,
-)
+from jaxdl.diagnostics.noise.gradient_noise import GradientNoise, gradient_noise
+from jaxdl.diagnostics.noise.noise_average import NoiseAverage, average_noise
 from jaxdl.diagnostics.objective import groups
 from jaxdl.factories import factory
 from jaxdl.observers.probe import host_variables, make_probe

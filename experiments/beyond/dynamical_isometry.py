@@ -1,7 +1,7 @@
 """Orthogonal weights stretch all directions alike, and very deep networks then train.
 
 Square layers without biases. First the singular values of the Jacobian of all layers by the inputs,
-before training, 256 units wide, Gaussian against orthogonal weights of one variance. Then networks
+before training, 128 units wide, Gaussian against orthogonal weights of one variance. Then networks
 of 64 units on digits of 8 x 8: steps of gradient descent until the training loss is at 0.3 nats,
 each at the better of two rates, which are multiples of one over the layers. Last, convolutions with
 tanh on the same digits, 3 x 3 with the edges joined, 8 channels: Gaussian against delta-orthogonal.
@@ -89,7 +89,7 @@ class Config:
     """Networks whose Jacobian is measured; at least 3."""
     seed: int = 0
     """First seed; the others follow."""
-    width: int = 256
+    width: int = 128
     """Units of the networks whose Jacobian is measured."""
     depths: tuple[int, ...] = (1, 4, 16, 32)
     """Layers of these, increasing."""

@@ -144,7 +144,8 @@ def residual_stream(
         return last_weight_variance * square, last_weight_variance * slope
 
     squared, stream = branch_scale**2, [float(input_second_moment)]
-    added, factors = [], []
+    added: list[float] = []
+    factors: list[float] = []
     once = branch(1.0) if norm_position == "before" else None
     for block in range(1, blocks + 1):
         q = stream[-1]

@@ -97,7 +97,8 @@ class Block(nn.Module):
         kernel_init: Initializer,
         zero_scale: bool = False,
     ) -> tuple[Array, Any]:
-        norm, norm_name = None, f"norm_{name}"
+        norm: Any = None
+        norm_name = f"norm_{name}"
         if self.norm is not None:
             norm = zero_scaled(self.norm, norm_name) if zero_scale else self.norm(name=norm_name)
         position = self.norm_position if name == "0" else "before"

@@ -242,7 +242,7 @@ def largest_rates(results: xarray.Dataset, name: str) -> xarray.DataArray:
     guessing = np.log({"mlp": 10, "transformer": CLASSES}[name])
     rate = results[f"{name}_rate"]
     trains = results[name] < SHARE * guessing  # not where the loss is NaN
-    found = xarray.where(trains, rate, float(rate.min()) / 2).max(f"{name}_rate")
+    found: xarray.DataArray = rate.where(trains, float(rate.min()) / 2).max(f"{name}_rate")
     axes = {f"{name}_{axis}": axis for axis in ("arm", "depth")}
     return found.rename(axes).transpose("seed", "arm", "depth")
 
@@ -325,7 +325,8 @@ def plot(results: xarray.Dataset) -> Any:
             values, arm = found.sel(arm=each), ARMS[each]
             # Kinds that agree would hide each other.
             at = values["depth"].values * 1.03 ** (place - len(ARMS) // 2)
-            axes.plot(at, 2 ** np.log2(values).mean("seed"), arm.style, marker="o", ms=4, lw=1.5)
+            middle = 2 ** xarray.apply_ufunc(np.log2, values).mean("seed")
+            axes.plot(at, middle, arm.style, marker="o", ms=4, lw=1.5)
         axes.axhspan(rates[0] / 2 / 1.3, rates[0] / 1.4, color="0.85", lw=0)
         axes.text(values["depth"][0], rates[0] / 2, "no rate trains", va="center", fontsize=9)
         axes.set(xscale="log", yscale="log", xlabel="blocks", ylabel="largest rate that trains")

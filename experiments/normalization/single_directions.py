@@ -149,7 +149,8 @@ def robustness(
         logits = perturbed(
             model, variables, examples.inputs, lambda layer, h: stay[layer] * h + plus[layer]
         )
-        return 100 * metrics.accuracy(logits, examples.targets).mean()
+        share: Array = metrics.accuracy(logits, examples.targets).mean()
+        return 100 * share
 
     def of_order(key: PRNGKeyArray) -> dict[str, Array]:
         stays = 1.0 * (jax.random.permutation(key, mean.size).reshape(mean.shape) >= counts)

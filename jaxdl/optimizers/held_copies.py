@@ -45,6 +45,25 @@ def warn_of_copies(optimizer: optax.GradientTransformation, params: Any) -> None
         )
 
 
+def without_pairs(opt_state: Any) -> Any:
+    """The state, unless its optimizer needs a pair of parameters in the place of the parameters.
+
+    Raises:
+        ValueError: it is that of `optax.lookahead`.
+    """
+
+    def is_pair(node: Any) -> bool:
+        return isinstance(node, optax.LookaheadState)
+
+    if any(map(is_pair, jax.tree.leaves(opt_state, is_leaf=is_pair))):
+        raise ValueError(
+            "an optimizer must take the parameters as the model has them, got optax.lookahead, "
+            "which wants a pair of fast and slow ones; pass optimizers.lookahead(optimizer), whose "
+            "state holds the slow ones"
+        )
+    return opt_state
+
+
 def copies_in(init: Callable[[Any], Any], params: Any) -> list[tuple[str, str]]:
     """The class and field of each part of a state that holds values of the parameters.
 

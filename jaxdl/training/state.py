@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, Key
 from jaxdl.calling import adapt, initial_variables, to_share
 from jaxdl.checks import require_key, require_like
 from jaxdl.optimizers.averaging import evaluated_parameters
-from jaxdl.optimizers.held_copies import warn_of_copies
+from jaxdl.optimizers.held_copies import warn_of_copies, without_pairs
 from jaxdl.showing import ends, known, numbers_in, shape_of
 from jaxdl.training.task import Task
 
@@ -162,7 +162,7 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=first.pop("batch_stats", {}),
-        opt_state=optimizer.init(params),
+        opt_state=without_pairs(optimizer.init(params)),
         key=run_key(key),
         collections=first,
     )

@@ -206,3 +206,9 @@ def test_ours_are_not_warned_of():
             optimizers.chain(optimizers.adam(0.1), optimizers.swa()), optax.lbfgs(),
         ):  # fmt: skip
             start(optimizer)
+
+
+def test_a_pair_of_parameters_is_refused_before_the_run():
+    optimizer = optax.chain(optax.clip(1.0), optax.lookahead(optax.sgd(0.1), 5, 0.5))
+    with pytest.raises(ValueError, match=r"pass optimizers\.lookahead\(optimizer\)"):
+        training.init_state(jax.random.key(0), models.MLP([3]), optimizer, jnp.ones((2, 4)))

@@ -20,10 +20,10 @@ Run: python experiments/beyond/width_transfer.py
 Expected: from pilots, the default preset has not been run yet. In an MLP of this shape, widths 64
 to 1024, the power of the width in the outputs' change was 0.72 under the standard parametrisation
 and -0.05 under maximal update. With three hidden layers the standard best rate fell from about
-0.012 at width 64 to 0.0009 at 1024; under maximal update it stayed near 0.012 up to width 512. The
-transformer shows less of it, for its widths differ by 4 alone: from width 32, where a head is 8
-wide, to 256 the best rate under maximal update rose by a factor of 2 in a pilot. Adam and few steps
-only: what longer training or SGD does is not shown.
+0.012 at width 64 to 0.0009 at 1024; under maximal update it stayed near 0.012 up to width 512.
+The transformer shows less of it, for its widths differ by 4 alone: from width 32, where a head is
+8 wide, to 256 the best rate under maximal update rose by a factor of 2 in a pilot. Adam and few
+steps only: what longer training or SGD does is not shown.
 Time: about 4 minutes on 2 CPU cores, by the pilots.
 """
 

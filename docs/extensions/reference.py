@@ -50,7 +50,8 @@ IDEAS = {
 LEADING = {
     "training": "fit Result History load Task make_run Run make_train_step sweep search",
     "optimizers": "sgd momentum nesterov adagrad adadelta rmsprop adam adamw adamax",
-    "diagnostics": "propagation Propagation advise histograms summary graph rate_range mean_field",
+    "diagnostics": "propagation Propagation advise histograms summary graph rate_range mean_field "
+    "sharpness gradient_noise signal_to_noise jacobian_spectrum tangent_kernel attention",
     "data": "load available split Dataset as_dataset from_folder from_csv from_frame",
     "claims": "Claim about_mean about_means about_ratios about_share about_quantile main",
     "observers": "page propagation_every early_stopping report_plateau history_lines tensorboard",

@@ -55,7 +55,7 @@ class Outputs:
 
 def by_jacobians(
     functions: list[Outputs], params: Any, found: tuple[Group, ...], *, full: bool,
-    piece: int | None,
+    batch_size: int | None,
 ) -> Array:  # fmt: skip
     """(groups, n, m), the trace over outputs by their number, or (groups, n, m, outputs, outputs).
 
@@ -64,12 +64,12 @@ def by_jacobians(
         params: the point.
         found: the groups of parameters.
         full: whether all pairs of outputs are asked for.
-        piece: examples whose Jacobians are held; None for as many as there is room for.
+        batch_size: examples whose Jacobians are held; None for as many as there is room for.
     """
     left, right = functions[0], functions[-1]
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     room = max(PIECE_NUMBERS // max(size * left.outputs, 1), 1)
-    pieces = [min(piece or room, each.examples) for each in functions]
+    pieces = [min(batch_size or room, each.examples) for each in functions]
     form = "nkp,mlp->nmkl" if full else "nkp,mkp->nm"
 
     def product(first: Any, second: Any) -> Array:

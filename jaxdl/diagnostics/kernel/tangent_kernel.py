@@ -128,7 +128,7 @@ def tangent_kernel(
     layers: Any = None,
     full: bool = False,
     products: bool | None = None,
-    piece: int | None = None,
+    batch_size: int | None = None,
     train: bool = True,
     key: Any = None,
     preprocess: Callable[[Any], Any] = scale_images,
@@ -159,8 +159,8 @@ def tangent_kernel(
         full: whether to give every pair of outputs, K x K of each pair of examples.
         products: whether to take the second form. None takes it for all outputs, 4 or more, of all
             parameters together.
-        piece: examples whose Jacobians are held at a time; by default as many as 2^26 numbers have
-            room for.
+        batch_size: examples whose Jacobians are held at a time; by default as many as 2^26 numbers
+            have room for.
         train: whether dropout and batch statistics are on. If so, the outputs of an example may
             depend on the others, and each costs a gradient of the whole batch.
         key: the key of the dropout masks, if the model draws any.
@@ -170,7 +170,7 @@ def tangent_kernel(
     Raises:
         TypeError: no model, the key no `jax.random.key`, or layers that are no list of patterns.
         ValueError: no parameters, or a pattern that fits none; parameters or outputs that are not
-            real; a `piece` below 1; products by layer.
+            real; a `batch_size` below 1; products by layer.
 
     Example:
         >>> from jaxdl import diagnostics
@@ -187,13 +187,13 @@ def tangent_kernel(
     task, variables = to_measure(task, variables)
     if layers is not None and not isinstance(layers, str):
         layers = tuple(layers)
-    piece = None if piece is None else whole_number("piece", piece)
+    batch_size = None if batch_size is None else whole_number("batch_size", batch_size)
     if products and layers is not None:
         raise ValueError(
             "products give the kernel of all parameters together, got layers too; pass "
             "products=False"
         )
-    measure = jit_with(_measure, (task, layers, full, products, piece, train))
+    measure = jit_with(_measure, (task, layers, full, products, batch_size, train))
     sides = [_inputs(each) for each in ((batch,) if other is None else (batch, other))]
     measured: TangentKernel = measure(variables, sides, key)
     return measured
@@ -209,7 +209,7 @@ def _inputs(batch: Batch) -> Any:
 def _measure(
     settings: tuple[Any, ...], variables: Mapping[str, Any], sides: list[Any], key: Any
 ) -> TangentKernel:
-    task, layers, full, products, piece, train = settings
+    task, layers, full, products, batch_size, train = settings
     found = groups(variables["params"], layers)
     functions = [Outputs(task, variables, side, train, key) for side in sides]
     outputs = functions[0].outputs
@@ -220,7 +220,9 @@ def _measure(
         if not full:
             kernel = jnp.trace(kernel, axis1=-2, axis2=-1) / outputs
     else:
-        kernel = by_jacobians(functions, variables["params"], found, full=full, piece=piece)
+        kernel = by_jacobians(
+            functions, variables["params"], found, full=full, batch_size=batch_size
+        )
     return TangentKernel(
         kernel, names=tuple(group.name for group in found), outputs=outputs, is_full=full,
         is_square=len(sides) == 1,

@@ -55,12 +55,12 @@ def test_it_is_the_product_of_dense_jacobians(piece, two):
     others = [{"inputs": Y}] if two else []
     expected = dense(mlp, VARIABLES["params"], X, *([Y] if two else []))
     batch = {"inputs": X}
-    found = tangent_kernel(MLP, VARIABLES, batch, *others, piece=piece)
+    found = tangent_kernel(MLP, VARIABLES, batch, *others, batch_size=piece)
     assert found.kernel.shape == (1, 5, 3 if two else 5)
     assert_same(found.total, trace_of(expected))
     for products in (False, True):
         full = tangent_kernel(
-            MLP, VARIABLES, batch, *others, full=True, products=products, piece=piece
+            MLP, VARIABLES, batch, *others, full=True, products=products, batch_size=piece
         )
         assert_same(full.total, expected)
         by_trace = tangent_kernel(MLP, VARIABLES, batch, *others, products=products)
@@ -181,7 +181,7 @@ def test_it_shows_itself():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"piece": 0}, "piece must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"layers": ["dense_7"]}, "must have parameters, and 'dense_7' has none"),
         ({"layers": "each", "products": True}, "products give the kernel of all parameters"),
     ],

@@ -17,13 +17,13 @@ of 16 tokens that are made here, where each token follows from the one three pla
 Source: beyond the lectures: Yang, Hu et al. (2022), Tensor Programs V, figures 1, 3 and 5 and
 appendix D.1.
 Run: python experiments/beyond/width_transfer.py
-Expected: widths 64 to 1024 of the MLP: the outputs' change after four steps grows with the power 0.8
-of the width under the standard parametrisation, and with -0.03 under maximal update; the best rate
-falls by a factor of 6, and moves by 0.6 under maximal update, where four seeds do not decide whether
-it stays within 2 (0.2 to 1.7), for these curves are flat. Widths 64 to 256 of the transformer: 0.6
-and -0.03; the best rate falls by 5, and rises by a third under maximal update. In a pilot from width
-32, where a head is 8 wide, it rose by a factor of 2. Adam and few steps only: what longer training
-or SGD does is not shown.
+Expected: widths 64 to 1024 of the MLP: the outputs' change after four steps grows with the power
+0.8 of the width under the standard parametrisation, and with -0.03 under maximal update; the best
+rate falls by a factor of 6, and moves by 0.6 under maximal update, where four seeds do not decide
+whether it stays within 2 (0.2 to 1.7), for these curves are flat. Widths 64 to 256 of the
+transformer: 0.6 and -0.03; the best rate falls by 5, and rises by a third under maximal update. In
+a pilot from width 32, where a head is 8 wide, it rose by a factor of 2. Adam and few steps only:
+what longer training or SGD does is not shown.
 Time: 4 minutes on 2 CPU cores.
 """
 

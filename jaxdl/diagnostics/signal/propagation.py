@@ -252,9 +252,11 @@ def _measure(
         recorded.trace,
         [
             variables["params"],
-            recorded.parameter_gradients,
+            recorded.summed_gradients,
             *_updates(recorded, variables["params"], optimizer, opt_state),
         ],
+        # Dividing every gradient by the number of examples takes an operation for each parameter.
+        over=[1, recorded.examples, 1],
     )
     attends = attended_by_row(recorded.trace, recorded.attended)
     return Propagation(
@@ -313,9 +315,12 @@ def _share(holds: Array) -> Array:
     return jnp.mean(holds, dtype=jnp.float32)
 
 
-def _norms(traced: Trace, trees: Sequence[Any]) -> list[Array]:
-    """For each tree like the parameters by row the norm of its kernels, or of all; NaN of none."""
-    groups = []
+def _norms(traced: Trace, trees: Sequence[Any], over: Sequence[int]) -> list[Array]:
+    """For each tree like the parameters by row the norm of its kernels, or of all; NaN of none.
+
+    It is divided by the tree's entry of `over`.
+    """
+    groups, divisors = [], []
     place = np.full((len(trees), len(traced.rows)), -1)
     found = 0
     starts = np.cumsum([0, *traced.layers()])
@@ -325,11 +330,12 @@ def _norms(traced: Trace, trees: Sequence[Any]) -> list[Array]:
             kernels = [parameter for parameter in parameters if parameter.ndim > 2]
             if parameters:
                 groups.append(kernels or parameters)
+                divisors.append(over[number])
                 place[number, start:end] = range(found, found + end - start)
                 found += end - start
     if not groups:
         return [jnp.full(len(traced.rows), jnp.nan, jnp.float32)] * len(trees)
-    measured = norms(groups)
+    measured = norms(groups, divisors)
     with_none = jnp.append(measured, jnp.asarray(jnp.nan, measured.dtype))
     return [with_none[each[traced.order()]] for each in place]
 

@@ -9,10 +9,14 @@ from jaxtyping import Array
 
 from jaxdl.diagnostics.kernel.mapped_rows import flat_outputs, moves, outputs_of_model
 from jaxdl.diagnostics.objective import Group
+from jaxdl.jaxprs import holds_primitive
 from jaxdl.training.task import Task, examples_in
 
 PIECE_NUMBERS = 2**26
 """Numbers of the Jacobians that are held at a time: a quarter of a gigabyte in float32."""
+
+DRAWS = ("random_bits", "random_gamma", "threefry2x32", "rng_bit_generator", "rng_uniform")
+"""The primitives that draw random numbers."""
 
 
 class Outputs:
@@ -23,9 +27,6 @@ class Outputs:
     ) -> None:
         self.inputs = task.preprocess(jax.tree.map(jnp.asarray, inputs))
         self.examples = examples_in(self.inputs)
-        # Random numbers are drawn for the whole batch, so one example alone would get others.
-        draws = key is not None or task.evaluation_seed is not None
-        self.alone = not draws and not (train and moves(task, variables, self.inputs, key=key))
         rest = {name: tree for name, tree in variables.items() if name != "params"}
 
         def of(params: Any, inputs: Any) -> Array:
@@ -34,8 +35,13 @@ class Outputs:
             return flat_outputs(made, examples_in(inputs))
 
         self.of = of
-        shape: Any = jax.eval_shape(of, variables["params"], self.inputs)
+        program, shape = jax.make_jaxpr(of, return_shape=True)(variables["params"], self.inputs)
         self.outputs = int(shape.shape[1])
+        # Random numbers are drawn for the whole batch, so one example alone would get others. They
+        # need no key where a model has its own, as `nnx.Rngs`.
+        draws = key is not None or task.evaluation_seed is not None
+        draws = draws or holds_primitive(program.jaxpr, *DRAWS)
+        self.alone = not draws and not (train and moves(task, variables, self.inputs, key=key))
 
     def all(self, params: Any) -> Array:
         """(n, outputs)."""

@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from foreign.everyone import MODELS, variables_of
 
 from jaxdl import layers, models
 from jaxdl.diagnostics import tangent_kernel
+from jaxdl.training.task import as_measured, to_measure
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (5, 4))
@@ -119,6 +121,38 @@ def test_a_dropout_is_that_of_its_key():
     assert_same(found.total, trace_of(dense(outputs, variables["params"], X)))
     with pytest.raises(ValueError, match="needs a key, got key=None"):
         tangent_kernel(model, variables, {"inputs": X})
+
+
+class OfNnx(nnx.Module):
+    def __init__(self, rngs):
+        self.first = nnx.Linear(4, 8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.last = nnx.Linear(8, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.dropout(nnx.relu(self.first(x))))
+
+
+@pytest.mark.parametrize("products", [False, True])
+def test_a_module_with_random_numbers_of_its_own_has_one_mask_an_example(products):
+    task, variables = to_measure(as_measured(OfNnx(nnx.Rngs(0)), preprocess=lambda x: x), None)
+
+    def outputs(params, x):
+        return task.outputs({**variables, "params": params}, x, train=True)[0]
+
+    found = tangent_kernel(task, variables, {"inputs": X}, full=True, products=products)
+    assert_same(found.total, dense(outputs, variables["params"], X))
+    evaluated = tangent_kernel(task, variables, {"inputs": X}, full=True, train=False)
+    assert abs(evaluated.total - found.total).max() > 0.01
+
+
+def test_a_plain_function_with_a_fixed_key_has_one_mask_an_example():
+    def masked(params, x):
+        return (x * jax.random.bernoulli(KEY, 0.5, x.shape)) @ params
+
+    params = jnp.ones((4, 4))
+    found = tangent_kernel(masked, params, {"inputs": X}, full=True)
+    assert_same(found.total, dense(masked, params, X))
 
 
 def test_models_of_other_libraries():

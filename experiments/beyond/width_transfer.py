@@ -14,7 +14,7 @@ update the steps are of one size, and the narrow network's best rate is right fo
 
 Data: digits, 1,797 grey digits of 8 x 8 (1,024 to train on), from scikit-learn; and 1,024 sequences
 of 16 tokens that are made here, where each token follows from the one three places before.
-Source: beyond the lectures: Yang, Hu et al. (2022), Tensor Programs V, figures 1, 3 and 5 and
+Source: Yang, Hu et al. (2022), Tensor Programs V, figures 1, 3 and 5 and
 appendix D.1.
 Run: python experiments/beyond/width_transfer.py
 Expected: widths 64 to 1024 of the MLP: the outputs' change after four steps grows with the power

@@ -134,7 +134,7 @@ def attended_by_row(traced: Trace, found: Sequence[WeightsAndLogits | Attended |
         place[starts[numbers]] = range(count, count + len(numbers))
         count += len(numbers)
     place = place[traced.order()]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[place], *measured)
+    return Attended(*(jnp.concatenate(parts)[place] for parts in zip(*measured, strict=True)))
 
 
 def _of_all_times(found: Attended, layers: int) -> Attended:

@@ -246,8 +246,8 @@ def _measure(
     task, optimizer, train, saturation = settings
     recorded = record(task, variables, batch, train=train, key=key)
     rows = recorded.rows
-    of_values = recorded.map_rows(_statistics, recorded.units())
-    of_gradients = recorded.map_rows(_statistics, recorded.gradients)
+    of_values = recorded.map_stacks(_statistics, recorded.units())
+    of_gradients = recorded.map_stacks(_statistics, recorded.gradients)
     weights, gradients, *updates = _norms(
         recorded.trace,
         [
@@ -291,16 +291,26 @@ class _Statistics(NamedTuple):
     nonfinite_fraction: Array
 
 
-def _statistics(values: Array) -> _Statistics:
-    units = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
-    mean, stddev = mean_and_deviation(values)
+def _statistics(rows: Array) -> _Statistics:
+    mean, stddev = jax.vmap(mean_and_deviation)(rows)
     return _Statistics(
         mean=mean,
         stddev=stddev,
-        dead_fraction=_share(jnp.all(units == units[:1], axis=0)),
-        zero_fraction=_share(values == 0),
-        nonfinite_fraction=_share(~jnp.isfinite(values)),
+        dead_fraction=jax.vmap(_dead_fraction)(rows),
+        zero_fraction=jax.vmap(_share)(rows == 0),
+        # An entry that is not finite makes the mean so. Most networks have none to count.
+        nonfinite_fraction=jax.lax.cond(
+            jnp.isfinite(mean).all(),
+            lambda rows: jnp.zeros(len(rows), jnp.float32),
+            lambda rows: jax.vmap(_share)(~jnp.isfinite(rows)),
+            rows,
+        ),
     )
+
+
+def _dead_fraction(values: Array) -> Array:
+    units = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
+    return _share(jnp.all(units == units[:1], axis=0))
 
 
 def _saturated_fractions(recorded: Recording, saturation: float) -> Array:

@@ -44,8 +44,13 @@ class Recording(NamedTuple):
         slopes: where the function from the value before to this one has a slope, this function with
             what it reads; in a scan the slope itself, with a first axis of layers. None for others,
             see `activation_slopes.activation_of`.
+<<<<<<< HEAD
         attended: of an attention its weights and logits; in a scan what `attending.attended`
             measures of it, with a first axis of layers. None of others.
+=======
+        attended: of an attention its weights and logits; in a scan what `attended` measures of it,
+            with a first axis of layers. None of others.
+>>>>>>> i18H
         gradients: gradients of the summed per-example losses with respect to the values; empty
             without a loss. They point uphill, for complex values too.
         summed_gradients: gradients of the summed losses with respect to the parameters; None
@@ -87,7 +92,11 @@ class Recording(NamedTuple):
 
     def map_rows(self, function: Callable[[Any], Any], arrays: Sequence[Any]) -> Any:
         """`function` of every row of arrays by site, stacked in the order of the rows."""
-        return jax.tree.map(self.trace.in_order, map_stacked(function, arrays))
+        return self.map_stacks(jax.vmap(function), arrays)
+
+    def map_stacks(self, function: Callable[[Any], Any], arrays: Sequence[Any]) -> Any:
+        """`map_rows` for a function of rows of one shape with a first axis of rows."""
+        return jax.tree.map(self.trace.in_order, of_stacks(function, arrays))
 
     def map_slopes(self, function: Callable[[Slope], Array]) -> Array:
         """`function` of the slope of every row, a number each; NaN where there is none."""
@@ -191,7 +200,12 @@ def record(
 
 
 def map_stacked(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any:
-    """Apply `function` to each slice along the first axis of each argument; stack the results.
+    """Apply `function` to each slice along the first axis of each argument; stack the results."""
+    return of_stacks(jax.vmap(function), arguments)
+
+
+def of_stacks(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any:
+    """Apply `function` to slices along the first axis of all arguments; stack the results.
 
     Slices of one shape are computed together. A deep network has many layers of one shape, and a
     program that repeats the same reductions for each takes minutes to compile.
@@ -205,7 +219,7 @@ def map_stacked(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any
     mapped, order = [], []
     for indices in alike.values():
         group = [arguments[index] for index in indices]
-        mapped.append(jax.vmap(function)(jax.tree.map(lambda *each: jnp.concatenate(each), *group)))
+        mapped.append(function(jax.tree.map(lambda *each: jnp.concatenate(each), *group)))
         order += [starts[index] + place for index in indices for place in range(counts[index])]
     places = np.argsort(order)
     return jax.tree.map(lambda *each: jnp.concatenate(each)[places], *mapped)

@@ -44,13 +44,8 @@ class Recording(NamedTuple):
         slopes: where the function from the value before to this one has a slope, this function with
             what it reads; in a scan the slope itself, with a first axis of layers. None for others,
             see `activation_slopes.activation_of`.
-<<<<<<< HEAD
-        attended: of an attention its weights and logits; in a scan what `attending.attended`
-            measures of it, with a first axis of layers. None of others.
-=======
         attended: of an attention its weights and logits; in a scan what `attended` measures of it,
             with a first axis of layers. None of others.
->>>>>>> i18H
         gradients: gradients of the summed per-example losses with respect to the values; empty
             without a loss. They point uphill, for complex values too.
         summed_gradients: gradients of the summed losses with respect to the parameters; None

@@ -122,37 +122,56 @@ def parametrization(
     powers = start_powers(
         start_sizes(third.model, like, third.mode),
         start_sizes(narrow.model, like, narrow.mode),
-        {role.name: _reference(role, of_base[role.name]) for role in found},
+        _references(found, of_base),
     )
     folded = dict.fromkeys(shapes, 1.0)
     for pattern, factor in multipliers.items():
         require_positive(f"the multiplier of {pattern!r}", factor)
         for name in fitting(pattern, shapes, "multipliers"):
             folded[name] *= float(factor)
+    found = tuple(role._replace(shape=shapes[role.name]) for role in found)
+    references = _references(found, of_base)
     rows = tuple(
-        _row(kind, role._replace(shape=shapes[role.name]), of_base, powers, folded)
+        _row(
+            kind,
+            role,
+            of_base[role.name],
+            references[role.name][powers[role.name].place] ** powers[role.name].power,
+            folded[role.name],
+        )
         for role in found
     )
     return Parametrization(kind, whole.model, rows, whole.mode)
 
 
-def _reference(role: WidthRole, base: tuple[int, ...]) -> float:
-    """The ratio by which a start is measured: the fan_in's, or the fan_out's where it is fixed."""
-    r_in, r_out = role.ratios(base)
-    return r_in if role.reads else r_out
+def _references(
+    roles: tuple[WidthRole, ...], of_base: Mapping[str, tuple[int, ...]]
+) -> dict[str, list[float]]:
+    """The ratios by which a start may be measured, the usual one first.
+
+    That is the fan_in's, else the fan_out's; then the fan_out's beside a fan_in, and, for what
+    reads no width, as the biases of Equinox and PyTorch, the fan_ins of its layer.
+    """
+    ratios = {role.name: role.ratios(of_base[role.name]) for role in roles}
+    found = {}
+    for role in roles:
+        r_in, r_out = ratios[role.name]
+        layer = role.name.rpartition("/")[0]
+        beside = [
+            ratios[other.name][0]
+            for other in roles
+            if other.reads and other.name.rpartition("/")[0] == layer
+        ]
+        found[role.name] = [r_in, r_out] if role.reads else [r_out, *beside]
+    return found
 
 
 def _row(
-    kind: str,
-    role: WidthRole,
-    of_base: Mapping[str, tuple[int, ...]],
-    powers: Mapping[str, float],
-    folded: Mapping[str, float],
+    kind: str, role: WidthRole, base: tuple[int, ...], own: float, multiplier: float
 ) -> ByWidth:
-    base = of_base[role.name]
+    """`own`: the size of the model's start over the base's."""
     r_in, r_out = role.ratios(base)
-    wanted: Factors = factors(kind, role.role, r_in, r_out, folded[role.name])
-    own = _reference(role, base) ** powers[role.name]
+    wanted: Factors = factors(kind, role.role, r_in, r_out, multiplier)
     return ByWidth(
         role.name, role.role, r_in, r_out, wanted.start / own, wanted.start, wanted.sgd, wanted.adam
     )

@@ -109,7 +109,7 @@ def muon(
     Raises:
         TypeError: `matrices` is no such mapping.
         ValueError: a bad number; at init, a pattern that fits no parameter, too few axes for the
-            number of its pattern, or a complex matrix.
+            number of its pattern, or a complex matrix; at an update with decay, no parameters.
 
     Example:
         >>> import jax.numpy as jnp
@@ -155,6 +155,10 @@ def muon(
         return rule_of(params).init(params)
 
     def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if decay and params is None:
+            raise ValueError(
+                "muon with weight decay needs the parameters: update(grads, state, params)"
+            )
         moved: tuple[Any, Any] = rule_of(updates).update(updates, state, params)
         return moved
 

@@ -1,5 +1,7 @@
 """Muon: what is orthogonal, which leaves are matrices, and how a kernel is made one."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -185,6 +187,16 @@ def test_a_parameter_without_numbers_stays():
 def test_refuses_other_coefficients(coefficients):
     with pytest.raises(ValueError, match=r"three numbers, a, b and c, got .*; leave them out"):
         muon(0.02, coefficients=coefficients)
+
+
+@pytest.mark.parametrize(
+    "make", [optimizers.lamb, functools.partial(muon, weight_decay=0.1)], ids=["lamb", "muon"]
+)
+def test_decay_without_parameters_is_refused(make):
+    params = {"kernel": jnp.ones((2, 2))}
+    optimizer = make(0.1)
+    with pytest.raises(ValueError, match=r"needs the parameters: update\(grads, state, params\)"):
+        optimizer.update(params, optimizer.init(params))
 
 
 def test_a_kernel_of_four_axes_is_a_matrix_of_all_its_inputs():

@@ -271,6 +271,26 @@ def test_what_is_refused(settings, message):
         training.parametrization(inputs=X, **given)
 
 
+@pytest.mark.parametrize("inputs", [(1, 4), [[1.0, 2.0]], {"image": (1, 4)}])
+def test_numbers_are_no_inputs(inputs):
+    with pytest.raises(TypeError, match=r"got the bare .*make jax\.ShapeDtypeStruct\(\(1, 28"):
+        maximal(mlp, inputs)
+
+
+def test_it_may_be_made_inside_of_a_compiled_function():
+    outside, rows = maximal(mlp), []
+
+    @jax.jit
+    def start(key, inputs):
+        found = maximal(mlp, inputs)
+        rows.append(found.parameters)
+        return found.init(key, inputs)["params"]
+
+    expected = outside.init(KEY, X)["params"]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), start(KEY, X), expected)
+    assert rows == [outside.parameters]
+
+
 def test_a_depth_that_changes_in_a_scan_is_no_width():
     base, model = (
         models.Transformer(7, features=8, layers=depth, heads=2, length=6, blocks="scan")

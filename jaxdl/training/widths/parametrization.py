@@ -69,7 +69,7 @@ def parametrization(
         kind: "standard", "neural_tangent" or "maximal_update".
         model: the model that is trained, of any library, or a `Task`; see `calling.adapt`.
         base: the same with smaller widths; its rates are those that the user gives.
-        inputs: a batch of inputs, or its shapes; both models take it.
+        inputs: a batch of inputs, or `jax.ShapeDtypeStruct` for its arrays; both models take it.
         delta: a third model, with other widths than the base's, from which the growing axes are
             read. It is needed where `model` may be as wide as its base.
         roles: by pattern, as in `optimizers.by_layer`, a role that is not to be found by tracing.
@@ -77,7 +77,7 @@ def parametrization(
         mode: how the model is told of training, as in `Task`.
 
     Raises:
-        TypeError: no model.
+        TypeError: no model; inputs that are no arrays.
         ValueError: an unknown kind or role; models of other structure, or of the same widths; a
             parameter that reads and feeds a width in two places, such as a table that the head
             shares; a start that is no power of the width; a pattern that fits no parameter; a
@@ -97,6 +97,24 @@ def parametrization(
     and Hongler (2018) for the neural tangent parametrisation.
     """
     require_choice("kind", kind, KINDS)
+    _check_inputs(inputs)
+    with jax.ensure_compile_time_eval():  # sizes are measured, inside of compiled functions, too
+        return _parametrization(
+            kind, model, base, inputs, delta=delta, roles=roles, multipliers=multipliers, mode=mode
+        )
+
+
+def _parametrization(
+    kind: str,
+    model: Any,
+    base: Any,
+    inputs: Any,
+    *,
+    delta: Any,
+    roles: Mapping[str, str] | None,
+    multipliers: Mapping[str, float] | None,
+    mode: GivenMode,
+) -> Parametrization:
     whole, multipliers = prepared(model, mode), dict(multipliers or {})
     narrow = prepared(base, mode)
     inputs = jax.eval_shape(whole.preprocess, inputs)
@@ -142,6 +160,16 @@ def parametrization(
         for role in found
     )
     return Parametrization(kind, whole.model, rows, whole.mode)
+
+
+def _check_inputs(inputs: Any) -> None:
+    numbers = [each for each in jax.tree.leaves(inputs) if not hasattr(each, "shape")]
+    if numbers:
+        raise TypeError(
+            "inputs must be a batch of arrays, or jax.ShapeDtypeStruct in their places, got the "
+            f"bare {type(numbers[0]).__name__} {numbers[0]!r}; of a shape make "
+            "jax.ShapeDtypeStruct((1, 28, 28), jnp.float32), of a list jnp.asarray(inputs)"
+        )
 
 
 def _references(

@@ -316,7 +316,7 @@ ELSE = {
     optimizers: {
         "LayersState", "LearningRate", "RecordedState", "averaged_parameters",
         "current_learning_rate",
-        "evaluated_parameters", "is_kernel", "nesterov_theta", "report_metric", "schedules",
+        "evaluated_parameters", "hidden_matrices", "is_kernel", "nesterov_theta", "report_metric", "schedules",
     },
     layers: {"max_pool"},
     models: {"stack_blocks", "unstack_blocks"},

@@ -93,7 +93,8 @@ class GradientNoise:
         is_mapped = np.ndim(scales) > 1
         if is_mapped:
             found = noise_scales(self)
-            scales = low = high = [np.nan if isinstance(each, str) else each for each in found]
+            known = [np.nan if isinstance(each, str) else each for each in found]
+            scales = low = high = np.array(known)
             cosines = np.moveaxis(cosines, -2, 0).reshape(len(self.names), -1)
         figure = noise_figure(
             self.names, scales, low, high, cosines,

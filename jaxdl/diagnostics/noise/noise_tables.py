@@ -30,13 +30,14 @@ def noise_table(measured: Any) -> Table:
     cosines = np.asarray(measured.alignment, np.float64)
     cosines = _by_group(np.average(cosines, axis=-1, weights=_shares(measured, cosines)))
     states = noise_scales(measured)
+    shown = [each if isinstance(each, str) else _examples(each) for each in states]
     one = np.ndim(measured.noise_scale) == 1
     low, high = (np.asarray(end, np.float64) for end in (measured.low, measured.high))
     for index, name in enumerate(measured.names):
         table.add_row(
             name,
             *(f"{column[index]:.3g}" for column in columns),
-            states[index] if isinstance(states[index], str) else _examples(states[index]),
+            shown[index],
             f"{_examples(low[index])} to {_examples(high[index])}" if one else "",
             f"{cosines[index]:.2f}",
         )

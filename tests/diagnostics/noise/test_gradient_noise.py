@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -400,14 +399,6 @@ class Dropped(nn.Module):
         return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(nn.Dense(4)(x)))
 
 
-class DroppedInEquinox(eqx.Module):
-    first: eqx.nn.Linear
-    dropout: eqx.nn.Dropout
-
-    def __call__(self, x, *, key=None):
-        return self.dropout(self.first(x), key=key)
-
-
 @pytest.mark.parametrize(
     "measure",
     [
@@ -425,6 +416,23 @@ def test_a_missing_key_is_asked_for(measure):
     batch = (x, jnp.arange(6) % 3)
     with pytest.raises(ValueError, match=r"needs a key, .* pass key=.*, or train=False"):
         measure(Dropped(), variables, batch, loss=losses.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        diagnostics.signal_to_noise,
+        diagnostics.example_gradients,
+        diagnostics.sharpness,
+        functools.partial(diagnostics.sharpness, matrix="gauss_newton"),
+        diagnostics.hessian_trace,
+        diagnostics.curvature_spectrum,
+    ],
+)
+def test_a_batch_without_examples_is_refused(measure):
+    batch = (jnp.ones((0, 4)), jnp.ones((0, 2)))
+    with pytest.raises(ValueError, match="must have an example, got none"):
+        measure(given, jnp.ones((4, 2)), batch, loss=losses.mean_squared_error)
 
 
 def test_an_nnx_state_of_parameters_alone_is_refused_with_what_is_missing():

@@ -15,7 +15,7 @@ def modular_arithmetic(
     *,
     modulus: Count = 97,
     operation: Any = np.add,
-    share: float = 0.5,
+    share: Any = 0.5,
 ) -> Dataset:
     r"""All equations of an operation modulo p: a share of them to train on, the others to test.
 
@@ -32,8 +32,10 @@ def modular_arithmetic(
         key: a `jax.random.key`, which decides the split and the order; the same key gives the same
             data.
         modulus: p, at least 2.
-        operation: of two arrays of int64, entry by entry, to whole numbers: `np.add`,
-            `np.subtract`, `np.multiply`, `lambda a, b: a**2 + a * b`.
+        operation: of two arrays, entry by entry, to whole numbers: `np.add`, `np.subtract`,
+            `np.multiply`, `lambda a, b: a**2 + a * b`. The arrays hold Python's integers, so that
+            a large result is exact: also of `lambda a, b: a**b`. One that cannot use these, as
+            `lambda a, b: table[a, b]`, is given int64 and must stay within it.
         share: of the p^2 equations that are trained on, above 0 and below 1; at least one stays on
             either side.
 
@@ -41,8 +43,8 @@ def modular_arithmetic(
         A `Dataset` "modular_arithmetic": inputs and targets (n, 4), int32.
 
     Raises:
-        TypeError: a key that is no `jax.random.key`, a modulus that is not whole, an operation that
-            cannot be called.
+        TypeError: a key that is no `jax.random.key`, a modulus that is not whole, a share that is
+            no number, an operation that cannot be called.
         ValueError: a modulus below 2, a share outside (0, 1) or one that leaves a split empty, an
             operation that gives no whole number for each pair.
 
@@ -62,6 +64,8 @@ def modular_arithmetic(
         raise TypeError(
             f"operation must be a function of two arrays, got {operation!r}; pass e.g. np.add"
         )
+    if isinstance(share, bool) or not isinstance(share, (int, float, np.number)):
+        raise TypeError(f"share must be a number above 0 and below 1, got {share!r}; pass e.g. 0.5")
     count = modulus**2
     trained = int(np.floor(share * count)) if 0 < share < 1 else 0
     if not 0 < trained < count:
@@ -70,15 +74,10 @@ def modular_arithmetic(
             "0.5 is usual"
         )
     a, b = (each.ravel() for each in np.mgrid[:modulus, :modulus])
-    answers = np.asarray(operation(a, b))
-    if answers.shape != a.shape or not np.issubdtype(answers.dtype, np.integer):
-        raise ValueError(
-            f"operation must give a whole number for each pair, got {answers.dtype} of shape "
-            f"{answers.shape} for {count:,} pairs; pass e.g. np.add"
-        )
+    answers = _remainders(operation, a, b, modulus)
     inputs = np.stack([a, np.full(count, modulus), b, np.full(count, modulus + 1)], axis=1)
     targets = np.full(inputs.shape, IGNORED, np.int32)
-    targets[:, -1] = answers % modulus
+    targets[:, -1] = answers
     order = np.asarray(jax.random.permutation(key, count))
     train, test = order[:trained], order[trained:]
     inputs = inputs.astype(np.int32)
@@ -88,4 +87,22 @@ def modular_arithmetic(
         validation=None,
         test=Arrays(inputs[test], targets[test]),
         classes=tuple(str(number) for number in range(modulus)),
+    )
+
+
+def _remainders(operation: Any, a: np.ndarray, b: np.ndarray, modulus: int) -> np.ndarray:
+    """Of each pair's answer, which Python's integers hold whatever its size."""
+    try:
+        made = np.asarray(operation(a.astype(object), b.astype(object)))
+    except (TypeError, AttributeError, IndexError, ArithmeticError):  # e.g. as an index of a table
+        made = np.asarray(operation(a, b))
+    kind = "numbers"
+    if made.shape == a.shape:
+        kinds = {type(each) for each in made.ravel()}
+        if all(issubclass(each, (int, np.integer)) for each in kinds) and bool not in kinds:
+            return np.array([int(each) % modulus for each in made.ravel()], np.int64)
+        kind = ", ".join(sorted(each.__name__ for each in kinds))
+    raise ValueError(
+        f"operation must give a whole number for each pair, got {kind} of shape {made.shape} for "
+        f"{a.size:,} pairs; pass e.g. np.add"
     )

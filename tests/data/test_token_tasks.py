@@ -81,12 +81,17 @@ def test_copying_says_the_symbols_again_and_nothing_else():
     assert len(made.classes) == 5
 
 
+INVERSES = np.array([0, 1, 4, 5, 2, 3, 6])
+"""Modulo 7, and 0 for 0."""
+
+
 @pytest.mark.parametrize(
     ("operation", "by_hand"),
     [
         (np.add, lambda a, b: a + b),
         (np.subtract, lambda a, b: a - b),
         (lambda a, b: a**2 + a * b, lambda a, b: a * a + a * b),
+        (lambda a, b: a * INVERSES[b], lambda a, b: a * b**5),  # Fermat's little theorem
     ],
 )
 def test_equations_are_true_and_all_there(operation, by_hand):
@@ -100,6 +105,13 @@ def test_equations_are_true_and_all_there(operation, by_hand):
     pairs = {(a, b) for a, _, b, _ in inputs}
     assert pairs == set(itertools.product(range(7), repeat=2))
     assert made.train.inputs.dtype == made.test.targets.dtype == np.int32
+
+
+def test_answers_beyond_64_bits_are_exact():
+    made = data.modular_arithmetic(KEY, modulus=29, operation=lambda a, b: a**b)
+    for split in (made.train, made.test):
+        for (a, _, b, _), answer in zip(split.inputs.tolist(), split.targets[:, -1], strict=True):
+            assert answer == pow(a, b, 29)
 
 
 @pytest.mark.parametrize("make", [data.brackets, data.copying, data.modular_arithmetic])
@@ -120,6 +132,8 @@ def test_the_key_decides_and_nothing_else(make):
         (data.copying, {"symbols": 2, "copied": 3}, ValueError, "there are 8 different ones"),
         (data.modular_arithmetic, {"modulus": 1}, ValueError, "modulus must be at least 2, got 1"),
         (data.modular_arithmetic, {"share": 1.0}, ValueError, "on either side, got 1.0"),
+        (data.modular_arithmetic, {"share": None}, TypeError, "share must be .* got None; pass"),
+        (data.modular_arithmetic, {"operation": lambda a, b: a[:2]}, ValueError, r"shape \(2,\)"),
         (data.modular_arithmetic, {"operation": "+"}, TypeError, r"two arrays, got '\+'"),
         (
             data.modular_arithmetic,

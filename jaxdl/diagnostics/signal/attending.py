@@ -18,15 +18,25 @@ from jaxdl.tracing.sites import Site
 ONE_KEY = 0.99
 """From this weight on a query attends to one key."""
 
+FAR = 4.0
+"""A mask puts a logit further below its query's largest than this many times any logit's size."""
+
+UNDERFLOW = -float(np.log(np.finfo(np.float32).tiny))
+"""A key this far below its query's largest, 87.3, has a weight of 0 in float32."""
+
 MASKED = -9e3
-"""Logits of masked keys are -1e4 in half precision, -1e9 and less elsewhere, or -inf."""
+"""Logits of queries without a key are -1e4 in half precision, -1e9 and less elsewhere, or -inf."""
+
+WHOLE = -(2.0**24)
+"""Below it float32 has no fractions, so no logit that a model computes in earnest lies there."""
 
 
 class Attended(NamedTuple):
     r"""What one attention's weights and logits show.
 
     Attributes:
-        largest_logit: the largest |logit| of a key that is not masked.
+        largest_logit: the largest |logit| of a key that is not masked. NaN, as all that follows, if
+            one of them is.
         entropy: the mean of -sum_k w_k log w_k over the queries that see a key, in nats: 0 on one
             key, log n on n keys alike.
         on_one_key: the share of queries with a weight of `ONE_KEY` or more on one key, among those
@@ -46,6 +56,17 @@ class Attended(NamedTuple):
 def attended(weights: Array, logits: Array, axis: int) -> Attended:
     """The measures of softmax(logits) along the axis of the keys.
 
+    A logit that all keys of a query share changes no weight, so masks are found by differences. A
+    key is masked if its weight is exactly 0 and its logit is -inf, NaN, or further below the
+    query's largest than `FAR` times L, where L is the largest |logit| of all keys with a weight,
+    and at least `UNDERFLOW`. A query is masked as a whole if all its logits are below `MASKED`, and
+    as far below the largest of another query, or below `WHOLE`.
+
+    So a mask of -1000 is told from logits up to 160, and one of -1e4 from logits up to 1,600. What
+    cannot be told apart: a smaller mask from keys that a query just does not look at, whose logits
+    count then; a key without a weight that is FAR times L lower, from a masked one; and a query
+    whose keys all have a mask above MASKED, from one that sees them all alike.
+
     Example:
         >>> logits = jnp.array([[3.0, 3.0], [50.0, 0.0]])
         >>> found = attended(jnp.array([[0.5, 0.5], [1.0, 0.0]]), logits, 1)
@@ -53,19 +74,18 @@ def attended(weights: Array, logits: Array, axis: int) -> Attended:
         [50.0, 0.347, 0.5, 0.0, 0.5]
     """
     weights, logits = weights.astype(jnp.float32), logits.astype(jnp.float32)
-    visible = logits > MASKED
-    # A weight of a key that looks masked counts where the query sees another: a huge logit.
-    visible |= (weights > 0) & visible.any(axis, keepdims=True)
+    visible = _visible(weights, logits, axis)
     logs = jnp.log(jnp.where(weights > 0, weights, 1))
     # Rounded weights may sum to a little over 1, and one key has an entropy of 0, not -0.
     entropy = jnp.abs((weights * logs).sum(axis))
     keys = visible.sum(axis)
     several = keys > 1
     on_one = several & (weights.max(axis) >= ONE_KEY)
+    largest = jnp.where(visible, jnp.abs(logits), 0).max()
     return Attended(
-        largest_logit=jnp.where(visible, jnp.abs(logits), 0).max(),
+        largest_logit=largest,
         entropy=jnp.mean(entropy, where=visible.any(axis)),
-        on_one_key=on_one.sum() / several.sum(),
+        on_one_key=jnp.where(jnp.isfinite(largest), on_one.sum() / several.sum(), jnp.nan),
         least_entropy=jnp.where(several.any(), jnp.where(several, entropy, jnp.inf).min(), jnp.nan),
         normalized_entropy=jnp.mean(entropy / jnp.log(jnp.maximum(keys, 2)), where=several),
     )
@@ -76,6 +96,19 @@ class WeightsAndLogits(NamedTuple):
 
     weights: Array
     logits: Array
+
+
+def _visible(weights: Array, logits: Array, axis: int) -> Array:
+    """Which keys each query sees; all of those whose weights are NaN."""
+    weighed = weights > 0
+    # What a mask hides may be NaN; a NaN that counts makes the query's weights NaN.
+    logits = jnp.where(jnp.isnan(logits) & (weights == 0), -jnp.inf, logits)
+    highest = logits.max(axis, keepdims=True)
+    top = jnp.where(weighed, logits, -jnp.inf).max()
+    no_key = (highest <= MASKED) & ((highest - top <= MASKED) | (highest <= WHOLE))
+    size = jnp.where(weighed & ~no_key, jnp.abs(logits), 0).max()
+    near = highest - logits <= FAR * jnp.maximum(size, UNDERFLOW)
+    return ~no_key & ((weights != 0) | near)
 
 
 def attended_at(
@@ -142,10 +175,16 @@ def _of_all_times(found: Attended, layers: int) -> Attended:
         together: Array = reduce(values.reshape(layers, -1), axis=1)
         return together
 
+    largest = over_times(found.largest_logit, jnp.max)
+
+    def of_seen(values: Array, reduce: Any) -> Array:
+        """Times without a query that has a choice do not count, but those that diverged do."""
+        return jnp.where(jnp.isfinite(largest), over_times(values, reduce), jnp.nan)
+
     return Attended(
-        over_times(found.largest_logit, jnp.max),
+        largest,
         over_times(found.entropy, jnp.mean),
-        over_times(found.on_one_key, jnp.nanmean),
-        over_times(found.least_entropy, jnp.nanmin),
-        over_times(found.normalized_entropy, jnp.nanmean),
+        of_seen(found.on_one_key, jnp.nanmean),
+        of_seen(found.least_entropy, jnp.nanmin),
+        of_seen(found.normalized_entropy, jnp.nanmean),
     )

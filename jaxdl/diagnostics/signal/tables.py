@@ -1,6 +1,7 @@
 """Measurements as tables for a terminal."""
 
 import io
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -82,15 +83,20 @@ def propagation_html(measured: Any) -> str | None:
 def attention_table(measured: Any) -> Table:
     """One line for each attention of a `Propagation`: its logits, its weights, its keys."""
     keys = [shape[-1] if shape else 1 for shape in measured.shapes]
-    return _attention_table(measured, keys)
+    if measured.entropy is None:
+        return _attention_table(measured, keys, [])
+    # Other rows are NaN, but so is an attention that diverged.
+    known_ones = np.isfinite(_per_row(measured.entropy))
+    known_ones |= np.array(measured.kinds) == "attention"
+    return _attention_table(measured, keys, np.flatnonzero(known_ones).tolist())
 
 
 def attentions_table(measured: Any) -> Table:
     """The same of an `Attention`."""
-    return _attention_table(measured, measured.keys)
+    return _attention_table(measured, measured.keys, range(len(measured.keys)))
 
 
-def _attention_table(measured: Any, keys: Any) -> Table:
+def _attention_table(measured: Any, keys: Any, rows: Iterable[int]) -> Table:
     columns = {
         "largest\nlogit": measured.largest_logit,
         "entropy\n(nats)": measured.entropy,
@@ -106,7 +112,7 @@ def _attention_table(measured: Any, keys: Any) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     cells = {name: _per_row(column) for name, column in shown.items()}
     shares = {"entropy\nover log", "on one\nkey"}
-    for index in np.flatnonzero(np.isfinite(cells["entropy\n(nats)"])):
+    for index in rows:
         row = [_cell(cells[name][index], name in shares) for name in shown]
         table.add_row(measured.names[index], *row)
     return table

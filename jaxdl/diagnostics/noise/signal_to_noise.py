@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxdl.calling import GivenMode
 from jaxdl.compiling import jit_with
-from jaxdl.diagnostics.noise.noise_estimates import t_of_level
+from jaxdl.diagnostics.noise.noise_estimates import FEWEST, t_of_level
 from jaxdl.diagnostics.noise.small_batches import (
     Settings,
     add_up,
@@ -25,8 +25,6 @@ from jaxdl.plotting import ratio_figure
 from jaxdl.training.task import Batch, PerExample, as_task, scale_images, to_measure
 
 Values = Float[Array | np.ndarray, "..."]
-FEWEST = 4
-"""Examples below which the estimate has no finite mean."""
 
 
 @struct.dataclass

@@ -67,7 +67,7 @@ def test_runs_that_do_not_arrive_refute():
 
 
 def test_steps_that_show_no_critical_batch_refute_that_claim():
-    """As steps fall like 1 / B, S_min is 0 and B_c is inf; the law itself still has values."""
+    """As steps fall like 1 / B, S_min is 0 and B_c inf: S_min B_c has no value, their law has."""
     results = batch_size_results()
     results["steps"][:] = 4e4 / results["size"]
     assert 2 in refuted(results)

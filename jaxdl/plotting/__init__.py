@@ -12,7 +12,7 @@ from jaxdl.plotting.curves import learning_curves
 from jaxdl.plotting.figure import new_figure, save_figure
 from jaxdl.plotting.images import images
 from jaxdl.plotting.kernels import kernel_figure
-from jaxdl.plotting.noise_scales import noise_figure
+from jaxdl.plotting.noise_scales import noise_figure, ratio_figure
 from jaxdl.plotting.normalization_axes import normalization_axes
 from jaxdl.plotting.signal import attention_figure, signal_figure
 from jaxdl.plotting.singular_values import singular_values_figure
@@ -36,6 +36,7 @@ __all__ = [
     "new_figure",
     "noise_figure",
     "normalization_axes",
+    "ratio_figure",
     "save_figure",
     "signal_figure",
     "singular_values_figure",

@@ -73,3 +73,47 @@ def noise_figure(
     )
     turns.legend(fontsize=8)
     return figure
+
+
+def ratio_figure(
+    names: Sequence[str], median: ArrayLike, seen: ArrayLike, without_gradient: ArrayLike
+) -> Any:
+    """A figure of two panels: each group's median signal to noise, and shares of its parameters.
+
+    Arguments:
+        names: of the groups, (groups,).
+        median: of |mean| / s.d. over a group's parameters, (groups,). One that is NaN has no bar;
+            of one that is inf only the word is drawn.
+        seen: the share whose mean gradient is not 0, at 95 %, (groups,).
+        without_gradient: the share that gets no gradient, (groups,).
+
+    Example:
+        >>> figure = ratio_figure(["a", "b"], [0.3, np.inf], [0.5, 1.0], [0.25, 0.0])
+        >>> [len(axes.patches) for axes in figure.axes]
+        [2, 4]
+    """
+    figure = new_figure(9, max(3.2, min(1.6 + 0.32 * len(names), 12)))
+    medians, shares = figure.subplots(1, 2)
+    rows, values = np.arange(len(names)), np.asarray(median, np.float64)
+    medians.barh(rows, np.where(np.isfinite(values), values, 0), height=0.6, color="C0")
+    for row in rows[~np.isfinite(values)]:
+        word = "inf" if np.isinf(values[row]) else "none"
+        across = medians.get_yaxis_transform()  # x is a share of the width, y a row
+        medians.text(0.02, row, word, va="center", fontsize=8, transform=across)
+    medians.set_yticks(rows, list(names), fontsize=8)
+    medians.set(xlabel="median |mean| / s.d. of examples", title="Signal to noise", xlim=(0, None))
+    bars = ((seen, "seen at 95 %", "C0"), (without_gradient, "without gradient", "0.6"))
+    for place, (share, label, color) in zip((-0.2, 0.2), bars, strict=True):
+        heights = np.nan_to_num(np.asarray(share, np.float64))
+        shares.barh(rows + place, heights, height=0.35, label=label, color=color)
+    shares.axvline(0.05, color="k", ls=":", lw=1, label="seen if all is noise")
+    shares.set_yticks(rows, [])
+    shares.set(xlabel="share of the parameters", title="Which are seen", xlim=(0, 1))
+    figure.legend(
+        *shares.get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=8
+    )
+    for axes in (medians, shares):
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.grid(axis="x", lw=0.3)
+        axes.set_axisbelow(True)
+    return figure

@@ -8,6 +8,9 @@ from jaxtyping import Array, Float
 
 from jaxdl.intervals import LEVEL
 
+FEWEST = 4
+"""Examples below which the estimate of a ratio has no finite mean."""
+
 
 class Shares(NamedTuple):
     """How small batches make up the whole batch.

@@ -6,6 +6,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from jaxdl.diagnostics.noise.noise_estimates import FEWEST
 from jaxdl.showing import counted, html_of, known, number
 
 HIDDEN = "The gradient does not stand out from its noise in"
@@ -90,8 +91,6 @@ def noise_html(measured: Any) -> str | None:
 
 def ratio_table(measured: Any) -> Table:
     """One line for each group of a `SignalToNoise`."""
-    from jaxdl.diagnostics.noise.signal_to_noise import FEWEST
-
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("parameters", overflow="fold", min_width=10)
     columns = {

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxdl.calling import GivenMode
 from jaxdl.compiling import jit_with
-from jaxdl.diagnostics.noise.noise_estimates import t_of_level
+from jaxdl.diagnostics.noise.noise_estimates import FEWEST, t_of_level
 from jaxdl.diagnostics.noise.small_batches import (
     Settings,
     add_up,
@@ -21,11 +21,10 @@ from jaxdl.diagnostics.noise.small_batches import (
     units_of,
 )
 from jaxdl.diagnostics.objective import Group, groups, weighed_batch
+from jaxdl.plotting import ratio_figure
 from jaxdl.training.task import Batch, PerExample, as_task, scale_images, to_measure
 
 Values = Float[Array | np.ndarray, "..."]
-FEWEST = 4
-"""Examples below which the estimate has no finite mean."""
 
 
 @struct.dataclass
@@ -69,6 +68,14 @@ class SignalToNoise:
         from jaxdl.diagnostics.noise.noise_tables import ratio_table
 
         return ratio_table(self)
+
+    def plot(self) -> Any:
+        """A matplotlib figure: by group the median ratio, and the shares; a mapped one's means."""
+        columns = (self.median, self.seen, self.without_gradient)
+        values = (np.asarray(each, np.float64) for each in columns)
+        return ratio_figure(
+            self.names, *(each.reshape(-1, len(self.names)).mean(0) for each in values)
+        )
 
     def __rich__(self) -> Any:
         return self.table()

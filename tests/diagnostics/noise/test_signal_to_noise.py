@@ -131,3 +131,12 @@ def test_padding_changes_nothing(count):
 def test_weights_that_are_all_0_are_refused():
     with pytest.raises(ValueError, match="64 weights that are all 0"):
         measured(drawn(1, 64)[0], np.zeros(64))
+
+
+def test_the_figure_shows_the_mean_of_a_mapped_measurement():
+    found = jax.vmap(measured)(drawn(3, 12))
+    medians, shares = found.plot().axes
+    assert medians.patches[0].get_width() == pytest.approx(float(found.median.mean()))
+    widths = [bar.get_width() for bar in shares.patches]
+    np.testing.assert_allclose(widths, [found.seen.mean(), 0], rtol=1e-6)
+    assert [text.get_text() for text in measured(jnp.ones((5, 2))).plot().axes[0].texts] == ["inf"]

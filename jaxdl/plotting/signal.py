@@ -26,7 +26,8 @@ def signal_figure(
 
     Arguments:
         names: of the rows, in the order of execution; (rows,).
-        forward: standard deviation of each row's entries.
+        forward: standard deviation of each row's entries; of several runs, (runs, rows), the mean
+            is drawn.
         backward: standard deviation of the entries of the gradient by them.
         weighted: which rows have parameters.
         expected: a theory by its label: (forward, backward), each (rows,), NaN where it is silent.
@@ -47,8 +48,8 @@ def signal_figure(
             strict=True,
         )
     ):
-        values = np.array(measured, np.float64)
-        values[values <= 0] = np.nan
+        runs = np.array(measured, np.float64).reshape(-1, len(names))
+        values = _above_zero(runs.mean(axis=0))
         axes.plot(rows, values, "-", color="0.6", lw=1)
         for chosen, style, kind in ((heavy, "ks", "with weights"), (~heavy, "wo", "without")):
             axes.plot(rows[chosen], values[chosen], style, mec="k", ms=5, label=kind)
@@ -69,7 +70,8 @@ def attention_figure(
 
     Arguments:
         names: of the attentions, in the order of execution; (attentions,).
-        logits: the largest |logit| of each.
+        logits: the largest |logit| of each; (attentions,), or (runs, attentions), as the next two.
+            Of runs their mean is drawn, and each as a thin line.
         entropy: of the weights over that of even weights, 0 to 1.
         on_one_key: the share of queries that look at one key, 0 to 1.
 
@@ -81,12 +83,18 @@ def attention_figure(
     figure = new_figure(max(6, min(0.3 * len(names), 14)), 6)
     rows = np.arange(len(names))
     largest, shares = figure.subplots(2, 1, sharex=True)
-    values = np.array(logits, np.float64)
-    values[values <= 0] = np.nan
-    largest.plot(rows, values, "ks-", ms=5)
+    for axes, given, style, label in (
+        (largest, logits, "ks-", "largest |logit|"),
+        (shares, entropy, "C0o-", "entropy over that of even weights"),
+        (shares, on_one_key, "C3^--", "queries on one key"),
+    ):
+        runs = np.array(given, np.float64).reshape(-1, len(names))
+        if len(runs) > 1:
+            axes.plot(rows, _above_zero(runs, axes is largest).T, color="0.8", lw=0.8, zorder=1)
+            label = f"{label}, mean of {len(runs):,} runs"
+        mean = _above_zero(runs.mean(axis=0), axes is largest)
+        axes.plot(rows, mean, style, ms=5, label=label)
     largest.set(yscale="log", ylabel="largest |logit|")
-    shares.plot(rows, np.asarray(entropy), "C0o-", ms=5, label="entropy over that of even weights")
-    shares.plot(rows, np.asarray(on_one_key), "C3^--", ms=5, label="queries on one key")
     shares.set(ylabel="share", ylim=(-0.03, 1.03))
     for axes in (largest, shares):
         axes.grid(lw=0.3)
@@ -94,3 +102,8 @@ def attention_figure(
     shares.set_xticks(rows[::every], list(names)[::every], rotation=90, fontsize=8)
     shares.legend(fontsize=8)
     return figure
+
+
+def _above_zero(values: np.ndarray, is_log: bool = True) -> np.ndarray:
+    """What a logarithmic axis can show."""
+    return np.where(values > 0, values, np.nan) if is_log else values

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
@@ -19,9 +20,10 @@ from jaxdl.diagnostics.curvature.curvature_products import (
     flat_parameters,
     product,
 )
-from jaxdl.diagnostics.objective import Group, groups
+from jaxdl.diagnostics.objective import Group, groups, weighed_batch
 from jaxdl.host_loops import with_loops_on_host
-from jaxdl.training.task import as_batch, as_task, to_measure
+from jaxdl.notices import notice
+from jaxdl.training.task import as_task, to_measure
 
 START = 1
 """What is folded into the key for the vectors to start from, so that dropout has another."""
@@ -72,16 +74,35 @@ def prepared(
     )
     task, variables = to_measure(task, variables)
     dtype = None if settings["dtype"] is None else jnp.dtype(settings["dtype"])
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype must be a real float, got {dtype}; jnp.float64 is exact enough")
+    is_wide = dtype is None or (jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits >= 32)
+    if not is_wide:
+        raise ValueError(
+            f"dtype must be a real float of 32 bits or more, got {dtype}; jnp.float64 is exact "
+            "enough, and None takes float32 for parameters of half precision"
+        )
     measured = Measured(task, settings["matrix"], settings["train"], settings["batch_size"], dtype)
-    operands = Operands(variables, as_batch(batch), key)
+    operands = Operands(variables, weighed_batch(batch), key)
     found = groups(variables.get("params", {}), layers)
     start = jax.random.fold_in(jax.random.key(0) if key is None else key, START)
     # Constants inside of a jitted function are traced, too.
     traced = any(map(is_traced, jax.tree.leaves((operands, start, jnp.zeros(())))))
     computed_type(measured, operands)
     return Prepared(measured, operands, found, start, traced)
+
+
+def tell_of_nonfinite(values: Array, names: tuple[str, ...], made: Prepared) -> None:
+    """Say of which group's measurement, along the first axis, something is NaN or infinite."""
+    if made.traced:
+        return
+    apart = [
+        name for name, each in zip(names, np.asarray(values), strict=True)
+        if not np.isfinite(each).all()
+    ]  # fmt: skip
+    if apart:
+        notice(
+            "curvature must be finite to be trusted, got NaN or infinite products for "
+            f"{', '.join(apart)}; look at the loss there, e.g. with diagnostics.propagation"
+        )
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from jaxdl.diagnostics.curvature.curvature_settings import (
     owned_by,
     prepared,
     program,
+    tell_of_nonfinite,
 )
 from jaxdl.diagnostics.curvature.lanczos import Krylov, advance, begin, drive, ritz
 from jaxdl.training.task import Batch, PerExample, scale_images
@@ -227,6 +228,7 @@ def curvature_spectrum(
         found: CurvatureSpectrum = measure(_measure, (rows, int(probes)), made)
         if widened:
             found = jax.device_get(found)
+    tell_of_nonfinite(found.nodes, made.names, made)
     return replace(found, names=made.names, sizes=made.sizes, matrix=matrix)
 
 

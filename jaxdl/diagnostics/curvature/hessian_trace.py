@@ -23,6 +23,7 @@ from jaxdl.diagnostics.curvature.curvature_settings import (
     owned_by,
     prepared,
     program,
+    tell_of_nonfinite,
 )
 from jaxdl.diagnostics.curvature.curvature_spectrum import probe
 from jaxdl.training.task import Batch, PerExample, scale_images
@@ -141,6 +142,7 @@ def hessian_trace(
         found: HessianTrace = measure(_measure, (int(probes),), made)
         if widened:
             found = jax.device_get(found)
+    tell_of_nonfinite(found.estimates, made.names, made)
     return replace(found, names=made.names, sizes=made.sizes, matrix=matrix)
 
 

@@ -7,8 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxdl.diagnostics.kernel.mapped_rows import flat_outputs, moves, outputs_of_model
+from jaxdl.diagnostics.kernel.mapped_rows import (
+    flat_outputs,
+    moves,
+    outputs_of_model,
+)
 from jaxdl.diagnostics.objective import Group
+from jaxdl.diagnostics.signal.rows import some_examples
 from jaxdl.jaxprs import holds_primitive
 from jaxdl.training.task import Task, examples_in
 
@@ -26,7 +31,7 @@ class Outputs:
         self, task: Task, variables: Mapping[str, Any], inputs: Any, train: bool, key: Any
     ) -> None:
         self.inputs = task.preprocess(jax.tree.map(jnp.asarray, inputs))
-        self.examples = examples_in(self.inputs)
+        self.examples = some_examples(self.inputs)
         rest = {name: tree for name, tree in variables.items() if name != "params"}
 
         def of(params: Any, inputs: Any) -> Array:

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from jaxdl.checks import whole_number
 from jaxdl.compiling import jit_with
-from jaxdl.diagnostics.kernel.golub_kahan import largest_singular_values
-from jaxdl.diagnostics.kernel.mapped_rows import between, moves
+from jaxdl.diagnostics.kernel.golub_kahan import Products, largest_singular_values
+from jaxdl.diagnostics.kernel.mapped_rows import between, has_forward, moves
 from jaxdl.plotting import singular_values_figure
 from jaxdl.showing import counted, html_of, known, named, number
 from jaxdl.training.task import Batch, as_measured, parts_of, scale_images, to_measure
@@ -148,7 +148,8 @@ def jacobian_spectrum(
     be jitted, and mapped over keys or variables.
 
     Values near the largest times the precision of float32, 1e-7, are rounding. For those that are
-    smaller give parameters and inputs in float64.
+    smaller give parameters and inputs in float64. Where a model has `jax.custom_vjp`, as
+    straight-through estimators have, J is what its gradients say.
 
     Arguments:
         model: a model of any library, which needs no change; or a `training.Task`.
@@ -166,8 +167,9 @@ def jacobian_spectrum(
 
     Raises:
         TypeError: no model, or the key no `jax.random.key`.
-        ValueError: no such row; a target that is not after the source; inputs without floats; a
-            `count` below 1 or above the smaller side of J; matrices of more than 2^27 numbers.
+        ValueError: no such row; a target that is not after the source; inputs without floats or
+            examples; a `count` below 1 or above the smaller side of J; matrices of more than 2^27
+            numbers.
 
     Example:
         >>> from jaxdl import diagnostics, initializers, models
@@ -223,22 +225,44 @@ def _singular_values(
     function: Callable[[Array], Array], point: Array, outputs: int, count: int | None
 ) -> tuple[Array, Array]:
     """Of every example, where each depends on itself alone."""
-    _, forward = jax.linearize(function, point)
-    backward = jax.linear_transpose(forward, point)
+    is_both_ways = has_forward(function, point)
+    forward, backward = _products(function, point, is_both_ways)
     if count is not None:
-        return largest_singular_values(
-            forward, lambda u: backward(u)[0], jnp.zeros_like(point), outputs, count
-        )
+        return largest_singular_values(forward, backward, jnp.zeros_like(point), outputs, count)
     size = point.shape[1]
-    if size <= outputs:
+    if size <= outputs and is_both_ways:
         columns = jnp.eye(size, dtype=point.dtype)
         jacobians = jax.vmap(lambda v: forward(jnp.broadcast_to(v, point.shape)))(columns)
     else:
         rows = jnp.eye(outputs, dtype=point.dtype)
         shape = (len(point), outputs)
-        jacobians = jax.vmap(lambda u: backward(jnp.broadcast_to(u, shape))[0])(rows)
+        jacobians = jax.vmap(lambda u: backward(jnp.broadcast_to(u, shape)))(rows)
     values = jnp.linalg.svd(jnp.moveaxis(jacobians, 0, 1), compute_uv=False)
     return values, jnp.zeros_like(values)
+
+
+def _products(
+    function: Callable[[Array], Array], point: Array, is_both_ways: bool
+) -> tuple[Products, Products]:
+    """v -> J v and u -> J^T u."""
+    if is_both_ways:
+        _, forward = jax.linearize(function, point)
+        transposed = jax.linear_transpose(forward, point)
+        return forward, lambda u: transposed(u)[0]
+    made, pull = jax.vjp(function, point)
+
+    def backward(u: Array) -> Array:
+        (moved,) = pull(u)
+        change: Array = moved
+        return change
+
+    def forward_of_backward(v: Array) -> Array:
+        """J is the transpose of J^T, which the function with `jax.custom_vjp` gives."""
+        (moved,) = jax.linear_transpose(backward, made)(v)
+        change: Array = moved
+        return change
+
+    return forward_of_backward, backward
 
 
 def _check_size(examples: int, outputs: int, size: int, count: int | None) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Key
 
 from jaxdl.calling import Adapted, name_of
 from jaxdl.calling.adapted import Start, Variables
+from jaxdl.diagnostics.kernel.mapped_rows import has_forward
 from jaxdl.training.task import PerExample, Task, as_task, to_measure
 
 POINT = "point"
@@ -109,7 +110,11 @@ class Linear(Adapted):
             return task.outputs({**point, "params": params}, inputs, train=False)[0]
 
         change = jax.tree.map(jnp.subtract, variables["params"], point["params"])
-        at_point, moved = jax.jvp(outputs, (point["params"],), (change,))
+        if has_forward(outputs, point["params"]):
+            at_point, moved = jax.jvp(outputs, (point["params"],), (change,))
+        else:  # J is the transpose of J^T, which `jax.custom_vjp` gives
+            at_point, pull = jax.vjp(outputs, point["params"])
+            (moved,) = jax.linear_transpose(lambda u: pull(u)[0], at_point)(change)
         return jax.tree.map(_sum, at_point, moved), {}
 
     def _module(self, variables: Mapping[str, Any]) -> Any:

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.errors import InvalidRngError
 from jaxtyping import Array
 
 from jaxdl.diagnostics.signal.names import Row
-from jaxdl.diagnostics.signal.rows import Trace, trace
-from jaxdl.training.task import Task, examples_in
+from jaxdl.diagnostics.signal.rows import Trace, some_examples, trace
+from jaxdl.jaxprs import holds_primitive
+from jaxdl.training.task import Task
 
 INPUT, OUTPUT = "input", "output"
 
@@ -53,7 +55,7 @@ def between(
         ValueError: no such row; a target that is not after the source; values that are no real
             floats, or whose first axis does not count the examples.
     """
-    examples = examples_in(inputs)
+    examples = some_examples(inputs)
     flat, restore = _flattened(inputs, examples, INPUT)
     if source is None and target is None:
 
@@ -117,6 +119,30 @@ def flat_outputs(outputs: Any, examples: int) -> Array:
         ValueError: complex outputs, none that are floats, or a first axis that counts other things.
     """
     return _required(_flattened(outputs, examples, OUTPUT)[0])
+
+
+def has_forward(function: Callable[[Any], Any], point: Any) -> bool:
+    """Whether it can be differentiated forward: a function with `jax.custom_vjp` cannot.
+
+    Example:
+        >>> @jax.custom_vjp
+        ... def straight(x):
+        ...     return jnp.sign(x)
+        >>> straight.defvjp(lambda x: (jnp.sign(x), None), lambda _, g: (g,))
+        >>> has_forward(jnp.sign, 1.0), has_forward(straight, 1.0)
+        (True, False)
+    """
+
+    def still(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        is_moving = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return jnp.zeros_like(leaf) if is_moving else np.zeros(leaf.shape, jax.dtypes.float0)
+
+    def moved(point: Any) -> Any:
+        return jax.jvp(function, (point,), (jax.tree.map(still, point),))
+
+    # Such a function leaves a mark that only a pull back can take away.
+    return not holds_primitive(jax.make_jaxpr(moved)(point).jaxpr, "custom_lin")
 
 
 def moves(task: Task, variables: Mapping[str, Any], inputs: Any, *, key: Any) -> bool:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from jaxdl.checks import whole_number
 from jaxdl.compiling import jit_with
 from jaxdl.diagnostics.kernel.contractions import Outputs, by_jacobians, by_products
+from jaxdl.diagnostics.kernel.mapped_rows import has_forward
 from jaxdl.diagnostics.objective import groups
 from jaxdl.plotting import kernel_figure
 from jaxdl.showing import counted, html_of, known, named, number
@@ -158,7 +159,8 @@ def tangent_kernel(
         layers: None for all parameters together; "each", or patterns, as in `optimizers.by_layer`.
         full: whether to give every pair of outputs, K x K of each pair of examples.
         products: whether to take the second form. None takes it for all outputs, 4 or more, of all
-            parameters together.
+            parameters together. But it takes the first for a model with `jax.custom_vjp`, as
+            straight-through estimators have, which has no products with J.
         batch_size: examples whose Jacobians are held at a time; by default as many as 2^26 numbers
             have room for.
         train: whether dropout and batch statistics are on. If so, the outputs of an example may
@@ -170,7 +172,8 @@ def tangent_kernel(
     Raises:
         TypeError: no model, the key no `jax.random.key`, or layers that are no list of patterns.
         ValueError: no parameters, or a pattern that fits none; parameters or outputs that are not
-            real; a `batch_size` below 1; products by layer.
+            real; no examples; a `batch_size` below 1; products by layer, or of a model without a
+            derivative forward.
 
     Example:
         >>> from jaxdl import diagnostics
@@ -213,8 +216,14 @@ def _measure(
     found = groups(variables["params"], layers)
     functions = [Outputs(task, variables, side, train, key) for side in sides]
     outputs = functions[0].outputs
-    if products is None:
-        products = full and layers is None and outputs >= 4
+    if products is not False and (products or (full and layers is None and outputs >= 4)):
+        forward = has_forward(functions[0].all, variables["params"])
+        if products and not forward:
+            raise ValueError(
+                "products need a derivative forward, got a model with jax.custom_vjp, which has "
+                "none; leave products out"
+            )
+        products = forward
     if products:
         kernel = by_products(functions[0], functions[-1], variables["params"])[None]
         if not full:

@@ -199,6 +199,7 @@ def wide_kernels(
         bias_variance: sigma_b^2.
 
     Raises:
+        TypeError: moments that are none, such as an activation.
         ValueError: settings out of range, inputs without examples or of different sizes.
 
     Example:
@@ -208,6 +209,7 @@ def wide_kernels(
 
     Source: Lee et al. (2018) for K; Jacot, Gabriel and Hongler (2018), theorem 1, for Theta.
     """
+    _check_moments(moments)
     depth = whole_number("depth", depth)
     require_non_negative("weight_variance", weight_variance)
     require_non_negative("bias_variance", bias_variance)
@@ -234,6 +236,21 @@ def wide_kernels(
         backward[layer] = backward[layer + 1] * slopes[layer]
     of_layers = weight_variance * signal + bias_variance
     return WideKernels(of_layers[-1], (of_layers * backward).sum(0), signal, backward)
+
+
+def _check_moments(moments: Any) -> None:
+    one = np.ones((1, 1))
+    problem: TypeError | None = None
+    try:
+        found = moments(one, one / 2, one)
+    except TypeError as error:
+        found, problem = None, error
+    if not (hasattr(found, "product") and hasattr(found, "slopes")):
+        raise TypeError(
+            "moments must be a function of E[u^2], E[u v] and E[v^2] that gives Moments, got "
+            f"{getattr(moments, '__name__', repr(moments))}; pass relu_moments, erf_moments, "
+            "linear_moments, or one of your own for another activation"
+        ) from problem
 
 
 def _vectors(name: str, inputs: Any) -> np.ndarray:

@@ -30,7 +30,7 @@ SMALL_ON_PURPOSE = 0.1
 NEAR_UNDERFLOW = 1e-30
 
 
-def advise(measured: Propagation, *, before: Propagation | None = None) -> Findings:
+def advise(measured: Any, *, before: Any = None) -> Findings:
     """Say what is wrong: the worst row of each kind of problem; "healthy" if nothing is.
 
     The signal of a row is the root mean square of its entries. The gradient of a row is the root
@@ -40,13 +40,14 @@ def advise(measured: Propagation, *, before: Propagation | None = None) -> Findi
     of `attention_advice`.
 
     Arguments:
-        measured: the measurement of one run; from a mapped one take one run,
+        measured: a `Propagation`, the measurement of one run; from a mapped one take one run,
             `jax.tree.map(lambda leaf: leaf[0], measured)`.
         before: an earlier measurement of the same run, on the same examples: at the start, or when
             all was well. With it the advice also says which attention's logits grew since, and
             tells what training did from what a start did.
 
     Raises:
+        TypeError: what no `propagation` measured.
         ValueError: a measurement holds several runs, or is traced; one of another model before.
 
     Returns:
@@ -66,9 +67,9 @@ def advise(measured: Propagation, *, before: Propagation | None = None) -> Findi
     Source: Glorot and Bengio (2010) for saturation and vanishing; Karpathy, CS231n notes (2015),
     for the ratio of update to weight.
     """
-    for each in (measured, before):
-        if each is not None:
-            _check_one_run(each)
+    _check_one_run("measured", measured)
+    if before is not None:
+        _check_one_run("before", before)
     if before is not None and before.names != measured.names:
         other = sorted({*before.names} ^ {*measured.names})
         raise ValueError(
@@ -91,7 +92,12 @@ def advise(measured: Propagation, *, before: Propagation | None = None) -> Findi
     )
 
 
-def _check_one_run(measured: Propagation) -> None:
+def _check_one_run(name: str, measured: Any) -> None:
+    if not isinstance(measured, Propagation):
+        raise TypeError(
+            f"{name} must be what diagnostics.propagation measured, got "
+            f"{type(measured).__name__}; pass diagnostics.propagation(model, variables, batch, ...)"
+        )
     if isinstance(measured.mean, jax.core.Tracer) or np.ndim(measured.mean) != 1:
         raise ValueError(
             "advise must be given one run's concrete numbers, got a measurement of shape "

@@ -18,7 +18,7 @@ from jaxdl.diagnostics.signal.attending import (
     attended_by_row,
     layers_first,
 )
-from jaxdl.diagnostics.signal.rows import trace
+from jaxdl.diagnostics.signal.rows import some_examples, trace
 from jaxdl.jaxprs import Segment
 from jaxdl.plotting import attention_figure
 from jaxdl.training.task import Batch, as_measured, parts_of, scale_images, to_measure
@@ -35,6 +35,10 @@ class Attention:
 
     Attributes:
         largest_logit: the largest |logit| of a key that is not masked, of all heads and queries.
+            NaN, as all that follows, where a model diverged. Masks are told from logits by
+            differences: a key whose weight is exactly 0 is masked if it lies further below the
+            query's largest logit than 4 times the largest |logit| of the keys with a weight, and
+            than 350. So a mask of -1000 is known up to logits of 160.
         entropy: the mean of -sum_k w_k log w_k over the queries, in nats: 0 on one key, log n on n
             keys alike.
         least_entropy: the least entropy of a query, in nats.
@@ -60,7 +64,10 @@ class Attention:
         return attentions_table(self)
 
     def plot(self) -> Any:
-        """A matplotlib figure of the largest logit and of the entropy, by attention."""
+        """A matplotlib figure of the largest logit and of the entropy, by attention.
+
+        Of a mapped measurement it shows the mean over the runs, and each run as a thin line.
+        """
         return attention_figure(
             self.names, self.largest_logit, self.normalized_entropy, self.on_one_key
         )
@@ -108,7 +115,7 @@ def attention(
 
     Raises:
         TypeError: no model, or a key that is no `jax.random.key`.
-        ValueError: a model without attention, a batch without inputs, a missing key.
+        ValueError: a model without attention, a batch without inputs or examples, a missing key.
 
     Example:
         >>> from jaxdl import diagnostics, models
@@ -137,6 +144,7 @@ def attention(
 def _measure(settings: tuple[Any, ...], variables: Any, inputs: Any, key: Any) -> Attention:
     task, train = settings
     inputs = task.preprocess(jax.tree.map(jnp.asarray, inputs))
+    some_examples(inputs)
     traced, arguments = trace(task, variables, inputs, train=train, key=key)
     rows = [
         row for row, each in enumerate(traced.rows) if traced.sites[each.site].logits is not None

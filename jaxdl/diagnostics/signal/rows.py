@@ -25,7 +25,7 @@ from jaxdl.tracing.levels import Level, OnSite
 from jaxdl.tracing.opened import written_out
 from jaxdl.tracing.readings import holds_modules, label_readings
 from jaxdl.tracing.sites import Site, find_sites
-from jaxdl.training.task import Task, to_measure
+from jaxdl.training.task import Task, examples_in, to_measure
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,22 @@ class Trace:
             spread = jnp.broadcast_to(front.reshape(*held, *rest), (*sizes, *rest))
             found.append(spread.reshape(math.prod(sizes), *rest))
         return found
+
+
+def some_examples(inputs: Any) -> int:
+    """How many examples the inputs hold.
+
+    Raises:
+        ValueError: none.
+    """
+    examples = examples_in(inputs)
+    if not examples:
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
+        raise ValueError(
+            f"a batch must hold at least one example, got inputs of shape "
+            f"{', '.join(map(str, shapes))}; pass some"
+        )
+    return examples
 
 
 def trace(

@@ -170,6 +170,37 @@ def test_a_plain_function_of_images():
     assert_same(found.singular_values, dense(lambda x: apply(other, x), images))
 
 
+@jax.custom_vjp
+def straight(x):
+    """A straight-through estimator: the sign, with the gradient of the identity."""
+    return jnp.sign(x)
+
+
+straight.defvjp(lambda x: (jnp.sign(x), None), lambda _, g: (g,))
+
+
+def binary(params, x):
+    return straight(x @ straight(params["in"])) @ params["out"]
+
+
+def binary_params(inputs, outputs):
+    shapes = {"in": (inputs, 6), "out": (6, outputs)}
+    return {name: jax.random.normal(KEY, shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("outputs", [2, 8])
+def test_a_derivative_that_goes_backward_alone(outputs):
+    """By hand: J is the product of the kernels, of which the first is rounded to signs."""
+    params = binary_params(5, outputs)
+    matrix = np.sign(params["in"]).astype(np.float64) @ np.asarray(params["out"], np.float64)
+    expected = np.tile(np.linalg.svd(matrix)[1], (3, 1))
+    whole = jacobian_spectrum(binary, params, BATCH)
+    assert_same(whole.singular_values, expected)
+    some = jacobian_spectrum(binary, params, BATCH, count=2)
+    assert_same(some.singular_values, expected[:, :2])
+    assert jacobian_spectrum(binary, params, BATCH, source="in").shape[0] == outputs
+
+
 def test_models_of_other_libraries():
     linear = eqx.nn.MLP(5, 4, 8, 1, activation=jnp.tanh, key=KEY)
     found = jacobian_spectrum(linear, None, BATCH)
@@ -288,6 +319,11 @@ TOKENS: Any = {"inputs": jnp.zeros((2, 3), jnp.int32)}
 def test_what_cannot_be_measured_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         jacobian_spectrum(MLP, VARIABLES, BATCH, **settings)
+
+
+def test_a_batch_without_examples_is_refused():
+    with pytest.raises(ValueError, match=r"at least one example, got inputs of shape \(0, 5\)"):
+        jacobian_spectrum(MLP, VARIABLES, {"inputs": X[:0]})
 
 
 def test_tokens_have_no_derivative_but_their_embedding_has():

@@ -155,6 +155,34 @@ def test_a_plain_function_with_a_fixed_key_has_one_mask_an_example():
     assert_same(found.total, dense(masked, params, X))
 
 
+@jax.custom_vjp
+def straight(x):
+    """A straight-through estimator: the sign, with the gradient of the identity."""
+    return jnp.sign(x)
+
+
+straight.defvjp(lambda x: (jnp.sign(x), None), lambda _, g: (g,))
+
+
+def binary(params, x):
+    return straight(x @ straight(params["in"])) @ params["out"]
+
+
+def binary_params(inputs, outputs):
+    shapes = {"in": (inputs, 6), "out": (6, outputs)}
+    return {name: jax.random.normal(KEY, shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_derivative_that_goes_backward_alone(full):
+    params = binary_params(4, 5)
+    found = tangent_kernel(binary, params, {"inputs": X}, full=full)
+    expected = dense(binary, params, X)
+    assert_same(found.total, expected if full else trace_of(expected))
+    with pytest.raises(ValueError, match=r"need a derivative forward, .* leave products out"):
+        tangent_kernel(binary, params, {"inputs": X}, full=full, products=True)
+
+
 def test_models_of_other_libraries():
     module = eqx.nn.MLP(4, 3, 8, 1, activation=jnp.tanh, key=KEY)
     params, rest = eqx.partition(module, eqx.is_inexact_array)
@@ -225,3 +253,5 @@ def test_what_cannot_be_measured_is_refused(settings, message):
         tangent_kernel(MLP, VARIABLES, {"inputs": X}, **settings)
     with pytest.raises(ValueError, match="the key 'inputs'"):
         tangent_kernel(MLP, VARIABLES, {"targets": X})
+    with pytest.raises(ValueError, match=r"at least one example, got inputs of shape \(0, 4\)"):
+        tangent_kernel(MLP, VARIABLES, {"inputs": X[:0]})

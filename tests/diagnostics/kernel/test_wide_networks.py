@@ -169,3 +169,9 @@ def test_what_has_no_kernel_is_refused(change, message):
         wide_kernels(relu_moments, **settings)
     with pytest.raises(ValueError, match="each of the 2 layers"):
         wide_kernels(relu_moments, X, depth=1, weight_variance=1.0).standard([3])
+
+
+@pytest.mark.parametrize("activation", [jax.nn.relu, jnp.tanh, lambda u: u, lambda u, v, w: u])
+def test_an_activation_alone_has_no_moments(activation):
+    with pytest.raises(TypeError, match=r"moments must be a function of .*; pass relu_moments"):
+        wide_kernels(activation, X, depth=1, weight_variance=1.0)

@@ -85,6 +85,10 @@ def test_it_may_be_jitted_and_mapped_over_variables():
         np.testing.assert_allclose(mapped.entropy[number], alone.entropy, rtol=1e-5)
     assert "mean of 3 runs" in repr(mapped)
     assert len(mapped.table().rows) == 2
+    largest, shares = mapped.plot().axes
+    assert [len(axes.lines) for axes in (largest, shares)] == [3 + 1, 2 * (3 + 1)]
+    np.testing.assert_allclose(largest.lines[-1].get_ydata(), mapped.largest_logit.mean(0), 1e-6)
+    assert "mean of 3 runs" in shares.get_legend().texts[-1].get_text()
     assert "block_1/attention/weights" in alone._repr_html_()
     assert len(alone.plot().axes) == 2
 
@@ -121,6 +125,8 @@ def test_of_equinox():
 def test_a_batch_without_inputs_is_refused():
     with pytest.raises(ValueError, match="must have the key 'inputs'"):
         attention(by_hand, PARAMS, {"targets": X})
+    with pytest.raises(ValueError, match=r"at least one example, got inputs of shape \(0, 6, 8\)"):
+        attention(by_hand, PARAMS, {"inputs": X[:0]})
 
 
 # Advice
@@ -229,3 +235,10 @@ def test_another_models_measurement_before_is_refused(healthy):
     several = jax.tree.map(lambda leaf: np.stack([leaf] * 2), healthy)
     with pytest.raises(ValueError, match="one run's concrete numbers"):
         advise(healthy, before=several)
+
+
+def test_what_is_no_measurement_is_refused(healthy):
+    with pytest.raises(TypeError, match=r"before must be what .* measured, got int; pass"):
+        advise(healthy, before=3)
+    with pytest.raises(TypeError, match=r"measured must be what .* measured, got dict; pass"):
+        advise({})

@@ -105,6 +105,24 @@ def require_order(
         )
 
 
+def require_optimizer(owner: str, optimizer: Any) -> None:
+    """Refuse what is no optax gradient transformation, such as a rate or a factory.
+
+    Raises:
+        TypeError: what has no `init` and `update`.
+
+    Example:
+        >>> require_optimizer("lookahead", 0.1)
+        Traceback (most recent call last):
+        ...
+        TypeError: lookahead needs an optimizer, got 0.1; pass e.g. optimizers.sgd(0.1)
+    """
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"{owner} needs an optimizer, got {optimizer!r}; pass e.g. optimizers.sgd(0.1)"
+        )
+
+
 def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse a word that is not one of the choices, and list them."""
     if value not in choices:

@@ -13,7 +13,7 @@ the rate rises, the weights collapse onto one key and the network fails, while n
 keys hold the logits small and let it train at rates several times larger.
 
 Data: none (words of balanced brackets, made here: `data.brackets`).
-Source: beyond the lectures; Wortsman et al. (2023), section 3.1.1, and Dehghani et al. (2023).
+Source: Wortsman et al. (2023), section 3.1.1, and Dehghani et al. (2023).
 Run: python experiments/beyond/attention_logits.py
 Expected: the largest rate that trains is 0.09 as it is and 0.65 with norms, 7 times as much. At
 rate 0.1 the largest logit is 1,400 without norms and 4 with them, and the entropy of the weights is

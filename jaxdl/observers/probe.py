@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdl.data.streamed import as_streamed
 from jaxdl.data.types import Arrays
-from jaxdl.training.fit.batches import read
+from jaxdl.training.fit.batches import batch_shapes, example_shapes, read
 from jaxdl.training.fit.observing import Event, Setup
 
 
@@ -28,6 +28,29 @@ def make_probe(
         return read(split, np.arange(min(examples, len(split))))
 
     return probe
+
+
+def check_measurement(setup: Setup, measure: Callable[[Any], Any]) -> None:
+    """Refuse a measurement that a run does not allow, before its first step; nothing is computed.
+
+    Arguments:
+        setup: the run.
+        measure: of the variables, which are traced.
+
+    Raises:
+        ValueError, TypeError: what the measurement raises.
+    """
+    train = setup.dataset.train
+    shapes = example_shapes(train if isinstance(train, Arrays) else as_streamed(train))
+
+    def start(inputs: Any) -> Any:
+        return setup.task.init(jax.random.key(0), setup.task.preprocess(inputs))
+
+    try:
+        variables = jax.eval_shape(start, batch_shapes(shapes, 1)["inputs"])
+    except Exception:  # a model that does not start: `fit` says why
+        return
+    jax.eval_shape(lambda variables: jax.tree.leaves(measure(variables)), variables)
 
 
 def host_variables(event: Event) -> dict[str, Any]:

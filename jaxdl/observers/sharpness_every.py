@@ -12,10 +12,10 @@ from jaxdl.checks import Count, require_at_least, require_choice
 from jaxdl.diagnostics.curvature.sharpness import Sharpness, sharpness
 from jaxdl.factories import factory
 from jaxdl.files import as_path, partial_folder, publish
-from jaxdl.observers.probe import host_variables, make_probe
+from jaxdl.observers.probe import check_measurement, host_variables, make_probe
 from jaxdl.optimizers.learning_rate import current_learning_rate
 from jaxdl.showing import number
-from jaxdl.training.fit.observing import Event, Observer
+from jaxdl.training.fit.observing import Event, Observer, Setup
 
 
 class Stability(NamedTuple):
@@ -81,7 +81,8 @@ def sharpness_every(
         rate: eta, for an optimizer whose state does not show it; those of `jaxdl` do.
 
     Raises:
-        ValueError: fewer than 1 epoch or example; from `fit`, no rate is given or shown.
+        ValueError: fewer than 1 epoch or example; from `fit`, before its first step, no rate is
+            given or shown.
 
     Example:
         >>> from jaxdl import data, losses, models, optimizers, training
@@ -104,19 +105,30 @@ def sharpness_every(
     def observe(event: Event, memory: Any) -> tuple[Any, None]:
         due = event.epoch % epochs == 0 or event.epoch == event.epochs
         if event.epoch_ended and due and jax.process_index() == 0:
-            found = sharpness(
-                event.setup.task,
-                host_variables(event),
-                probe(event.setup),
-                matrix=matrix,
-                batch_size=batch_size,
-                key=jax.random.key(event.step),
-            )
+            found = measure(event.setup, host_variables(event), event.step)
             now = current_learning_rate(event.state.opt_state) if rate is None else rate
             tell(event, Stability(found, float(now)))
         return memory, None
 
-    return Observer(observe)
+    def measure(setup: Setup, variables: Any, step: int) -> Sharpness:
+        return sharpness(
+            setup.task,
+            variables,
+            probe(setup),
+            matrix=matrix,
+            batch_size=batch_size,
+            key=jax.random.key(step),
+        )
+
+    def check(setup: Setup) -> None:
+        def both(variables: Any) -> Any:
+            if rate is None:
+                current_learning_rate(setup.optimizer.init(variables["params"]))
+            return measure(setup, variables, 0)
+
+        check_measurement(setup, both)
+
+    return Observer(observe, check=check)
 
 
 def _writer(folder: Path) -> Report:

@@ -10,6 +10,7 @@ from jaxdl.optimizers.averaging import averaged_parameters, ema, evaluated_param
 from jaxdl.optimizers.by_layer import LayersState, by_layer, freeze
 from jaxdl.optimizers.clipping import clip_by_global_norm, clip_by_value
 from jaxdl.optimizers.descent import lion, momentum, nesterov, nesterov_theta, sgd
+from jaxdl.optimizers.hidden_matrices import hidden_matrices
 from jaxdl.optimizers.lamb import lamb
 from jaxdl.optimizers.learning_rate import LearningRate, current_learning_rate
 from jaxdl.optimizers.lookahead import lookahead
@@ -45,6 +46,7 @@ __all__ = [
     "ema",
     "evaluated_parameters",
     "freeze",
+    "hidden_matrices",
     "is_kernel",
     "l2",
     "lamb",

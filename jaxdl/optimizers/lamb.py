@@ -68,7 +68,14 @@ def lamb(
         scale_by_trust_ratio(),
         scale_by_learning_rate(learning_rate),
     )
-    return in_wide_type(rule, moment_dtype)
+
+    def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("lamb needs the parameters: update(grads, state, params)")
+        moved: tuple[Any, Any] = rule.update(updates, state, params)
+        return moved
+
+    return in_wide_type(optax.GradientTransformation(rule.init, update_fn), moment_dtype)
 
 
 def scale_by_trust_ratio() -> optax.GradientTransformation:
@@ -86,9 +93,6 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
     """
 
     def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        if params is None:
-            raise ValueError("lamb needs the parameters: update(grads, state, params)")
-
         def scaled(update: Array, theta: Array) -> Array:
             unit, norm = _norm(update)
             theirs, long = _norm(theta)

@@ -10,7 +10,7 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Int
 
-from jaxdl.checks import is_traced, require_at_least, require_non_negative
+from jaxdl.checks import is_traced, require_at_least, require_non_negative, require_optimizer
 from jaxdl.factories import factory
 from jaxdl.optimizers.precision import in_wide_type
 
@@ -30,7 +30,7 @@ class LookaheadState(NamedTuple):
 
 @factory
 def lookahead(
-    optimizer: optax.GradientTransformation,
+    optimizer: Any,
     *,
     period: SupportsIndex = 5,
     step_size: Any = 0.5,
@@ -56,7 +56,7 @@ def lookahead(
         moment_dtype: of the slow weights, as in `adam`.
 
     Raises:
-        TypeError: a period that is no whole number.
+        TypeError: no optimizer, or a period that is no whole number.
         ValueError: a period below 1, a step size out of range; at an update, no parameters.
 
     Example:
@@ -71,6 +71,7 @@ def lookahead(
 
     Source: Zhang, Lucas, Hinton and Ba (2019), algorithm 1.
     """
+    require_optimizer("lookahead", optimizer)
     require_at_least(1, period=period)
     require_non_negative("step_size", step_size)
     if not is_traced(step_size) and np.any(np.asarray(step_size) > 1):

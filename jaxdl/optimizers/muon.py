@@ -1,11 +1,9 @@
 """Muon: the momentum of a matrix, made orthogonal; Adam for all that is no hidden matrix."""
 
 import math
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array
@@ -15,11 +13,11 @@ from jaxdl.checks import (
     require_choice,
     require_decay,
     require_non_negative,
-    whole_number,
 )
 from jaxdl.factories import factory
 from jaxdl.optimizers.adam import scale_by_adam
-from jaxdl.optimizers.by_layer import fits, names_of, part_of, put_part
+from jaxdl.optimizers.by_layer import part_of, put_part
+from jaxdl.optimizers.hidden_matrices import check_patterns, input_axes, sides
 from jaxdl.optimizers.learning_rate import LearningRate, require_rate, scale_by_learning_rate
 from jaxdl.optimizers.moments import require_moments, zeros
 from jaxdl.optimizers.newton_schulz import QUINTIC, orthogonalized
@@ -31,9 +29,6 @@ SCALINGS = ("spectral", "rms")
 
 RMS_OF_ADAM = 0.2
 """The root mean square of an Adam update, as Liu et al. (2025, section 2.2) found it."""
-
-NOT_HIDDEN = ("*embed*", "head", "*/head", "lm_head", "*/lm_head")
-"""Names of embeddings and heads, which Muon leaves to Adam."""
 
 
 class MuonState(NamedTuple):
@@ -76,11 +71,15 @@ def muon(
     1. All is computed in float32 at least, with JAX's default precision of products. The momentum
     has no bias correction, because X_0 does not see its scale.
 
-    Which parameters are matrices: by default those of two axes, but embeddings and heads (any name
-    with "embed" in it; layers "head" and "lm_head"). The last layer of an `MLP` is a head too, and
-    has no name of its own: leave it out with `matrices={"dense_2": None}`. A leaf named "weight"
-    has its outputs first, as in Equinox and PyTorch, all others their inputs. The rest takes Adam's
-    step, with epsilon outside the root, and the same decay.
+    Which parameters are matrices: by default those of two axes, but embeddings and heads (a name
+    with "embed" in it; layers "tok", "token", "tokens", "wte", "wpe", "pos", "head" and "lm_head")
+    and what is named "bias" or "scale". In Flax's attention the kernels of `query`, `key` and
+    `value` are matrices of (inputs, heads d), that of `out` one of (heads d, outputs). Look at the
+    choice with `hidden_matrices(params)`. The last layer of an `MLP` is a head too, and has no name
+    of its own: leave it out with `matrices={"dense_2": None}`, as tables and heads of other names.
+    A leaf named "weight" has its outputs first, as in Equinox and PyTorch, all others their inputs.
+    The rest takes Adam's step, with epsilon outside the root, and the same decay; so do other
+    kernels of three axes and more.
 
     PyTorch: `weight_decay=0.1, mask=None`, for matrices of (n, m) with the name "weight". PyTorch
     rounds the iteration to bfloat16 and knows no other parameters; optax corrects the two terms of
@@ -110,7 +109,7 @@ def muon(
     Raises:
         TypeError: `matrices` is no such mapping.
         ValueError: a bad number; at init, a pattern that fits no parameter, too few axes for the
-            number of its pattern, or a complex matrix.
+            number of its pattern, or a complex matrix; at an update with decay, no parameters.
 
     Example:
         >>> import jax.numpy as jnp
@@ -132,7 +131,7 @@ def muon(
     require_at_least(1, iterations=iterations)
     require_choice("scaling", scaling, SCALINGS)
     _check_coefficients(coefficients)
-    _check_patterns(matrices)
+    check_patterns(matrices)
     for rate in (learning_rate, adam_rate):
         require_rate(0.0 if rate is None else rate)
     settings: Any = {
@@ -156,6 +155,10 @@ def muon(
         return rule_of(params).init(params)
 
     def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if decay and params is None:
+            raise ValueError(
+                "muon with weight decay needs the parameters: update(grads, state, params)"
+            )
         moved: tuple[Any, Any] = rule_of(updates).update(updates, state, params)
         return moved
 
@@ -190,9 +193,8 @@ def scale_by_muon(
         structure: Any = jax.tree.structure(ahead)
 
         def direction(leaf: Array, inputs: int) -> Array:
-            first = math.prod(leaf.shape[:inputs])
-            matrix = leaf.reshape(first, -1)
-            fan_in, fan_out = matrix.shape if inputs > 0 else matrix.shape[::-1]
+            fan_in, fan_out = sides(leaf.shape, inputs)
+            matrix = leaf.reshape(math.prod(leaf.shape[:inputs]), -1)
             wide, long = max(1, fan_out / fan_in), max(fan_in, fan_out)
             scale = math.sqrt(wide) if scaling == "spectral" else RMS_OF_ADAM * math.sqrt(long)
             x = orthogonalized(matrix, coefficients, iterations, epsilon)
@@ -203,68 +205,11 @@ def scale_by_muon(
     return optax.GradientTransformation(zeros, update_fn)
 
 
-def input_axes(matrices: Mapping[str, int | None], params: Any) -> list[int | None]:
-    """For each leaf the leading axes that are inputs, negative for last ones; None for no matrix.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
-        >>> input_axes({}, params), input_axes({"dense/kernel": None}, params)
-        ([None, 1], [None, None])
-    """
-    leaves, names = jax.tree.leaves(params), list(names_of(params))
-    for pattern in matrices:
-        if names and not any(fits(pattern, name) for name in names):
-            raise ValueError(
-                f"a pattern of matrices must fit a parameter, and {pattern!r} fits none of "
-                f"{', '.join(names[:20])}; rename it, or leave it out"
-            )
-    return [_input_axes(matrices, name, leaf) for name, leaf in zip(names, leaves, strict=True)]
-
-
-def _input_axes(matrices: Mapping[str, int | None], name: str, leaf: Any) -> int | None:
-    axes = jnp.ndim(leaf)
-    pattern = next((each for each in matrices if fits(each, name)), None)
-    if pattern is not None:
-        inputs = matrices[pattern]
-        # A bias beside a kernel, which the name of their layer fits too.
-        inputs = None if axes < 2 else inputs
-        if inputs is not None and not 0 < abs(inputs) < axes:
-            raise ValueError(
-                f"a matrix must have axes for its inputs and for its outputs, got {name!r} with "
-                f"{axes} axes, of which {pattern!r} takes {inputs} for inputs; pass 1 to {axes - 1}"
-            )
-    elif axes == 2 and not any(fits(each, name) for each in NOT_HIDDEN):
-        inputs = -1 if name.rpartition("/")[2] == "weight" else 1
-    else:
-        inputs = None
-    if inputs is not None and jnp.iscomplexobj(leaf):
-        raise ValueError(
-            f"muon makes real matrices orthogonal, got a complex one, {name!r}; leave it to Adam: "
-            f"matrices={{{name!r}: None}}"
-        )
-    return inputs
-
-
-def _check_patterns(matrices: Any) -> None:
-    if matrices is None:
-        return
-    is_mapping = isinstance(matrices, Mapping) and all(isinstance(each, str) for each in matrices)
-    if not is_mapping:
-        raise TypeError(
-            f"matrices must be a mapping from patterns to numbers of axes, got {matrices!r}; pass "
-            'e.g. {"conv_*": 3, "dense_2": None}'
-        )
-    for pattern, inputs in matrices.items():
-        if inputs is not None:
-            whole_number(f"matrices[{pattern!r}]", abs(inputs))
-
-
 def _check_coefficients(coefficients: Any) -> None:
-    if len(coefficients) != len(QUINTIC):
+    if not hasattr(coefficients, "__len__") or len(coefficients) != len(QUINTIC):
         raise ValueError(
-            f"coefficients must be three numbers, a, b and c, got {len(coefficients)}; leave them "
-            "out for Jordan's"
+            f"coefficients must be three numbers, a, b and c, got {coefficients!r}; leave them out "
+            "for Jordan's"
         )
 
 

@@ -8,7 +8,7 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdl.checks import require_decay, require_non_negative
+from jaxdl.checks import require_decay, require_non_negative, require_optimizer
 from jaxdl.factories import factory
 from jaxdl.optimizers.learning_rate import current_learning_rate
 from jaxdl.optimizers.precision import in_wide_type
@@ -39,7 +39,7 @@ class ScheduleFreeState(NamedTuple):
 
 @factory
 def schedule_free(
-    optimizer: optax.GradientTransformation,
+    optimizer: Any,
     *,
     beta: Any = 0.9,
     weight_power: Any = 2.0,
@@ -73,6 +73,7 @@ def schedule_free(
         moment_dtype: of z and x, as in `adam`.
 
     Raises:
+        TypeError: no optimizer.
         ValueError: a number out of range; at init, an optimizer without one rate; at an update, no
             parameters.
 
@@ -89,6 +90,7 @@ def schedule_free(
     Source: Defazio et al. (2024), "The road less scheduled", algorithm 1, with the largest rate in
     the place of the rate, as its authors' program has it.
     """
+    require_optimizer("schedule_free", optimizer)
     require_decay("beta", beta)
     require_non_negative("weight_power", weight_power)
     inner = optax.with_extra_args_support(optimizer)

@@ -170,6 +170,11 @@ class Task:
         except InvalidRngError as error:
             if key is not None:
                 raise
+            if train:
+                raise ValueError(
+                    "a model that draws random numbers needs a key, got key=None with train=True; "
+                    "pass key=jax.random.key(0), or train=False"
+                ) from error
             raise ValueError(
                 "a model must draw no random numbers in evaluation, unless evaluation_seed gives "
                 f"them, got {name_of(self.model)}, which does; let its mode turn them off, "

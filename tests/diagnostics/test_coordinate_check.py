@@ -190,3 +190,24 @@ def test_what_is_refused(settings, message):
     given = {"make_model": mlp, **settings}
     with pytest.raises(ValueError, match=message):
         check(given.pop("make_model"), given.pop("widths"), **given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"widths": 4}, r"widths must be two or more numbers, got 4; pass e\.g\. \["),
+        (
+            {"make_model": 4},
+            r"make_model must be a function of the width, got 4; pass e\.g\. lambda",
+        ),
+        (
+            {"optimizer": optimizers.sgd(0.1)},
+            r"must be a function of the parametrisation, got sgd.*found\.optimizer\(",
+        ),
+    ],
+)
+def test_what_is_no_function_or_no_list_is_refused(settings, message):
+    batch = {"inputs": jnp.ones((2, 4)), "targets": jnp.ones((2, 3))}
+    given = {"make_model": mlp, "widths": [8, 16], "batch": batch, "optimizer": lambda found: None}
+    with pytest.raises(TypeError, match=message):
+        coordinate_check(**given | settings)

@@ -66,9 +66,12 @@ def test_runs_that_do_not_arrive_refute():
     assert refuted(results) == [0, 2, 3]
 
 
-def test_the_law_is_recovered():
-    least, critical = batch_size.law(SIZES, 40 * (1 + 55 / SIZES))
-    np.testing.assert_allclose([least, critical], [40, 55], rtol=1e-4)
+def test_steps_that_show_no_critical_batch_refute_that_claim():
+    """As steps fall like 1 / B, S_min is 0 and B_c inf: S_min B_c has no value, their law has."""
+    results = batch_size_results()
+    results["steps"][:] = 4e4 / results["size"]
+    assert 2 in refuted(results)
+    assert 3 not in refuted(results)
 
 
 @pytest.mark.parametrize("size", [16, 48])

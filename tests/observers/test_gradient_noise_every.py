@@ -1,5 +1,7 @@
 """The gradient's noise along a run: when it is measured, and its average in the memory."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,3 +85,61 @@ def test_a_run_with_batch_norm_needs_small_batches(small_batch):
 def test_settings_out_of_range_are_refused(settings, text):
     with pytest.raises(ValueError, match=text):
         observers.gradient_noise_every(**{"epochs": 1, "report": print, **settings})
+
+
+@pytest.mark.parametrize(
+    ("norm", "settings", "text"),
+    [
+        (None, {"examples": 15, "small_batch": 2}, "small_batch must divide the batch, got 2 and"),
+        (layers.BatchNorm, {}, "pass train=False"),
+        (None, {"batch": {"inputs": np.ones((4, 3), np.float32)}}, "inputs"),
+    ],
+    ids=["a rest", "batch norm", "no targets"],
+)
+def test_what_cannot_be_measured_is_refused_before_the_first_step(norm, settings, text):
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    seen = []
+    with pytest.raises((ValueError, TypeError), match=text):
+        training.fit(
+            models.MLP([4, 1], norm=norm), (x, x[:, :1]), optimizers.sgd(0.1),
+            loss=losses.mean_squared_error, epochs=3, batch_size=8, key=jax.random.key(0),
+            observers=[seen.append, observers.gradient_noise_every(3, print, **settings)],
+        )  # fmt: skip
+    assert not seen
+
+
+def test_the_number_of_examples_is_of_those_of_the_run():
+    """A batch of its own, or a small training split, has its own number."""
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    kept = []
+
+    def report(event, measured, average):
+        kept.append(measured.norms.shape)
+
+    own = {"inputs": x, "targets": x[:, :1]}
+    training.fit(
+        models.MLP([1]), (x, x[:, :1]), optimizers.sgd(0.1), loss=losses.mean_squared_error,
+        epochs=1, batch_size=8, key=jax.random.key(0),
+        observers=[
+            observers.gradient_noise_every(1, report, examples=100, small_batch=8),
+            observers.gradient_noise_every(1, report, examples=2, batch=own, small_batch=4),
+        ],
+    )  # fmt: skip
+    assert kept == [(1, 2), (1, 4)]
+
+
+def test_a_measurement_that_is_not_finite_does_not_spoil_the_average():
+    kept = []
+    observer = observers.gradient_noise_every(1, lambda *told: kept.append(told), examples=7)
+    memory = observer.init(state_of(run()))
+    told = list(events([1.0] * 3))
+    state = told[1].state
+    lost = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), state.params)
+    told[1] = dataclasses.replace(told[1], state=dataclasses.replace(state, params=lost))
+    for event in told:
+        memory, _ = observer.observe(event, memory)
+    assert [bool(np.isfinite(found.covariance_trace)[0]) for _, found, _ in kept] == [
+        True, False, True
+    ]  # fmt: skip
+    expected = 0.9 * 0.1 * kept[0][1].covariance_trace + 0.1 * kept[2][1].covariance_trace
+    np.testing.assert_allclose(memory.covariance_trace, expected, rtol=1e-6)

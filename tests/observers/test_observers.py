@@ -486,6 +486,12 @@ def test_attention_follows_a_run_and_is_kept_in_files(tmp_path):
         assert loaded["keys"].tolist() == [8, 8]
 
 
-def test_a_model_without_attention_says_so_at_the_first_measurement():
+def test_a_model_without_attention_says_so_before_the_first_step():
+    seen = []
     with pytest.raises(ValueError, match=r"must have an attention, .* got MLP"):
-        drive(observers.attention_every(1, print), [1.0])
+        training.fit(
+            models.MLP([3]), data.Dataset("x", run().dataset.train, None, None),
+            optimizers.sgd(0.1), loss=losses.cross_entropy, epochs=3, batch_size=5,
+            key=jax.random.key(0), observers=[seen.append, observers.attention_every(3, print)],
+        )  # fmt: skip
+    assert not seen

@@ -68,8 +68,12 @@ def test_it_is_kept_in_files(tmp_path):
 
 
 def test_a_rate_that_no_state_shows_is_given():
+    seen = []
     with pytest.raises(ValueError, match="must hold a learning rate"):
-        train(observers.sharpness_every(1, print), optax.sgd(0.1), epochs=1)
+        train(observers.sharpness_every(1, seen.append), optax.sgd(0.1), epochs=1)
+    with pytest.raises(ValueError, match="must hold a learning rate") as refused:
+        train(observers.sharpness_every(3, print), optax.sgd(0.1), epochs=3)
+    assert not hasattr(refused.value, "result")  # which an error after a step has
     kept = []
     observer = observers.sharpness_every(1, lambda event, found: kept.append(found), rate=0.1)
     train(observer, optax.sgd(0.1), epochs=1)

@@ -212,3 +212,10 @@ def test_a_pair_of_parameters_is_refused_before_the_run():
     optimizer = optax.chain(optax.clip(1.0), optax.lookahead(optax.sgd(0.1), 5, 0.5))
     with pytest.raises(ValueError, match=r"pass optimizers\.lookahead\(optimizer\)"):
         training.init_state(jax.random.key(0), models.MLP([3]), optimizer, jnp.ones((2, 4)))
+
+
+@pytest.mark.parametrize("wrap", [optimizers.lookahead, optimizers.schedule_free])
+def test_a_rate_or_a_factory_is_no_optimizer(wrap):
+    for other in (0.1, optimizers.sgd):
+        with pytest.raises(TypeError, match=r"needs an optimizer, got .*; pass e\.g\. optimizers"):
+            wrap(other)

@@ -1,5 +1,8 @@
 """Muon: what is orthogonal, which leaves are matrices, and how a kernel is made one."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import optax
 import pytest
 from problems import MATRIX, STEPS, for_leaf, relative_error, trajectory
 
-from jaxdl import models, optimizers
+from jaxdl import layers, models, optimizers
 from jaxdl.optimizers import muon
 from jaxdl.optimizers.muon import MuonState, input_axes
 from jaxdl.optimizers.newton_schulz import QUINTIC, orthogonalized
@@ -120,6 +123,82 @@ def test_hidden_matrices_are_taken():
     }
 
 
+def test_attention_of_flax_is_matrices_and_its_biases_are_none():
+    x = jnp.ones((1, 3, 8))
+    ours, theirs = layers.MultiHeadAttention(heads=2), nn.MultiHeadDotProductAttention(num_heads=2)
+    for variables in (
+        ours.init(jax.random.key(0), x, train=False), theirs.init(jax.random.key(0), x)
+    ):  # fmt: skip
+        params = variables["params"]
+        params = {"block": jax.tree.map(lambda leaf: jnp.ones(leaf.shape), params)}
+        # Flax's biases of queries, keys and values are (heads, d).
+        assert params["block"]["query"]["kernel"].shape == (8, 2, 4)
+        found = optimizers.hidden_matrices(params)
+        assert found == {
+            f"block/{each}/kernel": (8, 8) for each in ("key", "out", "query", "value")
+        }
+        # The name of a layer fits its bias, too.
+        assert optimizers.hidden_matrices(params, {"block/query": 1}) == found
+        del params["block"]["key"]
+        assert not optimizers.hidden_matrices(params)
+    top = params["block"] | {"key": params["block"]["query"]}
+    assert len(optimizers.hidden_matrices(top)) == 4
+
+
+def test_kernels_of_convolutions_with_the_names_of_attention_are_left():
+    kernel = {"kernel": jnp.ones((3, 8, 8))}
+    assert not optimizers.hidden_matrices(dict.fromkeys(("query", "key", "value", "out"), kernel))
+
+
+@pytest.mark.parametrize("name", ["tok", "wte", "body/wpe", "token", "token_embedding", "body/pos"])
+def test_tables_of_equinox_are_left_to_adam(name):
+    table = {"weight": jnp.ones((7, 4))}
+    for part in reversed(name.split("/")):
+        table = {part: table}
+    assert optimizers.hidden_matrices(table | {"hidden": {"weight": jnp.ones((6, 4))}}) == {
+        "hidden/weight": (4, 6)
+    }
+    # A name that only begins alike is another.
+    assert optimizers.hidden_matrices({"token_mixer": {"weight": jnp.ones((7, 4))}})
+
+
+def test_attentions_step_is_that_of_its_flat_matrix():
+    shapes = {"query": (6, 2, 4), "key": (6, 2, 4), "value": (6, 2, 4), "out": (2, 4, 6)}
+    params = {
+        name: {"kernel": jnp.asarray(DRAW.normal(size=shape), jnp.float32)}
+        for name, shape in shapes.items()
+    }
+    optimizer = muon(1.0)
+    moved, _ = optimizer.update(params, optimizer.init(params), params)
+    for name, flat, scale in (("query", (6, 8), np.sqrt(8 / 6)), ("out", (8, 6), 1.0)):
+        expected = -scale * by_svd(params[name]["kernel"].reshape(flat))
+        np.testing.assert_allclose(moved[name]["kernel"].reshape(flat), expected, atol=1e-3)
+
+
+def test_a_parameter_without_numbers_stays():
+    params = {"kernel": jnp.ones((0, 3)), "other": jnp.ones((2, 2))}
+    for matrices in (None, {"kernel": 1}):
+        optimizer = muon(0.1, matrices=matrices)
+        moved, _ = optimizer.update(params, optimizer.init(params), params)
+        assert moved["kernel"].shape == (0, 3)
+
+
+@pytest.mark.parametrize("coefficients", [3, (1.0, 2.0), None])
+def test_refuses_other_coefficients(coefficients):
+    with pytest.raises(ValueError, match=r"three numbers, a, b and c, got .*; leave them out"):
+        muon(0.02, coefficients=coefficients)
+
+
+@pytest.mark.parametrize(
+    "make", [optimizers.lamb, functools.partial(muon, weight_decay=0.1)], ids=["lamb", "muon"]
+)
+def test_decay_without_parameters_is_refused(make):
+    params = {"kernel": jnp.ones((2, 2))}
+    optimizer = make(0.1)
+    with pytest.raises(ValueError, match=r"needs the parameters: update\(grads, state, params\)"):
+        optimizer.update(params, optimizer.init(params))
+
+
 def test_a_kernel_of_four_axes_is_a_matrix_of_all_its_inputs():
     kernel = jnp.asarray(DRAW.normal(size=(3, 3, 2, 4)), jnp.float32)
     optimizer = for_leaf(muon(1.0, matrices={"kernel": 3}), "kernel")
@@ -189,7 +268,7 @@ def test_what_is_no_matrix_is_refused(matrices, params, text):
         muon(0.1, matrices=matrices).init(params)
 
 
-@pytest.mark.parametrize("matrices", [["conv_0"], {3: 1}, {"conv_0": 1.5}])
+@pytest.mark.parametrize("matrices", [["conv_0"], {3: 1}, {"conv_0": 1.5}, {"conv_0": "1"}])
 def test_refuses_other_patterns(matrices):
     with pytest.raises(TypeError, match="matrices"):
         muon(0.1, matrices=matrices)

@@ -18,6 +18,7 @@ from foreign.language import LSTM, Decoder, Experts
 
 from jaxdl import calling, layers, models, optimizers, training
 from jaxdl.initializers import glorot_normal, he_normal, lecun_normal, normal
+from jaxdl.training.widths.starts_by_width import Sizes, start_powers
 
 KEY, X = jax.random.key(0), jax.random.normal(jax.random.key(1), (6, 4))
 TOKENS = jnp.arange(12).reshape(2, 6) % 7
@@ -270,6 +271,26 @@ def test_what_is_refused(settings, message):
         training.parametrization(inputs=X, **given)
 
 
+@pytest.mark.parametrize("inputs", [(1, 4), [[1.0, 2.0]], {"image": (1, 4)}])
+def test_numbers_are_no_inputs(inputs):
+    with pytest.raises(TypeError, match=r"got the bare .*make jax\.ShapeDtypeStruct\(\(1, 28"):
+        maximal(mlp, inputs)
+
+
+def test_it_may_be_made_inside_of_a_compiled_function():
+    outside, rows = maximal(mlp), []
+
+    @jax.jit
+    def start(key, inputs):
+        found = maximal(mlp, inputs)
+        rows.append(found.parameters)
+        return found.init(key, inputs)["params"]
+
+    expected = outside.init(KEY, X)["params"]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), start(KEY, X), expected)
+    assert rows == [outside.parameters]
+
+
 def test_a_depth_that_changes_in_a_scan_is_no_width():
     base, model = (
         models.Transformer(7, features=8, layers=depth, heads=2, length=6, blocks="scan")
@@ -286,6 +307,84 @@ def test_a_start_that_is_no_power_of_the_width_is_refused():
     narrow, wide = make(4), make(64)
     with pytest.raises(ValueError, match=r"must be a power of the width.*pass models whose widths"):
         training.parametrization("maximal_update", wide, narrow, X)
+
+
+class Torchlike(nn.Module):
+    """Weights and biases start in (-k, k), k = 1 / sqrt(fan_in), as in PyTorch and Equinox."""
+
+    widths: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, x):
+        for width in (*self.widths, 2):
+            bound = x.shape[-1] ** -0.5
+
+            def start(key, shape, dtype=jnp.float32, bound=bound):
+                return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+            x = nn.tanh(nn.Dense(width, kernel_init=start, bias_init=start)(x))
+        return x
+
+
+class Linears(eqx.Module):
+    a: eqx.nn.Linear
+    b: eqx.nn.Linear
+    c: eqx.nn.Linear
+
+    def __init__(self, width, other):
+        keys = jax.random.split(KEY, 3)
+        self.a = eqx.nn.Linear(4, width, key=keys[0])
+        self.b = eqx.nn.Linear(width, other, key=keys[1])
+        self.c = eqx.nn.Linear(other, 2, key=keys[2])
+
+    def __call__(self, x):
+        return self.c(jnp.tanh(self.b(jnp.tanh(self.a(x)))))
+
+
+@pytest.mark.parametrize(
+    ("widths", "base"), [((256, 512), (128, 128)), ((64, 64), (16, 16)), ((64, 32), (8, 16))]
+)
+def test_biases_that_start_by_the_fan_in_get_the_bases_size(widths, base):
+    """The fan_in of the second layer is the first width, that of the third is the second."""
+    found = training.parametrization("maximal_update", Torchlike(widths), Torchlike(base), X)
+    rescale = {row.name: row.rescale for row in found.parameters}
+    r_first, r_second = (wide / narrow for wide, narrow in zip(widths, base, strict=True))
+    assert rescale == {
+        "Dense_0/bias": 1, "Dense_0/kernel": 1,
+        "Dense_1/bias": pytest.approx(r_first**0.5), "Dense_1/kernel": 1,
+        "Dense_2/bias": pytest.approx(r_second**0.5),
+        # r^-1 of the rule over the own r^-1/2.
+        "Dense_2/kernel": pytest.approx(r_second**-0.5),
+    }  # fmt: skip
+
+
+def test_uneven_widths_of_equinox():
+    found = training.parametrization("maximal_update", Linears(256, 512), Linears(128, 128), X[:1])
+    rows = {row.name: (row.r_in, row.r_out, row.rescale) for row in found.parameters}
+    assert rows["b/bias"] == (1, 4, pytest.approx(2**0.5))
+    assert rows["b/weight"] == (2, 4, 1)
+
+
+def test_small_models_have_sharp_starts():
+    found = training.parametrization(
+        "maximal_update", models.MLP([8, 8, 2]), models.MLP([4, 4, 2]), X
+    )
+    rescale = {row.name: row.rescale for row in found.parameters}
+    # He's or LeCun's start is by the fan_in: r^-1 of the rule over r^-1/2 for the outputs alone.
+    assert {name for name, by in rescale.items() if by != 1} == {"dense_2/kernel"}
+    assert rescale["dense_2/kernel"] == pytest.approx(2**-0.5)
+
+
+def test_the_interval_may_hold_one_multiple_of_the_power():
+    sizes, other = {"w": Sizes(-0.07 * np.log(2), 0.0)}, {"w": Sizes(0.0, 0.115 * np.log(2))}
+    assert start_powers(sizes, other, {"w": (2.0,)}) == {"w": (0, 0.0)}
+    with pytest.raises(ValueError, match=r"that of w is -0\.07, known to 0\.45"):
+        start_powers(sizes, {"w": Sizes(0.0, 0.225 * np.log(2))}, {"w": (2.0,)})
+    with pytest.raises(ValueError, match=r"that of w is -0\.26, known to 0\.02"):
+        start_powers(
+            {"w": Sizes(-0.26 * np.log(2), 0.01 * np.log(2))}, {"w": Sizes(0.0, 0.0)},
+            {"w": (2.0,)},
+        )  # fmt: skip
 
 
 def test_a_use_that_is_not_understood_is_refused_and_can_be_told():

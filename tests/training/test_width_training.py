@@ -1,11 +1,13 @@
 """Training by a parametrisation: the same network as one with factors in its forward pass."""
 
 import functools
+import inspect
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxdl import layers, losses, models, optimizers, training
@@ -131,6 +133,96 @@ def test_the_default_decay_and_mask_of_a_factory_hold():
     params = found.init(KEY, X)["params"]
     both = [each.update(params, each.init(params), params)[0] for each in (one, other)]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), *both)
+
+
+NADAMW = functools.partial(optax.adamw, nesterov=True)
+
+
+@pytest.mark.parametrize("factory", [optax.adamw, optax.adamaxw, optax.lion, NADAMW])
+@pytest.mark.parametrize("mask", [None, optimizers.is_kernel])
+def test_optaxs_decoupled_decay_takes_the_same_share_by_its_own_mask(factory, mask):
+    found = maximal(mlp)
+    rates = {row.name: row.adam for row in found.parameters}
+    params = jax.tree.map(lambda leaf: leaf + 0.25, found.init(KEY, X)["params"])
+    gradients = jax.tree.map(jnp.sin, params)
+    without, decayed = (
+        found.optimizer(factory, 0.1, rule="adam", weight_decay=decay, mask=mask)
+        for decay in (0.0, 0.5)
+    )
+    plain, own = (
+        each.update(gradients, each.init(params), params)[0]
+        for each in (factory(0.1, weight_decay=0.0), decayed)
+    )
+    scaled = without.update(gradients, without.init(params), params)[0]
+    for layer, leaves in params.items():
+        for leaf, theta in leaves.items():
+            expected = rates[f"{layer}/{leaf}"] * plain[layer][leaf]
+            np.testing.assert_allclose(scaled[layer][leaf], expected, rtol=1e-6)
+            shrink = 0.05 if mask is None or leaf == "kernel" else 0.0
+            # Each entry is a sum of numbers of at most 0.1 and 0.05 |theta|.
+            expected = expected - shrink * theta
+            np.testing.assert_allclose(own[layer][leaf], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_optaxs_own_default_decay_holds():
+    found = maximal(mlp)
+    params = found.init(KEY, X)["params"]
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    optimizer = found.optimizer(optax.adamw, 0.5, rule="adam")
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    default = inspect.signature(optax.adamw).parameters["weight_decay"].default
+    for layer in params:
+        theta = params[layer]["kernel"]
+        np.testing.assert_allclose(updates[layer]["kernel"], -0.5 * default * theta, rtol=1e-6)
+
+
+def test_both_rates_of_muon_decay_as_without_factors():
+    found = maximal(mlp)
+    params = found.init(KEY, X)["params"]
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    settings = {"adam_rate": 0.2, "weight_decay": 0.5, "matrices": {"dense_2": None}}
+    ours = found.optimizer(optimizers.muon, 0.1, rule="adam", **settings)
+    updates, _ = ours.update(zeros, ours.init(params), params)
+    for layer, rate in {"dense_0": 0.1, "dense_1": 0.1, "dense_2": 0.2}.items():
+        theta = params[layer]["kernel"]
+        np.testing.assert_allclose(updates[layer]["kernel"], -rate * 0.5 * theta, rtol=1e-6)
+
+
+def test_a_decay_inside_a_norm_is_scaled_with_all_of_the_update():
+    found = maximal(mlp)
+    params = found.init(KEY, X)["params"]
+    gradients = jax.tree.map(jnp.cos, params)
+    ours = found.optimizer(optimizers.lamb, 0.1, rule="adam", weight_decay=0.5)
+    lamb = optimizers.lamb(0.1, weight_decay=0.5)
+    both = [each.update(gradients, each.init(params), params)[0] for each in (ours, lamb)]
+    for row in found.parameters:
+        layer, leaf = row.name.split("/")
+        mine, theirs = (each[layer][leaf] for each in both)
+        np.testing.assert_allclose(mine, row.adam * theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "factory", [optimizers.lamb, optimizers.adamw, optimizers.muon, optax.adamw, optax.lamb]
+)
+def test_under_standard_the_optimizer_is_the_factorys(factory):
+    found = training.parametrization("standard", mlp(WIDE), mlp(BASE), X)
+    params = found.init(KEY, X)["params"]
+    gradients = jax.tree.map(jnp.cos, params)
+    ours = found.optimizer(factory, 0.1, rule="adam", weight_decay=0.5)
+    plain = factory(0.1, weight_decay=0.5)
+    states = [each.init(params) for each in (ours, plain)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    both = [
+        each.update(gradients, state, params)[0]
+        for each, state in zip((ours, plain), states, strict=True)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+
+
+def test_an_optimizer_that_is_made_already_is_no_factory():
+    found = maximal(mlp)
+    with pytest.raises(TypeError, match=r"pass the function, or scale .*found\.scaled"):
+        found.optimizer(optimizers.adam(0.1), 0.1)
 
 
 def test_a_schedule_and_the_shown_rate_stay_the_bases():

@@ -50,20 +50,28 @@ class Operands(NamedTuple):
     key: Any
 
 
+def computed_type(measured: Measured, operands: Operands) -> Any:
+    """The type that is computed in.
+
+    Raises:
+        TypeError: parameters that are no real floats.
+    """
+    types = {jnp.result_type(leaf) for leaf in jax.tree.leaves(operands.variables["params"])}
+    if wrong := sorted(str(each) for each in types if not jnp.issubdtype(each, jnp.floating)):
+        raise TypeError(
+            f"parameters must be real floats to have a curvature matrix, got {', '.join(wrong)}; "
+            "hold complex ones as real and imaginary parts, and others outside of 'params'"
+        )
+    return measured.dtype or jnp.result_type(jnp.float32, *types)
+
+
 def flat_parameters(measured: Measured, operands: Operands) -> tuple[Array, Callable[..., Any]]:
     """All parameters in a row, in the type that is computed in, and the way back.
 
     Raises:
         TypeError: parameters that are no real floats.
     """
-    params = operands.variables["params"]
-    types = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
-    if wrong := sorted(str(each) for each in types if not jnp.issubdtype(each, jnp.floating)):
-        raise TypeError(
-            f"parameters must be real floats to have a curvature matrix, got {', '.join(wrong)}; "
-            "hold complex ones as real and imaginary parts, and others outside of 'params'"
-        )
-    dtype = measured.dtype or jnp.result_type(jnp.float32, *types)
+    params, dtype = operands.variables["params"], computed_type(measured, operands)
     flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params))
     return flat, unravel
 

@@ -15,6 +15,7 @@ from jaxdl.compiling import compiler_options, jit_with, loops_well, once_for_equ
 from jaxdl.diagnostics.curvature.curvature_products import (
     Measured,
     Operands,
+    computed_type,
     flat_parameters,
     product,
 )
@@ -79,7 +80,7 @@ def prepared(
     start = jax.random.fold_in(jax.random.key(0) if key is None else key, START)
     # Constants inside of a jitted function are traced, too.
     traced = any(map(is_traced, jax.tree.leaves((operands, start, jnp.zeros(())))))
-    flat_parameters(measured, operands)
+    computed_type(measured, operands)
     return Prepared(measured, operands, found, start, traced)
 
 

@@ -30,6 +30,9 @@ from jaxtyping import Array
 CHECK = 4
 """Steps from one look at convergence and orthogonality to the next."""
 
+PARTS = 8
+"""Of the columns, one after another of which is turned in a restart."""
+
 Product = Callable[[Array], Array]
 
 
@@ -66,6 +69,22 @@ class Krylov(NamedTuple):
     risk: Array
     scale: Array
     done: Array
+
+
+class Search(NamedTuple):
+    """A Krylov space and, in the end, the vector of its largest Ritz pair.
+
+    Attributes:
+        space: it grows until it is done.
+        vector: (size,), the vector of the last product.
+        image: (size,), that product.
+        ended: whether the vector is the unit vector of the largest Ritz pair.
+    """
+
+    space: Krylov
+    vector: Array
+    image: Array
+    ended: Array
 
 
 def begin(start: Array, rows: int, *, careful: bool, scale: Array | float = 0.0) -> Krylov:
@@ -109,16 +128,16 @@ def advance(
 
     Arguments:
         product: v -> A v.
-        space: it is left as it was if it is done.
+        space: if it is done, its rows and numbers are left as they were.
         locked: (some, size), vectors to stay orthogonal to; None for none.
         tolerance: the residual of the largest pair over the largest eigenvalue in size at which the
             method ends; None fills the basis once, and orthogonalises every vector in full.
         iterations: the most products.
     """
     place, vector = space.filled, space.vector
-    image = product(vector)
-    inside = vector @ image - vector @ space.behind
-    image = image - space.behind - inside * vector
+    image = product(vector) - space.behind
+    inside = vector @ image
+    image = image - inside * vector
     basis = space.basis.at[place].set(vector)
     matrix = space.matrix.at[place].set(space.coupling.at[place].set(inside))
     if locked is not None:
@@ -130,7 +149,8 @@ def advance(
     if tolerance is None:
         # What was left may be rounding: its direction is checked again at full length.
         following, kept = _again(following, basis)
-    scale = jnp.maximum(space.scale, jnp.max(jnp.abs(matrix)))
+    grows = ~space.done
+    scale = jnp.maximum(space.scale, jnp.where(grows, jnp.max(jnp.abs(matrix[place])), 0))
     exhausted = ~(length > 10 * jnp.finfo(length.dtype).eps * scale) | ~(jnp.asarray(kept) > 0.5)
     length = jnp.where(exhausted, 0, length)
     after = space._replace(
@@ -140,8 +160,8 @@ def advance(
         length=length,
         behind=length * vector,
         coupling=jnp.zeros_like(space.coupling).at[place].set(length),
-        filled=place + 1,
-        products=space.products + 1,
+        filled=place + grows,
+        products=space.products + grows,
         risk=space.risk * scale / jnp.where(length > 0, length, 1),
         scale=scale,
     )
@@ -153,31 +173,55 @@ def advance(
     due = due | (after.products >= iterations) | ~jnp.isfinite(scale)
     # Only what changes goes through the condition: the basis would be copied in every step.
     changed = lax.cond(
-        due,
+        due & grows,
         lambda: _look(after, tolerance, iterations),
         lambda: tuple(getattr(after, n) for n in LOOKED),
     )
     return after._replace(**dict(zip(LOOKED, changed, strict=True)))
 
 
-def converge(step: Callable[[Krylov], Krylov], space: Krylov, *, on_host: bool) -> Krylov:
-    """The space in which the method has ended.
+def seek(
+    product: Product,
+    search: Search,
+    locked: Array | None,
+    *,
+    tolerance: float,
+    iterations: int,
+) -> Search:
+    """One product more: `advance`, or the product of what was found if the space is done.
+
+    It is made here, not after the loop, so that a program holds the product once, and what it has
+    in common for all vectors is computed once.
+    """
+    space = search.space
+    vector = lax.cond(space.done, lambda: largest(space), lambda: space.vector)
+    image = product(vector)
+    # That the row depends on the condition says that it is written after what the condition reads.
+    space = space._replace(vector=vector)
+    after = advance(lambda _: image, space, locked, tolerance=tolerance, iterations=iterations)
+    return Search(after, vector, image, space.done)
+
+
+def converge(step: Callable[[Search], Search], space: Krylov, *, on_host: bool) -> Search:
+    """The largest Ritz pair, when the method has ended.
 
     Arguments:
-        step: `advance` with its arguments.
+        step: `seek` with its arguments.
         space: the one to start from.
         on_host: whether a loop on the host calls `step`.
     """
-    rows = len(space.basis)
 
-    def filled(space: Krylov) -> Krylov:
-        space = drive(
-            lambda space: ~space.done & (space.filled < rows), step, space, on_host=on_host
-        )
-        more: Krylov = lax.cond(space.done, lambda space: space, _restarted, space)
-        return more
+    def further(search: Search) -> Search:
+        space = search.space
+        if not on_host:
+            space = _roomy(space)
+        elif jax.device_get(_is_full(space)):
+            space = jax.jit(_roomy)(space)
+        return step(search._replace(space=space))
 
-    more: Krylov = drive(lambda space: ~space.done, filled, space, on_host=on_host)
+    nothing = jnp.zeros_like(space.vector)
+    search = Search(space, nothing, nothing, jnp.zeros((), bool))
+    more: Search = drive(lambda search: ~search.ended, further, search, on_host=on_host)
     return more
 
 
@@ -228,21 +272,55 @@ def _look(space: Krylov, tolerance: float, iterations: int) -> tuple[Array, ...]
     return vector, lost, jnp.maximum(space.overlap, overlap), risk, scale, done
 
 
-def _restarted(space: Krylov) -> Krylov:
-    """The space of the best half of the pairs, whose T has an arrow's shape from then on."""
-    values, vectors = ritz(space)
-    rows = len(space.basis)
-    kept = rows // 2
+def _is_full(space: Krylov) -> Array:
+    return ~space.done & (space.filled == len(space.basis))
+
+
+def _roomy(space: Krylov) -> Krylov:
+    """A full space of the best half of its pairs, whose T has an arrow's shape from then on.
+
+    The basis is turned a part of its columns after another, in no turns if it is not full: a
+    condition, or a product of all of it, would copy it.
+    """
+    rows, size = space.basis.shape
+    kept, width = rows // 2, min(size, max(-(-size // PARTS), 2048))
+    full = _is_full(space)
+    values, vectors = lax.cond(
+        full,
+        lambda: ritz(space),
+        lambda: (jnp.zeros_like(space.coupling), jnp.zeros_like(space.matrix)),
+    )
     best = vectors[:, -kept:]
-    basis = jnp.zeros_like(space.basis).at[:kept].set(best.T @ space.basis)
-    coupling = jnp.zeros_like(space.coupling).at[:kept].set(space.length * best[-1])
+    ties = space.length * best[-1]
+
+    def going(state: tuple[Array, Array, Array]) -> Array:
+        return full & (state[0] < size)
+
+    def turned(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        first, basis, behind = state
+        place = jnp.minimum(first, size - width)
+        is_new = place + jnp.arange(width) >= first
+        corner = (jnp.zeros_like(place), place)
+        old = lax.dynamic_slice(basis, corner, (rows, width))
+        half = best.T @ old
+        new = jnp.where(is_new, jnp.zeros_like(old).at[:kept].set(half), old)
+        tied = jnp.where(is_new, ties @ half, lax.dynamic_slice(behind, (place,), (width,)))
+        return (
+            first + width,
+            lax.dynamic_update_slice(basis, new, corner),
+            lax.dynamic_update_slice(behind, tied, (place,)),
+        )
+
+    start = (jnp.zeros((), jnp.int32), space.basis, space.behind)
+    _, basis, behind = lax.while_loop(going, turned, start)
     diagonal = jnp.zeros(rows, values.dtype).at[:kept].set(values[-kept:])
+    coupling = jnp.zeros_like(space.coupling).at[:kept].set(ties)
     return space._replace(
         basis=basis,
-        matrix=jnp.diag(diagonal),
-        behind=coupling @ basis,
-        coupling=coupling,
-        filled=jnp.asarray(kept, space.filled.dtype),
+        matrix=jnp.where(full, jnp.diag(diagonal), space.matrix),
+        behind=behind,
+        coupling=jnp.where(full, coupling, space.coupling),
+        filled=jnp.where(full, kept, space.filled),
     )
 
 

@@ -26,12 +26,12 @@ from jaxdl.diagnostics.curvature.curvature_settings import (
     prepared,
     program,
 )
-from jaxdl.diagnostics.curvature.lanczos import Krylov, advance, begin, converge, largest
+from jaxdl.diagnostics.curvature.lanczos import Krylov, Search, begin, converge, seek
 from jaxdl.notices import notice
 from jaxdl.training.task import Batch, PerExample, scale_images
 
-ROWS = 32
-"""Vectors of the basis: most networks need fewer, and more memory takes time to fill."""
+ROWS = 20
+"""Vectors of the basis: more take time to fill, and save no products on the tests' spectra."""
 
 Arrays = Array | np.ndarray
 
@@ -214,20 +214,19 @@ def _measure(settings: tuple[Any, ...], operands: Operands, key: Any) -> Sharpne
     # The residual as Lanczos' method has it is that of exact arithmetic: some room for rounding.
     step = program(_step, (measured, whole, tolerance / 2, iterations), on_host)
     start = program(_start, (measured, whole, rows), on_host)
-    image = program(_image, (measured, whole), on_host)
 
     def of_group(owned: Array) -> tuple[Any, ...]:
         def another(carried: tuple[Array, Array], at: Array) -> tuple[Any, Any]:
             locked, scale = carried
             others = locked if count > 1 else None
-            space = converge(
-                lambda space: step(operands, owned, others, space),
+            search = converge(
+                lambda search: step(operands, owned, others, search),
                 start(operands, owned, others, scale, jax.random.fold_in(key, at)),
                 on_host=on_host,
             )
-            vector, bent = image(operands, owned, space)
-            scale = jnp.maximum(scale, space.scale)
-            return (locked.at[at].set(vector), scale), (bent, space.products + 1, space.overlap)
+            space = search.space
+            carried = locked.at[at].set(search.vector), jnp.maximum(scale, space.scale)
+            return carried, (search.image, space.products + 1, space.overlap)
 
         none = jnp.zeros((count, flat.size), flat.dtype), jnp.zeros((), flat.dtype)
         if on_host:
@@ -270,20 +269,11 @@ def _start(
 
 
 def _step(
-    settings: tuple[Any, ...], operands: Operands, owned: Array, locked: Any, space: Krylov
-) -> Krylov:
+    settings: tuple[Any, ...], operands: Operands, owned: Array, locked: Any, search: Search
+) -> Search:
     measured, whole, tolerance, iterations = settings
     product = functools.partial(block_product, measured, whole, operands, owned)
-    return advance(product, space, locked, tolerance=tolerance, iterations=iterations)
-
-
-def _image(
-    settings: tuple[Any, ...], operands: Operands, owned: Array, space: Krylov
-) -> tuple[Array, Array]:
-    """The vector that was found, and its product."""
-    measured, whole = settings
-    vector = largest(space)
-    return vector, block_product(measured, whole, operands, owned, vector)
+    return seek(product, search, locked, tolerance=tolerance, iterations=iterations)
 
 
 def _turned(found: Array, bent: Array) -> tuple[Array, Array, Array]:

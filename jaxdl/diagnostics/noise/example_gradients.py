@@ -15,7 +15,8 @@ from jaxdl.diagnostics.noise.small_batches import (
     settings_of,
     units_of,
 )
-from jaxdl.training.task import Batch, PerExample, as_task, parts_of, scale_images, to_measure
+from jaxdl.diagnostics.objective import measured_batch
+from jaxdl.training.task import Batch, PerExample, as_task, scale_images, to_measure
 
 
 def example_gradients(
@@ -57,7 +58,8 @@ def example_gradients(
 
     Raises:
         TypeError: no model or no loss.
-        ValueError: a model that in training takes statistics of the batch.
+        ValueError: no example; a model that in training takes statistics of the batch, or draws
+            random numbers without a key.
 
     Example:
         >>> import jax.numpy as jnp
@@ -73,7 +75,7 @@ def example_gradients(
     task = as_task(model, loss, preprocess=preprocess, mode=mode)
     task, variables = to_measure(task, variables)
     settings = settings_of(task, train=train, small_batch=1, batch_size=batch_size)
-    return jit_with(_gradients, (settings,))(variables, parts_of(batch), key)
+    return jit_with(_gradients, (settings,))(variables, measured_batch(batch), key)
 
 
 def _gradients(known: tuple[Settings], variables: Mapping[str, Any], batch: Any, key: Any) -> Any:

@@ -22,10 +22,11 @@ from jaxdl.diagnostics.noise.small_batches import (
     summed,
     units_of,
 )
-from jaxdl.diagnostics.objective import Group, groups
+from jaxdl.diagnostics.objective import Group, groups, weighed_batch
 from jaxdl.diagnostics.sizes import norm
 from jaxdl.plotting import noise_figure
-from jaxdl.training.task import Batch, PerExample, as_task, parts_of, scale_images, to_measure
+from jaxdl.showing import counted
+from jaxdl.training.task import Batch, PerExample, as_task, scale_images, to_measure
 
 Values = Float[Array | np.ndarray, "..."]
 
@@ -48,8 +49,9 @@ class GradientNoise:
         weights: each unit's share of the whole batch, (units,).
         squared_gradient: the estimate of |E[g]|^2, the square of the true gradient. It is unbiased,
             so it may be negative: then the gradient does not stand out from its noise.
-        covariance_trace: the estimate of tr Cov(g), for single examples.
-        squared_gradient_error: its standard error, by the jackknife; NaN for 2 units.
+        covariance_trace: the estimate of tr Cov(g), for single examples; NaN if one unit alone has
+            weight.
+        squared_gradient_error: its standard error, by the jackknife; NaN for 2 units with weight.
         covariance_trace_error: its standard error.
         noise_scale: `covariance_trace / squared_gradient`, in examples; NaN where the square is not
             positive.
@@ -79,11 +81,29 @@ class GradientNoise:
         return noise_table(self)
 
     def plot(self) -> Any:
-        """A matplotlib figure: the noise scale by group, and the alignment of the units."""
-        return noise_figure(
-            self.names, self.noise_scale, self.low, self.high, self.alignment,
+        """A matplotlib figure: the noise scale by group, and the alignment of the units.
+
+        Of a mapped measurement it is the ratio of the means over the runs, without an interval, and
+        the alignment of all runs' units.
+        """
+        from jaxdl.diagnostics.noise.noise_tables import noise_scales
+
+        scales, low, high = self.noise_scale, self.low, self.high
+        cosines = np.asarray(self.alignment)
+        is_mapped = np.ndim(scales) > 1
+        if is_mapped:
+            found = noise_scales(self)
+            known = [np.nan if isinstance(each, str) else each for each in found]
+            scales = low = high = np.array(known)
+            cosines = np.moveaxis(cosines, -2, 0).reshape(len(self.names), -1)
+        figure = noise_figure(
+            self.names, scales, low, high, cosines,
             unit="single examples" if self.small_batch == 1 else f"batches of {self.small_batch}",
         )  # fmt: skip
+        if is_mapped:
+            runs = counted(int(np.prod(np.shape(self.noise_scale)[:-1])), "run")
+            figure.axes[0].set_xlabel(f"noise scale (examples), of the mean of {runs}")
+        return figure
 
     def __rich__(self) -> Any:
         return self.table()
@@ -158,8 +178,8 @@ def gradient_noise(
     Raises:
         TypeError: no model, no loss, or `layers` of another kind.
         ValueError: fewer than 2 units, e.g. a single example; a `small_batch` that does not divide
-            the batch; single examples in training of a model with batch statistics; a layer without
-            parameters.
+            the batch; weights that are all 0; single examples in training of a model with batch
+            statistics; random numbers without a key; a layer without parameters.
 
     Example:
         >>> from jaxdl import diagnostics, losses
@@ -179,7 +199,7 @@ def gradient_noise(
     settings = settings_of(task, train=train, small_batch=small_batch, batch_size=batch_size)
     chosen = groups(variables["params"], layers)
     measured: GradientNoise = jit_with(_measure, (settings, chosen))(
-        variables, parts_of(batch), key
+        variables, weighed_batch(batch), key
     )
     return measured
 

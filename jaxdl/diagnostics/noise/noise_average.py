@@ -35,11 +35,12 @@ class NoiseAverage:
     def __repr__(self) -> str:
         weight = known(self.weight)
         shown = "" if weight is None else ends(np.asarray(self.noise_scale, np.float64).ravel())
+        shown = shown.replace("nan", "none")
         return f"NoiseAverage(noise scale in examples: {shown or 'unknown'})"
 
 
 def average_noise(
-    measured: GradientNoise, before: NoiseAverage | None = None, *, decay: float = 0.9
+    measured: GradientNoise | Any, before: NoiseAverage | None = None, *, decay: float = 0.9
 ) -> NoiseAverage:
     r"""Average the noise and the gradient's square along a run, each for itself.
 
@@ -48,7 +49,8 @@ def average_noise(
       B_t = \bar S_t / \bar{\mathcal G}^2_t$$
 
     A ratio of two noisy numbers is biased, and its mean more so. The start is not biased to 0: both
-    parts have the same weights, which leave the ratio alone. A pure function, as for `lax.scan`.
+    parts have the same weights, which leave the ratio alone. What is not finite is left out, as if
+    it had not been measured. A pure function, as for `lax.scan`.
 
     Arguments:
         measured: a new measurement.
@@ -56,7 +58,8 @@ def average_noise(
         decay: beta, in [0, 1). The average reaches back over about 1 / (1 - beta) measurements.
 
     Raises:
-        ValueError: `decay` outside of [0, 1).
+        TypeError: no `GradientNoise`, such as a list of them.
+        ValueError: `decay` outside of [0, 1); an average of other groups.
 
     Example:
         >>> from jaxdl import diagnostics, losses
@@ -74,15 +77,27 @@ def average_noise(
     """
     if not 0 <= decay < 1:
         raise ValueError(f"decay must lie in [0, 1), got {decay}; 0.9 reaches back over about 10")
+    if not isinstance(measured, GradientNoise):
+        raise TypeError(
+            f"measured must be one GradientNoise, got {type(measured).__name__}; of several call "
+            "average = average_noise(each, average) in turn, from average = None"
+        )
+    trace, square = jnp.asarray(measured.covariance_trace), jnp.asarray(measured.squared_gradient)
     if before is None:
-        nothing = jnp.zeros_like(jnp.asarray(measured.covariance_trace))
+        nothing = jnp.zeros_like(trace)
         before = NoiseAverage(nothing, nothing, nothing)
+    if jnp.shape(before.weight) != trace.shape:
+        raise ValueError(
+            f"an average must be of the groups that are measured, of shape {trace.shape}, got "
+            f"{jnp.shape(before.weight)}; begin with before=None"
+        )
+    finite = jnp.isfinite(trace) & jnp.isfinite(square)
 
     def mixed(old: Any, new: Any) -> Any:
-        return decay * old + (1 - decay) * new
+        return jnp.where(finite, decay * old + (1 - decay) * new, old)
 
     return NoiseAverage(
-        covariance_trace=mixed(before.covariance_trace, measured.covariance_trace),
-        squared_gradient=mixed(before.squared_gradient, measured.squared_gradient),
-        weight=mixed(before.weight, jnp.ones_like(jnp.asarray(measured.covariance_trace))),
+        covariance_trace=mixed(before.covariance_trace, trace),
+        squared_gradient=mixed(before.squared_gradient, square),
+        weight=mixed(before.weight, jnp.ones_like(trace)),
     )

@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from jaxdl.intervals import LEVEL, students_t
+from jaxdl.intervals import LEVEL
 
 
 class Shares(NamedTuple):
@@ -59,6 +60,8 @@ def estimate_noise(
     unbiased. If all examples weigh the same, the denominator is 1/B_small - 1/B_big, and S that of
     two batch sizes.
 
+    A small batch without weight counts in nothing. With one alone all is NaN, with two the errors.
+
     The errors are the jackknife's: each small batch is left out once. The ratio's interval is
     Fieller's: the b for which S - b G^2 is 0 within t standard errors of it.
 
@@ -86,7 +89,8 @@ def estimate_noise(
     squares, total = (norms / unit) ** 2, (total / unit) ** 2
     p, q = shares
     mean, within, between = jnp.sum(p * squares), jnp.sum(p * q), jnp.sum(p * p * q)
-    trace = jnp.maximum(mean - total, 0) / (within - between)
+    count = jnp.sum(p > 0)
+    trace = jnp.where(count > 1, jnp.maximum(mean - total, 0) / (within - between), jnp.nan)
     signal = total - trace * between
 
     # What leaving one out changes, without differences of nearly equal numbers.
@@ -99,8 +103,7 @@ def estimate_noise(
         within - between + of_within - of_between
     )
     of_signal = of_total - of_trace * (between + of_between) - trace * of_between
-    count = jnp.sum(p > 0)
-    freedom = len(p) - 1
+    freedom = count - 1
 
     def covariance(one: Array, other: Array) -> Array:
         means = [jnp.sum(jnp.where(p > 0, each, 0)) / count for each in (one, other)]
@@ -108,7 +111,7 @@ def estimate_noise(
         return (count - 1) / count * jnp.sum(apart)
 
     of_signals, of_traces = covariance(of_signal, of_signal), covariance(of_trace, of_trace)
-    t = students_t(1 - (1 - LEVEL) / 2, freedom) if freedom > 1 else jnp.nan
+    t = jnp.where(freedom > 1, t_of_level(freedom, len(p) - 1), jnp.nan).astype(p.dtype)
     low, high = _fieller(
         trace, signal, of_traces * t**2, of_signals * t**2, covariance(of_trace, of_signal) * t**2
     )
@@ -123,9 +126,22 @@ def estimate_noise(
     )
 
 
-def _known(error: Array, freedom: int) -> Array:
+def t_of_level(freedom: Array, most: int) -> Array:
+    """The half width of a 95 % interval in standard errors, by Student's t; NaN for no freedom.
+
+    Arguments:
+        freedom: the degrees of freedom, an integer that may be traced.
+        most: an upper bound of them.
+    """
+    from scipy.stats import t
+
+    known = t.ppf(1 - (1 - LEVEL) / 2, np.arange(1, most + 1))
+    return jnp.asarray(np.append(np.nan, known))[jnp.maximum(freedom, 0)]
+
+
+def _known(error: Array, freedom: Array) -> Array:
     """NaN if there are but two small batches: with one left out there is no estimate."""
-    return error if freedom > 1 else jnp.full_like(error, jnp.nan)
+    return jnp.where(freedom > 1, error, jnp.nan)
 
 
 def _fieller(

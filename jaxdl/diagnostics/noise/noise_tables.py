@@ -9,6 +9,7 @@ from rich.table import Table
 from jaxdl.showing import counted, html_of, known, number
 
 HIDDEN = "The gradient does not stand out from its noise in"
+NONE, NOT_FINITE, TOO_FEW = "none", "not finite", "too few examples"
 
 
 def noise_table(measured: Any) -> Table:
@@ -28,23 +29,42 @@ def noise_table(measured: Any) -> Table:
     columns = [_by_group(getattr(measured, name)) for name in names]
     cosines = np.asarray(measured.alignment, np.float64)
     cosines = _by_group(np.average(cosines, axis=-1, weights=_shares(measured, cosines)))
-    squares, traces = columns[1:]
+    states = noise_scales(measured)
+    shown = [each if isinstance(each, str) else _examples(each) for each in states]
     one = np.ndim(measured.noise_scale) == 1
     low, high = (np.asarray(end, np.float64) for end in (measured.low, measured.high))
     for index, name in enumerate(measured.names):
-        scale = traces[index] / squares[index] if squares[index] > 0 else np.nan
         table.add_row(
             name,
             *(f"{column[index]:.3g}" for column in columns),
-            _examples(scale) if np.isfinite(scale) else "none",
+            shown[index],
             f"{_examples(low[index])} to {_examples(high[index])}" if one else "",
             f"{cosines[index]:.2f}",
         )
-    hidden = _hidden(measured, squares)
-    table.caption = "Noise scale and interval are in examples." + (
-        f"\n{HIDDEN} {', '.join(hidden)}." if hidden else ""
-    )
+    table.caption = "Noise scale and interval are in examples."
+    for state, said in ((NONE, HIDDEN), (NOT_FINITE, "A gradient is not finite in")):
+        if hidden := [n for n, each in zip(measured.names, states, strict=True) if each == state]:
+            table.caption += f"\n{said} {', '.join(hidden)}."
     return table
+
+
+def noise_scales(measured: Any) -> list[float | str]:
+    """The noise scale of each group of a `GradientNoise`, or the word for why there is none.
+
+    The noise scale of a mapped measurement is the ratio of the means.
+    """
+    names = ("squared_gradient", "covariance_trace", "gradient_norm")
+    squares, traces, lengths = (_by_group(getattr(measured, name)) for name in names)
+    scales = np.divide(traces, squares, out=np.full_like(traces, np.nan), where=squares > 0)
+    if np.ndim(measured.noise_scale) == 1:  # of squares that float32 does not hold, too
+        scales = np.asarray(measured.noise_scale, np.float64)
+    return [
+        float(scale) if np.isfinite(scale)
+        else NOT_FINITE if not np.isfinite(length)
+        else TOO_FEW if np.isnan(trace)
+        else NONE
+        for scale, trace, length in zip(scales, traces, lengths, strict=True)
+    ]  # fmt: skip
 
 
 def noise_line(measured: Any) -> str:
@@ -53,10 +73,9 @@ def noise_line(measured: Any) -> str:
     squares, traces = known(measured.squared_gradient), known(measured.covariance_trace)
     if squares is None or traces is None or not squares.ndim or not squares.size:
         return f"GradientNoise({groups})"
-    squares, traces = _by_group(squares), _by_group(traces)
     shown = [
-        f"{name} {number(trace / square)}" if square > 0 else f"{name} none"
-        for name, square, trace in zip(measured.names, squares, traces, strict=True)
+        f"{name} {scale if isinstance(scale, str) else number(scale)}"
+        for name, scale in zip(measured.names, noise_scales(measured), strict=True)
     ]
     text = ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if shown[3:] else "")
     return f"GradientNoise({groups}: noise scale in examples: {text})"
@@ -71,6 +90,8 @@ def noise_html(measured: Any) -> str | None:
 
 def ratio_table(measured: Any) -> Table:
     """One line for each group of a `SignalToNoise`."""
+    from jaxdl.diagnostics.noise.signal_to_noise import FEWEST
+
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("parameters", overflow="fold", min_width=10)
     columns = {
@@ -91,7 +112,23 @@ def ratio_table(measured: Any) -> Table:
             for head, values in columns.items()
         ]  # fmt: skip
         table.add_row(name, *cells)
+    states = _ratios(measured)
+    for state, said in (
+        (NOT_FINITE, "A gradient is not finite in"),
+        (TOO_FEW, f"A ratio needs {FEWEST} examples with weight:"),
+    ):
+        if hidden := [n for n, each in zip(measured.names, states, strict=True) if each == state]:
+            table.caption = f"{said} {', '.join(hidden)}."
     return table
+
+
+def _ratios(measured: Any) -> list[str]:
+    """The median of each group of a `SignalToNoise`, or the word for why there is none."""
+    medians, without = _by_group(measured.median), _by_group(measured.without_gradient)
+    return [
+        number(median) if not np.isnan(median) else NOT_FINITE if np.isnan(share) else TOO_FEW
+        for median, share in zip(medians, without, strict=True)
+    ]
 
 
 def ratio_line(measured: Any) -> str:
@@ -100,7 +137,7 @@ def ratio_line(measured: Any) -> str:
     median = known(measured.median)
     if median is None or not median.ndim or not median.size:
         return f"SignalToNoise({groups})"
-    shown = [f"{n} {number(v)}" for n, v in zip(measured.names, _by_group(median), strict=True)]
+    shown = [f"{n} {ratio}" for n, ratio in zip(measured.names, _ratios(measured), strict=True)]
     text = ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if shown[3:] else "")
     return f"SignalToNoise({groups}: median |mean| / s.d.: {text})"
 
@@ -115,10 +152,6 @@ def ratio_html(measured: Any) -> str | None:
 def _examples(count: float) -> str:
     """Two digits, or whole ones."""
     return f"{count:,.0f}" if 100 <= count < np.inf else f"{count:.2g}"
-
-
-def _hidden(measured: Any, squares: np.ndarray) -> list[str]:
-    return [name for name, square in zip(measured.names, squares, strict=True) if not square > 0]
 
 
 def _by_group(column: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxdl.calling import GivenMode
 from jaxdl.compiling import jit_with
+from jaxdl.diagnostics.noise.noise_estimates import t_of_level
 from jaxdl.diagnostics.noise.small_batches import (
     Settings,
     add_up,
@@ -19,9 +20,8 @@ from jaxdl.diagnostics.noise.small_batches import (
     summed,
     units_of,
 )
-from jaxdl.diagnostics.objective import Group, groups
-from jaxdl.intervals import LEVEL, students_t
-from jaxdl.training.task import Batch, PerExample, as_task, parts_of, scale_images, to_measure
+from jaxdl.diagnostics.objective import Group, groups, weighed_batch
+from jaxdl.training.task import Batch, PerExample, as_task, scale_images, to_measure
 
 Values = Float[Array | np.ndarray, "..."]
 FEWEST = 4
@@ -36,13 +36,15 @@ class SignalToNoise:
         mean: of each parameter the mean of its examples' gradients, a tree.
         stddev: the standard deviation of these gradients, a tree.
         squared_ratio: the estimate of (mean / stddev)^2 of the true ones, a tree. It may be
-            negative. It is 0 where no example has a gradient, and inf where all have the same.
+            negative. It is 0 where no example has a gradient, and inf where all have the same; NaN
+            where a gradient is not finite, and where too few examples have weight.
         median: by group, of sqrt(max(squared_ratio, 0)) over the parameters; (groups,).
         mean_square: by group, the mean of the squared ratios; unbiased, (groups,). Parameters with
             the same gradient in every example, or none, are left out.
         seen: the share of parameters whose mean gradient is not 0, by a t-test at 5 %. Where all is
-            noise it is 0.05.
-        without_gradient: the share of parameters that get no gradient from any example.
+            noise it is 0.05. It is NaN where a ratio is.
+        without_gradient: the share of parameters that get no gradient from any example; NaN where a
+            gradient is not finite.
         names: the groups.
         parameters: how many numbers each has.
     """
@@ -101,7 +103,7 @@ def signal_to_noise(
 
     with m and s the mean and the standard deviation of n gradients. m^2 / s^2 itself is too large,
     1 / n for pure noise. The estimate is unbiased where the gradients are normal. With weights, n
-    is (sum w)^2 / sum w^2.
+    is (sum w)^2 / sum w^2. It needs more than 3, and 4 examples with weight.
 
     A parameter with a ratio r has its sign right in a batch of B examples where r sqrt(B) is well
     above 1. What is said in `gradient_noise` of dropout, norms and memory holds here, too.
@@ -121,7 +123,8 @@ def signal_to_noise(
 
     Raises:
         TypeError: no model, no loss, or `layers` of another kind.
-        ValueError: fewer than 4 examples; a model that in training takes statistics of the batch.
+        ValueError: fewer than 4 examples; weights that are all 0; a model that in training takes
+            statistics of the batch, or draws random numbers without a key.
 
     Example:
         >>> from jaxdl import diagnostics, losses
@@ -139,7 +142,7 @@ def signal_to_noise(
     settings = settings_of(task, train=train, small_batch=1, batch_size=batch_size)
     chosen = groups(variables["params"], layers)
     measured: SignalToNoise = jit_with(_measure, (settings, chosen))(
-        variables, parts_of(batch), key
+        variables, weighed_batch(batch), key
     )
     return measured
 
@@ -154,28 +157,32 @@ def _measure(
     def sums(parts: Any) -> Any:
         weighed = gradients_of(traced, units.leaves, parts)
         squares = add_up(traced, weighed, squares=True)
-        return add_up(traced, weighed), squares, weighed.weight.sum(), weighed.squares.sum()
+        own = weighed.weight
+        counts = own.sum(), weighed.squares.sum(), (own > 0).sum()
+        return add_up(traced, weighed), squares, *counts
 
-    total, squares, weight, of_squares = summed(sums, units)
+    total, squares, weight, of_squares, weighty = summed(sums, units)
     count = weight**2 / of_squares
+    enough = (weighty >= FEWEST) & (count > FEWEST - 1)
     means = [each / weight for each in total]
 
     def deviation(mean: Array, square: Array) -> Array:
         # The mean of squares less the square of the mean; below this it is a long sum's rounding.
         apart = square / weight - jnp.square(jnp.abs(mean))
         rounding = 4 * units.count**0.5 * jnp.finfo(apart.dtype).eps * square / weight
-        return jnp.sqrt(jnp.where(apart > rounding, apart, 0) * count / (count - 1))
+        return jnp.sqrt(jnp.where(apart <= rounding, 0, apart) * count / (count - 1))
 
     deviations = [deviation(mean, square) for mean, square in zip(means, squares, strict=True)]
 
     def ratio(mean: Array, stddev: Array) -> Array:
-        varies = stddev > 0
-        plain = (jnp.abs(mean) / jnp.where(varies, stddev, 1)) ** 2
-        same = jnp.where(mean == 0, 0.0, jnp.inf)
-        return jnp.where(varies, (count - 3) / (count - 1) * plain - 1 / count, same)
+        same = stddev == 0
+        plain = (jnp.abs(mean) / jnp.where(same, 1, stddev)) ** 2
+        found = (count - 3) / (count - 1) * plain - 1 / count
+        found = jnp.where(same, jnp.where(mean == 0, 0.0, jnp.inf), found)
+        return jnp.where(enough, found, jnp.nan)
 
     ratios = [ratio(mean, s) for mean, s in zip(means, deviations, strict=True)]
-    threshold = students_t(1 - (1 - LEVEL) / 2, units.count - 1)
+    threshold = t_of_level(weighty - 1, units.count - 1)
 
     def of_group(group: Group) -> dict[str, Array]:
         own = np.flatnonzero(group.owned)
@@ -183,12 +190,14 @@ def _measure(
             jnp.concatenate([each[leaf].ravel() for leaf in own])
             for each in (means, deviations, ratios)
         )
-        varies = stddev > 0
+        same, alone = stddev == 0, ~(count > 1)
+        known = jnp.isfinite(mean).all() & (jnp.isfinite(stddev).all() | alone)
+        seen = jnp.mean(jnp.abs(mean) * jnp.sqrt(count) > threshold * stddev)
         return {
             "median": jnp.median(jnp.sqrt(jnp.maximum(square, 0))),
-            "mean_square": jnp.sum(jnp.where(varies, square, 0)) / varies.sum(),
-            "seen": jnp.mean(jnp.abs(mean) * jnp.sqrt(count) > threshold * stddev),
-            "without_gradient": jnp.mean(~varies & (mean == 0)),
+            "mean_square": jnp.sum(jnp.where(same, 0, square)) / (~same).sum(),
+            "seen": jnp.where(enough & known, seen, jnp.nan),
+            "without_gradient": jnp.where(known, jnp.mean((same | alone) & (mean == 0)), jnp.nan),
         }
 
     found = [of_group(group) for group in chosen]

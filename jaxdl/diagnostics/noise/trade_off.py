@@ -5,6 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+SMALLEST = 1e-6
+"""The relative difference of steps that is none."""
+
 
 class TradeOff(NamedTuple):
     """What `batch_trade_off` fits.
@@ -22,7 +25,7 @@ class TradeOff(NamedTuple):
     def steps(self, batch_sizes: ArrayLike) -> np.ndarray:
         """The steps that the law has for these batch sizes."""
         sizes = np.asarray(batch_sizes, np.float64)
-        return np.asarray(self.least_steps * (1 + self.critical_batch / sizes))
+        return np.asarray(self.least_steps + self.least_examples / sizes)
 
 
 def batch_trade_off(batch_sizes: ArrayLike, steps: ArrayLike) -> TradeOff:
@@ -32,8 +35,10 @@ def batch_trade_off(batch_sizes: ArrayLike, steps: ArrayLike) -> TradeOff:
       \text{or}\quad S = S_{min} \Bigl(1 + \frac{B_{crit}}{B}\Bigr), \qquad
       B_{crit} = \frac{E_{min}}{S_{min}}$$
 
-    by least squares of the logarithms. Each batch size should have its own best rate: with one rate
-    for all, the fit is of that rate.
+    by least squares of the logarithms. The law has two limits, which the fit may reach. Steps that
+    fall as fast as the batch grows, or faster, show no end of that: S_min is 0 and the critical
+    batch inf. Steps that do not fall show no gain: E_min and the critical batch are 0. Each batch
+    size should have its own best rate: with one rate for all, the fit is of that rate.
 
     Arguments:
         batch_sizes: two or more, (sizes,).
@@ -43,7 +48,8 @@ def batch_trade_off(batch_sizes: ArrayLike, steps: ArrayLike) -> TradeOff:
         A `TradeOff`; its numbers are NaN if a run did not arrive, so that its steps are inf or NaN.
 
     Raises:
-        ValueError: fewer than two batch sizes, other shapes, or numbers that are not positive.
+        ValueError: fewer than two batch sizes, other shapes, numbers that are not positive, or
+            sizes that are not finite.
 
     Example:
         >>> found = batch_trade_off([1, 16, 256], [1020.0, 82.5, 23.90625])
@@ -60,6 +66,8 @@ def batch_trade_off(batch_sizes: ArrayLike, steps: ArrayLike) -> TradeOff:
             "batch_sizes and steps must have one number for each of two batch sizes or more, got "
             f"shapes {sizes.shape} and {taken.shape}; pass the steps of each size"
         )
+    if not np.isfinite(sizes).all():
+        raise ValueError(f"batch_sizes must be finite, got {sizes.tolist()}; leave such runs out")
     if (sizes <= 0).any() or (taken <= 0).any():
         raise ValueError(
             f"batch_sizes and steps must be positive, got {sizes.min():g} and {np.min(taken):g} at "
@@ -73,5 +81,14 @@ def batch_trade_off(batch_sizes: ArrayLike, steps: ArrayLike) -> TradeOff:
         return np.asarray(np.log(least * (1 + critical / sizes)) - np.log(taken))
 
     start = np.log([taken.min(), np.sqrt(sizes.min() * sizes.max())])
-    least, critical = np.exp(least_squares(errors, start).x)
+    fit = least_squares(errors, start)
+    least, critical = np.exp(fit.x)
+
+    # The limits. The fit only creeps towards them: what it cannot tell from them is there.
+    many, few = np.log(taken), np.log(taken * sizes)
+    lost = 2 * fit.cost + len(sizes) * SMALLEST**2
+    if np.sum((many - many.mean()) ** 2) <= lost:
+        return TradeOff(float(np.exp(many.mean())), 0.0, 0.0)
+    if np.sum((few - few.mean()) ** 2) <= lost:
+        return TradeOff(0.0, float(np.exp(few.mean())), np.inf)
     return TradeOff(float(least), float(least * critical), float(critical))

@@ -1,5 +1,6 @@
 """How an attention spreads its weights over the keys."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -90,6 +91,13 @@ def attended(weights: Array, logits: Array, axis: int) -> Attended:
     )
 
 
+class WeightsAndLogits(NamedTuple):
+    """What an attention is measured from, together with others."""
+
+    weights: Array
+    logits: Array
+
+
 def _visible(weights: Array, logits: Array, axis: int) -> Array:
     """Which keys each query sees; all of those whose weights are NaN."""
     weighed = weights > 0
@@ -105,8 +113,11 @@ def _visible(weights: Array, logits: Array, axis: int) -> Array:
 
 def attended_at(
     site: Site, weights: Array, segment: Segment, before: Mapping[Var, Any]
-) -> Attended | None:
-    """The measures of a site's value in a replay, see `OnSite`; None if it is no attention."""
+) -> WeightsAndLogits | Attended | None:
+    """What a site's value in a replay is measured from, see `OnSite`; None if it is no attention.
+
+    Of a scan's layers the measures themselves: what they are taken from stays inside.
+    """
     if site.logits is None:
         return None
     logits = before.get(site.logits)
@@ -116,31 +127,64 @@ def attended_at(
         inner = replace(segment, gives=tuple(made), program=program)
         (logits,) = inner.run([before[variable] for variable in segment.reads])
     stop = jax.lax.stop_gradient
-    return attended(stop(weights), stop(logits), site.keys)
+    found = WeightsAndLogits(stop(weights), stop(logits))
+    is_alone = site.level.above is None and not site.mapped
+    return found if is_alone else attended(*found, site.keys)
 
 
-def attended_by_row(traced: Trace, found: Sequence[Attended | None]) -> Attended:
+def layers_first(
+    traced: Trace, found: Sequence[WeightsAndLogits | Attended | None]
+) -> list[WeightsAndLogits | Attended | None]:
+    """What was found in a replay, the measures of a scan's layers with a first axis of layers."""
+    return [
+        Attended(*(traced.by_layer(site, values) for values in each))
+        if isinstance(each, Attended)
+        else each
+        for site, each in zip(traced.sites, found, strict=True)
+    ]
+
+
+def attended_by_row(traced: Trace, found: Sequence[WeightsAndLogits | Attended | None]) -> Attended:
     """By row what was found at its site, of all times together; NaN in rows without attention."""
+    starts = np.cumsum([0, *traced.layers()])
+    place = np.zeros(starts[-1], int)
+    measured = [Attended(*[jnp.full(1, jnp.nan, jnp.float32)] * len(Attended._fields))]
+    alike: dict[Any, list[int]] = {}
+    count = 1
+    for number, each in enumerate(found):
+        rows = traced.layers()[number]
+        if isinstance(each, WeightsAndLogits):
+            kinds = [(part.shape, part.dtype) for part in each]
+            alike.setdefault((*kinds, traced.sites[number].keys), []).append(number)
+        elif each is not None:
+            measured.append(_of_all_times(each, rows))
+            place[starts[number] : starts[number + 1]] = range(count, count + rows)
+            count += rows
+    # A deep network has many attentions of one shape, which one program measures.
+    for (*_, axis), numbers in alike.items():
+        together = jax.tree.map(lambda *each: jnp.stack(each), *(found[each] for each in numbers))
+        measured.append(jax.vmap(functools.partial(attended, axis=axis))(*together))
+        place[starts[numbers]] = range(count, count + len(numbers))
+        count += len(numbers)
+    place = place[traced.order()]
+    return Attended(*(jnp.concatenate(parts)[place] for parts in zip(*measured, strict=True)))
 
-    def by_row(name: str, reduce: Any) -> Array:
-        of_sites = [
-            jnp.full(count, jnp.nan, jnp.float32)
-            if each is None
-            else reduce(getattr(each, name).reshape(count, -1), axis=1)
-            for each, count in zip(found, traced.layers(), strict=True)
-        ]
-        return traced.in_order(jnp.concatenate(of_sites))
 
-    largest = by_row("largest_logit", jnp.max)
+def _of_all_times(found: Attended, layers: int) -> Attended:
+    def over_times(values: Array, reduce: Any) -> Array:
+        together: Array = reduce(values.reshape(layers, -1), axis=1)
+        return together
 
-    def of_seen(name: str, reduce: Any) -> Array:
+    largest = over_times(found.largest_logit, jnp.max)
+
+    def of_seen(values: Array, reduce: Any) -> Array:
         """Times without a query that has a choice do not count, but those that diverged do."""
-        return jnp.where(jnp.isfinite(largest), by_row(name, reduce), jnp.nan)
+        return jnp.where(jnp.isfinite(largest), over_times(values, reduce), jnp.nan)
 
     return Attended(
         largest,
-        by_row("entropy", jnp.mean),
-        of_seen("on_one_key", jnp.nanmean),
-        of_seen("least_entropy", jnp.nanmin),
-        of_seen("normalized_entropy", jnp.nanmean),
+        over_times(found.entropy, jnp.mean),
+        of_seen(found.on_one_key, jnp.nanmean),
+        of_seen(found.least_entropy, jnp.nanmin),
+        of_seen(found.normalized_entropy, jnp.nanmean),
     )

@@ -11,7 +11,13 @@ from jaxtyping import Array, Float
 
 from jaxdl.calling import GivenMode, name_of
 from jaxdl.compiling import jit_with
-from jaxdl.diagnostics.signal.attending import Attended, attended_at, attended_by_row
+from jaxdl.diagnostics.signal.attending import (
+    Attended,
+    WeightsAndLogits,
+    attended_at,
+    attended_by_row,
+    layers_first,
+)
 from jaxdl.diagnostics.signal.rows import some_examples, trace
 from jaxdl.jaxprs import Segment
 from jaxdl.plotting import attention_figure
@@ -151,15 +157,11 @@ def _measure(settings: tuple[Any, ...], variables: Any, inputs: Any, key: Any) -
 
     def on_site(
         number: int, value: Any, tap: Any, segment: Segment, before: Mapping[Any, Any]
-    ) -> tuple[Any, Attended | None]:
+    ) -> tuple[Any, WeightsAndLogits | Attended | None]:
         return value, attended_at(traced.sites[number], value, segment, before)
 
     _, kept = traced.replay(arguments, None, on_site)
-    found = [
-        jax.tree.map(lambda values, site=site: traced.by_layer(site, values), each)
-        for site, each in zip(traced.sites, kept, strict=True)
-    ]
-    by_row = attended_by_row(traced, found)
+    by_row = attended_by_row(traced, layers_first(traced, kept))
     sites = [traced.sites[traced.rows[row].site] for row in rows]
     return Attention(
         **{name: values[np.array(rows)] for name, values in by_row._asdict().items()},

@@ -246,15 +246,17 @@ def _measure(
     task, optimizer, train, saturation = settings
     recorded = record(task, variables, batch, train=train, key=key)
     rows = recorded.rows
-    of_values = recorded.map_rows(_statistics, recorded.units())
-    of_gradients = recorded.map_rows(_statistics, recorded.gradients)
+    of_values = recorded.map_stacks(_statistics, recorded.units())
+    of_gradients = recorded.map_stacks(_statistics, recorded.gradients)
     weights, gradients, *updates = _norms(
         recorded.trace,
         [
             variables["params"],
-            recorded.parameter_gradients,
+            recorded.summed_gradients,
             *_updates(recorded, variables["params"], optimizer, opt_state),
         ],
+        # Dividing every gradient by the number of examples takes an operation for each parameter.
+        over=[1, recorded.examples, 1],
     )
     attends = attended_by_row(recorded.trace, recorded.attended)
     return Propagation(
@@ -289,16 +291,26 @@ class _Statistics(NamedTuple):
     nonfinite_fraction: Array
 
 
-def _statistics(values: Array) -> _Statistics:
-    units = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
-    mean, stddev = mean_and_deviation(values)
+def _statistics(rows: Array) -> _Statistics:
+    mean, stddev = jax.vmap(mean_and_deviation)(rows)
     return _Statistics(
         mean=mean,
         stddev=stddev,
-        dead_fraction=_share(jnp.all(units == units[:1], axis=0)),
-        zero_fraction=_share(values == 0),
-        nonfinite_fraction=_share(~jnp.isfinite(values)),
+        dead_fraction=jax.vmap(_dead_fraction)(rows),
+        zero_fraction=jax.vmap(_share)(rows == 0),
+        # An entry that is not finite makes the mean so. Most networks have none to count.
+        nonfinite_fraction=jax.lax.cond(
+            jnp.isfinite(mean).all(),
+            lambda rows: jnp.zeros(len(rows), jnp.float32),
+            lambda rows: jax.vmap(_share)(~jnp.isfinite(rows)),
+            rows,
+        ),
     )
+
+
+def _dead_fraction(values: Array) -> Array:
+    units = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
+    return _share(jnp.all(units == units[:1], axis=0))
 
 
 def _saturated_fractions(recorded: Recording, saturation: float) -> Array:
@@ -313,9 +325,12 @@ def _share(holds: Array) -> Array:
     return jnp.mean(holds, dtype=jnp.float32)
 
 
-def _norms(traced: Trace, trees: Sequence[Any]) -> list[Array]:
-    """For each tree like the parameters by row the norm of its kernels, or of all; NaN of none."""
-    groups = []
+def _norms(traced: Trace, trees: Sequence[Any], over: Sequence[int]) -> list[Array]:
+    """For each tree like the parameters by row the norm of its kernels, or of all; NaN of none.
+
+    It is divided by the tree's entry of `over`.
+    """
+    groups, divisors = [], []
     place = np.full((len(trees), len(traced.rows)), -1)
     found = 0
     starts = np.cumsum([0, *traced.layers()])
@@ -325,11 +340,12 @@ def _norms(traced: Trace, trees: Sequence[Any]) -> list[Array]:
             kernels = [parameter for parameter in parameters if parameter.ndim > 2]
             if parameters:
                 groups.append(kernels or parameters)
+                divisors.append(over[number])
                 place[number, start:end] = range(found, found + end - start)
                 found += end - start
     if not groups:
         return [jnp.full(len(traced.rows), jnp.nan, jnp.float32)] * len(trees)
-    measured = norms(groups)
+    measured = norms(groups, divisors)
     with_none = jnp.append(measured, jnp.asarray(jnp.nan, measured.dtype))
     return [with_none[each[traced.order()]] for each in place]
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.extend.core import Var
 from jaxtyping import Array, Float
 
+from jaxdl.diagnostics.signal import attending
 from jaxdl.diagnostics.signal.activation_slopes import (
     Activation,
     Read,
@@ -17,7 +18,7 @@ from jaxdl.diagnostics.signal.activation_slopes import (
     activation_of,
     map_alike,
 )
-from jaxdl.diagnostics.signal.attending import Attended, attended_at
+from jaxdl.diagnostics.signal.attending import Attended, WeightsAndLogits, attended_at
 from jaxdl.diagnostics.signal.names import Row
 from jaxdl.diagnostics.signal.rows import Trace, trace
 from jaxdl.jaxprs import Segment
@@ -43,27 +44,34 @@ class Recording(NamedTuple):
         slopes: where the function from the value before to this one has a slope, this function with
             what it reads; in a scan the slope itself, with a first axis of layers. None for others,
             see `activation_slopes.activation_of`.
-        attended: of an attention's weights what `attending.attended` measures; None of others. With
-            a first axis of layers.
+        attended: of an attention its weights and logits; in a scan what `attended` measures of it,
+            with a first axis of layers. None of others.
         gradients: gradients of the summed per-example losses with respect to the values; empty
             without a loss. They point uphill, for complex values too.
-        parameter_gradients: gradients of the mean loss with respect to the parameters; None without
-            a loss.
+        summed_gradients: gradients of the summed losses with respect to the parameters; None
+            without a loss.
+        examples: how many losses were summed.
         loss: the mean loss over the batch; NaN without a loss.
     """
 
     trace: Trace
     values: list[Array]
     slopes: list[Read | Slope | None]
-    attended: list[Attended | None]
+    attended: list[WeightsAndLogits | Attended | None]
     gradients: list[Array]
-    parameter_gradients: Any
+    summed_gradients: Any
+    examples: int
     loss: Float[Array, ""]
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """The rows, in order of execution."""
         return self.trace.rows
+
+    @property
+    def parameter_gradients(self) -> Any:
+        """Gradients of the mean loss with respect to the parameters; None without a loss."""
+        return jax.tree.map(lambda gradient: gradient / self.examples, self.summed_gradients)
 
     def units(self) -> list[Array]:
         """The values with one last axis of units: of an attention the features of all heads.
@@ -79,7 +87,11 @@ class Recording(NamedTuple):
 
     def map_rows(self, function: Callable[[Any], Any], arrays: Sequence[Any]) -> Any:
         """`function` of every row of arrays by site, stacked in the order of the rows."""
-        return jax.tree.map(self.trace.in_order, map_stacked(function, arrays))
+        return self.map_stacks(jax.vmap(function), arrays)
+
+    def map_stacks(self, function: Callable[[Any], Any], arrays: Sequence[Any]) -> Any:
+        """`map_rows` for a function of rows of one shape with a first axis of rows."""
+        return jax.tree.map(self.trace.in_order, of_stacks(function, arrays))
 
     def map_slopes(self, function: Callable[[Slope], Array]) -> Array:
         """`function` of the slope of every row, a number each; NaN where there is none."""
@@ -159,7 +171,7 @@ def record(
                     functools.partial(traced.by_layer, site),
                     tuple(site.mapped.values()),
                 )
-        return layers_first(values), slopes, layers_first(attends)
+        return layers_first(values), slopes, attending.layers_first(traced, attends)
 
     def total_loss(params: Any, taps: list[Array]) -> tuple[Array, list[Any]]:
         assert loss is not None
@@ -172,17 +184,23 @@ def record(
     params = variables["params"]
     if loss is None:
         _, kept = run(params, None)
-        return Recording(traced, *as_fields(kept), [], None, jnp.asarray(jnp.nan))
+        return Recording(traced, *as_fields(kept), [], None, examples, jnp.asarray(jnp.nan))
     (total, kept), (of_params, of_values) = jax.value_and_grad(
         total_loss, argnums=(0, 1), has_aux=True
     )(params, traced.taps())
-    mean_gradients = jax.tree.map(lambda gradient: gradient / examples, uphill(of_params))
     gradients = layers_first(uphill(of_values))
-    return Recording(traced, *as_fields(kept), gradients, mean_gradients, total / examples)
+    return Recording(
+        traced, *as_fields(kept), gradients, uphill(of_params), examples, total / examples
+    )
 
 
 def map_stacked(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any:
-    """Apply `function` to each slice along the first axis of each argument; stack the results.
+    """Apply `function` to each slice along the first axis of each argument; stack the results."""
+    return of_stacks(jax.vmap(function), arguments)
+
+
+def of_stacks(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any:
+    """Apply `function` to slices along the first axis of all arguments; stack the results.
 
     Slices of one shape are computed together. A deep network has many layers of one shape, and a
     program that repeats the same reductions for each takes minutes to compile.
@@ -196,7 +214,7 @@ def map_stacked(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Any
     mapped, order = [], []
     for indices in alike.values():
         group = [arguments[index] for index in indices]
-        mapped.append(jax.vmap(function)(jax.tree.map(lambda *each: jnp.concatenate(each), *group)))
+        mapped.append(function(jax.tree.map(lambda *each: jnp.concatenate(each), *group)))
         order += [starts[index] + place for index in indices for place in range(counts[index])]
     places = np.argsort(order)
     return jax.tree.map(lambda *each: jnp.concatenate(each)[places], *mapped)

@@ -69,7 +69,7 @@ def parametrization(
         kind: "standard", "neural_tangent" or "maximal_update".
         model: the model that is trained, of any library, or a `Task`; see `calling.adapt`.
         base: the same with smaller widths; its rates are those that the user gives.
-        inputs: a batch of inputs, or its shapes; both models take it.
+        inputs: a batch of inputs, or `jax.ShapeDtypeStruct` for its arrays; both models take it.
         delta: a third model, with other widths than the base's, from which the growing axes are
             read. It is needed where `model` may be as wide as its base.
         roles: by pattern, as in `optimizers.by_layer`, a role that is not to be found by tracing.
@@ -77,7 +77,7 @@ def parametrization(
         mode: how the model is told of training, as in `Task`.
 
     Raises:
-        TypeError: no model.
+        TypeError: no model; inputs that are no arrays.
         ValueError: an unknown kind or role; models of other structure, or of the same widths; a
             parameter that reads and feeds a width in two places, such as a table that the head
             shares; a start that is no power of the width; a pattern that fits no parameter; a
@@ -97,6 +97,24 @@ def parametrization(
     and Hongler (2018) for the neural tangent parametrisation.
     """
     require_choice("kind", kind, KINDS)
+    _check_inputs(inputs)
+    with jax.ensure_compile_time_eval():  # sizes are measured, inside of compiled functions, too
+        return _parametrization(
+            kind, model, base, inputs, delta=delta, roles=roles, multipliers=multipliers, mode=mode
+        )
+
+
+def _parametrization(
+    kind: str,
+    model: Any,
+    base: Any,
+    inputs: Any,
+    *,
+    delta: Any,
+    roles: Mapping[str, str] | None,
+    multipliers: Mapping[str, float] | None,
+    mode: GivenMode,
+) -> Parametrization:
     whole, multipliers = prepared(model, mode), dict(multipliers or {})
     narrow = prepared(base, mode)
     inputs = jax.eval_shape(whole.preprocess, inputs)
@@ -122,37 +140,66 @@ def parametrization(
     powers = start_powers(
         start_sizes(third.model, like, third.mode),
         start_sizes(narrow.model, like, narrow.mode),
-        {role.name: _reference(role, of_base[role.name]) for role in found},
+        _references(found, of_base),
     )
     folded = dict.fromkeys(shapes, 1.0)
     for pattern, factor in multipliers.items():
         require_positive(f"the multiplier of {pattern!r}", factor)
         for name in fitting(pattern, shapes, "multipliers"):
             folded[name] *= float(factor)
+    found = tuple(role._replace(shape=shapes[role.name]) for role in found)
+    references = _references(found, of_base)
     rows = tuple(
-        _row(kind, role._replace(shape=shapes[role.name]), of_base, powers, folded)
+        _row(
+            kind,
+            role,
+            of_base[role.name],
+            references[role.name][powers[role.name].place] ** powers[role.name].power,
+            folded[role.name],
+        )
         for role in found
     )
     return Parametrization(kind, whole.model, rows, whole.mode)
 
 
-def _reference(role: WidthRole, base: tuple[int, ...]) -> float:
-    """The ratio by which a start is measured: the fan_in's, or the fan_out's where it is fixed."""
-    r_in, r_out = role.ratios(base)
-    return r_in if role.reads else r_out
+def _check_inputs(inputs: Any) -> None:
+    numbers = [each for each in jax.tree.leaves(inputs) if not hasattr(each, "shape")]
+    if numbers:
+        raise TypeError(
+            "inputs must be a batch of arrays, or jax.ShapeDtypeStruct in their places, got the "
+            f"bare {type(numbers[0]).__name__} {numbers[0]!r}; of a shape make "
+            "jax.ShapeDtypeStruct((1, 28, 28), jnp.float32), of a list jnp.asarray(inputs)"
+        )
+
+
+def _references(
+    roles: tuple[WidthRole, ...], of_base: Mapping[str, tuple[int, ...]]
+) -> dict[str, list[float]]:
+    """The ratios by which a start may be measured, the usual one first.
+
+    That is the fan_in's, else the fan_out's; then the fan_out's beside a fan_in, and, for what
+    reads no width, as the biases of Equinox and PyTorch, the fan_ins of its layer.
+    """
+    ratios = {role.name: role.ratios(of_base[role.name]) for role in roles}
+    found = {}
+    for role in roles:
+        r_in, r_out = ratios[role.name]
+        layer = role.name.rpartition("/")[0]
+        beside = [
+            ratios[other.name][0]
+            for other in roles
+            if other.reads and other.name.rpartition("/")[0] == layer
+        ]
+        found[role.name] = [r_in, r_out] if role.reads else [r_out, *beside]
+    return found
 
 
 def _row(
-    kind: str,
-    role: WidthRole,
-    of_base: Mapping[str, tuple[int, ...]],
-    powers: Mapping[str, float],
-    folded: Mapping[str, float],
+    kind: str, role: WidthRole, base: tuple[int, ...], own: float, multiplier: float
 ) -> ByWidth:
-    base = of_base[role.name]
+    """`own`: the size of the model's start over the base's."""
     r_in, r_out = role.ratios(base)
-    wanted: Factors = factors(kind, role.role, r_in, r_out, folded[role.name])
-    own = _reference(role, base) ** powers[role.name]
+    wanted: Factors = factors(kind, role.role, r_in, r_out, multiplier)
     return ByWidth(
         role.name, role.role, r_in, r_out, wanted.start / own, wanted.start, wanted.sgd, wanted.adam
     )

@@ -1,7 +1,6 @@
 """A model with the starts and the rates of a parametrisation."""
 
-import inspect
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,10 +18,9 @@ from jaxdl.optimizers import (
     adamax,
     adamw,
     chain,
-    decoupled_decay,
-    is_kernel,
     lion,
     momentum,
+    muon,
     nadam,
     nesterov,
     radam,
@@ -32,13 +30,16 @@ from jaxdl.optimizers import (
 from jaxdl.showing import counted, html_of, named, number
 from jaxdl.training.widths.width_roles import listed, names_of
 from jaxdl.training.widths.width_rules import RULES
-from jaxdl.training.widths.width_updates import scale_by_name
+from jaxdl.training.widths.width_updates import scale_by_name, undo_in_decay
 
 RULE_OF: dict[Any, str] = {
     **dict.fromkeys((sgd, momentum, nesterov), "sgd"),
     **dict.fromkeys((adam, adamw, adamax, nadam, radam, rmsprop, adagrad, lion), "adam"),
 }
 """Whether an optimizer's update grows with the gradient, or does not know its size."""
+
+DECOUPLED: frozenset[Any] = frozenset((adamw, lion, muon, optax.adamw, optax.adamaxw, optax.lion))
+"""The optimizers of which the update is -rate (direction + weight_decay theta)."""
 
 
 class ByWidth(NamedTuple):
@@ -115,7 +116,7 @@ class Parametrization:
 
     def optimizer(
         self,
-        factory: Callable[..., optax.GradientTransformation],
+        factory: Any,
         learning_rate: Any,
         *,
         rule: str | None = None,
@@ -126,37 +127,41 @@ class Parametrization:
         $$\theta_{k} \leftarrow \theta_{k} - f_k\, \eta\, d_k - \eta \lambda\, \theta_k$$
 
         with the factor f_k of each parameter and the optimizer's direction d. A decoupled decay
-        lambda, the argument `weight_decay` of `adamw` and `lion`, is not multiplied: the weights
-        decay by the same share a step at every width. (The package mup divides the rate and
-        multiplies the decay, which is the same.)
+        lambda, as that of `adamw`, `lion` and `muon` here and of `adamw`, `adamaxw` and `lion` in
+        optax, is not multiplied: the weights decay by the same share a step at every width. (The
+        package mup divides the rate and multiplies the decay, which is the same.) Any other decay,
+        such as that inside the norm of `lamb`, is a part of the direction.
 
         Arguments:
             factory: such as `optimizers.adam`: called with the rate and the settings.
             learning_rate: the base's: a float, a schedule, a traced array or a plateau.
             rule: "sgd" if the update grows with the gradient, "adam" if it does not. None knows it
                 for the factories of `jaxdl.optimizers`.
-            settings: of the factory.
+            settings: of the factory; what is left out is as the factory has it.
 
         Raises:
-            ValueError: a factory that is not known, without a rule.
+            TypeError: an optimizer that is made already.
+            ValueError: a factory that is not known, without a rule; another rule.
         """
+        if not callable(factory):
+            raise TypeError(
+                "factory must be a function of the rate that makes an optimizer, such as "
+                f"optimizers.adam, got {factory!r}; pass the function, or scale an optimizer that "
+                'is made already: found.scaled(optimizer, "adam") or (optimizer, "sgd")'
+            )
+        made_by = _without_settings(factory)
+        rule = RULE_OF.get(made_by) if rule is None else rule
         if rule is None:
-            rule = RULE_OF.get(factory)
-            if rule is None:
-                raise ValueError(
-                    f"the rule of {getattr(factory, '__name__', factory)!r} is not known; pass "
-                    'rule="sgd" if its update grows with the gradient, or rule="adam" if it does '
-                    "not know the gradient's size"
-                )
-        decays = inspect.signature(factory).parameters
-        if "weight_decay" not in decays:
-            return self.scaled(factory(learning_rate, **settings), rule)
-        decay = settings.pop("weight_decay", decays["weight_decay"].default)
-        mask = settings.pop("mask", is_kernel)
-        inner = factory(learning_rate, weight_decay=0.0, **settings)
-        if isinstance(decay, int | float) and decay == 0:
-            return self.scaled(inner, rule)
-        return decoupled_decay(self.scaled(inner, rule), decay, mask=mask)
+            raise ValueError(
+                f"the rule of {getattr(made_by, '__name__', made_by)!r} is not known; pass "
+                'rule="sgd" if its update grows with the gradient, or rule="adam" if it does '
+                "not know the gradient's size"
+            )
+        require_choice("rule", rule, RULES)
+        inner = factory(learning_rate, **settings)
+        if made_by in DECOUPLED and self.kind != "standard":
+            inner = undo_in_decay(inner, self._factors(rule))
+        return self.scaled(inner, rule)
 
     def scaled(
         self, optimizer: optax.GradientTransformation, rule: str
@@ -177,7 +182,10 @@ class Parametrization:
         require_choice("rule", rule, RULES)
         if self.kind == "standard":
             return optimizer
-        return chain(optimizer, scale_by_name({r.name: getattr(r, rule) for r in self.parameters}))
+        return chain(optimizer, scale_by_name(self._factors(rule)))
+
+    def _factors(self, rule: str) -> dict[str, float]:
+        return {row.name: getattr(row, rule) for row in self.parameters}
 
     def table(self) -> Table:
         """A `rich.table.Table` of the parameters: roles, ratios and factors."""
@@ -205,6 +213,13 @@ class Parametrization:
 
     def _repr_html_(self) -> str:
         return html_of(repr(self), self.table())
+
+
+def _without_settings(factory: Any) -> Any:
+    """The function inside a `functools.partial`."""
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    return factory
 
 
 def _check_names(rows: tuple[ByWidth, ...], params: Any) -> None:

@@ -29,15 +29,13 @@ def dense(values, dtype=jnp.float32):
 
 @functools.partial(jax.jit, static_argnames=("rows", "careful", "tolerance", "iterations"))
 def largest(matrix, start, *, rows=32, careful=False, tolerance=3e-4, iterations=1000):
-    space = lanczos.converge(
-        lambda space: lanczos.advance(
-            lambda v: matrix @ v, space, None, tolerance=tolerance, iterations=iterations
+    space, vector, image, _ = lanczos.converge(
+        lambda search: lanczos.seek(
+            lambda v: matrix @ v, search, None, tolerance=tolerance, iterations=iterations
         ),
         lanczos.begin(start, rows, careful=careful),
         on_host=False,
     )
-    vector = lanczos.largest(space)
-    image = matrix @ vector
     value = vector @ image
     return value, jnp.linalg.norm(image - value * vector), space
 
@@ -77,6 +75,31 @@ def test_the_restarts_t_is_the_bases():
     lower = np.tril(space.matrix[:filled, :filled])
     whole = lower + np.tril(lower, -1).T
     np.testing.assert_allclose(basis @ np.asarray(matrix, np.float64) @ basis.T, whole, atol=1e-5)
+
+
+def test_a_basis_is_turned_part_by_part():
+    """The last part overlaps the one before it, and is not turned twice."""
+    size = 30_011
+    assert size % -(-size // lanczos.PARTS)
+    assert size // lanczos.PARTS > 2048
+    diagonal = jnp.linspace(0, 1, size)
+    found = jax.jit(
+        lambda start: lanczos.converge(
+            lambda search: lanczos.seek(
+                lambda v: diagonal * v, search, None, tolerance=1e-7, iterations=20
+            ),
+            lanczos.begin(start, 8, careful=True),
+            on_host=False,
+        )
+    )(start(size))
+    filled = int(found.space.filled)
+    assert int(found.space.products) == 20 > 8 >= filled
+    basis = np.asarray(found.space.basis[:filled], np.float64)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(filled), atol=1e-5)
+    lower = np.tril(found.space.matrix[:filled, :filled])
+    whole = lower + np.tril(lower, -1).T
+    np.testing.assert_allclose(basis * np.asarray(diagonal) @ basis.T, whole, atol=1e-5)
+    np.testing.assert_array_equal(found.image, diagonal * found.vector)
 
 
 def test_an_eigenvector_to_start_from_is_a_space_of_one_vector():

@@ -1,5 +1,6 @@
 """The noise scale: its parts unbiased for known gradients, and right for real networks."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxdl import diagnostics, layers, losses, models, training
 from jaxdl.diagnostics.noise.noise_estimates import Shares, estimate_noise
@@ -229,7 +231,7 @@ def test_it_jits_and_maps_over_variables():
 
 def test_dropout_needs_a_key_and_adds_noise():
     task, variables, batch = network(dropout_rate=0.5)
-    with pytest.raises(ValueError, match="draw no random numbers"):
+    with pytest.raises(ValueError, match=r"needs a key, .* or train=False"):
         diagnostics.gradient_noise(task, variables, batch)
     still = diagnostics.gradient_noise(task, variables, batch, train=False)
     moved = diagnostics.gradient_noise(task, variables, batch, key=jax.random.key(1))
@@ -243,6 +245,18 @@ BAD = {
     "no small batch": ({"small_batch": 0}, "small_batch must be at least 1"),
     "a piece below a small batch": ({"small_batch": 4, "batch_size": 3}, "at least 4"),
     "a layer without parameters": ({"layers": ["activation"]}, "must have parameters"),
+    "no example": ({"batch": (jnp.ones((0, 4)), jnp.zeros(0, int))}, "must have an example"),
+    "fewer targets": ({"batch": (jnp.ones((6, 4)), jnp.zeros(3, int))}, "as many in each"),
+    "no weight": (
+        {
+            "batch": {
+                "inputs": jnp.ones((6, 4)),
+                "targets": jnp.zeros(6, int),
+                "weights": np.zeros(6),
+            }
+        },
+        "weights that are all 0",
+    ),
 }
 
 
@@ -308,3 +322,131 @@ def test_the_figure_and_the_table_show_every_group():
     ]
     assert found.table().row_count == 2
     assert "dense_1" in found._repr_html_()
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_padding_changes_no_interval(count):
+    x = drawn(1, count + 30)
+    padded, plain = measured_of(x, np.arange(count + 30) < count), measured_of(x[:, :count])
+    for name in ("covariance_trace", "covariance_trace_error", "squared_gradient_error", "low"):
+        np.testing.assert_allclose(getattr(padded, name), getattr(plain, name), rtol=1e-3)
+    np.testing.assert_allclose(padded.high, plain.high, rtol=1e-2)
+
+
+def test_one_example_with_weight_has_no_noise_and_that_is_said():
+    found = jax.tree.map(lambda leaf: leaf[0], measured_of(drawn(1, 6), [0, 0, 1, 0, 0, 0]))
+    for name in ("covariance_trace", "squared_gradient", "noise_scale", "low", "high"):
+        assert np.isnan(getattr(found, name)).all()
+    assert "all too few examples" in repr(found)
+    assert "stand out" not in found.table().caption
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_is_said(bad):
+    x = drawn(1, 6)[0].at[2, 1].set(bad)
+    found = diagnostics.gradient_noise(given, jnp.zeros(FEATURES), (x, jnp.zeros(6)), loss=output)
+    assert np.isnan(found.noise_scale.item())
+    assert "all not finite" in repr(found)
+    assert "not finite in all" in found.table().caption
+    assert "stand out" not in found.table().caption
+
+
+def test_an_average_leaves_out_what_is_not_finite():
+    found = measured_of(drawn(3, 8))
+    by_step = [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(3)]
+    lost = dataclasses.replace(by_step[1], covariance_trace=jnp.array([jnp.nan]))
+    with_it, without = None, None
+    for one in (by_step[0], lost, by_step[2]):
+        with_it = diagnostics.average_noise(one, with_it)
+    for one in (by_step[0], by_step[2]):
+        without = diagnostics.average_noise(one, without)
+    for one, other in zip(jax.tree.leaves(with_it), jax.tree.leaves(without), strict=True):
+        np.testing.assert_array_equal(one, other)
+    nothing = diagnostics.average_noise(lost)
+    assert nothing.weight.item() == 0
+    assert "none" in repr(nothing)
+
+
+def test_an_average_is_of_one_measurement_of_the_same_groups():
+    task, variables, batch = network()
+    whole = diagnostics.gradient_noise(task, variables, batch)
+    each = diagnostics.gradient_noise(task, variables, batch, layers="each")
+    with pytest.raises(TypeError, match="must be one GradientNoise, got list"):
+        diagnostics.average_noise([whole, whole])
+    with pytest.raises(ValueError, match="of the groups that are measured"):
+        diagnostics.average_noise(each, diagnostics.average_noise(whole))
+
+
+def test_a_mapped_measurement_has_a_figure_of_its_mean():
+    task, _, (x, y) = network()
+    many = jax.vmap(lambda key: task.init(key, x))(jax.random.split(jax.random.key(0), 3))
+    mapped = jax.vmap(lambda v: diagnostics.gradient_noise(task, v, (x, y), layers="each"))(many)
+    scales, turns = mapped.plot().axes
+    ratio = mapped.covariance_trace.mean(0) / mapped.squared_gradient.mean(0)
+    (marks,) = [line for line in scales.lines if line.get_marker() == "s"]
+    np.testing.assert_allclose(marks.get_xdata(), ratio[ratio > 0], rtol=1e-5)
+    assert "mean of 3 runs" in scales.get_xlabel()
+    counts = [patch.get_xy()[:, 1].max() for patch in turns.patches]
+    assert len(counts) == 2
+    for index, patch in enumerate(turns.patches):
+        heights, _ = np.histogram(mapped.alignment[:, index], np.linspace(-1, 1, 41))
+        assert patch.get_xy()[:, 1].max() == heights.max()
+
+
+class Dropped(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(nn.Dense(4)(x)))
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        diagnostics.gradient_noise,
+        diagnostics.signal_to_noise,
+        diagnostics.example_gradients,
+        diagnostics.sharpness,
+        diagnostics.hessian_trace,
+        diagnostics.curvature_spectrum,
+    ],
+)
+def test_a_missing_key_is_asked_for(measure):
+    x = jnp.ones((6, 4))
+    variables = Dropped().init(jax.random.key(0), x, train=False)
+    batch = (x, jnp.arange(6) % 3)
+    with pytest.raises(ValueError, match=r"needs a key, .* pass key=.*, or train=False"):
+        measure(Dropped(), variables, batch, loss=losses.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        diagnostics.signal_to_noise,
+        diagnostics.example_gradients,
+        diagnostics.sharpness,
+        functools.partial(diagnostics.sharpness, matrix="gauss_newton"),
+        diagnostics.hessian_trace,
+        diagnostics.curvature_spectrum,
+    ],
+)
+def test_a_batch_without_examples_is_refused(measure):
+    batch = (jnp.ones((0, 4)), jnp.ones((0, 2)))
+    with pytest.raises(ValueError, match="must have an example, got none"):
+        measure(given, jnp.ones((4, 2)), batch, loss=losses.mean_squared_error)
+
+
+def test_an_nnx_state_of_parameters_alone_is_refused_with_what_is_missing():
+    class Normed(nnx.Module):
+        def __init__(self, rngs):
+            self.head, self.norm = nnx.Linear(4, 3, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(self.norm(x))
+
+    model, batch = Normed(nnx.Rngs(0)), (network()[2])
+    measure = functools.partial(
+        diagnostics.gradient_noise, model, batch=batch, loss=losses.cross_entropy, train=False
+    )
+    with pytest.raises(ValueError, match=r"without \['norm/mean', 'norm/var'\]; pass nnx.state"):
+        measure(nnx.state(model, nnx.Param))
+    np.testing.assert_array_equal(measure(nnx.state(model)).norms, measure(None).norms)

@@ -89,3 +89,45 @@ def test_parameters_without_gradient_and_without_noise_are_told_apart():
 def test_too_few_examples_are_refused():
     with pytest.raises(ValueError, match="4 small batches or more, got 3 examples"):
         measured(drawn(1, 3)[0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_is_no_signal(bad):
+    x = drawn(1, 8)[0]
+    found = measured(x.at[2, 1].set(bad))
+    assert np.isnan(found.squared_ratio).tolist() == [False, True, False, False, False]
+    for name in ("median", "mean_square", "seen", "without_gradient"):
+        assert np.isnan(getattr(found, name)).all()
+    assert "all not finite" in repr(found)
+    assert "not finite in all" in found.table().caption
+    assert measured(x).table().caption is None
+
+
+@pytest.mark.parametrize("padded", [1, 2, 3])
+def test_examples_without_weight_are_none_of_the_fewest(padded):
+    x = drawn(1, 64)[0]
+    found = measured(x, np.arange(64) < padded)
+    assert np.isnan(found.squared_ratio).all()
+    for name in ("median", "mean_square", "seen"):
+        assert np.isnan(getattr(found, name)).all()
+    assert "all too few examples" in repr(found)
+    assert "needs 4 examples" in found.table().caption
+
+
+def test_weights_that_leave_too_few_examples_have_no_ratio():
+    """n = (sum w)^2 / sum w^2 is nearly 1: (n - 3) / (n - 1) has no meaning there."""
+    assert np.isnan(measured(drawn(1, 6)[0], [1, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3]).squared_ratio).all()
+
+
+@pytest.mark.parametrize("count", [4, 5, 12])
+def test_padding_changes_nothing(count):
+    x = jnp.concatenate([jax.random.normal(jax.random.key(0), (count, 4000)), jnp.ones((50, 4000))])
+    padded, plain = measured(x, np.arange(count + 50) < count), measured(x[:count])
+    # One parameter at the threshold may round to the other side.
+    np.testing.assert_allclose(padded.seen, plain.seen, atol=1.5 / 4000)
+    np.testing.assert_allclose(padded.median, plain.median, rtol=1e-4)
+
+
+def test_weights_that_are_all_0_are_refused():
+    with pytest.raises(ValueError, match="64 weights that are all 0"):
+        measured(drawn(1, 64)[0], np.zeros(64))

@@ -210,7 +210,7 @@ def coordinate_check(
     Example:
         >>> from jaxdl import diagnostics, losses, models, optimizers
         >>> x = jax.random.normal(jax.random.key(1), (8, 4))
-        >>> check = diagnostics.coordinate_check(
+        >>> check = coordinate_check(
         ...     lambda width: models.MLP([width, width, 1]), [16, 64, 256],
         ...     {"inputs": x, "targets": x[:, :1]},
         ...     lambda found: found.optimizer(optimizers.adam, 0.01),

@@ -85,7 +85,9 @@ def spectrum_line(measured: Any) -> str:
         return f"CurvatureSpectrum({groups})"
     low, high = measured.ends()
     probes = counted(nodes.shape[1], "probe")
-    return f"CurvatureSpectrum({groups}, {probes}: {number(low.min())} to {number(high.max())})"
+    is_finite = np.isfinite(low.min()) and np.isfinite(high.max())
+    shown = f"{number(low.min())} to {number(high.max())}" if is_finite else "not finite"
+    return f"CurvatureSpectrum({groups}, {probes}: {shown})"
 
 
 def trace_line(measured: Any) -> str:

@@ -297,6 +297,32 @@ def test_errors_say_what_to_do():
         mapped.ends()
 
 
+MEASUREMENTS = (diagnostics.sharpness, diagnostics.curvature_spectrum, diagnostics.hessian_trace)
+
+
+@pytest.mark.parametrize("measure", MEASUREMENTS)
+def test_what_is_not_finite_is_said(measure):
+    broken = {"w": jnp.full((4, 5), jnp.nan), "v": jnp.ones((5, 3))}
+    with pytest.warns(UserWarning, match="must (be finite|have converged) to be trusted, got"):
+        found = measure(plain, broken, VECTORS, loss=losses.cross_entropy)
+    assert "nan" in repr(found) or "not finite" in repr(found)
+
+
+@pytest.mark.parametrize("measure", MEASUREMENTS)
+@pytest.mark.parametrize(
+    ("changed", "given", "text"),
+    [
+        ({"inputs": draw(0, 4), "targets": LABELS[:0]}, {}, "must have an example, got none"),
+        ({"weights": np.zeros(12)}, {}, "an example whose weight is not 0"),
+        ({}, {"dtype": jnp.float16}, "a real float of 32 bits or more, got float16"),
+    ],
+)
+def test_what_has_no_curvature_is_refused(measure, changed, given, text):
+    params = {"w": draw(4, 5), "v": draw(5, 3)}
+    with pytest.raises(ValueError, match=text):
+        measure(plain, params, {**VECTORS, **changed}, loss=losses.cross_entropy, **given)
+
+
 def test_what_is_shown():
     found = measured(diagnostics.sharpness, "mlp", layers="each", count=2)
     assert len(found.table().rows) == 4

@@ -90,7 +90,7 @@ def prepared(
     return Prepared(measured, operands, found, start, traced)
 
 
-def tell_of_nonfinite(values: Array, names: tuple[str, ...], made: Prepared) -> None:
+def tell_of_nonfinite(values: Any, names: tuple[str, ...], made: Prepared) -> None:
     """Say of which group's measurement, along the first axis, something is NaN or infinite."""
     if made.traced:
         return

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl import initializers
-from jaxdl.diagnostics.signal.recording import NEAR_ZERO
+from jaxdl.diagnostics.signal.activation_slopes import NEAR_ZERO
 from jaxdl.diagnostics.sizes import mean_and_deviation
 from jaxdl.layers import BatchNorm
 

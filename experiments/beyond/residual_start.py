@@ -213,7 +213,7 @@ def last_losses(
         task = make_task(ARMS[arm], depth)
         optimizer = make_optimizer(rate)
         if arm == "fixup":  # a tenth of the rate for its numbers, as published
-            shapes = jax.eval_shape(lambda: task.init(key, train.inputs[:1]))["params"]
+            shapes = jax.eval_shape(lambda: task.init(key, jnp.asarray(train.inputs[:1])))["params"]
             optimizer = optimizers.by_layer(
                 {**dict.fromkeys(numbers(shapes), make_optimizer(rate / 10)), "*": optimizer}
             )

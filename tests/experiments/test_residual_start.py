@@ -120,8 +120,8 @@ def test_the_last_loss_is_that_of_a_plain_loop(monkeypatch):
     monkeypatch.setattr(residual_start, "TRAINED", {"mlp": ("fixup",)})
     monkeypatch.setattr(residual_start, "RATES", {"mlp": np.array([0.5])})
     draw = np.random.default_rng(0)
-    train = training.as_batch((draw.normal(size=(64, 5)), draw.integers(0, 10, 64)))
-    train = residual_start.data.Arrays(train["inputs"].astype(np.float32), train["targets"])
+    inputs = draw.normal(size=(64, 5)).astype(np.float32)
+    train = residual_start.data.Arrays(inputs, draw.integers(0, 10, 64))
 
     def make(arm, depth):
         model = models.ResidualMLP(8, depth, **arm.settings())

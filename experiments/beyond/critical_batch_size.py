@@ -134,7 +134,9 @@ def run(config: Config) -> xarray.Dataset:
         # The rate is the middle one of three, where the loss falls steadily, if more slowly.
         most = 2 * int(results["steps"].sel(size=size).where(np.isfinite).max())
         noise.append(noise_along(train, size, usual_rate(size), seeds, draw, most))
-    along = xarray.concat(noise, xarray.DataArray([*ALONG], dims="along", name="along"))
+    # The runs differ in length: after a run's end there are no numbers.
+    where = xarray.DataArray([*ALONG], dims="along", name="along")
+    along = xarray.concat(noise, where, join="outer")
     return xarray.merge([results, along]).assign_attrs(examples=len(train.targets))
 
 

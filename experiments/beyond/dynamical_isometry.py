@@ -106,7 +106,7 @@ class Config:
 PRESETS = {
     "default": Config(),
     "smoke": Config(
-        seeds=3, draws=4, width=64, depths=(8,), layers=(4, 24), rates=(0.25,), most_steps=40
+        seeds=3, draws=4, width=64, depths=(8,), layers=(4, 24), most_steps=80
     ),
     "full": Config(
         seeds=10, draws=50, width=1024, depths=(1, 2, 4, 8, 16, 32, 64, 128),

@@ -128,9 +128,7 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "smoke": Config(
-        seeds=3, depths=(2, 8), transformer_depths=(2, 4), features=8, steps=40, mlp_steps=40
-    ),
+    "smoke": Config(seeds=3, depths=(4, 16), transformer_depths=(2, 4), features=8, steps=40),
     "full": Config(
         seeds=10, depths=(4, 16, 64, 256), width=256, features=64, steps=1000, mlp_steps=3000
     ),

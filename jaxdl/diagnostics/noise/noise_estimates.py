@@ -159,4 +159,5 @@ def _fieller(
     low = jnp.where((c <= 0) | ~((b + root > 0) | bounded), 0.0, low)
     unknown = jnp.isnan(of_top)
     high = jnp.where(bounded, (b + root) / a, jnp.inf)
-    return tuple(jnp.where(unknown, jnp.nan, jnp.maximum(end, 0)) for end in (low, high))  # type: ignore[return-value]
+    low, high = (jnp.where(unknown, jnp.nan, jnp.maximum(end, 0)) for end in (low, high))
+    return low, high

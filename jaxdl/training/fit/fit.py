@@ -28,10 +28,11 @@ from jaxdl.training.fit.moment import Moment, identity_of, restore, save
 from jaxdl.training.fit.nonfinite import OnNonFinite, diagnose, diagnose_validation, end_of
 from jaxdl.training.fit.observing import Change, Event, Observer, Setup, as_observer, tell
 from jaxdl.training.fit.programs import compile_programs
-from jaxdl.training.fit.progress import Length, check_progress, shown
+from jaxdl.training.fit.progress import check_progress, shown
 from jaxdl.training.fit.recipe import recipe_of
 from jaxdl.training.fit.result import Result
 from jaxdl.training.fit.saving import about
+from jaxdl.training.fit.standing import Length
 from jaxdl.training.state import TrainState, check_parts
 from jaxdl.training.steps import TrainStep
 from jaxdl.training.task import Augment, PerExample, as_task, scale_images

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Key
 
@@ -179,7 +180,7 @@ def fit(
 
     given = state is not None
     if state is None:
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sample)
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), sample)
         state = programs.init(key, zeros)
     state = layout.replicate(with_room(task, state) if recalibrate else state)
     end = (int(state.step) // per_epoch + epochs) * per_epoch

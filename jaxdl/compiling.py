@@ -164,7 +164,13 @@ def _known_options(options: dict[str, Any]) -> dict[str, Any]:
 @functools.cache
 def _is_known(name: str, value: Any) -> bool:
     try:
-        jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
+        _least_program().compile({name: value})
     except jax.errors.JaxRuntimeError:
         return False
     return True
+
+
+@functools.cache
+def _least_program() -> Any:
+    """A program to try options with, which costs little to compile."""
+    return jax.jit(lambda x: x).lower(0.0)

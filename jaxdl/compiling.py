@@ -41,8 +41,9 @@ def compiler_options(*, convolutional: bool = False) -> dict[str, Any]:
     """The options with which `fit` compiles a step, without those unknown to this version of XLA.
 
     Use them in a loop of your own: on a CPU a convolutional step takes up to twice as long without
-    them (and see `keep_memory`). They are for programs that run one after another: two that run at the same time on a CPU,
-    in two threads, may give wrong numbers with them (see `side_by_side_options`).
+    them (and see `keep_memory`). They are for programs that run one after another: two that run at
+    the same time on a CPU, in two threads, may give wrong numbers with them (see
+    `side_by_side_options`).
 
     Arguments:
         convolutional: whether the step has convolutions in it.

@@ -1,4 +1,4 @@
-"""Memory that is kept: a convolutional step no longer takes its pages anew, and computes the same."""
+"""Memory that is kept: a convolutional step takes no page anew, and computes the same."""
 
 import json
 import os

@@ -45,8 +45,8 @@ def _tangent(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array
 def _gradient_in_memory(x: Array, one: Array, part: Array) -> Array:
     """x; its gradient is divided by one, and 0 times its first number is the gradient of `part`.
 
-    By this second use the quotient stands in memory also where the gradient of the inputs, its other
-    use, is not wanted, as in a network's first layer.
+    By this second use the quotient stands in memory also where its other use, the gradient of the
+    inputs, is not wanted, as in a network's first layer.
     """
     return x
 

@@ -24,12 +24,8 @@ CPU_COMPILER_OPTIONS = {YNN: "", "xla_cpu_prefer_vector_width": 512}
 
 # Eigen's gradient of a convolution kernel takes a half to a third of YNNPACK's time. But a batch
 # norm's sums over the positions of many images take ten times as long without YNNPACK. (Sums over a
-# batch of vectors are faster without it.) The execution order that needs the least memory saves a
-# tenth of ResNet-20's step, because it touches fewer pages.
-CPU_CONVOLUTION_OPTIONS = CPU_COMPILER_OPTIONS | {
-    YNN: "LIBRARY_FUSION_TYPE_REDUCE",
-    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-}
+# batch of vectors are faster without it.)
+CPU_CONVOLUTION_OPTIONS = CPU_COMPILER_OPTIONS | {YNN: "LIBRARY_FUSION_TYPE_REDUCE"}
 
 # The initial state is computed once, so its cost is the compilation, in time and memory. It is
 # compiled without optimisation, and without the emitters, which take 45 MB for random numbers.

@@ -16,10 +16,11 @@ import json, resource, sys
 import jax, jax.numpy as jnp
 from jaxdl import losses, models, optimizers, training
 
+jax.block_until_ready(jnp.ones((500, 500)) @ jnp.ones((500, 500)))  # its threads have started
 kept = sys.argv[1] == "keep" and training.keep_memory()
 model, optimizer = models.ConvNet([16, 16], [10]), optimizers.sgd(0.1)
-batch = {"inputs": jax.random.normal(jax.random.key(1), (256, 32, 32, 3)),
-         "targets": jnp.arange(256) % 10}
+batch = {"inputs": jax.random.normal(jax.random.key(1), (512, 32, 32, 3)),
+         "targets": jnp.arange(512) % 10}
 state = training.init_state(jax.random.key(0), model, optimizer, batch["inputs"])
 step = jax.jit(training.make_train_step(model, optimizer, losses.cross_entropy))
 losses, faults = [], []
@@ -47,9 +48,9 @@ def test_a_step_finds_its_memory_and_computes_the_same():
     given, kept = steps("give"), steps("keep")
     if not kept["kept"]:
         pytest.skip("another C library than glibc")
-    # glibc itself keeps pieces up to 32 MB. What is given back is taken anew, at least in its
-    # larger part; what is kept is not.
-    assert given["pages"] * os.sysconf("SC_PAGESIZE") > 2**25
+    # glibc itself keeps pieces up to 32 MB, and 64 MB in the heap of a thread. What is given back
+    # is taken anew, at least in its larger part; what is kept is not.
+    assert given["pages"] * os.sysconf("SC_PAGESIZE") > 2**26
     assert given["faults"] > given["pages"] / 2
     assert kept["faults"] < kept["pages"] / 10
     assert kept["losses"] == given["losses"]

@@ -7,7 +7,7 @@ a kill in checkpoints/, many runs in sweep/, and the search for good settings in
 from typing import TYPE_CHECKING
 
 from jaxdl.compiling import compiler_options
-from jaxdl.freed_memory import keep_memory
+from jaxdl.freed_memory import keep_memory, one_heap
 from jaxdl.public import imported_when_used, public_names
 from jaxdl.training import checkpoints
 from jaxdl.training.fit import (
@@ -45,6 +45,8 @@ else:
         ByWidth=_PARAMETRIZED,
         Parametrization=_PARAMETRIZED,
     )
+
+one_heap()
 
 __all__ = [
     "ByWidth",

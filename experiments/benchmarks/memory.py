@@ -59,7 +59,7 @@ def held(field: str) -> float:
 
 def megabytes(tree: Any) -> float:
     """The size of the arrays of a tree."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) / 1e6
+    return float(sum(leaf.nbytes for leaf in jax.tree.leaves(tree))) / 1e6
 
 
 def with_fit(network: str, dataset: data.Dataset, epochs: int) -> float:
@@ -93,11 +93,11 @@ def with_torch(network: str, dataset: data.Dataset, epochs: int) -> float:
             optimizer.zero_grad()
             x = (images[rows].float() / 255).permute(0, 3, 1, 2)
             loss = torch.nn.functional.cross_entropy(net(x), labels[rows].long())
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
     kept = [each for entry in optimizer.state.values() for each in entry.values()]
     tensors = [*net.state_dict().values(), *(each for each in kept if torch.is_tensor(each))]
-    return sum(each.nbytes for each in tensors) / 1e6
+    return float(sum(each.nbytes for each in tensors)) / 1e6
 
 
 def torch_net(network: str) -> Any:
@@ -120,7 +120,7 @@ def measured(network: str, arm: str, epochs: int, examples: int | None) -> dict[
     if arm == "torch":
         import torch
 
-        torch.ones(2, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
+        torch.ones(2, requires_grad=True).sum().backward()
     else:
         keep_compiled()
     jax.block_until_ready(jnp.zeros(()))  # the backend is up
@@ -177,7 +177,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
 
 if __name__ == "__main__":
     parser = options_of(__doc__, rounds=3)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--examples", type=int, help="training examples; by default all")
     parser.add_argument("--network", choices=list(RUNS), help="of one arm")
     parser.add_argument("--arm", help="measure one arm in this process")

@@ -27,6 +27,7 @@ ROOMS = (
         "notices",
         "showing",
         "jaxprs",
+        "freed_memory",
         "host_loops",
         "compiling",
         "environment",

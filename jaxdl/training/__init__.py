@@ -7,6 +7,7 @@ a kill in checkpoints/, many runs in sweep/, and the search for good settings in
 from typing import TYPE_CHECKING
 
 from jaxdl.compiling import compiler_options
+from jaxdl.freed_memory import keep_memory
 from jaxdl.public import imported_when_used, public_names
 from jaxdl.training import checkpoints
 from jaxdl.training.fit import (
@@ -70,6 +71,7 @@ __all__ = [
     "fold",
     "init_state",
     "initialize",
+    "keep_memory",
     "load",
     "make_eval_step",
     "make_run",

@@ -17,6 +17,7 @@ from jaxdl.checks import Count, require_at_least, require_choice
 from jaxdl.data.given import as_dataset
 from jaxdl.data.types import Arrays
 from jaxdl.forking import require_own_threads
+from jaxdl.freed_memory import keep_memory
 from jaxdl.training import checkpoints
 from jaxdl.training.evaluated_stats import recalibrated_over, with_room
 from jaxdl.training.fit import arguments, signals
@@ -177,6 +178,8 @@ def fit(
     sample, example, looped, measured = arguments.check_shapes(
         setup, splits, plan, programs.train_step, key, state
     )
+    if not looped:  # convolutions on a CPU
+        keep_memory()
 
     given = state is not None
     if state is None:

@@ -9,11 +9,13 @@ and makes each batch float32 as it comes.
     compiling    the programs are made; what the compiler needs stays with the process
     kept         the programs come from the folder of an earlier run, as in every later start
     given back   the same, where the allocator gives each large buffer back to the system
-                 (MALLOC_MMAP_THRESHOLD_=1000000 in the environment)
+                 (MALLOC_MMAP_THRESHOLD_=1000000 in the environment); `fit` then leaves it alone,
+                 and a convolutional step's memory is not kept for the next (`keep_memory`)
     torch        eager PyTorch
 
 The parts: pages of libraries that the run is the first to touch, which the system may take back;
-what is left where the run ends; and the most that was held in between.
+what is left where the run ends; and the buffers of one step, as XLA plans them. They are held
+while a step runs, and with the allocator's holes beside them they bound the ConvNet.
 
 Run: python experiments/benchmarks/memory.py     (needs the extra `parity`; Linux)
 """
@@ -141,12 +143,30 @@ def measured(network: str, arm: str, epochs: int, examples: int | None) -> dict[
     }
 
 
+def step_megabytes(network: str) -> float:
+    """The buffers that XLA plans for one step, beyond its arguments and results."""
+    name, batch, model, optimizer = RUNS[network]
+    shape = (batch, *data.load(name).train.inputs.shape[1:])
+    task = training.Task(model, losses.cross_entropy)
+    state = training.init_state(KEY(0), task, optimizer, jnp.zeros((1, *shape[1:])))
+    step = jax.jit(
+        training.make_train_step(task, optimizer),
+        compiler_options=training.compiler_options(convolutional=network == "ConvNet"),
+    )
+    given = {"inputs": np.zeros(shape, np.uint8), "targets": np.zeros(batch, np.int32)}
+    planned = step.lower(state, given).compile().memory_analysis()
+    return float(planned.temp_size_in_bytes) / 1e6
+
+
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
     """By network and arm: the peak above data and state, and its parts."""
     if arguments.arm:
         settings = (arguments.network, arguments.arm, arguments.epochs, arguments.examples)
         print(json.dumps(measured(*settings)))
         return
+    for network in RUNS:
+        planned = step_megabytes(network)
+        yield amount(f"{network}: planned by XLA", "buffers of a step", planned, "MB")
     for network in RUNS:
         found: dict[str, list[dict[str, float]]] = {}
         for _ in range(arguments.rounds):

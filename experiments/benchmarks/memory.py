@@ -155,6 +155,7 @@ def step_megabytes(network: str) -> float:
     )
     given = {"inputs": np.zeros(shape, np.uint8), "targets": np.zeros(batch, np.int32)}
     planned = step.lower(state, given).compile().memory_analysis()
+    assert planned is not None
     return float(planned.temp_size_in_bytes) / 1e6
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,8 +16,6 @@ from jaxdl.environment import versions
 from jaxdl.extras import import_extra
 from jaxdl.files import as_path
 from jaxdl.forking import require_own_threads
-from jaxdl.training.fit.fit import fit
-from jaxdl.training.run import Run
 from jaxdl.training.sweep.axes import (
     GIVEN_BY_SWEEP,
     Axis,
@@ -27,10 +24,12 @@ from jaxdl.training.sweep.axes import (
     seed_numbers,
 )
 from jaxdl.training.sweep.by_seed import BySeed, checked_by_seed
+from jaxdl.training.sweep.calls import prepare
 from jaxdl.training.sweep.folder import SweepFolder, open_folder
 from jaxdl.training.sweep.members_bar import members_bar
 from jaxdl.training.sweep.outputs import check_outputs, dims_of
-from jaxdl.training.sweep.program import Program, prepare, trace_member
+from jaxdl.training.sweep.program import Program, trace_member
+from jaxdl.training.sweep.swept import check_run, member_of
 
 if TYPE_CHECKING:
     import xarray
@@ -118,11 +117,11 @@ def sweep(
     module = import_extra("xarray", "a sweep")
     axes = [make_axis(name, values, name in static) for name, values in (over or {}).items()]
     seed_values = seed_numbers(seeds)
-    run = _member(run)
+    run = member_of(run)
     made = checked_by_seed(
         by_seed or {}, orders, [*(axis.name for axis in axes), *GIVEN_BY_SWEEP], seed_values
     )
-    _check_run(run, axes, [each.name for each in made], static)
+    check_run(run, axes, [each.name for each in made], static)
     chunk = None if chunk is None else whole_number("chunk", chunk)
 
     fixed = [axis for axis in axes if axis.static]
@@ -214,65 +213,6 @@ def _run_group(
         todo = np.flatnonzero(~done)
         prepare(program, len(todo), chunk)(arguments, todo, finished)
     return columns
-
-
-def _check_run(
-    run: Callable[..., Any],
-    axes: Sequence[Axis],
-    made: Sequence[str],
-    static: Sequence[str],
-) -> None:
-    """Refuse settings that `run` does not take."""
-    if isinstance(static, str):
-        raise TypeError(f"static must be a tuple of names, got {static!r}; pass ({static!r},)")
-    given = [axis.name for axis in axes]
-    if unknown := [name for name in static if name not in given]:
-        raise ValueError(f"static must name settings of over, {given}, got {unknown}; leave it out")
-    parameters = list(inspect.signature(run).parameters.values())[1:]
-    named = {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    if not takes_any and (unknown := [name for name in made if name not in named]):
-        raise ValueError(
-            f"by_seed must name arguments of run, {sorted(named)}, got {unknown}; rename them or "
-            "add them to run"
-        )
-    if not takes_any and (unknown := [name for name in given if name not in named]):
-        raise ValueError(
-            f"over must name arguments of run, {sorted({*named} - {*GIVEN_BY_SWEEP})}, "
-            f"got {unknown}; rename them or add them to run"
-        )
-    missing = [
-        name
-        for name, parameter in named.items()
-        if parameter.default is parameter.empty and name not in (*given, *made)
-    ]
-    if missing:
-        raise ValueError(
-            f"over must name every argument of run that has no default, got none for {missing}; "
-            f"add it to over, e.g. {{{missing[0]!r}: [...]}}, or to by_seed, as a function of a key"
-        )
-
-
-def _member(run: Callable[..., Any]) -> Callable[..., Any]:
-    """The function to be swept: of a `Run` the measured values, without the state."""
-    called = getattr(run, "func", run)
-    if called is fit:
-        raise TypeError(
-            "sweep compiles many runs into one program, got fit, which runs from the host; make "
-            "the run with training.make_run(task, optimizer, batch_size=...) and sweep that"
-        )
-    if not isinstance(called, Run):
-        return run
-    if "data" not in getattr(run, "keywords", {}):
-        raise TypeError(
-            "a Run is swept with its data, got a Run alone; pass functools.partial(run, "
-            'data={"train": ...}), and by_seed={"orders": ...}'
-        )
-
-    def member(key: Any, *, orders: Any) -> Any:
-        return run(key, orders=orders)[1]
-
-    return member
 
 
 def _identity(

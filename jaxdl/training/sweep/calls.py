@@ -30,6 +30,12 @@ DEVICE_BYTES = 4_000_000_000
 Finished = Callable[[np.ndarray, list[np.ndarray]], None]
 """(members of a call, their metrics) -> None, called after each call."""
 
+Execute = Callable[[Sequence[np.ndarray | BySeed], np.ndarray, Finished], None]
+"""(arguments, members, finished) -> None, which computes these members."""
+
+Prepare = Callable[[Program, int, int | None], Execute]
+"""(program, number of members, chunk) -> what computes some of them."""
+
 
 class Room(NamedTuple):
     """What a process has for calls.
@@ -131,9 +137,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def prepare(
-    program: Program, members: int, chunk: int | None
-) -> Callable[[Sequence[np.ndarray | BySeed], np.ndarray, Finished], None]:
+def prepare(program: Program, members: int, chunk: int | None) -> Execute:
     """Compile for this many members; the result (arguments, members, finished) -> None runs some.
 
     A compiled call keeps one CPU core busy, so calls run in threads: JAX releases the interpreter's

@@ -24,7 +24,8 @@ from jaxdl.training.sweep.axes import (
     seed_numbers,
 )
 from jaxdl.training.sweep.by_seed import BySeed, checked_by_seed
-from jaxdl.training.sweep.calls import prepare
+from jaxdl.training.sweep.calls import Prepare, prepare
+from jaxdl.training.sweep.elsewhere import elsewhere
 from jaxdl.training.sweep.folder import SweepFolder, open_folder
 from jaxdl.training.sweep.members_bar import members_bar
 from jaxdl.training.sweep.outputs import check_outputs, dims_of
@@ -48,6 +49,7 @@ def sweep(
     dims: Mapping[str, Sequence[str]] | None = None,
     chunk: Count | None = None,
     folder: str | Path | None = None,
+    executor: Any = None,
     progress: bool | None = None,
 ) -> "xarray.Dataset":
     r"""Call the pure function `run` for every combination of the settings and every seed.
@@ -87,6 +89,10 @@ def sweep(
             by rounding only.
         folder: keep finished calls here. A restart computes what is missing; files that cannot be
             read are computed again, with a warning.
+        executor: a `concurrent.futures.Executor` whose workers compute the calls, here or on other
+            machines: `Client(...).get_executor()` of Dask, or a `ProcessPoolExecutor` that spawns.
+            `run` and `by_seed` go to each worker, and are traced and called there. A call keeps one
+            core busy, or all accelerators of its worker. If a worker dies, its call is done again.
         progress: show the members done and the time left; by default if standard error is a
             terminal.
 
@@ -99,8 +105,9 @@ def sweep(
             or dims out of range; metrics whose shape depends on a setting; a folder of another
             sweep.
         TypeError: a metric that is no array of numbers, an argument of the wrong type, or `fit`,
-            which runs from the host.
-        ImportError: xarray is not installed.
+            which runs from the host; with an executor, a run that cannot be pickled.
+        RuntimeError: the executor broke, or a worker traces another program than this process.
+        ImportError: xarray is not installed, or for an executor cloudpickle.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -123,6 +130,7 @@ def sweep(
     )
     check_run(run, axes, [each.name for each in made], static)
     chunk = None if chunk is None else whole_number("chunk", chunk)
+    away = None if executor is None else elsewhere(executor)
 
     fixed = [axis for axis in axes if axis.static]
     moving = [axis for axis in axes if not axis.static]
@@ -131,22 +139,19 @@ def sweep(
         ", ".join(f"{a.name}={a.labels[i]}" for a, i in zip(fixed, place, strict=True))
         for place in places
     ]
-    programs = []
+    dtypes = {axis.name: np.asarray(axis.values).dtype for axis in moving}
+    runs, programs = [], []
     for place, here in zip(places, coordinates, strict=True):
         settings = {a.name: a.values[i] for a, i in zip(fixed, place, strict=True)}
+        runs.append(functools.partial(run, **settings))
         with _naming(here):
-            programs.append(
-                trace_member(
-                    functools.partial(run, **settings),
-                    {axis.name: np.asarray(axis.values).dtype for axis in moving},
-                    by_seed=made,
-                )
-            )
+            programs.append(trace_member(runs[-1], dtypes, by_seed=made))
     check_outputs(programs, axes)
     own_dims = dims_of(programs[0], axes, dims or {})
     kept = None
     if folder is not None:
-        identity = _identity(programs, axes, seed_values)
+        backend = jax.default_backend() if away is None else away.room.platform
+        identity = _identity(programs, axes, seed_values, backend)
         if made:
             identity["by seed"] = {each.name: each.digest() for each in made}
         kept = open_folder(as_path(folder), identity)
@@ -159,7 +164,10 @@ def sweep(
         columns = []
         for group, (program, here) in enumerate(zip(programs, coordinates, strict=True)):
             with _naming(here):
-                columns.append(_run_group(group, program, arguments, chunk, kept, tell))
+                ready = prepare
+                if away is not None:
+                    ready = functools.partial(away.prepare, runs[group], made)
+                columns.append(_run_group(group, program, arguments, chunk, kept, tell, ready))
 
     grid = [*fixed, *moving]
     shape = (*(len(axis.values) for axis in grid), len(seed_values))
@@ -194,6 +202,7 @@ def _run_group(
     chunk: int | None,
     kept: SweepFolder | None,
     tell: Callable[[int], None],
+    ready: Prepare,
 ) -> list[np.ndarray]:
     """The metrics of all members that share a program, one array per metric."""
     assert isinstance(arguments[0], np.ndarray)
@@ -211,12 +220,12 @@ def _run_group(
     tell(int(done.sum()))
     if not done.all():
         todo = np.flatnonzero(~done)
-        prepare(program, len(todo), chunk)(arguments, todo, finished)
+        ready(program, len(todo), chunk)(arguments, todo, finished)
     return columns
 
 
 def _identity(
-    programs: Sequence[Program], axes: Sequence[Axis], seeds: np.ndarray
+    programs: Sequence[Program], axes: Sequence[Axis], seeds: np.ndarray, backend: str
 ) -> dict[str, Any]:
     """What decides the results, as JSON values."""
     outputs = programs[0].outputs.items()
@@ -227,5 +236,5 @@ def _identity(
         "metrics": {name: f"{out.dtype}{list(out.shape)}" for name, out in outputs},
         "digest of run": [program.digest() for program in programs],
         "version": versions(*_PACKAGES),
-        "backend": jax.default_backend(),
+        "backend": backend,
     }

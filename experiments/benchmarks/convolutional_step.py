@@ -19,8 +19,8 @@ Run: python experiments/benchmarks/convolutional_step.py [--tried]   (needs the 
 
 import argparse
 import functools
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -28,14 +28,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from comparison import Row, measure, options_of, run, show
 from jax import lax
-from rich.console import Console
-from rich.table import Table
 from torch.nn import functional
 
 from jaxdl import layers, losses, models, optimizers, training
 
+PACKAGE = "torch"
 BATCH, RATE, DECAY = 128, 0.01, 0.9
+SETTLE = 0.2
+"""Seconds before a timed call, in which the threads of the arm before come to rest."""
 CONVNET = models.ConvNet([32, 64], [128, 10], norm=layers.BatchNorm)
 RESNET = models.ResNet(20, norm=layers.BatchNorm)
 CHANNELS_LAST = torch.channels_last
@@ -252,41 +254,6 @@ def pool_arm(pool: Callable[[Any], Any]) -> Callable[[], Any]:
     return lambda: jax.block_until_ready(both(x))
 
 
-def measure(arms: dict[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds by arm and round; each timed call follows one of its own arm.
-
-    The threads of the arm before spin on for some milliseconds, which on two cores doubles the
-    time of what comes next: so there is a pause, and a call that is not timed.
-    """
-    for arm in arms.values():
-        arm()
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(rounds):
-        for name, arm in arms.items():
-            time.sleep(0.2)
-            arm()
-            started = time.perf_counter()
-            arm()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: np.array(values) for name, values in seconds.items()}
-
-
-def show(title: str, seconds: dict[str, np.ndarray], against: str, target: str = "") -> None:
-    """Medians, and ratios to the arm named `against`."""
-    table = Table(title, "median (ms)", "least", f"/ {against}", "by round", "target")
-    for name, values in seconds.items():
-        by_round = values / seconds[against]
-        table.add_row(
-            name,
-            f"{1e3 * np.median(values):.2f}",
-            f"{1e3 * values.min():.2f}",
-            f"{np.median(values) / np.median(seconds[against]):.2f}",
-            f"{by_round.min():.2f} to {by_round.max():.2f}",
-            target if name == "jaxdl" else "",
-        )
-    Console(width=110).print(table)
-
-
 def agree(ours: Callable[[], float], theirs: Callable[[], float], steps: int = 3) -> None:
     """Refuse to time two computations that are not the same one."""
     pairs = np.array([(ours(), theirs()) for _ in range(steps)])
@@ -294,15 +261,12 @@ def agree(ours: Callable[[], float], theirs: Callable[[], float], steps: int = 3
     print(f"losses of {steps} steps agree: {pairs[:, 0].round(5)} {pairs[:, 1].round(5)}")
 
 
-def main() -> None:
-    """The tables."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--tried", action="store_true", help="also the forms that were compared")
-    arguments = parser.parse_args()
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Train steps and evaluation beside PyTorch, BatchNorm beside Flax's, and what was tried."""
     print(
         f"PyTorch {torch.__version__} on {torch.get_num_threads()} threads, jax {jax.__version__}"
     )
+    timed = functools.partial(measure, rounds=arguments.rounds, settle=SETTLE)
     batch = images()
     for name, model, make in (
         ("ConvNet", CONVNET, torch_convnet),
@@ -314,7 +278,7 @@ def main() -> None:
         arms: dict[str, Callable[[], Any]] = {"PyTorch": theirs, "jaxdl": ours}
         if arguments.tried:
             arms["jaxdl, XLA's own options"] = our_step(model, batch, jax.jit)[0]
-        show(f"{name}, train step", measure(arms, arguments.rounds), "PyTorch", "at most 1.15")
+        yield from show(f"{name}, train step", timed(arms), "PyTorch", at_most={"jaxdl": 1.15})
         state = training.init_state(
             jax.random.key(0), model, optimizers.momentum(RATE), batch["inputs"]
         )
@@ -323,7 +287,7 @@ def main() -> None:
             "folded": evaluation_arm(*training.fold(model, state.variables), batch),
         }
         np.testing.assert_allclose(arms["folded"](), arms["as trained"](), rtol=1e-3, atol=1e-4)
-        show(f"{name}, evaluation", measure(arms, arguments.rounds), "as trained")
+        yield from show(f"{name}, evaluation", timed(arms), "as trained")
     for shape in ((BATCH, 32, 32, 32), (BATCH, 32, 32, 16), (BATCH, 8, 8, 64), (BATCH, 128)):
         arms = {
             "Flax": norm_arm(nn.BatchNorm(epsilon=1e-5), shape, use_running_average=False),
@@ -337,7 +301,8 @@ def main() -> None:
         theirs_, ours_ = arms["Flax, two passes"](), arms["jaxdl"]()
         np.testing.assert_allclose(ours_[0], theirs_[0], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(ours_[2][1], theirs_[2][1], rtol=1e-3, atol=1e-5)
-        show(f"BatchNorm {shape}", measure(arms, 3 * arguments.rounds), "Flax", "at most 1.1")
+        seconds = timed(arms, rounds=3 * arguments.rounds)
+        yield from show(f"BatchNorm {shape}", seconds, "Flax", at_most={"jaxdl": 1.1})
     if arguments.tried:
         forms = (convolution, channels_first, im2col, nine_products)
         for shape in ((BATCH, 32, 32, 16), (BATCH, 16, 16, 32)):
@@ -346,13 +311,15 @@ def main() -> None:
                 for form in forms
                 for how, compile_with in (("fit's options", jit), ("XLA's own", jax.jit))
             }
-            show(f"3 x 3 on {shape}", measure(arms, arguments.rounds), "convolution, fit's options")
+            yield from show(f"3 x 3 on {shape}", timed(arms), "convolution, fit's options")
         pools = {
             "max_pool": pool_arm(layers.max_pool),
             "Flax's": pool_arm(lambda x: nn.max_pool(x, (2, 2), strides=(2, 2))),
         }
-        show("pooling", measure(pools, arguments.rounds), "max_pool")
+        yield from show("pooling", timed(pools), "max_pool")
 
 
 if __name__ == "__main__":
-    main()
+    parser = options_of(__doc__, rounds=11)
+    parser.add_argument("--tried", action="store_true", help="also the forms that were compared")
+    sys.exit(run(rows, parser, __file__))

@@ -19,7 +19,11 @@ from jaxdl.claims import Claim, keep_runs, write_claims, write_gallery
 from jaxdl.claims.past_runs import find_run
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = [path for path in (ROOT / "experiments").rglob("*.py") if path.stem != "__main__"]
+SCRIPTS = [
+    path
+    for path in (ROOT / "experiments").rglob("*.py")
+    if path.stem != "__main__" and path.parent.name != "comparison"  # what benchmarks share
+]
 EXPERIMENTS = [path for path in SCRIPTS if path.parent.name != "benchmarks"]
 
 

@@ -10,13 +10,13 @@ worker processes:
     workers     a whole sweep by `training.sweep(executor=ProcessPoolExecutor(W))`, the first one of
                 a new pool and one after it
 
-The costs of scaling_model.py are fitted to the small ones of them and predict the others. Times are
-the least of some rounds. Virtual devices share the machine's cores, and each has one of its own as
-long as there are enough; the model says so.
+The costs of comparison/costs.py are fitted to the small ones of them and predict the others. Times
+are the least of some rounds. Virtual devices share the machine's cores, and each has one of its own
+as long as there are enough; the model says so.
 
-Writes scaling.json and scaling.png to --output. docs/scaling.md explains the numbers.
+Writes scaling_costs.json and scaling.png to --output. docs/scaling.md explains the numbers.
 
-Run: python experiments/benchmarks/scaling.py [--quick] [--output runs/scaling]
+Run: python experiments/benchmarks/scaling.py --output runs/scaling
 """
 
 import argparse
@@ -25,26 +25,23 @@ import json
 import multiprocessing
 import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from comparison import Row as Compared
+from comparison import amount, options_of, result_of, run
+from comparison.costs import Measured, draw_costs, fit, predict, show_costs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from rich.console import Console
-from rich.table import Table
-from scaling_model import Costs, Row, fit, predict
 
 from jaxdl import data, losses, models, optimizers, training
 from jaxdl.compiling import side_by_side_options
 from jaxdl.environment import machine
-from jaxdl.plotting import new_figure
 from jaxdl.training.sweep.by_seed import BySeed, checked_by_seed
 from jaxdl.training.sweep.program import Program, trace_member
 
@@ -106,7 +103,7 @@ def traced() -> tuple[Program, BySeed]:
     return trace_member(member, {"rate": np.dtype(np.float32)}, by_seed=[made]), made
 
 
-def on_devices(rounds: int) -> Iterator[Row]:
+def on_devices(rounds: int) -> Iterator[Measured]:
     """The rows of this process, with all devices that it has."""
     devices = jax.devices()
     base = {"D": float(len(devices)), "C": float(cores())}
@@ -118,9 +115,9 @@ def on_devices(rounds: int) -> Iterator[Row]:
         arrays = (seeds, rates, *made.take(np.arange(size)))
         call = program.compile(size, devices, threads=2)  # a core for each device
         taken = least(partial(call, *arrays), rounds)
-        yield Row("call", base | {"m": each}, taken, few and each != MEMBERS[-1])
+        yield Measured("call", base | {"m": each}, taken, few and each != MEMBERS[-1])
         if len(devices) == 1:
-            yield Row(
+            yield Measured(
                 "memory", base | {"m": each}, planned_bytes(program, each), each <= MEMBERS[1]
             )
     mesh = Mesh(np.array(devices), ("devices",))
@@ -128,11 +125,11 @@ def on_devices(rounds: int) -> Iterator[Row]:
         for floats in SUMMED:
             taken = least(all_reduce(mesh, floats), rounds)
             fitted = len(devices) == FIT_UP_TO
-            yield Row("all-reduce", base | {"n": 4.0 * floats}, taken, fitted)
+            yield Measured("all-reduce", base | {"n": 4.0 * floats}, taken, fitted)
     for width, batch in STEPS:
         call, parameters, sums = step(mesh, width, batch)
         setting = base | {"B": batch, "P": parameters, "sums": sums}
-        yield Row("step", setting, least(call, rounds), few)
+        yield Measured("step", setting, least(call, rounds), few)
 
 
 def planned_bytes(program: Program, members: int) -> float:
@@ -143,7 +140,7 @@ def planned_bytes(program: Program, members: int) -> float:
         .lower(consts, *program.arguments(members))
         .compile()
     )
-    plan = compiled.memory_analysis()
+    plan: Any = compiled.memory_analysis()
     held = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
     return float(held - sum(const.nbytes for const in consts))
 
@@ -171,18 +168,18 @@ def step(mesh: Mesh, width: int, batch: int) -> tuple[Callable[[], Any], int, in
     arrays = jax.device_put(arrays, by_example)
     jitted = jax.jit(lambda s, b: one(s, b), compiler_options=side_by_side_options())
     compiled = jitted.lower(state, arrays).compile()
-    sums = sum("all-reduce(" in line for line in compiled.as_text().splitlines())
+    sums = sum("all-reduce(" in line for line in (compiled.as_text() or "").splitlines())
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return partial(compiled, state, arrays), parameters, sums
 
 
-def in_processes(devices: int, rounds: int) -> list[Row]:
+def in_processes(devices: int, rounds: int) -> list[Measured]:
     """The rows of a process whose CPU counts as so many devices."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    variables = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, __file__, "--here", "--rounds", str(rounds)]
-    made = subprocess.run(command, env=variables, check=True, stdout=subprocess.PIPE, text=True)
-    return [Row(*row) for row in json.loads(made.stdout.splitlines()[-1])]
+    found = result_of(
+        __file__, "--here", "--rounds", str(rounds), XLA_FLAGS=flags, JAX_PLATFORMS="cpu"
+    )
+    return [Measured(*row) for row in found]
 
 
 def peak_memory(ticket: int) -> tuple[int, int]:
@@ -190,106 +187,92 @@ def peak_memory(ticket: int) -> tuple[int, int]:
     return os.getpid(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def on_workers(numbers: Sequence[int], rounds: int) -> tuple[list[Row], dict[str, float]]:
+def on_workers(numbers: Sequence[int], rounds: int) -> tuple[list[Measured], dict[str, float]]:
     """Whole sweeps on pools of worker processes, and the memory of a worker."""
-    rows, peaks = [], {}
+    rows: list[Measured] = []
+    peaks: dict[int, int] = {}
     for workers in numbers:
         base = {"W": float(workers), "C": float(cores())}
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             for members in SWEEPS:
-                settings = {"over": {"rate": np.geomspace(1e-4, 1e-2, members // 8)}, "seeds": 8}
+                settings: dict[str, Any] = {
+                    "over": {"rate": np.geomspace(1e-4, 1e-2, members // 8)},
+                    "seeds": 8,
+                }
                 swept = partial(
                     training.sweep, member, by_seed={"orders": orders}, chunk=CHUNK, executor=pool,
-                    progress=False, **settings,
+                    progress=False, over=over, seeds=8,
                 )  # fmt: skip
-                times = []
-                for _ in range(rounds + 1):
-                    began = time.perf_counter()
-                    swept()
-                    times.append(time.perf_counter() - began)
+                times = [timed(swept) for _ in range(rounds + 1)]
                 setting = base | {"N": members, "m": CHUNK}
                 fitted = workers <= FIT_UP_TO
                 if members == SWEEPS[0]:
-                    rows.append(Row("workers", setting | {"first": 1.0}, times[0], fitted))
-                rows.append(Row("workers", setting | {"first": 0.0}, min(times[1:]), fitted))
+                    rows.append(Measured("workers", setting | {"first": 1.0}, times[0], fitted))
+                rows.append(Measured("workers", setting | {"first": 0.0}, min(times[1:]), fitted))
             peaks |= dict(pool.map(peak_memory, range(4 * workers)))
     return rows, {"peak memory of a worker": float(max(peaks.values()))}
 
 
-def show(rows: list[Row], costs: Costs) -> None:
-    """Print the costs, and each row beside what the model says of it."""
-    table = Table("part", "setting", "measured", "model", "model / measured", "")
-    for row in rows:
-        said, unit = predict(costs, row), (1e-6, "MB") if row.part == "memory" else (1e3, "ms")
-        setting = ", ".join(f"{name} {value:,.0f}" for name, value in row.setting.items())
-        table.add_row(
-            row.part, setting, f"{row.value * unit[0]:.2f} {unit[1]}", f"{said * unit[0]:.2f}",
-            f"{said / row.value:.2f}", "fitted" if row.fitted else "predicted",
-        )  # fmt: skip
-    found = Table("cost", "fitted")
-    for name, cost in costs.items():
-        found.add_row(name, f"{cost:.3g} {'bytes' if 'memory' in name else 's'}")
-    Console(width=140).print(table, found)
+def trivial(key: Any) -> Any:
+    """A member that takes no time."""
+    return {"value": jax.random.normal(key)}
 
 
-def draw(rows: list[Row], costs: Costs, path: Path) -> None:
-    """Predicted against measured: seconds of all parts but memory."""
-    figure, axes = new_figure(width=6.5, height=5.2)
-    times = [row for row in rows if row.part != "memory"]
-    for index, part in enumerate(dict.fromkeys(row.part for row in times)):
-        for fitted in (True, False):
-            own = [row for row in times if row.part == part and row.fitted == fitted]
-            axes.scatter(
-                [row.value for row in own], [predict(costs, row) for row in own], s=28,
-                color=f"C{index}", facecolors=f"C{index}" if fitted else "none",
-                label=f"{part}, {'fitted' if fitted else 'predicted'}",
-            )  # fmt: skip
-    values = [row.value for row in times]
-    line = np.array([min(values) / 1.5, max(values) * 1.5])
-    axes.plot(line, line, color="0.4", linewidth=1, label="model = measured")
-    axes.fill_between(line, line / 1.5, line * 1.5, color="0.9", zorder=0, label="within 1.5 x")
-    axes.set(
-        xscale="log", yscale="log", xlabel="measured (s)", ylabel="model (s)", xlim=line, ylim=line,
-        title=f"{cores()} cores: up to {FIT_UP_TO} devices and workers fitted, up to "
-        f"{max(DEVICES)} predicted",
-    )  # fmt: skip
-    axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+def at_the_driver(rounds: int) -> float:
+    """Seconds that this process and Dask's scheduler need for a call, however short it is."""
+    from dask.distributed import Client, LocalCluster
+
+    settings = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(**settings) as cluster, Client(cluster) as client:
+        swept = partial(
+            training.sweep, trivial, chunk=1, executor=client.get_executor(), progress=False
+        )
+        few, many = ([timed(partial(swept, seeds=n)) for _ in range(rounds + 1)] for n in (20, 320))
+    return (min(many) - min(few)) / 300
 
 
-def main() -> None:
-    """Measure, fit, print, and write both files."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/scaling"))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument(
-        "--quick", action="store_true", help="a round on up to 4 devices"
-    )
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    rounds = 1 if arguments.quick else arguments.rounds
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of one call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def rows(arguments: argparse.Namespace) -> Iterator[Compared]:
+    """Measure, fit, print, and write the costs and the figure to --output."""
     if arguments.here:
-        print(json.dumps(list(on_devices(rounds))))
+        print(json.dumps(list(on_devices(arguments.rounds))))
         return
     few = 3 if arguments.quick else None
-    rows = [row for devices in DEVICES[:few] for row in in_processes(devices, rounds)]
+    found = [each for count in DEVICES[:few] for each in in_processes(count, arguments.rounds)]
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # the start of a worker is to compile
-    swept, memory = on_workers(WORKERS[:few], max(1, rounds // 2))
-    rows += swept
-    costs = fit(rows)
-    show(rows, costs)
+    swept, memory = on_workers(WORKERS[:few], max(1, arguments.rounds // 2))
+    found += swept
+    driver = at_the_driver(max(1, arguments.rounds // 2))
+    costs = fit(found)
+    show_costs(found, costs)
+    for part in dict.fromkeys(each.part for each in found):
+        own = [each for each in found if each.part == part and not each.fitted]
+        off = [abs(np.log(predict(costs, each) / each.value)) for each in own]
+        note = f"{len(own)} predicted, none of them fitted"
+        yield amount(
+            part, "model off by, at the median", float(np.exp(np.median(off))), "x", note=note
+        )
+    yield amount("call", "driver and Dask's scheduler", 1e3 * driver, "ms")
+    if arguments.output is None:
+        return
     arguments.output.mkdir(parents=True, exist_ok=True)
     result = {
         "machine": machine() | {"cores": cores()},
-        "costs": costs | memory,
-        "rows": [row._asdict() | {"model": predict(costs, row)} for row in rows],
+        "costs": costs | memory | {"call at the driver": driver},
+        "measured": [each._asdict() | {"model": predict(costs, each)} for each in found],
     }
-    (arguments.output / "scaling.json").write_text(json.dumps(result, indent=1) + "\n")
-    draw(rows, costs, arguments.output / "scaling.png")
+    (arguments.output / "scaling_costs.json").write_text(json.dumps(result, indent=1) + "\n")
+    draw_costs(found, costs, arguments.output / "scaling.png")
 
 
 if __name__ == "__main__":
-    main()
+    options = options_of(__doc__, rounds=ROUNDS)
+    options.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    sys.exit(run(rows, options, __file__))

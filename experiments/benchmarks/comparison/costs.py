@@ -14,16 +14,21 @@ max(1, D / C) times as long as they would with a core each.
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 from scipy.optimize import nnls
+
+from jaxdl.plotting import new_figure
 
 Setting = Mapping[str, float]
 Costs = dict[str, float]
 
 
-class Row(NamedTuple):
+class Measured(NamedTuple):
     """One measurement: seconds, or bytes of memory.
 
     Attributes:
@@ -77,7 +82,7 @@ def bytes_sent(devices: float, size: float) -> float:
     return 2 * (devices - 1) / devices * size
 
 
-def fit(rows: Sequence[Row]) -> Costs:
+def fit(rows: Sequence[Measured]) -> Costs:
     """The costs, none below 0, with the least relative error over the fitted rows of each part.
 
     What a row contains of an earlier part is taken off first.
@@ -94,13 +99,13 @@ def fit(rows: Sequence[Row]) -> Costs:
     return costs
 
 
-def predict(costs: Costs, row: Row) -> float:
+def predict(costs: Costs, row: Measured) -> float:
     """What the model says of a row."""
     own = sum(costs[name] * often for name, often in paid(row.part, row.setting).items())
     return own + _contained(costs, row)
 
 
-def _contained(costs: Costs, row: Row) -> float:
+def _contained(costs: Costs, row: Measured) -> float:
     """Seconds of earlier parts: the all-reduces of a step, the compiled calls of a sweep."""
     s = row.setting
     if row.part == "workers":
@@ -112,3 +117,44 @@ def _contained(costs: Costs, row: Row) -> float:
         often["all-reduce"] *= s["sums"]
         return sum(costs[name] * n for name, n in often.items())
     return 0.0
+
+
+def show_costs(rows: Sequence[Measured], costs: Costs) -> None:
+    """Print the costs, and each row beside what the model says of it."""
+    table = Table("part", "setting", "measured", "model", "model / measured", "")
+    for row in rows:
+        said, unit = predict(costs, row), (1e-6, "MB") if row.part == "memory" else (1e3, "ms")
+        setting = ", ".join(f"{name} {value:,.0f}" for name, value in row.setting.items())
+        table.add_row(
+            row.part, setting, f"{row.value * unit[0]:.2f} {unit[1]}", f"{said * unit[0]:.2f}",
+            f"{said / row.value:.2f}", "fitted" if row.fitted else "predicted",
+        )  # fmt: skip
+    found = Table("cost", "fitted")
+    for name, cost in costs.items():
+        found.add_row(name, f"{cost:.3g} {'bytes' if 'memory' in name else 's'}")
+    Console(width=140).print(table, found)
+
+
+def draw_costs(rows: Sequence[Measured], costs: Costs, path: Path) -> None:
+    """Predicted against measured: seconds of all parts but memory."""
+    figure = new_figure(width=6.5, height=5.2)
+    axes = figure.add_subplot()
+    times = [row for row in rows if row.part != "memory"]
+    for index, part in enumerate(dict.fromkeys(row.part for row in times)):
+        for fitted in (True, False):
+            own = [row for row in times if row.part == part and row.fitted == fitted]
+            axes.scatter(
+                [row.value for row in own], [predict(costs, row) for row in own], s=28,
+                edgecolors=f"C{index}", facecolors=f"C{index}" if fitted else "none",
+                label=f"{part}, {'fitted' if fitted else 'predicted'}",
+            )  # fmt: skip
+    values = [row.value for row in times]
+    line = np.array([min(values) / 1.5, max(values) * 1.5])
+    axes.plot(line, line, color="0.4", linewidth=1, label="model = measured")
+    axes.fill_between(line, line / 1.5, line * 1.5, color="0.9", zorder=0, label="within 1.5 x")
+    axes.set(
+        xscale="log", yscale="log", xlabel="measured (s)", ylabel="model (s)", xlim=line, ylim=line,
+        title="What a sum of costs says, and what was measured",
+    )  # fmt: skip
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)

@@ -196,10 +196,7 @@ def on_workers(numbers: Sequence[int], rounds: int) -> tuple[list[Measured], dic
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             for members in SWEEPS:
-                settings: dict[str, Any] = {
-                    "over": {"rate": np.geomspace(1e-4, 1e-2, members // 8)},
-                    "seeds": 8,
-                }
+                over = {"rate": np.geomspace(1e-4, 1e-2, members // 8)}
                 swept = partial(
                     training.sweep, member, by_seed={"orders": orders}, chunk=CHUNK, executor=pool,
                     progress=False, over=over, seeds=8,

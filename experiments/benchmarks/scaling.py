@@ -53,7 +53,7 @@ MEMBERS = (1, 8, 32)
 EPOCHS, BATCH, WIDTH = 4, 64, 32
 SUMMED = (10_000, 300_000, 4_000_000)  # floats
 STEPS = tuple(itertools.product((256, 1024), (256, 1024)))  # widths and batch sizes
-SWEEPS, CHUNK = (16, 48, 96), 8  # members of a sweep, and of a call
+SWEEPS, CHUNK = (96, 48, 16), 8  # members of a sweep, and of a call
 ROUNDS, SECONDS = 5, 0.1
 
 
@@ -166,11 +166,19 @@ def step(mesh: Mesh, width: int, batch: int) -> tuple[Callable[[], Any], int, in
     by_example = NamedSharding(mesh, PartitionSpec("devices"))
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     arrays = jax.device_put(arrays, by_example)
-    jitted = jax.jit(lambda s, b: one(s, b), compiler_options=side_by_side_options())
-    compiled = jitted.lower(state, arrays).compile()
+    options = side_by_side_options()
+    compiled = (
+        jax.jit(one, donate_argnums=0, compiler_options=options).lower(state, arrays).compile()
+    )
     sums = sum("all-reduce(" in line for line in (compiled.as_text() or "").splitlines())
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    return partial(compiled, state, arrays), parameters, sums
+
+    def call() -> Any:
+        nonlocal state
+        state, measured = compiled(state, arrays)
+        return measured
+
+    return call, parameters, sums
 
 
 def in_processes(devices: int, rounds: int) -> list[Measured]:

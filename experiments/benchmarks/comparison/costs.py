@@ -8,8 +8,9 @@ Everything is a sum of costs times how often each is paid. `paid` says how often
     step        one step of SGD on a batch of B, divided among D devices, with P parameters
     memory      what a compiled call of m members holds at once, on each device
 
-Devices and workers of one machine share its cores: with C cores, D devices at work take
-max(1, D / C) times as long as they would with a core each.
+Devices and workers of one machine share its cores. A call or a worker has one core, so with C cores
+D of them take max(1, D / C) times as long as with a core each. The products of a step use all cores
+already on one device, so there D devices take D times as long.
 """
 
 import math
@@ -65,11 +66,11 @@ def paid(part: str, s: Setting) -> Costs:
             "byte on the way": bytes_sent(s["D"], s["n"]) * shared,
         }
     if part == "step":
-        shared = max(1.0, s["D"] / cores)
+        # One device already uses all cores for a product, so D devices take D times as long.
         return {
-            "step": shared,
-            "multiplication": 3 * s["P"] * s["B"] / s["D"] * shared,
-            "parameter": s["P"] * shared,
+            "step": s["D"],
+            "multiplication": 3 * s["P"] * s["B"],
+            "parameter": s["P"] * s["D"],
         }
     return {"memory of a call": 1.0, "memory of a member": s["m"]}
 

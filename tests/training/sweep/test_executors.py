@@ -247,6 +247,8 @@ def test_a_stop_cancels_what_waits_and_a_restart_computes_what_is_missing(tmp_pa
     found = training.sweep(draws(), executor=again, **settings)
     assert again.tasks.count("compute") == 7
     assert found.equals(training.sweep(draws(), seeds=9, chunk=1))
+    # A sweep without an executor takes it from there, and the other way round.
+    training.sweep(draws(), **settings)
     third = Inline()
     training.sweep(draws(), executor=third, **settings)
     assert third.tasks == ["room"]

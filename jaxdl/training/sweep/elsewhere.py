@@ -233,7 +233,8 @@ class _Flight:
         times = self.lost_deliveries if call is None else call.lost
         if times > LOST or _has_tried(error):
             error.add_note(
-                "the executor raised this, not run: a worker was lost, or cannot import jaxdl"
+                "the executor raised this, not run: a worker was lost (had it memory enough?), or "
+                "cannot import jaxdl"
             )
             raise error
         return None

@@ -45,6 +45,7 @@ from jaxdl.environment import machine
 from jaxdl.training.sweep.by_seed import BySeed, checked_by_seed
 from jaxdl.training.sweep.program import Program, trace_member
 
+NEEDS, PACKAGE = "digits", "distributed"
 DEVICES, WORKERS = (1, 2, 4, 8), (1, 2, 3, 4)
 FIT_UP_TO = 2
 """Costs are fitted to so many devices and workers; an all-reduce needs two."""

@@ -16,6 +16,7 @@ ROOT = Path(jaxdl.__file__).parent
 HEAVY = (
     "tensorflow", "tensorflow_datasets", "matplotlib", "grain", "orbax", "torch", "xarray",
     "tensorboard", "tensorboardX", "tyro", "psutil", "pandas", "sklearn", "safetensors",
+    "dask", "distributed",
 )  # fmt: skip
 
 # Who may be imported by whom: only what stands before it. DESIGN has the floors.

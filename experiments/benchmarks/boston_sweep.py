@@ -35,7 +35,8 @@ from comparison import Row, measure, options_of, run, show
 
 from jaxdl import data, initializers, losses, models, optimizers, training
 from jaxdl.training.sweep.by_seed import checked_by_seed
-from jaxdl.training.sweep.program import prepare, trace_member
+from jaxdl.training.sweep.calls import prepare
+from jaxdl.training.sweep.program import trace_member
 
 COLUMNS, EXAMPLES = (5, 12), 404
 WIDTHS, RATE, BATCH_SIZE, EPOCHS = (4, 3, 1), 0.01, 128, 500

@@ -32,7 +32,8 @@ from jaxdl import data, initializers, losses, models, optimizers, training
 from jaxdl.compiling import keep_compiled
 from jaxdl.plotting import new_figure
 from jaxdl.training.sweep.by_seed import BySeed, checked_by_seed
-from jaxdl.training.sweep.program import Program, plan_calls, prepare, trace_member
+from jaxdl.training.sweep.calls import plan_calls, prepare
+from jaxdl.training.sweep.program import Program, trace_member
 
 NEEDS = "fashion_mnist"
 BATCH, RATE = 100, 1e-3

@@ -21,7 +21,12 @@ from jaxdl.training.fit import (
     load,
 )
 from jaxdl.training.folding import fold
-from jaxdl.training.orders import epoch_order, orders, step_orders
+from jaxdl.training.orders import (
+    alternating_flip_orders,
+    epoch_order,
+    orders,
+    step_orders,
+)
 from jaxdl.training.run import Run, first_weights, make_run
 from jaxdl.training.search import Integers, LogUniform, Uniform, search
 from jaxdl.training.state import TrainState, init_state
@@ -49,6 +54,7 @@ __all__ = [
     "Task",
     "TrainState",
     "Uniform",
+    "alternating_flip_orders",
     "checkpoints",
     "compiler_options",
     "epoch_order",

@@ -116,7 +116,9 @@ def patch_second_moment(
             f"window must fit into the images of {images.shape[1]} x {images.shape[2]} pixels, got "
             f"{height} x {width}; pass a smaller one"
         )
-    return np.asarray(_of_images(jnp.asarray(images), (height, width)), np.float64).mean(0)
+    of_images = np.asarray(_of_images(jnp.asarray(images), (height, width)), np.float64)
+    moment: np.ndarray = of_images.mean(0)
+    return moment
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -136,10 +136,11 @@ def alternating_flip_orders(
     visited = orders(key, 2 * passes, examples)
     words: list[int] = np.asarray(jax.random.key_data(jax.random.split(key)[1])).tolist()
     bits = np.random.Philox(np.random.SeedSequence([*words, FLIP_STREAM]))
-    flipped = np.random.Generator(bits).integers(0, 2, examples)
+    flipped = np.random.Generator(bits).integers(0, 2, (examples,))
     epoch = np.arange(2 * passes)[:, None]
     mirrored = (flipped[visited] + epoch) % 2
-    return (visited + examples * mirrored).astype(np.int32).reshape(passes, 2 * examples)
+    rows: np.ndarray = (visited + examples * mirrored).astype(np.int32)
+    return rows.reshape(passes, 2 * examples)
 
 
 def _orders(words_of_key: list[int], epochs: np.ndarray, examples: int) -> np.ndarray:

@@ -243,9 +243,9 @@ class Arm(NamedTuple):
 def make_arm(start: str, config: Config, train: data.Arrays, statistics: Any) -> Arm:
     """The run of a start, with the test over six views and over one."""
     task = make_task(start, config, train.inputs, *statistics)
-    steps = config.passes * -(-2 * len(train) // config.batch_size)
+    steps = config.passes * (2 * len(train) // config.batch_size)
     optimizer = make_optimizer(steps, config, frozen=start == "whitened")
-    learn = training.make_run(task, optimizer, batch_size=config.batch_size)
+    learn = training.make_run(task, optimizer, batch_size=config.batch_size, drop_last=True)
     viewed = replace(task, model=task.model.clone(views=True))
     over_views = training.make_run(viewed, optimizer, batch_size=config.batch_size)
     compiled = functools.partial(
@@ -283,31 +283,42 @@ def timed_run(
     }
 
 
+def runs_of(
+    start: str, config: Config, dataset: data.Dataset
+) -> tuple[training.Task, list[dict[str, Any]]]:
+    """The task of a start, and what `timed_run` gives for each seed."""
+    train, test = on_device(config, dataset)
+    arm = make_arm(start, config, train, data.image_statistics(dataset.train.inputs))
+    seeds = range(config.seed, config.seed + config.seeds)
+    rows = [timed_run(arm, jax.random.key(seed), train, test, config.passes) for seed in seeds]
+    return arm.learn.task, rows
+
+
+def on_device(config: Config, dataset: data.Dataset) -> list[data.Arrays]:
+    """The images to train and to test on, as they are stored."""
+    assert dataset.test is not None
+    counts = (config.examples, config.test_examples)
+    return [
+        data.Arrays(jnp.asarray(part.inputs[:count]), jnp.asarray(part.targets[:count]))
+        for part, count in zip((dataset.train, dataset.test), counts, strict=True)
+    ]
+
+
 def run(config: Config) -> xarray.Dataset:
     """By start and seed: accuracy in percent with six views and one, seconds, loss by step."""
     dataset = data.load(NEEDS, data_dir=config.data_dir, raw_dir=config.raw_dir)
-    assert dataset.test is not None
-    counts = (config.examples, config.test_examples)
-    train, test = (
-        data.Arrays(jnp.asarray(part.inputs[:count]), jnp.asarray(part.targets[:count]))
-        for part, count in zip((dataset.train, dataset.test), counts, strict=True)
-    )
-    statistics = data.image_statistics(dataset.train.inputs)
-    started = time.perf_counter()
-    arms = {start: make_arm(start, config, train, statistics) for start in STARTS}
-    seconds_of_start = time.perf_counter() - started
-    seeds = range(config.seed, config.seed + config.seeds)
-    rows = [
-        [timed_run(arm, jax.random.key(seed), train, test, config.passes) for seed in seeds]
-        for arm in arms.values()
-    ]
-    steps = len(rows[0][0]["loss"])
-    values = {name: np.array([[each[name] for each in row] for row in rows]) for name in rows[0][0]}
-    kernel = arms["whitened"].learn.task.model.first_init(jax.random.key(0), (2, 2, 3, 12))
+    found = {start: runs_of(start, config, dataset) for start in STARTS}
+    first = found["whitened"][1][0]
+    values = {
+        name: np.array([[row[name] for row in rows] for _, rows in found.values()])
+        for name in first
+    }
+    kernel = found["whitened"][0].model.first_init(jax.random.key(0), (2, 2, 3, 12))
+    train, test = on_device(config, dataset)
+    steps = np.arange(1, len(first["loss"]) + 1)
     return xarray.Dataset(
-        {name: (("start", "seed", "step")[: each.ndim], each) for name, each in values.items()}
-        | {
-            "seconds_of_start": seconds_of_start,
+        {
+            **{name: (("start", "seed", "step")[: v.ndim], v) for name, v in values.items()},
             "directions": (("row", "column", "channel", "direction"), np.asarray(kernel)),
             "views": (
                 ("view", "height", "width", "channel"),
@@ -316,11 +327,10 @@ def run(config: Config) -> xarray.Dataset:
         },
         {
             "start": [*STARTS],
-            "seed": [*seeds],
-            "step": np.arange(1, steps + 1),
-            "epoch": ("step", 2 * config.passes * np.arange(1, steps + 1) / steps),
-            "examples": len(train),
+            "seed": np.arange(config.seed, config.seed + config.seeds),
+            "epoch": ("step", 2 * config.passes * steps / len(steps)),
             "widths": ("group", [*config.widths]),
+            "examples": len(train),
             "device": jax.devices()[0].device_kind,
         },
     )

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = [
     path
     for path in sorted((ROOT / "experiments").rglob("*.py"))
-    if path.stem != "__main__" and path.parent.name != "benchmarks"
+    if path.stem != "__main__" and "benchmarks" not in path.parts
 ]
 
 WHOLE = """Does it train?

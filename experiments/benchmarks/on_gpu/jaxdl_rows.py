@@ -44,17 +44,17 @@ def fit(*, tiny: bool) -> list[Measured]:
 
 def resnet_float32(*, tiny: bool) -> list[Measured]:
     """ResNet-18 for images of 32 x 32; JAX multiplies float32 in TF32 on a GPU that has it."""
-    return _resnet("ResNet-18, float32", None, tiny)
+    return _resnet("float32", None, tiny)
 
 
 def resnet_bfloat16(*, tiny: bool) -> list[Measured]:
     """The same; layers compute in bfloat16, parameters and statistics are float32."""
-    return _resnet("ResNet-18, bfloat16", jnp.bfloat16, tiny)
+    return _resnet("bfloat16", jnp.bfloat16, tiny)
 
 
-def _resnet(what: str, dtype: Any, tiny: bool) -> list[Measured]:
-    size, steps, rounds = (4, 1, 2) if tiny else (512, 20, 5)
-    model = models.ResNet(8 if tiny else 18, norm=layers.BatchNorm, dtype=dtype)
+def _resnet(name: str, dtype: Any, tiny: bool) -> list[Measured]:
+    depth, size, steps, rounds = (8, 4, 1, 2) if tiny else (18, 512, 20, 5)
+    model = models.ResNet(depth, norm=layers.BatchNorm, dtype=dtype)
     optimizer = optimizers.momentum(0.1)
     batch = jax.device_put(vars(noise(size, (32, 32, 3))))
     sample = jnp.zeros((1, 32, 32, 3))
@@ -74,7 +74,7 @@ def _resnet(what: str, dtype: Any, tiny: bool) -> list[Measured]:
     seconds = np.array(seconds_of(several, rounds)) / steps
     rate = size / np.median(seconds)
     note = f"a train step of {size} images, momentum; {rate:,.0f} images/s"
-    return [of_rounds(what, 1e3 * seconds, "ms", note)]
+    return [of_rounds(f"ResNet-{depth}, {name}", 1e3 * seconds, "ms", note)]
 
 
 def record(*, tiny: bool) -> list[Measured]:
@@ -83,14 +83,17 @@ def record(*, tiny: bool) -> list[Measured]:
     import cifar10_record as script
 
     if tiny:
-        config = replace(script.PRESETS["smoke"], seeds=2, examples=100, test_examples=50)
+        config = replace(
+            script.PRESETS["smoke"], seeds=2, examples=100, test_examples=50, bfloat16=True
+        )
         dataset, of = noisy_cifar10(100), "noise"
     else:
         config = replace(script.PRESETS["full"], seeds=4)
-        try:
+        ready = {entry.name for entry in data.available() if entry.ready}
+        if "cifar10" in ready:
             dataset, of = data.load("cifar10"), "cifar10"
-        except Exception as error:
-            dataset, of = noisy_cifar10(50_000), f"noise, for cifar10 did not load: {error!r}"
+        else:
+            dataset, of = noisy_cifar10(50_000), "noise, for cifar10 is not on this machine"
     _, rows = script.runs_of("whitened", config, dataset)
     seconds = [row["seconds"] for row in rows]
     accuracies = [row["accuracy"] for row in rows]
@@ -136,7 +139,7 @@ def sweep(*, tiny: bool) -> list[Measured]:
         if not np.isfinite(last).all():
             raise RuntimeError(f"{np.isnan(last).sum()} of {count} members have no finite loss")
         each = f"{epochs} epochs; {1e3 * np.median(seconds) / count:.3g} ms a member"
-        found.append(of_rounds(f"sweep, {count:,} members", seconds, "s", each))
+        found.append(of_rounds(f"sweep, {count:,} member{'s' * (count > 1)}", seconds, "s", each))
     return found
 
 

@@ -63,7 +63,11 @@ MADE = {
     initializers: {
         "constant": (W, lambda: initializers.constant(np.float32(0.1))),
         "delta_orthogonal": (K, lambda: initializers.delta_orthogonal(0.5)),
-        "dirac": (K, lambda: initializers.dirac(2)),
+        "dirac": (
+            K,
+            lambda: initializers.dirac(2),
+            lambda: initializers.dirac(rest=initializers.torch_kernel()),
+        ),
         "glorot_normal": (W, lambda: initializers.glorot_normal(np.float32(1.5))),
         "glorot_uniform": (W, lambda: initializers.glorot_uniform()),
         "he_normal": (W, lambda: initializers.he_normal(mode="fan_out")),
@@ -83,6 +87,10 @@ MADE = {
         "truncated_normal": (W, lambda: initializers.truncated_normal(upper=1.0)),
         "uniform": (W, lambda: initializers.uniform(-1.0, 2.0)),
         "variance_scaling": (K, lambda: initializers.variance_scaling(2.0, "fan_avg", "uniform")),
+        "whitening": (
+            W,
+            lambda: initializers.whitening(np.diag(np.arange(8.0)), epsilon=0.1),
+        ),
         "xavier_normal": (W, lambda: initializers.xavier_normal()),
         "xavier_uniform": (W, lambda: initializers.xavier_uniform()),
         "zero_hadamard": (W, lambda: initializers.zero_hadamard(orthonormal=True)),
@@ -144,7 +152,13 @@ MADE = {
         "lamb": (UPDATES, lambda: optimizers.lamb(0.1, epsilon=0.1)),
         "lion": (UPDATES, lambda: optimizers.lion(0.1, weight_decay=0.1)),
         "momentum": (UPDATES, lambda: optimizers.momentum(0.1, rate_position="outside")),
-        "lookahead": (UPDATES, lambda: optimizers.lookahead(optimizers.sgd(0.1), period=2)),
+        "lookahead": (
+            UPDATES,
+            lambda: optimizers.lookahead(optimizers.sgd(0.1), period=2),
+            lambda: optimizers.lookahead(
+                optimizers.sgd(0.1), period=2, step_size=schedules.cosine_decay(0.5, steps=9)
+            ),
+        ),
         "muon": (
             UPDATES,
             lambda: optimizers.muon(0.1, adam_rate=0.2),
@@ -310,7 +324,8 @@ MADE = {
 ELSE = {
     initializers: {
         "Fans", "Initializer", "apply", "backward_gain", "bind_fan_in", "compute_fans", "gain",
-        "lsuv", "variance_preserving_gain", "transfer", "TransferReport", "Transferred",
+        "lsuv", "patch_second_moment", "variance_preserving_gain", "transfer", "TransferReport",
+        "Transferred",
     },
     schedules: {"Schedule"},
     optimizers: {
@@ -332,10 +347,10 @@ ELSE = {
     },
     augmentation: {"Augmentation", "cutout", "random_crop", "random_flip"},
     training: {
-        "ByWidth", "Change", "Event", "Observer", "Result", "Setup", "Streamed", "checkpoints",
-        "compiler_options", "epoch_order", "fit", "fold", "init_state", "initialize",
-        "keep_memory", "load", "orders", "parametrization", "recalibrate",
-        "scale_images", "search", "step_orders", "sweep",
+        "ByWidth", "Change", "Event", "Observer", "Result", "Setup", "Streamed",
+        "alternating_flip_orders", "checkpoints", "compiler_options", "epoch_order", "fit", "fold",
+        "init_state", "initialize", "keep_memory", "load", "orders", "parametrization",
+        "recalibrate", "scale_images", "search", "step_orders", "sweep",
         "first_weights",  # a compiled program
     },
 }  # fmt: skip

@@ -36,6 +36,7 @@ from jaxdl.initializers.structured import (
     zeros,
 )
 from jaxdl.initializers.transfer import Transferred, TransferReport, transfer
+from jaxdl.initializers.whitening import patch_second_moment, whitening
 from jaxdl.public import public_names
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "normal",
     "ones",
     "orthogonal",
+    "patch_second_moment",
     "sparse",
     "torch_bias",
     "torch_kernel",
@@ -73,6 +75,7 @@ __all__ = [
     "uniform",
     "variance_preserving_gain",
     "variance_scaling",
+    "whitening",
     "xavier_normal",
     "xavier_uniform",
     "zero_hadamard",

@@ -83,8 +83,8 @@ def identity(gain: ArrayLike = 1.0) -> Initializer:
 
 
 @factory
-def dirac(groups: int = 1) -> Initializer:
-    r"""A convolution that passes on as many channels as it has units for; the key is not used.
+def dirac(groups: int = 1, *, rest: Initializer | None = None) -> Initializer:
+    r"""A convolution that passes on as many channels as it has units for.
 
     $$W_{t, c, \, gm + c} = \delta_{t, centre}, \qquad
       c < \min(c_{in}, m), \quad m = c_{out} / groups$$
@@ -93,21 +93,32 @@ def dirac(groups: int = 1) -> Initializer:
     returns its input. In a window of even size it is the left of the two middle positions. PyTorch
     pads both sides equally and takes the right one.
 
+    The units beyond m = c_in are zero, and nothing flows through them. Drawn by `rest` they start
+    as the units of another layer, beside the channels that are passed on. Only then the key is
+    used.
+
     Arguments:
         groups: the layer's `feature_group_count`; each group passes on its own channels.
+        rest: the initializer of the units beyond the channels, for one group; None leaves zeros.
 
     Raises:
-        ValueError: groups below 1; when called, a kernel without a window of 1 to 3 axes, or groups
-            that do not divide the output channels.
+        ValueError: groups below 1, or `rest` with groups above 1; when called, a kernel without a
+            window of 1 to 3 axes, or groups that do not divide the output channels.
 
     Example:
         >>> dirac()(jax.random.key(0), (3, 1, 1)).ravel().tolist()
         [0.0, 1.0, 0.0]
+        >>> dirac(rest=constant(0.5))(jax.random.key(0), (3, 1, 2))[:, 0].T.tolist()
+        [[0.0, 1.0, 0.0], [0.5, 0.5, 0.5]]
 
-    Source: Zagoruyko and Komodakis (2017); `torch.nn.init.dirac_`.
+    Source: Zagoruyko and Komodakis (2017); `torch.nn.init.dirac_`; the rest: Jordan (2024).
     """
     if groups < 1:
         raise ValueError(f"groups must be at least 1, got {groups}; 1 is a plain convolution")
+    if rest is not None and groups > 1:
+        raise ValueError(
+            f"rest is for one group, got {groups} groups; leave rest out, or pass groups=1"
+        )
 
     def init(
         key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32
@@ -125,7 +136,11 @@ def dirac(groups: int = 1) -> Initializer:
                 "pass the layer's feature_group_count"
             )
         within = jnp.eye(channels, features // groups, dtype=working_dtype(dtype))
-        return at_centre(jnp.tile(within, (1, groups)), window).astype(dtype)
+        kernel = at_centre(jnp.tile(within, (1, groups)), window).astype(dtype)
+        if rest is None or features <= channels:
+            return kernel
+        drawn = rest(key, (*window, channels, features - channels), dtype)
+        return jnp.concatenate([kernel[..., :channels], drawn], -1)
 
     return init
 

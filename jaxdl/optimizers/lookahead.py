@@ -51,7 +51,7 @@ def lookahead(
     Arguments:
         optimizer: it steps the fast weights. Its moments live on over a slow step.
         period: k, at least 1.
-        step_size: alpha, from 0 to 1.
+        step_size: alpha, from 0 to 1; or a schedule of it, a function of the step from 0.
         reset: whether the optimizer begins anew after a slow step, its schedule too.
         moment_dtype: of the slow weights, as in `adam`.
 
@@ -73,8 +73,10 @@ def lookahead(
     """
     require_optimizer("lookahead", optimizer)
     require_at_least(1, period=period)
-    require_non_negative("step_size", step_size)
-    if not is_traced(step_size) and np.any(np.asarray(step_size) > 1):
+    scheduled = callable(step_size)
+    if not scheduled:
+        require_non_negative("step_size", step_size)
+    if not scheduled and not is_traced(step_size) and np.any(np.asarray(step_size) > 1):
         raise ValueError(
             f"step_size must be at most 1, got {step_size}; with 1 the slow weights are the fast"
         )
@@ -93,9 +95,10 @@ def lookahead(
         updates, own = inner.update(updates, state.inner, params, **extra)
         step = optax.safe_increment(state.step)
         is_slow = step % apart == 0
+        alpha = step_size(state.step) if scheduled else step_size
 
         def slower(phi: Array, theta: Array, u: Array) -> Array:
-            return jnp.where(is_slow, phi + step_size * (theta + u - phi), phi).astype(phi.dtype)
+            return jnp.where(is_slow, phi + alpha * (theta + u - phi), phi).astype(phi.dtype)
 
         slow = jax.tree.map(slower, state.slow, params, updates)
         updates = jax.tree.map(

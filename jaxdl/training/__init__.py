@@ -23,7 +23,12 @@ from jaxdl.training.fit import (
     initialize,
     load,
 )
-from jaxdl.training.orders import epoch_order, orders, step_orders
+from jaxdl.training.orders import (
+    alternating_flip_orders,
+    epoch_order,
+    orders,
+    step_orders,
+)
 from jaxdl.training.run import Run, first_weights, make_run
 from jaxdl.training.search import Integers, LogUniform, Uniform, search
 from jaxdl.training.state import TrainState, init_state
@@ -65,6 +70,7 @@ __all__ = [
     "Task",
     "TrainState",
     "Uniform",
+    "alternating_flip_orders",
     "checkpoints",
     "compiler_options",
     "epoch_order",

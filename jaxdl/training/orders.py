@@ -1,4 +1,4 @@
-"""The order in which an epoch visits the examples."""
+"""The order in which an epoch visits the examples, and their mirror images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jaxdl.checks import Count, is_traced, require_key, whole_number
-from jaxdl.training.state import ORDER_STREAM
+from jaxdl.training.state import FLIP_STREAM, ORDER_STREAM
 
 
 def epoch_order(key: Key[Array, ""], epoch: Count, examples: Count) -> Int[np.ndarray, " examples"]:
@@ -100,6 +100,47 @@ def step_orders(
         )
     rows = orders(key, -(-steps // in_epoch), examples)[:, : in_epoch * batch_size]
     return rows.reshape(-1, batch_size)[:steps]
+
+
+def alternating_flip_orders(
+    key: Key[Array, "..."], passes: Count, examples: Count
+) -> Int[np.ndarray, "passes twice_examples"]:
+    r"""Orders of images and their mirror images, in which each image is flipped every second time.
+
+    $$\pi_{2p + e}(i) + n \cdot \bigl[(f_{\pi(i)} + e) \bmod 2\bigr], \qquad
+      e \in \{0, 1\}, \quad f_i \sim \mathcal{U}\{0, 1\}$$
+
+    for data of 2 n examples: n images, then the n mirrored in the same order. Row p is a pass over
+    all 2 n of them, which is two epochs of the images: what is flipped in the first, with
+    probability 1/2, is not in the second. Independent flips would show half of the images the same
+    way in both.
+
+    Arguments:
+        key: the key of the run, as for `orders`, whose permutations are those of the epochs.
+        passes: rows, each of two epochs.
+        examples: n, the images without their mirror images.
+
+    Raises:
+        TypeError: as for `orders`.
+        ValueError: fewer than 1 pass or example.
+
+    Example:
+        >>> import jax
+        >>> (row,) = alternating_flip_orders(jax.random.key(0), passes=1, examples=3)
+        >>> sorted(row.tolist()), sorted((row[:3] % 3).tolist())
+        ([0, 1, 2, 3, 4, 5], [0, 1, 2])
+
+    Source: Jordan (2024), section 3.6.
+    """
+    passes, examples = whole_number("passes", passes), whole_number("examples", examples)
+    visited = orders(key, 2 * passes, examples)
+    words: list[int] = np.asarray(jax.random.key_data(jax.random.split(key)[1])).tolist()
+    bits = np.random.Philox(np.random.SeedSequence([*words, FLIP_STREAM]))
+    flipped = np.random.Generator(bits).integers(0, 2, (examples,))
+    epoch = np.arange(2 * passes)[:, None]
+    mirrored = (flipped[visited] + epoch) % 2
+    rows: np.ndarray = (visited + examples * mirrored).astype(np.int32)
+    return rows.reshape(passes, 2 * examples)
 
 
 def _orders(words_of_key: list[int], epochs: np.ndarray, examples: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from jaxdl.training.task import Task
 DROPOUT_STREAM = 0
 ORDER_STREAM = 1
 AUGMENT_STREAM = 2
+FLIP_STREAM = 3
 
 
 @struct.dataclass

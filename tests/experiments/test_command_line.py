@@ -19,10 +19,12 @@ from jaxdl.claims import Claim, keep_runs, write_claims, write_gallery
 from jaxdl.claims.past_runs import find_run
 
 ROOT = Path(__file__).parents[2]
+SHARED = ("comparison", "on_gpu")
+"""Folders of what benchmarks consist of."""
 SCRIPTS = [
     path
     for path in (ROOT / "experiments").rglob("*.py")
-    if path.stem != "__main__" and path.parent.name != "comparison"  # what benchmarks share
+    if path.stem != "__main__" and path.parent.name not in SHARED
 ]
 EXPERIMENTS = [path for path in SCRIPTS if path.parent.name != "benchmarks"]
 

@@ -38,6 +38,7 @@ FIXED = {
     "identity": ini.identity(),
     "dirac": ini.dirac(groups=2),
     "zero_hadamard": ini.zero_hadamard(),
+    "whitening": ini.whitening(np.diag(np.arange(1.0, 37.0))),
 }
 EVERY = RANDOM | FIXED
 DTYPES = [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64]
@@ -50,7 +51,7 @@ def shape_of(name):
 def test_every_initializer_has_its_row():
     helpers = {"gain", "backward_gain", "variance_preserving_gain", "bind_fan_in", "compute_fans"}
     others = helpers | {"Fans", "Initializer", "apply", "lsuv", "transfer"}
-    others |= {"TransferReport", "Transferred"}
+    others |= {"TransferReport", "Transferred", "patch_second_moment"}
     aliases = {name for name in ini.__all__ if name.startswith(("xavier_", "kaiming_"))}
     assert set(EVERY) == set(ini.__all__) - others - aliases
 

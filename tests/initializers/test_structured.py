@@ -87,6 +87,18 @@ def test_dirac_passes_on_the_channels_that_fit(key, channels, features):
     np.testing.assert_array_equal(y[..., width:], 0)
 
 
+@pytest.mark.parametrize(("channels", "features"), [(3, 8), (4, 4), (5, 3)])
+def test_dirac_draws_the_units_beyond_the_channels(key, channels, features):
+    kernel = ini.dirac(rest=ini.torch_kernel())(key, (3, 3, channels, features))
+    width = min(channels, features)
+    plain = ini.dirac()(key, (3, 3, channels, features))
+    np.testing.assert_array_equal(kernel[..., :width], plain[..., :width])
+    # torch_kernel: uniform within 1 / sqrt(fan_in), and fan_in counts the window.
+    beyond, bound = np.abs(kernel[..., width:]), 1 / np.sqrt(9 * channels)
+    assert beyond.shape[-1] == max(features - channels, 0)
+    assert ((beyond > 0) & (beyond <= bound)).all()
+
+
 def test_dirac_in_groups_returns_its_input(key):
     x = jax.random.normal(key, (2, 5, 5, 6))
     layer = nn.Conv(6, (3, 3), feature_group_count=3, kernel_init=ini.dirac(groups=3))
@@ -192,6 +204,7 @@ def test_identical_features_repeat_a_he_column(key, shape):
         (lambda: ini.sparse(math.nan), r"sparsity must be in \[0, 1\)"),
         (lambda: ini.sparse(0.5, stddev=-1.0), "stddev must be finite and at least 0"),
         (lambda: ini.dirac(groups=0), "groups must be at least 1, got 0"),
+        (lambda: ini.dirac(2, rest=ini.zeros()), "rest is for one group, got 2 groups"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_the_factory(make, message):

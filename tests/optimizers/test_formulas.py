@@ -219,12 +219,17 @@ def lookahead(grad, w, rate, period=5, step_size=0.5):
     for t in range(1, STEPS + 1):
         w = w - rate(t - 1) * grad(w)
         if t % period == 0:
-            w = slow = slow + step_size * (w - slow)
+            share = step_size(t - 1) if callable(step_size) else step_size
+            w = slow = slow + share * (w - slow)
         yield w
 
 
 def rising(step):
     return 0.01 * (step + 1.0) / 30 * (step < 29) + 0.01 * (step >= 29)
+
+
+def falling(step):
+    return 1 - 0.7 * ((step + 1.0) / STEPS) ** 3
 
 
 O = optimizers  # noqa: E741
@@ -388,6 +393,12 @@ CASES = [
         lookahead,
         decaying,
         {"period": 3, "step_size": 0.8},
+    ),
+    (
+        O.lookahead(O.sgd(decaying), period=3, step_size=falling),
+        lookahead,
+        decaying,
+        {"period": 3, "step_size": falling},
     ),
     (O.lion(0.003), lion, 0.003, {}),
     (

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxdl.training import epoch_order, orders, step_orders
+from jaxdl.training import alternating_flip_orders, epoch_order, orders, step_orders
 from jaxdl.training.state import ORDER_STREAM
 
 
@@ -53,3 +53,32 @@ def test_the_steps_are_the_full_batches_of_the_orders(key):
 def test_steps_that_there_are_not_are_refused(key, steps, batch_size):
     with pytest.raises(ValueError, match=r"(steps|batch_size) must be"):
         step_orders(key, steps, 14, batch_size=batch_size)
+
+
+def test_a_pass_shows_every_image_once_as_it_is_and_once_mirrored(key):
+    rows = alternating_flip_orders(key, passes=3, examples=50)
+    assert rows.shape == (3, 100)
+    np.testing.assert_array_equal(np.sort(rows, 1), np.tile(np.arange(100), (3, 1)))
+    # Its halves are epochs of the images, in the orders that every run of this key has.
+    np.testing.assert_array_equal(rows.reshape(6, 50) % 50, orders(key, 6, 50))
+
+
+def test_an_image_is_mirrored_in_every_second_epoch(key):
+    epochs = alternating_flip_orders(key, passes=3, examples=50).reshape(6, 50)
+    mirrored = np.array([np.isin(np.arange(50) + 50, epoch) for epoch in epochs])
+    np.testing.assert_array_equal(mirrored[1:], ~mirrored[:-1])
+
+
+def test_the_first_flips_are_those_of_fair_coins():
+    # Of 40 keys with 100 images each; both bounds have a false-alarm rate of 1e-6.
+    first = [alternating_flip_orders(jax.random.key(k), 1, 100)[0, :100] for k in range(40)]
+    heads = np.array([np.isin(np.arange(100) + 100, row) for row in first])
+    assert stats.binomtest(int(heads.sum()), heads.size).pvalue > 1e-6
+    of_images = heads.sum(0)
+    spread = (of_images - 20) ** 2 / 10
+    assert stats.chi2(100).sf(spread.sum()) > 1e-6
+
+
+def test_passes_that_there_are_not_are_refused(key):
+    with pytest.raises(ValueError, match="passes must be"):
+        alternating_flip_orders(key, 0, 5)

@@ -1,0 +1,1 @@
+"""What `gpu.py` measures: rows, each run in a process of its own."""

@@ -2,6 +2,18 @@
 
 from .command import options_of, result_of, run
 from .rows import Row, amount, show
+from .served import Served, serve
 from .timing import measure, seconds_of
 
-__all__ = ["Row", "amount", "measure", "options_of", "result_of", "run", "seconds_of", "show"]
+__all__ = [
+    "Row",
+    "Served",
+    "amount",
+    "measure",
+    "options_of",
+    "result_of",
+    "run",
+    "seconds_of",
+    "serve",
+    "show",
+]

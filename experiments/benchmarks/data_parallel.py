@@ -22,7 +22,7 @@ lies so near to 0 that a rounding moves it over the kink, and the gradient of it
 The devices share the cores that there are, and more devices than cores take turns. What bounds the
 overhead of the MLP is the sum over devices (the row `sums`): 2.7 MB of gradient a step, whatever
 the share. So it falls with the share of a device: at a quarter of it the mesh took 20 to 32 % more.
-BatchNorm has five or six sums a norm where a step without it has one. It had eight or nine, for its
+BatchNorm has six sums a norm where a step without it has one in all. It had nine, for its
 derivative took its moments twice; the compiler joins the two on one device, and not across devices.
 Taken once, the mesh went from 12 to 16 % above `alone` to 4 to 7 %. pmap takes none of the
 compiler's options, which a step with convolutions needs.

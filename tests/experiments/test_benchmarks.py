@@ -14,7 +14,7 @@ from comparison.table import Result
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "benchmarks"
-SCRIPT = '''"""What {name} costs.
+SCRIPT = '''"""What `{name}` costs.
 
 More of it.
 """
@@ -88,6 +88,7 @@ def test_what_fell_short_stands_first(three, tmp_path, capfd):
     text = (folder / "benchmarks.md").read_text()
     summary = "1 of 1 targets is missed. 1 benchmark crashed. 1 benchmark could not run."
     assert summary in text
+    assert "This is a trial, of few rounds and less work" in text
     short = text[text.index("## What fell short") : text.index("## All rows")]
     order = [short.index(f"| {name} |") for name in ("crashes", "misses", "lacks")]
     assert order == sorted(order)
@@ -97,9 +98,10 @@ def test_what_fell_short_stands_first(three, tmp_path, capfd):
     ]  # fmt: skip
 
     page = (folder / "benchmarks.html").read_text()
-    assert f"<b>{summary}</b>" in page
+    assert f"<b>{summary}</b> This is a trial" in page
     assert page.index("What fell short") < page.index("<h2>misses</h2>")
-    assert "<p>What misses costs.</p>" in page
+    assert "<p>What <code>misses</code> costs.</p>" in page
+    assert "<b>misses: a step</b>" in page
     assert "&lt;two&gt; rounds" in page
     assert 'class="refuted"' in page
     assert "http" not in page.replace("http://www.w3.org", "")
@@ -117,6 +119,7 @@ def test_a_second_table_says_what_changed(three, tmp_path, capfd):
     before = json.loads((folder / "earlier.json").read_text())
     assert f"Changes are against the table of {before['machine']['date']}." in page
     assert "What fell short" not in page
+    assert "This is a trial" not in page
     assert "0 of 1 targets are missed." in capfd.readouterr().out
 
 

@@ -135,8 +135,9 @@ def _tangents(
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
     values, scale, bias, near, counted = primals
     d_values, d_scale, d_bias, *_ = tangents
-    y, mean, var = standardize(values, scale, bias, near, counted, sum_of, epsilon)
-    _, _, multiplier = _moments(values, near, counted, sum_of, epsilon)
+    # Moments are taken once: of sums over devices the compiler never sees that two are the same.
+    mean, var, multiplier = _moments(values, near, counted, sum_of, epsilon)
+    y = (values - mean) * (scale * multiplier) + bias
     (which, number), slope = counted, scale * multiplier
     standard = (values - mean) * multiplier
     d_mean = sum_of(d_values, which) / number

@@ -56,3 +56,19 @@ def test_second_derivatives_exist(arguments):
         return closed(*map(jnp.asarray, numbers))[0]
 
     check_grads(outputs, arguments, order=2, modes=["fwd", "rev"], rtol=1e-4)
+
+
+def test_the_derivative_takes_the_moments_once():
+    # Two for the moments, two for the tangents: over devices each is a sum that all wait for.
+    taken = []
+
+    def sum_of(values, which):
+        taken.append(values)
+        return values.sum(0, keepdims=True)
+
+    def outputs(x):
+        return standardize(x, jnp.ones(1), jnp.zeros(1), x[:1], (None, 2), sum_of, 1e-5)
+
+    x = jnp.array([[1.0], [3.0]])
+    jax.jvp(outputs, (x,), (x,))
+    assert len(taken) == 4

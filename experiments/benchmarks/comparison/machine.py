@@ -2,7 +2,7 @@
 
 import os
 import re
-from datetime import date
+from datetime import datetime
 from pathlib import Path
 
 from jaxdl.environment import machine, versions
@@ -34,7 +34,7 @@ def describe() -> dict[str, str]:
         **packages,
         **versions("torch"),
         **{name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "date": date.today().isoformat(),
+        "date": datetime.now().isoformat(" ", "minutes"),
     }
 
 

@@ -1,6 +1,7 @@
 """The table of all benchmarks as a page of its own."""
 
 import html
+import re
 from collections.abc import Iterable, Mapping
 
 from jaxdl.plotting.document import document
@@ -39,11 +40,11 @@ def page(
         f"<p class=note>{html.escape(MEANING)}</p>",
     ]
     if short := short_of(lines):
-        parts += ["<h2>What fell short</h2>", _table(short)]
+        parts += ["<h2>What fell short</h2>", _table(short, named=True)]
     for benchmark, title in titles.items():
         parts += [
             f"<h2>{html.escape(benchmark)}</h2>",
-            f"<p>{html.escape(title)}</p>",
+            f"<p>{_coded(title)}</p>",
             _table(line for line in lines if line.benchmark == benchmark),
         ]
     told = "".join(
@@ -54,14 +55,15 @@ def page(
     return document("Benchmarks", parts, LEAD)
 
 
-def _table(lines: Iterable[Line]) -> str:
+def _table(lines: Iterable[Line], *, named: bool = False) -> str:
     head = "<tr><th>what</th><th>ratio</th><th>target</th><th>verdict</th></tr>"
-    return f"<table>{head}\n" + "\n".join(_row(line) for line in lines) + "\n</table>"
+    return f"<table>{head}\n" + "\n".join(_row(line, named) for line in lines) + "\n</table>"
 
 
-def _row(line: Line) -> str:
+def _row(line: Line, named: bool) -> str:
     rounds = f"{line.spread} in {line.rounds} rounds" if line.rounds else ""
-    what = _cell(f"<b>{html.escape(line.row)}</b>", line.arms, line.note)
+    row = f"{line.benchmark}: {line.row}" if named else line.row
+    what = _cell(f"<b>{_coded(row)}</b>", line.arms, line.note)
     value = _cell(html.escape(line.value), rounds, line.change)
     cells = f"<td>{what}</td><td>{value}</td><td>{html.escape(line.target)}</td>"
     style = STYLES.get(line.verdict, "")
@@ -72,3 +74,8 @@ def _cell(first: str, *below: str) -> str:
     return first + "".join(
         f" <span class=quantity>{html.escape(text)}</span>" for text in below if text
     )
+
+
+def _coded(text: str) -> str:
+    """Plain text as HTML; what stands in backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))

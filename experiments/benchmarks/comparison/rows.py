@@ -74,11 +74,17 @@ class Row:
 def as_ratio(value: float) -> str:
     """Three figures behind the point below 2, where targets of some per cent lie; fewer above.
 
+    What this would round to nothing is written with its power of ten.
+
     Example:
         >>> as_ratio(1.0312), as_ratio(9.187), as_ratio(214.6)
         ('1.031', '9.19', '215')
+        >>> as_ratio(4.1e-7)
+        '4.1e-07'
     """
     size = abs(value)
+    if 0 < size < 0.01:
+        return f"{value:.1e}"
     places = next((places for places, below in PLACES.items() if size < below), 0)
     return f"{value:.{places}f}"
 

@@ -20,6 +20,7 @@ from .table import COLUMNS, Line, Result, lines_of, markdown, result_from, short
 
 WIDTH = 150
 """Columns of the table where no terminal says its width."""
+TRIAL = "This is a trial, of few rounds and less work: it decides nothing."
 SAME = ("processor", "cores seen", "vector instructions", "jax")
 """What must be the same on two machines before their ratios may be compared."""
 
@@ -41,19 +42,23 @@ def run_all(scripts: Mapping[Path, str], arguments: Sequence[str]) -> int:
     chosen, options = parser.parse_known_args(arguments)
     results = [_skipped(script, why) if why else _run(script, options)
                for script, why in scripts.items()]  # fmt: skip
-    write(chosen.output / "benchmarks", results)
+    write(chosen.output / "benchmarks", results, TRIAL * ("--quick" in options))
     return int(any(result.crashed for result in results))
 
 
-def write(folder: Path, results: Sequence[Result]) -> None:
-    """Print the table, and write it into a folder in three forms."""
+def write(folder: Path, results: Sequence[Result], trial: str = "") -> None:
+    """Print the table, and write it into a folder in three forms.
+
+    Arguments:
+        trial: what is said first of a table that decides nothing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     kept, earlier = folder / "benchmarks.json", folder / "earlier.json"
     if kept.exists():
         kept.replace(earlier)
     before = json.loads(earlier.read_text()) if earlier.exists() else {}
     machine = describe()
-    comparison = compared_with(machine, before.get("machine", {}))
+    comparison = f"{trial} {compared_with(machine, before.get('machine', {}))}".strip()
     lines = lines_of(results, [result_from(each) for each in before.get("results", [])])
     whole = {"machine": machine, "results": [dataclasses.asdict(each) for each in results]}
     kept.write_text(json.dumps(whole, indent=1) + "\n")

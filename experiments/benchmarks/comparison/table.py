@@ -41,7 +41,7 @@ class Line:
 COLUMNS = {
     "benchmark": "benchmark",
     "row": "what",
-    "arms": "ours / beside it",
+    "arms": "arm / beside it",
     "value": "ratio",
     "spread": "range over rounds",
     "rounds": "rounds",

@@ -194,19 +194,25 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
     timed = functools.partial(measure, rounds=arguments.rounds, settle=SETTLE)
     forms = (convolution, channels_first, im2col, nine_products, in_halves)
     wider = {f"{a} x {b} positions as one": wider_form(a, b) for a, b in ((2, 1), (1, 2), (2, 2))}
-    for shape in ((BATCH, 32, 32, 16), (BATCH, 16, 16, 32)):
-        arms = {form.__name__: form_arm(form, shape, jit) for form in forms}
-        arms |= {name: form_arm(form, shape, jit) for name, form in wider.items()}
-        arms |= {"YNNPACK's": form_arm(convolution, shape, ynn_jit)}
+    for images in ((BATCH, 32, 32, 16), (BATCH, 16, 16, 32)):
+        arms = {form.__name__: form_arm(form, images, jit) for form in forms}
+        arms |= {name: form_arm(form, images, jit) for name, form in wider.items()}
+        arms |= {"YNNPACK's": form_arm(convolution, images, ynn_jit)}
         agree(arms, "convolution")
-        yield from show(f"3 x 3 on {shape}", timed(arms), "convolution")
+        yield from show(f"3 x 3 on {images}", timed(arms), "convolution")
     arms = {
         "convolution": first_layer_arm(convolution),
         "patches and one product": first_layer_arm(im2col),
     }
     agree(arms, "convolution")
     yield from show("the first layer, 3 to 32 channels", timed(arms), "convolution")
-    for shape in ((BATCH, 32, 32, 32), (BATCH, 32, 32, 16), (BATCH, 8, 8, 64), (BATCH, 128)):
+    shapes: tuple[tuple[int, ...], ...] = (
+        (BATCH, 32, 32, 32),
+        (BATCH, 32, 32, 16),
+        (BATCH, 8, 8, 64),
+        (BATCH, 128),
+    )
+    for shape in shapes:
         arms = {
             "Flax": norm_arm(nn.BatchNorm(epsilon=1e-5), shape, use_running_average=False),
             "Flax, two passes": norm_arm(

@@ -224,7 +224,8 @@ def train_steps(network: str, where: str, rounds: int, **changed: str) -> list[R
         print(f"losses of three steps agree: {agreed[0].round(5)} {agreed[2].round(5)}")
         seconds = measure(arms, rounds, clock=of_a_few, settle=SETTLE)
     target = {"jaxdl": TARGETS[network]}
-    return show(f"{network}, train step, {where}", seconds, "PyTorch", at_most=target)
+    made: list[Row] = show(f"{network}, train step, {where}", seconds, "PyTorch", at_most=target)
+    return made
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -251,4 +252,7 @@ if __name__ == "__main__":
     parser = options_of(__doc__, rounds=11)
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     served = parser.parse_args().serve
-    sys.exit(serve_arm(*served) if served else run(rows, parser, __file__))
+    if served:
+        serve_arm(*served)
+    else:
+        sys.exit(run(rows, parser, __file__))

@@ -44,7 +44,7 @@ class Served:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._process.args} must answer, got its end")
+            raise RuntimeError(f"{self._process.args!r} must answer, got its end")
         return json.loads(line)
 
 

@@ -415,12 +415,12 @@ def plot(results: xarray.Dataset) -> Any:
             accuracy.plot(at + shift, of_start[name], marker, color=colour, mfc=fill, ms=5)
         pairs = np.stack([of_start["one_view"], of_start["accuracy"]])
         accuracy.plot(np.stack([at - 0.2, at + 0.2]), pairs, "-", color=colour, lw=0.5)
-    loss.set(xlabel="epoch", ylabel="training loss, smoothed labels (nats)")
-    loss.set_title("The loss of each seed")
+    loss.set(xlabel="epoch", ylabel="training loss (nats)")
+    loss.set_title("Loss of each seed, smoothed labels")
     loss.legend(title=f"Seconds (median): {results['device'].item()}", fontsize=9)
     accuracy.set_xticks(range(len(STARTS)), [STARTS[start] for start in styles])
     accuracy.set(ylabel="test accuracy (%)", xlim=(-0.5, 1.5))
-    accuracy.set_title("Each seed: one view (open), six views (filled)")
+    accuracy.set_title("One view (open), six views (filled)")
     return figure
 
 

@@ -35,6 +35,8 @@ HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
 BUDGET = 570.0
 """Seconds for all rows; the table must be there before ten minutes are over."""
+PATIENCE = 120.0
+"""Seconds for JAX to find its devices."""
 LEAST = 10.0
 """Seconds below which no row is begun."""
 SUITE = (
@@ -108,7 +110,10 @@ def probe(*, rehearse: bool) -> dict[str, Any]:
         "print(json.dumps(environment() | versions('torch', 'flax', 'optax', 'numpy') "
         "| {'platform': jax.devices()[0].platform}))"
     )
-    done = called([sys.executable, "-c", code], 120.0, rehearse=rehearse)
+    try:
+        done = called([sys.executable, "-c", code], PATIENCE, rehearse=rehearse)
+    except subprocess.TimeoutExpired:
+        return {"error": f"JAX does not start in {PATIENCE:.0f} s"}
     if done.returncode:
         return {"error": f"JAX does not start: {last_line(done.stderr)}"}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

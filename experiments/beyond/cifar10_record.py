@@ -19,8 +19,14 @@ Data: cifar10, 60,000 colour images of 32 x 32 (50,000 to train on, 10,000 to te
 Source: Jordan (2024), 94% on CIFAR-10 in 3.29 Seconds on a Single GPU (94.01 % in 9.9 epochs; 3.83
 s on an A100, 3.29 s compiled); Page (2019) for the whitening.
 Run: python experiments/beyond/cifar10_record.py
-Expected: TODO
-Time: 6 minutes on 2 CPU cores.
+Expected: with 16, 64 and 64 channels and 4 epochs of the first 5,000 images the whitened start has
+60.5 % of 2,000 test images right (4 seeds, 59.3 to 61.1), of which six views give 1.5 points; the
+usual start has 55.0 %, and a training loss that is 0.11 nats higher. The preset smoke is too short
+and too small for three seeds to tell the starts apart. The preset full has the record's size, with
+10 epochs in place of 9.9 and the statistics of the norms measured anew for the averaged weights; it
+needs a GPU, and its 94.0 % and its seconds were not measured yet. Which of the two parts of the
+start gives how much, it cannot show: whitening and dirac stand together in one arm.
+Time: 150 s on 2 CPU cores.
 """
 
 import functools
@@ -80,16 +86,16 @@ class Config:
     """Runs of each start, from different keys; at least 3."""
     passes: int = 2
     """Over images and mirror images, each of two epochs."""
-    examples: int | None = 10_000
+    examples: int | None = 5_000
     """The first so many images to train on; None for all."""
-    test_examples: int | None = 5_000
+    test_examples: int | None = 2_000
     """The same of those to test on."""
     widths: tuple[int, int, int] = (16, 64, 64)
     """Channels of the three groups."""
-    batch_size: int = 250
+    batch_size: int = 125
     """Images in a step."""
-    learning_rate: float = LEARNING_RATE
-    """The largest, for a step of 1,024 images; runs of few images need more."""
+    learning_rate: float = 2 * LEARNING_RATE
+    """The largest, for a step of 1,024 images; a run of few images needs more."""
     bfloat16: bool = False
     """Whether the layers compute in bfloat16, for a GPU; parameters and statistics stay float32."""
     data_dir: str | None = None
@@ -106,7 +112,7 @@ PRESETS = {
     ),
     "full": Config(
         seeds=50, passes=5, examples=None, test_examples=None, widths=PAPER_WIDTHS,
-        batch_size=1024, bfloat16=True,
+        batch_size=1024, learning_rate=LEARNING_RATE, bfloat16=True,
     ),
 }  # fmt: skip
 
@@ -409,12 +415,12 @@ def plot(results: xarray.Dataset) -> Any:
             accuracy.plot(at + shift, of_start[name], marker, color=colour, mfc=fill, ms=5)
         pairs = np.stack([of_start["one_view"], of_start["accuracy"]])
         accuracy.plot(np.stack([at - 0.2, at + 0.2]), pairs, "-", color=colour, lw=0.5)
-    loss.set(xlabel="epoch", ylabel="training loss, smoothed labels (nats)")
-    loss.set_title("The loss of each seed")
+    loss.set(xlabel="epoch", ylabel="training loss (nats)")
+    loss.set_title("Loss of each seed, smoothed labels")
     loss.legend(title=f"Seconds (median): {results['device'].item()}", fontsize=9)
     accuracy.set_xticks(range(len(STARTS)), [STARTS[start] for start in styles])
     accuracy.set(ylabel="test accuracy (%)", xlim=(-0.5, 1.5))
-    accuracy.set_title("Each seed: one view (open), six views (filled)")
+    accuracy.set_title("One view (open), six views (filled)")
     return figure
 
 

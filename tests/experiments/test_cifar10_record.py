@@ -12,7 +12,10 @@ from cifar10_record import PRESETS, VIEW_WEIGHTS, Config
 
 from jaxdl import data, initializers
 
-TINY = Config(seeds=2, passes=1, examples=40, test_examples=20, widths=(4, 8, 8), batch_size=16)
+TINY = Config(
+    seeds=2, passes=1, examples=40, test_examples=20, widths=(4, 8, 8), batch_size=16,
+    learning_rate=11.5,
+)  # fmt: skip
 PATCHES = ("row", "column", "channel", "direction")
 IMAGES = ("view", "height", "width", "channel")
 

@@ -33,6 +33,12 @@ def test_jax_that_does_not_start_is_no_gpu_either(capsys, monkeypatch):
     assert "JAX does not start: RuntimeError: no driver" in capsys.readouterr().out
 
 
+def test_a_device_that_does_not_answer_is_no_gpu(capsys, monkeypatch):
+    monkeypatch.setattr(gpu, "PATIENCE", 0.05)
+    assert gpu.main([]) == 0
+    assert "JAX does not start in 0 s" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_every_row_runs_in_a_rehearsal(tmp_path):
     command = [sys.executable, str(ROOT / "experiments/benchmarks/gpu.py"), "--rehearse"]

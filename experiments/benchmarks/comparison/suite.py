@@ -18,7 +18,7 @@ from .machine import describe
 from .page import page
 from .table import COLUMNS, Line, Result, lines_of, markdown, result_from, short_of, summary
 
-WIDTH = 150
+WIDTH = 160
 """Columns of the table where no terminal says its width."""
 TRIAL = "This is a trial, of few rounds and less work: it decides nothing."
 SAME = ("processor", "cores seen", "vector instructions", "jax")

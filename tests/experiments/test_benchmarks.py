@@ -197,6 +197,7 @@ def test_a_benchmark_runs_through_to_its_page(tmp_path):
     done = run("run", "curvature", "--quick", "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "All rows" in done.stdout
+    assert "…" not in done.stdout
     (kept,) = json.loads((tmp_path / "benchmarks" / "benchmarks.json").read_text())["results"]
     (row,) = kept["rows"]
     assert (row["arm"], row["against"], len(row["by_round"])) == ("sharpness", "products alone", 2)

@@ -18,7 +18,7 @@ from .machine import describe
 from .page import page
 from .table import COLUMNS, Line, Result, lines_of, markdown, result_from, short_of, summary
 
-WIDTH = 150
+WIDTH = 160
 """Columns of the table where no terminal says its width."""
 TRIAL = "This is a trial, of few rounds and less work: it decides nothing."
 SAME = ("processor", "cores seen", "vector instructions", "jax")
@@ -92,6 +92,8 @@ def show_all(lines: Sequence[Line], machine: Mapping[str, str], comparison: str)
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     for title, shown in (("What fell short", short_of(lines)), ("All rows", lines)):
         table = Table(*COLUMNS.values(), title=title, title_justify="left")
+        # Names of benchmarks are words for the command line: they are not cut.
+        table.columns[0].min_width = max((len(line.benchmark) for line in shown), default=0)
         for line in shown:
             style = "bold red" if line.verdict in ("missed", "crashed") else None
             cells = [getattr(line, field) for field in COLUMNS]

@@ -2,19 +2,24 @@
 
 python -m experiments list
 python -m experiments run NAME or THEME ...
+python -m experiments run --theme benchmarks
 python -m experiments gallery
 """
 
 import argparse
 import ast
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jaxdl.claims import keep_runs, write_gallery
-from jaxdl.claims.experiments_list import print_list
+from jaxdl.claims.experiments_list import PIPED, print_list
+from jaxdl.extras import install_command
 
 FOLDER = Path(os.path.relpath(Path(__file__).parent))
 KEPT = Path(os.path.relpath(Path(__file__).parents[1] / "docs" / "gallery"))
@@ -27,6 +32,8 @@ THEMES = {
     "beyond": "Beyond the lectures",
 }
 """The folders of scripts in the order of the lectures, and their titles."""
+BENCHMARKS = "benchmarks"
+"""The folder of scripts that measure the clock: no experiments, and run alone."""
 
 
 def by_theme() -> dict[str, list[Path]]:
@@ -46,12 +53,41 @@ def titles() -> dict[str, str]:
     return {theme: THEMES[theme] for theme in by_theme()}
 
 
-def needs(script: Path) -> str | None:
-    """The dataset without which the script cannot run: its constant `NEEDS`, read, not imported."""
+def benchmarks() -> dict[str, Path]:
+    """Every benchmark by its name."""
+    return {script.stem: script for script in sorted((FOLDER / BENCHMARKS).glob("*.py"))}
+
+
+def constant(script: Path, name: str) -> str | None:
+    """A text that the script sets at its top, alone or beside others; read, not imported."""
     for node in ast.parse(script.read_text("utf-8")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "NEEDS":
-            return str(ast.literal_eval(node.value))
+        if not isinstance(node, ast.Assign):
+            continue
+        target, values = node.targets[0], [node.value]
+        names = target.elts if isinstance(target, ast.Tuple) else [target]
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            values = node.value.elts
+        for each, value in zip(names, values, strict=False):
+            if getattr(each, "id", "") == name:
+                return str(ast.literal_eval(value))
     return None
+
+
+def needs(script: Path) -> str | None:
+    """The dataset without which the script cannot run: its constant `NEEDS`."""
+    return constant(script, "NEEDS")
+
+
+def cannot_run(script: Path) -> str:
+    """Why a benchmark cannot run here: its data, or its constant `PACKAGE`; empty if it can."""
+    from jaxdl import data
+
+    package, dataset = constant(script, "PACKAGE"), needs(script)
+    if package and importlib.util.find_spec(package) is None:
+        return f"{package} is not installed; {install_command(package)}"
+    if dataset and dataset not in {entry.name for entry in data.available() if entry.ready}:
+        return f"{dataset} is not on this machine; jaxdl data prepare {dataset}"
+    return ""
 
 
 def with_data(chosen: list[Path]) -> list[Path]:
@@ -97,6 +133,14 @@ def run(chosen: list[Path], options: list[str], jobs: int = 1) -> int:
     return 2 if 2 in codes else int(bool(failed))
 
 
+def run_benchmarks(names: list[str], options: list[str]) -> int:
+    """Run benchmarks and write one table of them."""
+    from experiments.benchmarks.comparison.suite import run_all
+
+    every = benchmarks()
+    return run_all({every[name]: cannot_run(every[name]) for name in names}, options)
+
+
 def names_and_options(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The names that stand first, and from the first option on what is the scripts' own."""
     first = next((i for i, each in enumerate(arguments) if each.startswith("-")), len(arguments))
@@ -116,9 +160,13 @@ def main() -> int:
     runner = commands.add_parser(
         "run",
         help="run some, or all; other options go to each script",
-        usage="python -m experiments run [NAME or THEME ...] [--skip-missing] [--jobs N] "
-        "[OPTIONS OF EACH]",
+        usage="python -m experiments run [NAME or THEME ...] [--theme THEME] [--skip-missing] "
+        "[--jobs N] [OPTIONS OF EACH]",
     )
+    runner.add_argument(
+        "--theme", action="append", default=[], choices=(*THEMES, BENCHMARKS),
+        help="all of a theme; benchmarks run alone, and write one table to OUTPUT/benchmarks",
+    )  # fmt: skip
     runner.add_argument(
         "--skip-missing", action="store_true", help="skip those whose data are not on this machine"
     )
@@ -140,6 +188,8 @@ def main() -> int:
             print("\n".join(by_name()))
         else:
             print_list({f"{title} ({name})": by_theme()[name] for name, title in titles().items()})
+            said = f"\nBenchmarks (run --theme {BENCHMARKS}): {', '.join(benchmarks())}"
+            print(textwrap.fill(said, shutil.get_terminal_size((PIPED, 0)).columns))
         return 0
     if arguments.command == "gallery":
         scripts = {title: by_theme()[name] for name, title in titles().items()}
@@ -150,13 +200,21 @@ def main() -> int:
         return 0
     if arguments.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {arguments.jobs}")
-    wanted, options = names_and_options(others)
+    named, options = names_and_options(others)
+    wanted = arguments.theme + named
+    timed = [each for each in wanted if each == BENCHMARKS or each in benchmarks()]
+    if timed:
+        if timed != wanted or arguments.jobs > 1:
+            parser.error("benchmarks run alone, one at a time: they measure the clock")
+        return run_benchmarks(
+            list(benchmarks()) if BENCHMARKS in timed else list(dict.fromkeys(timed)), options
+        )
     of_name, of_theme = by_name(), by_theme()
     unknown = [each for each in wanted if each not in of_name and each not in of_theme]
     if unknown:
         parser.error(
             f"no experiment {', '.join(unknown)}; there are {', '.join(of_name)}; and the themes "
-            + ", ".join(of_theme)
+            + ", ".join((*of_theme, BENCHMARKS))
         )
     found = [script for each in wanted for script in of_theme.get(each) or [of_name[each]]]
     chosen = list(dict.fromkeys(found or of_name.values()))

@@ -24,12 +24,8 @@ CPU_COMPILER_OPTIONS = {YNN: "", "xla_cpu_prefer_vector_width": 512}
 
 # Eigen's gradient of a convolution kernel takes a half to a third of YNNPACK's time. But a batch
 # norm's sums over the positions of many images take ten times as long without YNNPACK. (Sums over a
-# batch of vectors are faster without it.) The execution order that needs the least memory saves a
-# tenth of ResNet-20's step, because it touches fewer pages.
-CPU_CONVOLUTION_OPTIONS = CPU_COMPILER_OPTIONS | {
-    YNN: "LIBRARY_FUSION_TYPE_REDUCE",
-    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-}
+# batch of vectors are faster without it.)
+CPU_CONVOLUTION_OPTIONS = CPU_COMPILER_OPTIONS | {YNN: "LIBRARY_FUSION_TYPE_REDUCE"}
 
 # The initial state is computed once, so its cost is the compilation, in time and memory. It is
 # compiled without optimisation, and without the emitters, which take 45 MB for random numbers.
@@ -41,8 +37,9 @@ def compiler_options(*, convolutional: bool = False) -> dict[str, Any]:
     """The options with which `fit` compiles a step, without those unknown to this version of XLA.
 
     Use them in a loop of your own: on a CPU a convolutional step takes up to twice as long without
-    them. They are for programs that run one after another: two that run at the same time on a CPU,
-    in two threads, may give wrong numbers with them (see `side_by_side_options`).
+    them (and see `keep_memory`). They are for programs that run one after another: two that run at
+    the same time on a CPU, in two threads, may give wrong numbers with them (see
+    `side_by_side_options`).
 
     Arguments:
         convolutional: whether the step has convolutions in it.
@@ -164,7 +161,13 @@ def _known_options(options: dict[str, Any]) -> dict[str, Any]:
 @functools.cache
 def _is_known(name: str, value: Any) -> bool:
     try:
-        jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
+        _least_program().compile({name: value})
     except jax.errors.JaxRuntimeError:
         return False
     return True
+
+
+@functools.cache
+def _least_program() -> Any:
+    """A program to try options with, which costs little to compile."""
+    return jax.jit(lambda x: x).lower(0.0)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
+from jaxdl.freed_memory import keep_memory
 from jaxdl.jaxprs import CONVOLUTION, Segment, holds_primitive, inner_programs
 
 Values = list[Any]
@@ -43,6 +44,7 @@ def with_loops_on_host(
         >>> sums.tolist()
         [32.0, 64.0, 128.0]
     """
+    keep_memory()
     traced: dict[Any, tuple[_Program, Sequence[Any], Any]] = {}
     tracing = threading.Lock()  # a sweep calls from several threads
 

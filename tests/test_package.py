@@ -16,6 +16,7 @@ ROOT = Path(jaxdl.__file__).parent
 HEAVY = (
     "tensorflow", "tensorflow_datasets", "matplotlib", "grain", "orbax", "torch", "xarray",
     "tensorboard", "tensorboardX", "tyro", "psutil", "pandas", "sklearn", "safetensors",
+    "dask", "distributed",
 )  # fmt: skip
 
 # Who may be imported by whom: only what stands before it. DESIGN has the floors.
@@ -27,6 +28,7 @@ ROOMS = (
         "notices",
         "showing",
         "jaxprs",
+        "freed_memory",
         "host_loops",
         "compiling",
         "environment",
@@ -108,6 +110,31 @@ def test_importing_alone_loads_not_even_jax():
     assert run("import sys, jaxdl; print('jax' in sys.modules, len(dir(jaxdl)) > 0)") == (
         "False True\n"
     )
+
+
+def modules_after(statement):
+    return set(run(f"import sys\n{statement}\nprint(*sys.modules)").split())
+
+
+def test_training_loads_few_packages_beside_flax_and_optax():
+    more = modules_after("import jaxdl.training") - modules_after("import flax, optax")
+    packages = {name.partition(".")[0] for name in more} - sys.stdlib_module_names
+    # More parts of JAX and NumPy may be loaded than Flax and optax need.
+    assert packages - {"jax", "numpy"} == {"jaxdl", "jaxtyping"}
+
+
+def test_training_loads_only_what_most_runs_use():
+    loaded = modules_after("import jaxdl.training")
+    unused = (
+        "flax.nnx", "rich.progress", "urllib.request", "tarfile", "jaxdl.models", "jaxdl.plotting",
+        "jaxdl.data.sources", "jaxdl.data.frames", "jaxdl.data.folders", "jaxdl.training.folding",
+        "jaxdl.training.widths", "jaxdl.calling.nnx_modules", "jaxdl.training.fit.progress_bar",
+    )  # fmt: skip
+    assert [name for name in unused if name in loaded] == []
+    # They are found where they are used.
+    used = "from jaxdl.training import fold, ByWidth; from jaxdl.data import load, from_csv"
+    found = modules_after(f"import jaxdl.training\n{used}")
+    assert {"jaxdl.training.folding", "jaxdl.data.sources"} <= found
 
 
 def imports():

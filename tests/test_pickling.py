@@ -348,9 +348,8 @@ ELSE = {
     augmentation: {"Augmentation", "cutout", "random_crop", "random_flip"},
     training: {
         "ByWidth", "Change", "Event", "Observer", "Result", "Setup", "Streamed",
-        "alternating_flip_orders", "checkpoints",
-        "compiler_options", "epoch_order", "fit", "fold", "init_state", "initialize", "load",
-        "orders", "parametrization",
+        "alternating_flip_orders", "checkpoints", "compiler_options", "epoch_order", "fit", "fold",
+        "init_state", "initialize", "keep_memory", "load", "orders", "parametrization",
         "recalibrate", "scale_images", "search", "step_orders", "sweep",
         "first_weights",  # a compiled program
     },

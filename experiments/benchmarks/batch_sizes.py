@@ -1,9 +1,9 @@
 """Does a batch size that is a power of two matter? 63, 64, 65 and 127, 128, 129, timed.
 
 An MLP 784-128-10 and a small convolutional network on images of noise, Adam. The arms are whole
-compiled train steps, interleaved in one process, warmed up; the time of one step is the median over
-the rounds, each of many steps. What counts is the time for an example: if powers of two mattered,
-64 and 128 would stand below their neighbours by more than the spread of the rounds.
+compiled train steps, interleaved in one process, warmed up; a round has many
+steps. What counts is the time for an example: if powers of two mattered, 64 and 128 would stand
+below their neighbours by more than the spread of the rounds.
 
 The first losses are compared before: each size gets the same examples, 63 first, then one more.
 
@@ -11,18 +11,20 @@ Run: python experiments/benchmarks/batch_sizes.py
 """
 
 import argparse
+import functools
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from comparison import Row, measure, options_of, run, show
 
 from jaxdl import losses, models, optimizers, training
 
-SIZES = (63, 64, 65, 127, 128, 129)
+POWERS = (64, 128)
+SIZES = tuple(power + more for power in POWERS for more in (-1, 0, 1))
 MODELS = {"784-128-10": models.MLP([128, 10]), "convolutional": models.ConvNet([16, 32], [10])}
 STEPS = {"784-128-10": 200, "convolutional": 10}
 
@@ -51,33 +53,19 @@ def stepper(model: Any, size: int) -> tuple[Callable[[int], float], float]:
     return take, first
 
 
-def main() -> None:
-    """Print a table for each network."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=15, help="timings of each arm, in turns")
-    rounds = parser.parse_args().rounds
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """The time of an example, for each network: a size beside the power of two next to it."""
     for name, model in MODELS.items():
         arms = {size: stepper(model, size) for size in SIZES}
         losses_seen = [loss for _, loss in arms.values()]
         np.testing.assert_allclose(losses_seen, losses_seen[0], rtol=0.2)
-        seconds: dict[int, list[float]] = {size: [] for size in SIZES}
-        for turn in range(rounds):
-            for size in np.roll(SIZES, turn).tolist():
-                seconds[size].append(arms[size][0](STEPS[name]) / STEPS[name])
-        table = Table("batch", "us a step", "ns an example", "5 to 95 % of the rounds", title=name)
-        for size in SIZES:
-            each = 1e9 * np.array(seconds[size]) / size
-            low, high = np.percentile(each, [5, 95])
-            table.add_row(
-                str(size),
-                f"{1e6 * np.median(seconds[size]):.0f}",
-                f"{np.median(each):.0f}",
-                f"{low:.0f} to {high:.0f}",
-            )
-        Console().print(table)
+        calls = {str(size): functools.partial(arms[size][0], STEPS[name]) for size in SIZES}
+        taken = measure(calls, arguments.rounds, clock=lambda steps: steps(), warm=False)
+        example = {size: seconds / STEPS[name] / int(size) for size, seconds in taken.items()}
+        for power in POWERS:
+            near = {str(size): example[str(size)] for size in (power - 1, power, power + 1)}
+            yield from show(f"{name}, an example in a batch of", near, str(power))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(rows, options_of(__doc__, rounds=15), __file__))

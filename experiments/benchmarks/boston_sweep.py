@@ -23,24 +23,27 @@ Run: python experiments/benchmarks/boston_sweep.py     (needs the extra `parity`
 
 import argparse
 import functools
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from comparison import Row, measure, options_of, run, show
 
 from jaxdl import data, initializers, losses, models, optimizers, training
 from jaxdl.training.sweep.by_seed import checked_by_seed
-from jaxdl.training.sweep.program import prepare, trace_member
+from jaxdl.training.sweep.calls import prepare
+from jaxdl.training.sweep.program import trace_member
 
 COLUMNS, EXAMPLES = (5, 12), 404
 WIDTHS, RATE, BATCH_SIZE, EPOCHS = (4, 3, 1), 0.01, 128, 500
 MEMBERS = 256
-TARGETS = {"alone / member": 3.0, "torch / member": 200.0, "dataloader / member": 200.0}
+NEEDS, PACKAGE = "boston_housing", "torch"
+TARGETS = {"alone": 3.0, "torch": 200.0, "dataloader": 200.0}
+"""Times a member's time, at least."""
 COMPARED = 20
 """Epochs over which the arms must agree: later, roundings of 2000 steps have grown."""
 TASK = training.Task(
@@ -163,15 +166,8 @@ def check_agreement(train: data.Arrays) -> None:
         raise SystemExit("the arms do not train the same networks")
 
 
-def timed(call: Callable[[], Any]) -> float:
-    """Seconds until the results are on the host."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def compare(rounds: int) -> dict[str, np.ndarray]:
-    """Seconds a run, by arm and round."""
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Agreement, then the time of one run of each arm beside that of a member of the sweep."""
     import torch
 
     torch.set_num_threads(1)  # on tensors this small a second thread only waits, busily
@@ -183,47 +179,21 @@ def compare(rounds: int) -> dict[str, np.ndarray]:
     one = alone(train, EPOCHS)
     solo, swept = one(7)[-1].mean(), sweep()[7, -1].mean()
     print(f"training error of seed 7 in epoch {EPOCHS}: alone {solo:.4f}, swept {swept:.4f}")
-    arms: dict[str, tuple[int, Callable[[], Any]]] = {
-        "alone": (1, lambda: one(7)),
-        "member": (MEMBERS, sweep),
-        "torch": (1, lambda: torch_run(train, EPOCHS)),
-        "dataloader": (1, functools.partial(dataloader_run, train, EPOCHS)),
-    }
     torch_run(train, 5)
     dataloader_run(train, 5)
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(rounds):
-        for name, (runs, call) in arms.items():
-            seconds[name].append(timed(call) / runs)
-    whole = MEMBERS * np.median(seconds["member"])
+    arms = {
+        "member": sweep,
+        "alone": lambda: one(7),
+        "torch": lambda: torch_run(train, EPOCHS),
+        "dataloader": lambda: dataloader_run(train, EPOCHS),
+    }
+    seconds = measure(arms, arguments.rounds, warm=False)
+    whole = np.median(seconds["member"])
     print(f"the sweep of {MEMBERS}: {whole:.2f} s, and {compiling:.1f} s to trace and compile")
-    return {name: np.array(values) for name, values in seconds.items()}
-
-
-def main() -> None:
-    """Agreement, the interleaved timings, the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    seconds = compare(parser.parse_args().rounds)
-    table = Table("arm", "ms a run, median", "least", "greatest")
-    for name, values in seconds.items():
-        table.add_row(name, *(f"{1e3 * f(values):.2f}" for f in (np.median, np.min, np.max)))
-    Console().print(table)
-    # PyTorch and the run alone need one core, the sweep all: busy neighbours cost it more. The
-    # least times are those that they disturbed least.
-    ratios = Table("ratio", "of medians", "of least", "of each round", "target")
-    for name, target in TARGETS.items():
-        above, below = (seconds[arm] for arm in name.split(" / "))
-        by_round = above / below
-        ratios.add_row(
-            name,
-            f"{np.median(above) / np.median(below):.1f}",
-            f"{above.min() / below.min():.1f}",
-            f"{by_round.min():.1f} to {by_round.max():.1f}",
-            f"at least {target:g}",
-        )
-    Console().print(ratios)
+    # PyTorch and the run alone need one core, the sweep all: busy neighbours cost it more.
+    seconds["member"] = seconds["member"] / MEMBERS
+    yield from show(f"a run of {EPOCHS} epochs", seconds, "member", at_least=TARGETS)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(rows, options_of(__doc__, rounds=5), __file__))

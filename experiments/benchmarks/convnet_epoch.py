@@ -11,16 +11,16 @@ Run: python experiments/benchmarks/convnet_epoch.py
 
 import argparse
 import functools
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from rich.console import Console
-from rich.table import Table
+from comparison import Row, measure, options_of, run, show
 
 from jaxdl import data, losses, models, optimizers, training
 
@@ -28,7 +28,6 @@ BATCH = 100
 KEY = jax.random.key(0)
 CONVNET = models.ConvNet([8, 16], [10])
 MLP = models.MLP([128, 10])
-TARGETS = {"fit / by hand": "at most 1.05"}
 
 
 def examples(count: int) -> data.Dataset:
@@ -92,42 +91,29 @@ def by_fit(
     return float(np.diff(ends).min())
 
 
-def main() -> None:
-    """The ratios, each of the medians over the rounds."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=4, help="of which the fastest counts")
-    parser.add_argument("--examples", type=int, default=6_000)
-    arguments = parser.parse_args()
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """`fit` beside the loop by hand, and what skipping costs."""
     few, many = examples(arguments.examples), examples(10 * arguments.examples)
-    epochs = arguments.epochs
+    epochs = 2 if arguments.quick else arguments.epochs
     momentum, adam = optimizers.momentum(0.01), optimizers.adam(1e-3)
-    arms: dict[str, Callable[[], float]] = {
+    arms = {
         "by hand": lambda: by_hand(few, epochs),
         "fit": lambda: by_fit(CONVNET, momentum, few, epochs),
         "fit, skip": lambda: by_fit(CONVNET, momentum, few, epochs, on_nonfinite="skip"),
         "mlp": lambda: by_fit(MLP, adam, many, epochs),
         "mlp, skip": lambda: by_fit(MLP, adam, many, epochs, on_nonfinite="skip"),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(arguments.rounds):
-        for name, arm in arms.items():
-            seconds[name].append(arm())
-    table = Table("arm", "median (s)", "least (s)", "greatest (s)")
-    for name, values in seconds.items():
-        table.add_row(name, *(f"{f(values):.3f}" for f in (np.median, np.min, np.max)))
-    Console().print(table)
-    ratios = Table("ratio", "of medians", "of each round, least to greatest", "target")
-    for above, below in (("fit", "by hand"), ("fit, skip", "fit"), ("mlp, skip", "mlp")):
-        by_round = np.array(seconds[above]) / np.array(seconds[below])
-        ratios.add_row(
-            f"{above} / {below}",
-            f"{np.median(seconds[above]) / np.median(seconds[below]):.3f}",
-            f"{by_round.min():.2f} to {by_round.max():.2f}",
-            TARGETS.get(f"{above} / {below}", ""),
-        )
-    Console().print(ratios)
+    seconds = measure(arms, arguments.rounds, clock=lambda arm: arm(), warm=False)
+    for title, pair, target in (
+        ("an epoch of the ConvNet", ("by hand", "fit"), {"fit": 1.05}),
+        ("an epoch of the ConvNet", ("fit", "fit, skip"), {}),
+        ("an epoch of the MLP", ("mlp", "mlp, skip"), {}),
+    ):
+        yield from show(title, {arm: seconds[arm] for arm in pair}, pair[0], at_most=target)
 
 
 if __name__ == "__main__":
-    main()
+    parser = options_of(__doc__, rounds=5)
+    parser.add_argument("--epochs", type=int, default=4, help="of which the fastest counts")
+    parser.add_argument("--examples", type=int, default=6_000)
+    sys.exit(run(rows, parser, __file__))

@@ -1,26 +1,28 @@
-"""What a train step of convolutions and batch norms costs: ours, PyTorch's, and what was tried.
+"""What a train step of convolutions and batch norms costs beside PyTorch's.
 
 The small ConvNet (32, 64 channels, 128-10) and ResNet-20 on 128 images of 32 x 32, momentum, with
-BatchNorm; PyTorch in channels_last with the same weights, whose losses must agree first. BatchNorm
-alone, forward and backward, beside Flax's. Evaluation with the norms folded. With `--tried`, the
-forms of one convolution with both gradients that were compared. Arms are interleaved.
+BatchNorm; PyTorch in channels_last from the same weights, whose losses must agree first. Each arm
+is a process of its own, as its users run it, and they take their steps in turns; on a CPU with
+AVX-512 once more with AVX2 alone. Evaluation with the norms folded.
 
-On a CPU the gradient for the kernels takes most of the difference: XLA makes it by a convolution of
-transposed copies. Tried, besides what `--tried` shows: products of shifted copies in row order
-(slower than XLA's convolution), the batch in parts (a little faster alone), padded input channels
-(slower), XLA's oneDNN options (not applied to convolutions), `optimization_barrier` (without effect
-on this backend). What is used: Eigen's products with YNNPACK's reductions, the order of execution
-that needs least memory, copies that compute nothing again, BatchNorm's derivative in closed form,
-and a max-pooling of comparisons. Folding the norms into the convolutions saves nothing in
-evaluation: the norm is computed together with the activation.
+"memory kept" is what `fit` does (`training.keep_memory`): the pages of a step's intermediate
+results are not given back to the system and taken anew. PyTorch, whose pieces are smaller, gains
+less by it. What else was tried is in `convolution_forms.py`.
 
-Run: python experiments/benchmarks/convolutional_step.py [--tried]   (needs the extra `parity`)
+What bounds ResNet-20: XLA's convolution writes out the patches of an image for a matrix product.
+That takes 24 % of the step's processor time; the products take 33 %, loops over memory (norms,
+activations, sums, transposed copies for the kernels' gradients) 17 %, the norms' sums 7 %.
+PyTorch's kernels write out no patches. With 16 channels a patch is used 16 times only.
+
+Run: python experiments/benchmarks/convolutional_step.py   (needs the extra `parity`)
 """
 
 import argparse
+import contextlib
 import functools
-import time
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -28,19 +30,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from jax import lax
-from rich.console import Console
-from rich.table import Table
+from comparison import Row, Served, measure, options_of, run, serve, show
+from comparison.machine import describe
 from torch.nn import functional
 
 from jaxdl import layers, losses, models, optimizers, training
 
+PACKAGE = "torch"
 BATCH, RATE, DECAY = 128, 0.01, 0.9
-CONVNET = models.ConvNet([32, 64], [128, 10], norm=layers.BatchNorm)
-RESNET = models.ResNet(20, norm=layers.BatchNorm)
+SETTLE = 0.2
+"""Seconds before a timed call, in which the threads of the arm before come to rest."""
+STEPS = 7
+"""Steps of an arm in a round."""
 CHANNELS_LAST = torch.channels_last
 jit = functools.partial(jax.jit, compiler_options=training.compiler_options(convolutional=True))
-dense_jit = functools.partial(jax.jit, compiler_options=training.compiler_options())
+ARMS = ("PyTorch", "PyTorch, memory kept", "jaxdl", "jaxdl, memory given back")
+TARGETS = {"ConvNet": 1.0, "ResNet-20": 1.25}
+AVX2 = {
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+}
+"""Variables with which XLA, PyTorch and its kernels do as if the CPU had no more."""
 
 
 def images(seed: int = 0) -> dict[str, Any]:
@@ -173,148 +184,58 @@ def our_step(
     return call, params
 
 
-def norm_arm(norm: nn.Module, shape: tuple[int, ...], **settings: Any) -> Callable[[], Any]:
-    """Outputs, new statistics and all gradients of one norm in training, then ReLU."""
-    draw = np.random.default_rng(0)
-    x, upstream = (jnp.asarray(draw.normal(size=shape), jnp.float32) for _ in range(2))
-    variables = norm.init(jax.random.key(0), x, **settings)
-
-    @(jit if len(shape) == 4 else dense_jit)
-    def both(params: Any, x: Any) -> Any:
-        def outputs(params: Any, x: Any) -> Any:
-            y, updates = norm.apply(
-                {**variables, "params": params}, x, mutable=["batch_stats"], **settings
-            )
-            return nn.relu(y), updates
-
-        y, back, updates = jax.vjp(outputs, params, x, has_aux=True)
-        return y, updates, back(upstream)
-
-    return lambda: jax.block_until_ready(both(variables["params"], x))
-
-
 def evaluation_arm(model: nn.Module, variables: Any, batch: dict[str, Any]) -> Callable[[], Any]:
     """The outputs in evaluation."""
     apply, inputs = jit(functools.partial(model.apply, train=False)), jnp.asarray(batch["inputs"])
     return lambda: jax.block_until_ready(apply(variables, inputs))
 
 
-def convolution(x: Any, kernel: Any) -> Any:
-    """XLA's, channels last."""
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+NETWORKS = {
+    "ConvNet": (models.ConvNet([32, 64], [128, 10], norm=layers.BatchNorm), torch_convnet),
+    "ResNet-20": (models.ResNet(20, norm=layers.BatchNorm), torch_resnet),
+}
 
 
-def channels_first(x: Any, kernel: Any) -> Any:
-    """XLA's, on images that are transposed for it."""
-    y = lax.conv_general_dilated(
-        x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1), (1, 1), "SAME"
-    )
-    return y.transpose(0, 2, 3, 1)
+def serve_arm(network: str, arm: str) -> None:
+    """Take steps of one arm when told; the losses of the first three come first."""
+    if arm in ("PyTorch, memory kept", "jaxdl"):
+        training.keep_memory()
+    (model, make), batch = NETWORKS[network], images()
+    step, params = our_step(model, batch)
+    if arm.startswith("PyTorch"):
+        step = torch_step(make(), params, batch)
+    serve(step, [step() for _ in range(3)])
 
 
-def shifted(x: Any) -> list[Any]:
-    """The nine neighbours of every position."""
-    padded, (height, width) = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), x.shape[1:3]
-    return [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+def of_a_few(arm: Callable[[], float]) -> float:
+    """The median of steps in a row, as in training: caches are warm from the third step on."""
+    return float(np.median([arm() for _ in range(STEPS)]))
 
 
-def im2col(x: Any, kernel: Any) -> Any:
-    """Neighbours side by side, and one product."""
-    return jnp.concatenate(shifted(x), -1) @ kernel.reshape(-1, kernel.shape[-1])
+def train_steps(network: str, where: str, rounds: int, **changed: str) -> list[Row]:
+    """The rows of one network on one instruction set."""
+    with contextlib.ExitStack() as running:
+        arms = {}
+        for arm in ARMS:
+            arms[arm] = Served(__file__, "--serve", network, arm, **changed)
+            running.callback(arms[arm].close)
+        agreed = np.array([arm.first for arm in arms.values()])
+        np.testing.assert_allclose(agreed, agreed[:1].repeat(len(ARMS), 0), rtol=1e-3)
+        print(f"losses of three steps agree: {agreed[0].round(5)} {agreed[2].round(5)}")
+        seconds = measure(arms, rounds, clock=of_a_few, settle=SETTLE)
+    target = {"jaxdl": TARGETS[network]}
+    made: list[Row] = show(f"{network}, train step, {where}", seconds, "PyTorch", at_most=target)
+    return made
 
 
-def nine_products(x: Any, kernel: Any) -> Any:
-    """A product for each neighbour, summed."""
-    taps = kernel.reshape(9, *kernel.shape[2:])
-    return sum(part @ tap for part, tap in zip(shifted(x), taps, strict=True))
-
-
-def form_arm(form: Any, shape: tuple[int, ...], compile_with: Any) -> Callable[[], Any]:
-    """One convolution of as many channels with both gradients."""
-    draw = np.random.default_rng(0)
-    x, upstream = (jnp.asarray(draw.normal(size=shape), jnp.float32) for _ in range(2))
-    kernel = jnp.asarray(draw.normal(size=(3, 3, shape[-1], shape[-1])), jnp.float32)
-
-    def both(x: Any, kernel: Any, upstream: Any) -> Any:
-        y, back = jax.vjp(form, x, kernel)
-        return y, back(upstream)
-
-    compiled = compile_with(both)
-    return lambda: jax.block_until_ready(compiled(x, kernel, upstream))
-
-
-def pool_arm(pool: Callable[[Any], Any]) -> Callable[[], Any]:
-    """2 x 2 max-pooling of 32 channels, and its gradient."""
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, 32, 32, 32)), jnp.float32)
-    both = jit(lambda x: jax.value_and_grad(lambda x: jnp.sum(jnp.square(pool(x))))(x))
-    return lambda: jax.block_until_ready(both(x))
-
-
-def measure(arms: dict[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds by arm and round; each timed call follows one of its own arm.
-
-    The threads of the arm before spin on for some milliseconds, which on two cores doubles the
-    time of what comes next: so there is a pause, and a call that is not timed.
-    """
-    for arm in arms.values():
-        arm()
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(rounds):
-        for name, arm in arms.items():
-            time.sleep(0.2)
-            arm()
-            started = time.perf_counter()
-            arm()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: np.array(values) for name, values in seconds.items()}
-
-
-def show(title: str, seconds: dict[str, np.ndarray], against: str, target: str = "") -> None:
-    """Medians, and ratios to the arm named `against`."""
-    table = Table(title, "median (ms)", "least", f"/ {against}", "by round", "target")
-    for name, values in seconds.items():
-        by_round = values / seconds[against]
-        table.add_row(
-            name,
-            f"{1e3 * np.median(values):.2f}",
-            f"{1e3 * values.min():.2f}",
-            f"{np.median(values) / np.median(seconds[against]):.2f}",
-            f"{by_round.min():.2f} to {by_round.max():.2f}",
-            target if name == "jaxdl" else "",
-        )
-    Console(width=110).print(table)
-
-
-def agree(ours: Callable[[], float], theirs: Callable[[], float], steps: int = 3) -> None:
-    """Refuse to time two computations that are not the same one."""
-    pairs = np.array([(ours(), theirs()) for _ in range(steps)])
-    np.testing.assert_allclose(pairs[:, 0], pairs[:, 1], rtol=1e-3)
-    print(f"losses of {steps} steps agree: {pairs[:, 0].round(5)} {pairs[:, 1].round(5)}")
-
-
-def main() -> None:
-    """The tables."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--tried", action="store_true", help="also the forms that were compared")
-    arguments = parser.parse_args()
-    print(
-        f"PyTorch {torch.__version__} on {torch.get_num_threads()} threads, jax {jax.__version__}"
-    )
-    batch = images()
-    for name, model, make in (
-        ("ConvNet", CONVNET, torch_convnet),
-        ("ResNet-20", RESNET, torch_resnet),
-    ):
-        ours, params = our_step(model, batch)
-        theirs = torch_step(make(), params, batch)
-        agree(ours, theirs)
-        arms: dict[str, Callable[[], Any]] = {"PyTorch": theirs, "jaxdl": ours}
-        if arguments.tried:
-            arms["jaxdl, XLA's own options"] = our_step(model, batch, jax.jit)[0]
-        show(f"{name}, train step", measure(arms, arguments.rounds), "PyTorch", "at most 1.15")
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Train steps and evaluation, on the CPU's own instructions and on AVX2."""
+    own = describe()["vector instructions"]
+    for network, (model, _) in NETWORKS.items():
+        yield from train_steps(network, own, arguments.rounds)
+        if own == "AVX-512":
+            yield from train_steps(network, "AVX2", arguments.rounds, **AVX2)
+        batch = images()
         state = training.init_state(
             jax.random.key(0), model, optimizers.momentum(RATE), batch["inputs"]
         )
@@ -323,36 +244,15 @@ def main() -> None:
             "folded": evaluation_arm(*training.fold(model, state.variables), batch),
         }
         np.testing.assert_allclose(arms["folded"](), arms["as trained"](), rtol=1e-3, atol=1e-4)
-        show(f"{name}, evaluation", measure(arms, arguments.rounds), "as trained")
-    for shape in ((BATCH, 32, 32, 32), (BATCH, 32, 32, 16), (BATCH, 8, 8, 64), (BATCH, 128)):
-        arms = {
-            "Flax": norm_arm(nn.BatchNorm(epsilon=1e-5), shape, use_running_average=False),
-            "Flax, two passes": norm_arm(
-                nn.BatchNorm(epsilon=1e-5, use_fast_variance=False),
-                shape,
-                use_running_average=False,
-            ),
-            "jaxdl": norm_arm(layers.BatchNorm(), shape, train=True),
-        }
-        theirs_, ours_ = arms["Flax, two passes"](), arms["jaxdl"]()
-        np.testing.assert_allclose(ours_[0], theirs_[0], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(ours_[2][1], theirs_[2][1], rtol=1e-3, atol=1e-5)
-        show(f"BatchNorm {shape}", measure(arms, 3 * arguments.rounds), "Flax", "at most 1.1")
-    if arguments.tried:
-        forms = (convolution, channels_first, im2col, nine_products)
-        for shape in ((BATCH, 32, 32, 16), (BATCH, 16, 16, 32)):
-            arms = {
-                f"{form.__name__}, {how}": form_arm(form, shape, compile_with)
-                for form in forms
-                for how, compile_with in (("fit's options", jit), ("XLA's own", jax.jit))
-            }
-            show(f"3 x 3 on {shape}", measure(arms, arguments.rounds), "convolution, fit's options")
-        pools = {
-            "max_pool": pool_arm(layers.max_pool),
-            "Flax's": pool_arm(lambda x: nn.max_pool(x, (2, 2), strides=(2, 2))),
-        }
-        show("pooling", measure(pools, arguments.rounds), "max_pool")
+        seconds = measure(arms, arguments.rounds, settle=SETTLE)
+        yield from show(f"{network}, evaluation", seconds, "as trained")
 
 
 if __name__ == "__main__":
-    main()
+    parser = options_of(__doc__, rounds=11)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    served = parser.parse_args().serve
+    if served:
+        serve_arm(*served)
+    else:
+        sys.exit(run(rows, parser, __file__))

@@ -11,16 +11,14 @@ Run: python experiments/benchmarks/curvature.py
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from comparison import Row, measure, options_of, run, show
 from jax import lax
-from rich.console import Console
-from rich.table import Table
 
 from jaxdl import diagnostics, losses, models
 
@@ -66,20 +64,8 @@ def products_alone(model: Any) -> Callable[..., jax.Array]:
     return compiled
 
 
-def seconds_of(run: Callable[[], Any]) -> float:
-    """The time of a call."""
-    started = time.perf_counter()
-    jax.block_until_ready(run())
-    return time.perf_counter() - started
-
-
-def main() -> None:
-    """Print the times and their ratio, and exit with 1 if it is over the target."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=15, help="timings of each arm, in turns")
-    rounds = parser.parse_args().rounds
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Agreement, then the times of both."""
     model, variables, batch = problem()
     params = variables["params"]
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -94,19 +80,16 @@ def main() -> None:
     power = float(alone(params, batch, direction, MOST_POWERS))
     if not np.isclose(float(found.largest[0]), power, rtol=1e-3):
         sys.exit(f"sharpness {found.largest[0]} is not that of the power method, {power}")
-    arms = (eigenvalue, lambda: alone(params, batch, direction, count))
-    for arm in arms:
-        seconds_of(arm)
-    times = np.array([[seconds_of(arm) for arm in arms] for _ in range(rounds)])
-    ratio = float(np.median(times[:, 0] / times[:, 1]))
-    here, there = 1e3 * np.median(times, 0)
-    table = Table(f"{size:,} parameters, {EXAMPLES:,} examples", "products", "ms", "ratio")
-    table.add_row("sharpness", str(count), f"{here:.1f}", f"{ratio:.3f}")
-    table.add_row("products alone", str(count), f"{there:.1f}", "")
-    Console().print(table)
-    if ratio > TARGET:
-        sys.exit(f"over the target of {TARGET}: {ratio:.3f}")
+    arms = {
+        "products alone": lambda: alone(params, batch, direction, count),
+        "sharpness": eigenvalue,
+    }
+    seconds = measure(arms, arguments.rounds)
+    yield from show(
+        f"{size:,} parameters, {EXAMPLES:,} examples", seconds, "products alone",
+        at_most={"sharpness": TARGET}, note=f"{count} products in both",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(rows, options_of(__doc__, rounds=15), __file__))

@@ -16,15 +16,13 @@ Run: python experiments/benchmarks/example_gradients.py
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from comparison import Row, measure, options_of, run, show
 
 from jaxdl import diagnostics, losses, models, training
 
@@ -90,41 +88,17 @@ def difference(arms: dict[str, Callable[[], Any]]) -> float:
     return max(apart)
 
 
-def seconds(arm: Callable[[], Any]) -> float:
-    """Of one call."""
-    started = time.perf_counter()
-    arm()
-    return time.perf_counter() - started
-
-
-def main() -> None:
-    """Print a row a network, and exit with 1 if one is over the target."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=15, help="timings of each arm, in turns")
-    arguments = parser.parse_args()
-    table = Table("network", "gradient, ms", "gradient_noise, ms", "ratio", "mapped, ms", "apart")
-    slow = []
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """The gradient of the batch beside the norms of all examples', for each network."""
     for name, (model, batch_size, mapped) in NETWORKS.items():
         arms = arms_of(model, batch_size, mapped)
         apart = difference(arms)
         if not apart < APART:
             sys.exit(f"{name}: the arms are {apart} apart: not the same norms")
-        rounds = [
-            {arm: seconds(call) for arm, call in arms.items()} for _ in range(arguments.rounds)
-        ]
-        middle = {arm: 1e3 * np.median([each[arm] for each in rounds]) for arm in arms}
-        ratio = float(np.median([each["gradient_noise"] / each["gradient"] for each in rounds]))
-        shown = f"{middle['mapped']:.1f}" if mapped else ""
-        table.add_row(name, f"{middle['gradient']:.2f}", f"{middle['gradient_noise']:.2f}",
-                      f"{ratio:.2f}", shown, f"{apart:.1e}")  # fmt: skip
-        if ratio > TARGET:
-            slow.append(name)
-    Console().print(table)
-    if slow:
-        sys.exit(f"over the target of {TARGET}: {', '.join(slow)}")
+        seconds = measure(arms, arguments.rounds)
+        note = f"the norms are {apart:.1e} apart"
+        yield from show(name, seconds, "gradient", at_most={"gradient_noise": TARGET}, note=note)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(rows, options_of(__doc__, rounds=15), __file__))

@@ -16,8 +16,8 @@ Run: python experiments/benchmarks/fashion_mnist_epoch.py     (needs the extra `
 """
 
 import argparse
-import os
-import subprocess
+import functools
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,18 +28,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.table import Table
+from comparison import Row, amount, measure, options_of, result_of, run, show
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
 
+NEEDS, PACKAGE = "fashion_mnist", "torch"
 BATCH, RATE = 100, 1e-3
 KEY = jax.random.key(0)
 MODEL = models.MLP(
     [128, 10], kernel_init=initializers.torch_kernel(), bias_init=initializers.torch_bias
 )
 OPTIMIZER = optimizers.adam(RATE, epsilon_position="outside")
-TARGETS = {"fit / scan": 1.0, "run / scan": 1.05, "torch / fit": 2.2, "dataloader / fit": 8.0}
 
 Epochs = Iterator[tuple[float, np.ndarray]]
 """Yields (seconds, losses of each step) of one epoch after another, the first in a given order."""
@@ -219,8 +218,8 @@ def dataloader_epochs(
         yield timed(lambda: epoch(shuffled))
 
 
-def compare(rounds: int) -> dict[str, np.ndarray]:
-    """The seconds of `rounds` epochs of each arm, interleaved after an agreement of the losses."""
+def epochs(rounds: int) -> dict[str, np.ndarray]:
+    """The seconds of `rounds` epochs of each arm, in turns after an agreement of the losses."""
     dataset = data.load("fashion_mnist")
     state = jax.jit(lambda key: training.init_state(key, MODEL, OPTIMIZER, jnp.zeros((1, 784))))(
         KEY
@@ -241,33 +240,10 @@ def compare(rounds: int) -> dict[str, np.ndarray]:
         )
         if not difference < 1e-3:
             raise SystemExit(f"{name} does not train as the others do: {difference:.1e} apart")
-    for arm in arms.values():
-        next(arm)  # a warm-up: what is compiled or allocated at the second epoch
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(rounds):
-        for name, arm in arms.items():
-            seconds[name].append(next(arm)[0])
-    return {name: np.array(values) for name, values in seconds.items()}
-
-
-def report(seconds: dict[str, np.ndarray]) -> None:
-    """Medians, and the ratios of the arms with their targets."""
-    table = Table("arm", "median (s)", "least (s)", "greatest (s)")
-    for name, values in seconds.items():
-        table.add_row(name, *(f"{f(values):.3f}" for f in (np.median, np.min, np.max)))
-    Console().print(table)
-    ratios = Table("ratio", "of medians", "of each round, least to greatest", "target")
-    for name, target in TARGETS.items():
-        above, below = (seconds[arm] for arm in name.split(" / "))
-        by_round = above / below
-        side = "at most" if name.endswith("scan") else "at least"
-        ratios.add_row(
-            name,
-            f"{np.median(above) / np.median(below):.2f}",
-            f"{by_round.min():.2f} to {by_round.max():.2f}",
-            f"{side} {target}",
-        )
-    Console().print(ratios)
+    # A warm-up first: what is compiled or allocated at the second epoch.
+    calls = {name: functools.partial(next, arm) for name, arm in arms.items()}
+    seconds: dict[str, np.ndarray] = measure(calls, rounds, clock=lambda epoch: epoch()[0])
+    return seconds
 
 
 def peak_megabytes() -> float:
@@ -276,82 +252,73 @@ def peak_megabytes() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
-def measure_memory() -> None:
-    """Print the peak of a run above its imports, beside the size of data and state."""
-    jax.block_until_ready(jnp.zeros(()))  # the backend is up
-    imports = peak_megabytes()
-    dataset = data.load("fashion_mnist")
-    result = training.fit(
+def fit_for(epochs: int, dataset: data.Dataset, **settings: Any) -> Any:
+    """A whole run of so many epochs."""
+    return training.fit(
         MODEL,
         dataset,
         OPTIMIZER,
         loss=losses.cross_entropy,
         metrics=[metrics.accuracy],
-        epochs=2,
+        epochs=epochs,
         batch_size=BATCH,
         key=KEY,
-    )
-    splits = [split for split in (dataset.train, dataset.test) if split is not None]
-    of_data = sum(split.inputs.nbytes + split.targets.nbytes for split in splits) / 1e6
-    leaves = jax.tree.leaves((result.state.params, result.state.opt_state))
-    of_state = sum(leaf.nbytes for leaf in leaves) / 1e6
-    above = peak_megabytes() - imports
-    print(
-        f"peak memory above the imports ({imports:.0f} MB): {above:.0f} MB; data {of_data:.0f}, "
-        f"state {of_state:.0f}, the rest {above - of_data - of_state:.0f} (target: at most 100)"
+        **settings,
     )
 
 
-def measure_bar(rounds: int) -> None:
-    """Print how much longer ten epochs take with the progress bar drawn, to a terminal's codes."""
+def memory() -> dict[str, float]:
+    """Megabytes of this process: at its peak in a run above the imports, and what they are of."""
+    jax.block_until_ready(jnp.zeros(()))  # the backend is up
+    imports = peak_megabytes()
     dataset = data.load("fashion_mnist")
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(rounds + 1):
-        for shown in seconds:
-            started = time.perf_counter()
-            training.fit(
-                MODEL,
-                dataset,
-                OPTIMIZER,
-                loss=losses.cross_entropy,
-                metrics=[metrics.accuracy],
-                epochs=10,
-                batch_size=BATCH,
-                key=KEY,
-                progress=shown,
-            )
-            seconds[shown].append(time.perf_counter() - started)
-    ratios = np.array(seconds[True][1:]) / np.array(seconds[False][1:])
-    print(
-        f"the progress bar adds {100 * (np.median(ratios) - 1):.2f} % to a run, median of {rounds} "
-        f"pairs from {100 * (ratios.min() - 1):.1f} to {100 * (ratios.max() - 1):.1f} "
-        "(target: under 1)"
-    )
+    result = fit_for(2, dataset)
+    splits = [split for split in (dataset.train, dataset.test) if split is not None]
+    leaves = jax.tree.leaves((result.state.params, result.state.opt_state))
+    return {
+        "imports": imports,
+        "above": peak_megabytes() - imports,
+        "data": sum(split.inputs.nbytes + split.targets.nbytes for split in splits) / 1e6,
+        "state": sum(leaf.nbytes for leaf in leaves) / 1e6,
+    }
 
 
-def main() -> None:
-    """The timings, the memory, the bar."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="timed epochs of each arm")
-    parser.add_argument("--memory", action="store_true", help="the memory alone")
-    parser.add_argument("--bar", action="store_true", help="the progress bar alone")
-    arguments = parser.parse_args()
-    if arguments.memory:
-        return measure_memory()
-    if arguments.bar:
-        return measure_bar(arguments.rounds)
-    report(compare(arguments.rounds))
-    subprocess.run([sys.executable, __file__, "--memory"], check=True)
+def bar(rounds: int) -> dict[str, list[float]]:
+    """Seconds of ten epochs without the progress bar, and with it drawn to a terminal's codes."""
+    dataset = data.load("fashion_mnist")
+    arms = {
+        name: functools.partial(fit_for, 10, dataset, progress=shown)
+        for name, shown in (("without", False), ("with the progress bar", True))
+    }
+    return {name: seconds.tolist() for name, seconds in measure(arms, rounds).items()}
+
+
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """The epochs, the memory, the bar; the last two each in a process of its own."""
+    if arguments.memory or arguments.bar:
+        print(json.dumps(memory() if arguments.memory else bar(arguments.rounds)))
+        return
+    seconds = epochs(arguments.rounds)
+    by_hand = {name: seconds[name] for name in ("scan", "fit", "run")}
+    yield from show("an epoch", by_hand, "scan", at_most={"fit": 1.0, "run": 1.05})
+    peers = {name: seconds[name] for name in ("fit", "torch", "dataloader")}
+    yield from show("an epoch", peers, "fit", at_least={"torch": 2.2, "dataloader": 8.0})
+    parts = result_of(__file__, "--memory")
+    said = "above the imports ({imports:.0f}): {above:.0f}; data {data:.0f}, state {state:.0f}"
+    rest = parts["above"] - parts["data"] - parts["state"]
+    note = said.format(**parts)
+    yield amount("peak memory above data and state", "fit", rest, "MB", at_most=100, note=note)
     # The bar is drawn for a terminal, wherever standard error goes.
-    terminal = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color"}
-    subprocess.run(
-        [sys.executable, __file__, "--bar", "--rounds", str(arguments.rounds)],
-        check=True,
-        env=terminal,
-        stderr=subprocess.DEVNULL,
-    )
-    return None
+    taken = result_of(
+        __file__, "--bar", "--rounds", str(arguments.rounds),
+        FORCE_COLOR="1", TERM="xterm-256color",
+    )  # fmt: skip
+    both = {name: np.array(values) for name, values in taken.items()}
+    yield from show("a run of 10 epochs", both, "without", at_most={"with the progress bar": 1.01})
 
 
 if __name__ == "__main__":
-    main()
+    parser = options_of(__doc__, rounds=7)
+    parser.add_argument("--memory", action="store_true", help="the memory alone")
+    parser.add_argument("--bar", action="store_true", help="the progress bar alone")
+    sys.exit(run(rows, parser, __file__))

@@ -7,34 +7,37 @@
     one call     all members in one call: what cutting into calls is good for
 
 The order is shared, so a batch is gathered once for all members of a call and multiplied by all
-their first layers at once. First the losses of members and solo runs are compared. The figure is
-the time a member against the number of members.
+their first layers at once. First the losses of members and solo runs are compared. With
+`--curve`, also the time a member against the number of members, with a figure.
 
 What bounds it: the matrix products, 0.3 s of a core a run however they are arranged; calls share
 the gather and leave the cores to each other. State beyond a core's cache (2.4 MB read and written a
 member and step) makes a call of 32 a fifth slower than one of 4.
 
-Run: python experiments/benchmarks/fashion_sweep.py [--output runs/fashion_sweep]
+Run: python experiments/benchmarks/fashion_sweep.py [--curve --output runs/fashion_sweep]
 """
 
 import argparse
 import math
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from comparison import Row, measure, options_of, run, seconds_of, show
 
 from jaxdl import data, initializers, losses, models, optimizers, training
 from jaxdl.compiling import keep_compiled
 from jaxdl.plotting import new_figure
 from jaxdl.training.sweep.by_seed import BySeed, checked_by_seed
-from jaxdl.training.sweep.program import Program, plan_calls, prepare, trace_member
+from jaxdl.training.sweep.calls import plan_calls, prepare
+from jaxdl.training.sweep.program import Program, trace_member
 
+NEEDS = "fashion_mnist"
 BATCH, RATE = 100, 1e-3
-RUNS, TARGET = 16, 1.0
+RUNS = 16
 MEMBERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MOST_IN_ONE_CALL = 64
 COMPARED = 60
@@ -121,25 +124,18 @@ def check_agreement() -> None:
         raise SystemExit("the members do not train as their solo runs")
 
 
-def timed(call: Callable[[], Any]) -> float:
-    """Seconds until the losses are on the host."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def compare(rounds: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def compare(rounds: int, steps: int) -> dict[str, np.ndarray]:
     """Seconds of `RUNS` runs, by round: one after another, and swept."""
-    run = make_run(steps)
-    solo = solo_of(run, steps)
-    sweep = sweep_of(trace(run, steps), RUNS, None)
+    one = make_run(steps)
+    solo = solo_of(one, steps)
     solo(0)
-    sweep()
-    pairs = [
-        (timed(lambda: [solo(seed) for seed in range(RUNS)]), timed(sweep)) for _ in range(rounds)
-    ]
-    one_by_one, swept = np.array(pairs).T
-    return one_by_one, swept
+    arms = {
+        "one by one": lambda: [solo(seed) for seed in range(RUNS)],
+        "sweep": sweep_of(trace(one, steps), RUNS, None),
+    }
+    arms["sweep"]()
+    seconds: dict[str, np.ndarray] = measure(arms, rounds, warm=False)
+    return seconds
 
 
 def curve(most: int, steps: int) -> dict[str, Any]:
@@ -156,7 +152,7 @@ def curve(most: int, steps: int) -> dict[str, Any]:
                 continue
             call = sweep_of(program, members, chunk)
             call()
-            times = [timed(call) for _ in range(5 if members <= RUNS else 1)]
+            times = [seconds_of(call) for _ in range(5 if members <= RUNS else 1)]
             seconds[name].append(float(np.median(times)) / members)
             print(f"{members} members, {name}: {seconds[name][-1]:.3f} s each", flush=True)
     return {
@@ -194,30 +190,28 @@ def plot(measured: dict[str, Any], one_by_one: float) -> Any:
     return figure
 
 
-def main() -> None:
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
     """Agreement, 16 runs both ways, and the curve."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=600, help="of a run; an epoch has 600")
-    parser.add_argument("--most", type=int, default=MEMBERS[-1], help="members of the last sweep")
-    parser.add_argument("--output", type=Path, default=Path("runs/fashion_sweep"))
-    arguments = parser.parse_args()
     keep_compiled()
     check_agreement()
-    one_by_one, swept = compare(arguments.rounds, arguments.steps)
-    ratio = swept / one_by_one
-    print(
-        f"{RUNS} runs of {arguments.steps} steps: one after another {np.median(one_by_one):.2f} s, "
-        f"swept {np.median(swept):.2f} s; ratio {np.median(swept) / np.median(one_by_one):.2f}, "
-        f"by round {ratio.min():.2f} to {ratio.max():.2f} (target: at most {TARGET:g})"
-    )
-    measured = curve(arguments.most, arguments.steps)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    np.savez(arguments.output / "seconds.npz", one_by_one=one_by_one, swept=swept, **measured)
-    figure = plot(measured, float(np.median(one_by_one)) / RUNS)
-    figure.savefig(arguments.output / "figure.png", dpi=150)
-    print(f"{arguments.output}/figure.png, and the numbers in seconds.npz")
+    steps = arguments.steps
+    seconds = compare(arguments.rounds, steps)
+    yield from show(f"{RUNS} runs of {steps} steps", seconds, "one by one", at_most={"sweep": 1.0})
+    if not arguments.curve:
+        return
+    measured = curve(arguments.most, steps)
+    folder = arguments.output or Path("runs/fashion_sweep")
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {name.replace(" ", "_"): values for name, values in seconds.items()}
+    np.savez(folder / "seconds.npz", **kept | measured, allow_pickle=False)
+    figure = plot(measured, float(np.median(seconds["one by one"])) / RUNS)
+    figure.savefig(folder / "figure.png", dpi=150)
+    print(f"{folder}/figure.png, and the numbers in seconds.npz")
 
 
 if __name__ == "__main__":
-    main()
+    parser = options_of(__doc__, rounds=5)
+    parser.add_argument("--curve", action="store_true", help="also 1 to 256 members, with a figure")
+    parser.add_argument("--steps", type=int, default=600, help="of a run; an epoch has 600")
+    parser.add_argument("--most", type=int, default=MEMBERS[-1], help="members of the last sweep")
+    sys.exit(run(rows, parser, __file__))

@@ -17,18 +17,20 @@ import functools
 import math
 import os
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from comparison import Row, amount, measure, options_of, run, seconds_of, show
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "initialization"))
 
 import init_variance as experiment
 
+PACKAGE = "torch"
 TARGET_RATIO, TARGET_SECONDS = 10.0, 10.0
 STDDEVS = np.sqrt(experiment.VARIANCES)
 
@@ -131,45 +133,30 @@ def check_agreement() -> None:
             raise SystemExit("the arms do not measure the same")
 
 
-def main() -> None:
-    """Agreement, then the interleaved timings."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--torch-seeds", type=int, default=20, help="timed, and scaled to all")
-    arguments = parser.parse_args()
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Agreement, the first call, then the timings in turns."""
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     check_agreement()
     keys = jax.random.split(jax.random.key(0), arguments.seeds)
     stddevs = jnp.asarray(STDDEVS, jnp.float32)
-    started = time.perf_counter()
-    jax.block_until_ready(measure_seeds(keys, stddevs))
-    first = time.perf_counter() - started
+    few = min(arguments.torch_seeds, 2 if arguments.quick else arguments.seeds)
+    arms = {"jax": lambda: measure_seeds(keys, stddevs), "torch": lambda: torch_all(few)}
+    first = seconds_of(arms["jax"])
     torch_all(2)
-    seconds: dict[str, list[float]] = {"jax": [], "torch": []}
-    for _ in range(arguments.rounds):
-        started = time.perf_counter()
-        jax.block_until_ready(measure_seeds(keys, stddevs))
-        seconds["jax"].append(time.perf_counter() - started)
-        started = time.perf_counter()
-        torch_all(arguments.torch_seeds)
-        scale = arguments.seeds / arguments.torch_seeds
-        seconds["torch"].append(scale * (time.perf_counter() - started))
-    medians = {name: float(np.median(values)) for name, values in seconds.items()}
-    compiling = first - medians["jax"]
-    print(
-        f"jax: first call {first:.2f} s (target: at most {TARGET_SECONDS:g}), of which compilation "
-        f"{compiling:.2f} s; later calls {medians['jax']:.2f} s"
-    )
-    print(
-        f"torch: {medians['torch']:.2f} s for {arguments.seeds} seeds, scaled from "
-        f"{arguments.torch_seeds}"
-    )
-    print(
-        f"torch / jax: {medians['torch'] / medians['jax']:.1f} without compilation, "
-        f"{medians['torch'] / first:.1f} with it (target: at least {TARGET_RATIO:g})"
-    )
+    seconds = measure(arms, arguments.rounds, warm=False)
+    seconds["torch"] = seconds["torch"] * arguments.seeds / few
+    compiling = first - np.median(seconds["jax"])
+    title, note = f"{arguments.seeds} seeds", f"torch: {few} seeds, scaled to all"
+    yield from show(title, seconds, "jax", at_least={"torch": TARGET_RATIO}, note=note)
+    yield amount(
+        f"{title}, first call", "jax", first, "s", at_most=TARGET_SECONDS,
+        note=f"of which compilation {compiling:.2f} s; PyTorch takes "
+        f"{np.median(seconds['torch']) / first:.1f} times as long",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    parser = options_of(__doc__, rounds=5)
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--torch-seeds", type=int, default=20, help="timed, and scaled to all")
+    sys.exit(run(rows, parser, __file__))

@@ -14,17 +14,16 @@ Run: python experiments/benchmarks/optimizer_update.py
 """
 
 import argparse
+import functools
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.table import Table
+from comparison import Row, measure, options_of, run, show
 
 from jaxdl import optimizers
 
@@ -88,13 +87,11 @@ class Arm:
 
         self.step: Callable[..., Any] = jax.jit(step, donate_argnums=(1, 2))
 
-    def run(self, gradients: Any, steps: int) -> float:
-        """Seconds an update."""
-        started = time.perf_counter()
+    def update(self, gradients: Any, steps: int) -> Any:
+        """So many updates; the parameters."""
         for _ in range(steps):
             self.params, self.state = self.step(gradients, self.state, self.params)
-        jax.block_until_ready((self.params, self.state))
-        return (time.perf_counter() - started) / steps
+        return self.params, self.state
 
 
 def distance(ours: Arm, theirs: Arm) -> float:
@@ -103,37 +100,29 @@ def distance(ours: Arm, theirs: Arm) -> float:
     return float(max(jax.tree.leaves(differences)))
 
 
-def main() -> None:
-    """Print a row a pair, and exit with 1 if one is over the target."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=9, help="timings of each arm, in turns")
-    parser.add_argument("--steps", type=int, default=10, help="updates in a timing")
-    arguments = parser.parse_args()
-    table = Table("update of 10,000,000 parameters", "jaxdl, ms", "optax, ms", "ratio", "apart")
-    slow = []
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Each pair: three updates that must agree, then the times."""
     gradients = tree(1)
     for name, (ours, theirs) in PAIRS.items():
-        arms = Arm(ours), Arm(theirs)
-        for arm in arms:
-            arm.run(gradients, 3)
-        apart = distance(*arms)
+        arms = {"optax": Arm(theirs), "jaxdl": Arm(ours)}
+        for arm in arms.values():
+            arm.update(gradients, 3)
+        apart = distance(arms["jaxdl"], arms["optax"])
         # A hundredth of a step, which is about the rate.
         if not apart < 0.01 * RATE:
             sys.exit(f"{name}: the arms are {apart} apart after 3 updates: not the same arithmetic")
-        seconds = np.array(
-            [[arm.run(gradients, arguments.steps) for arm in arms] for _ in range(arguments.rounds)]
-        )
-        ratio = float(np.median(seconds[:, 0] / seconds[:, 1]))
-        here, there = 1e3 * np.median(seconds, 0)
-        table.add_row(name, f"{here:.2f}", f"{there:.2f}", f"{ratio:.3f}", f"{apart:.1e}")
-        if ratio > TARGET:
-            slow.append(name)
-    Console().print(table)
-    if slow:
-        sys.exit(f"over the target of {TARGET}: {', '.join(slow)}")
+        calls = {
+            label: functools.partial(arm.update, gradients, arguments.steps)
+            for label, arm in arms.items()
+        }
+        seconds = measure(calls, arguments.rounds, warm=False)
+        yield from show(
+            f"{name}, {arguments.steps} updates of 10,000,000 parameters", seconds, "optax",
+            at_most={"jaxdl": TARGET}, note=f"{apart:.1e} apart after 3 updates",
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    parser = options_of(__doc__, rounds=9)
+    parser.add_argument("--steps", type=int, default=10, help="updates in a timing")
+    sys.exit(run(rows, parser, __file__))

@@ -9,7 +9,7 @@ Both get the same parameters and batch. First the mean losses, and the norms of 
 kernels, must agree. A first call is tracing, compiling and one run, in a fresh process for each,
 with nothing kept on disk and JAX itself warmed up by another function. Then both run compiled, in
 turns, in one process. Seconds are those of the wall clock and of all cores together; the ratios are
-medians over rounds. On a busy machine look at the cores' seconds.
+those of the medians over rounds. On a busy machine look at the cores' seconds.
 
 What a first call is made of is printed, too: equations of the traced program, instructions of the
 program before and after XLA's passes.
@@ -20,26 +20,23 @@ Run: python experiments/benchmarks/propagation.py [--preset smoke]
 import argparse
 import functools
 import json
-import os
 import resource
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from comparison import Row, amount, measure, options_of, result_of, run, show
 
 from jaxdl import diagnostics, layers, losses, models, training
 from jaxdl.diagnostics.objective import mean_loss
 from jaxdl.jaxprs import equations
 
 TARGET = 2.0
-ARMS = ("propagation", "gradient")
+ARMS = ("gradient", "propagation")
 
 
 class Size(NamedTuple):
@@ -49,10 +46,9 @@ class Size(NamedTuple):
     sequences: int
     length: int
     first_calls: int
-    rounds: int
 
 
-PRESETS = {"default": Size(128, 16, 64, 3, 9), "smoke": Size(4, 2, 8, 1, 3)}
+PRESETS = {"default": Size(128, 16, 64, 3), "smoke": Size(4, 2, 8, 1)}
 
 
 class Network(NamedTuple):
@@ -150,18 +146,19 @@ def first_call(network: Network, arm: str) -> Times:
     return timed(calls[arm])
 
 
-def first_calls(name: str, preset: str) -> dict[str, Times]:
-    """Medians over fresh processes, the arms in turns."""
-    kept: dict[str, list[list[float]]] = {arm: [] for arm in ARMS}
-    variables = {n: v for n, v in os.environ.items() if n != "JAX_COMPILATION_CACHE_DIR"}
-    for _ in range(PRESETS[preset].first_calls):
-        for arm in ARMS:
-            command = [sys.executable, __file__, "--preset", preset, "--first", name, arm]
-            made = subprocess.run(
-                command, env=variables, check=True, capture_output=True, text=True
-            )
-            kept[arm].append(json.loads(made.stdout.splitlines()[-1]))
-    return {arm: Times(*np.median(times, axis=0)) for arm, times in kept.items()}
+def first_calls(name: str, preset: str) -> dict[str, np.ndarray]:
+    """The times of first calls, each in a fresh process, the arms in turns."""
+    calls = {
+        arm: functools.partial(
+            result_of, __file__, "--preset", preset, "--first", name, arm,
+            JAX_COMPILATION_CACHE_DIR=None,
+        )
+        for arm in ARMS
+    }  # fmt: skip
+    times: dict[str, np.ndarray] = measure(
+        calls, PRESETS[preset].first_calls, clock=lambda call: call(), warm=False
+    )
+    return times
 
 
 def compare(measured: Any, value: Any, gradients: Any) -> None:
@@ -206,18 +203,13 @@ def program_of(arm: Callable[..., Any], variables: Any, batch: Any) -> Program:
     )
 
 
-def compiled(network: Network, rounds: int) -> tuple[dict[str, Times], dict[str, float]]:
-    """Of each arm, compiled, the median times; and the ratios, medians over the rounds."""
+def compiled(network: Network, rounds: int) -> dict[str, np.ndarray]:
+    """Of each arm, compiled, the times of each round."""
     calls = arms(network)
     measured, (value, gradients) = calls["propagation"](), calls["gradient"]()
     compare(measured, value, gradients)
-    taken: dict[str, list[Times]] = {arm: [] for arm in ARMS}
-    for turn in range(rounds):
-        for arm in np.roll(ARMS, turn).tolist():
-            taken[arm].append(timed(calls[arm]))
-    ours, theirs = (np.array(taken[arm]) for arm in ARMS)
-    ratios = dict(zip(Times._fields, np.median(ours / theirs, axis=0).tolist(), strict=True))
-    return {arm: Times(*np.median(times, axis=0)) for arm, times in taken.items()}, ratios
+    times: dict[str, np.ndarray] = measure(calls, rounds, clock=timed)
+    return times
 
 
 def sizes(network: Network) -> dict[str, Program]:
@@ -226,48 +218,36 @@ def sizes(network: Network) -> dict[str, Program]:
     return {arm: program_of(made[arm], variables, network.batch) for arm in ARMS}
 
 
-def main() -> None:
-    """Print a row a network and time, and exit with 1 if a ratio is over the target."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--preset", choices=PRESETS, default="default")
-    parser.add_argument("--network", choices=NETWORKS, action="append", help="all by default")
-    parser.add_argument("--first", nargs=2, metavar=("NETWORK", "ARM"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    size = PRESETS[arguments.preset]
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """A row a network, call and clock; the sizes of the programs are only printed."""
+    preset = "smoke" if arguments.quick else arguments.preset
+    size = PRESETS[preset]
     if arguments.first:
         name, arm = arguments.first
         print(json.dumps(first_call(NETWORKS[name](size), arm)))
         return
-    seconds = Table("seconds", "of", "propagation", "gradient", "ratio", "target")
-    programs = Table("program", "of", "propagation", "gradient", "ratio")
-    over = []
     for name in arguments.network or NETWORKS:
         network = NETWORKS[name](size)
-        first = first_calls(name, arguments.preset)
-        again, ratios = compiled(network, size.rounds)
-        for call, times in (("first call", first), ("compiled", again)):
-            for clock in Times._fields:
-                ours, theirs = (getattr(times[arm], clock) for arm in ARMS)
-                ratio = ratios[clock] if times is again else ours / theirs
-                seconds.add_row(
-                    name, f"{call}, {clock}", f"{ours:.3f}", f"{theirs:.3f}", f"{ratio:.2f}",
-                    f"at most {TARGET}",
-                )  # fmt: skip
-                if ratio > TARGET:
-                    over.append(f"{name} {call} {clock}")
-        ours, theirs = sizes(network).values()
+        for call, times in (
+            ("first call", first_calls(name, preset)),
+            ("compiled", compiled(network, arguments.rounds)),
+        ):
+            for column, clock in enumerate(Times._fields):
+                seconds = {arm: times[arm][:, column] for arm in ARMS}
+                title = f"{name}, {call}, {clock}"
+                yield from show(title, seconds, "gradient", at_most={"propagation": TARGET})
+        programs = sizes(network)
         for what in Program._fields:
-            pair = getattr(ours, what), getattr(theirs, what)
-            programs.add_row(
-                name, what.replace("_", " "), *map(str, pair), f"{pair[0] / pair[1]:.2f}"
-            )
-    console = Console()
-    console.print(seconds, programs)
-    if over:
-        sys.exit(f"over the target of {TARGET}: {', '.join(over)}")
+            pair = [getattr(programs[arm], what) for arm in reversed(ARMS)]
+            amount(
+                f"{name}, {what.replace('_', ' ')}", "propagation / gradient", pair[0] / pair[1],
+                "", note=f"{pair[0]} / {pair[1]}",
+            )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    parser = options_of(__doc__, rounds=9)
+    parser.add_argument("--preset", choices=PRESETS, default="default")
+    parser.add_argument("--network", choices=NETWORKS, action="append", help="all by default")
+    parser.add_argument("--first", nargs=2, metavar=("NETWORK", "ARM"), help=argparse.SUPPRESS)
+    sys.exit(run(rows, parser, __file__))

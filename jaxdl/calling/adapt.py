@@ -4,11 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-from flax import nnx
 
 from jaxdl.calling.adapted import Adapted
 from jaxdl.calling.equinox_modules import adapt_equinox, is_equinox
-from jaxdl.calling.nnx_modules import adapt_nnx
+from jaxdl.calling.nnx_kinds import is_of_nnx
 from jaxdl.calling.plain_functions import FunctionModel, PairModel, function_start
 
 
@@ -80,7 +79,9 @@ def adapt(
     if isinstance(model, nn.Module | Adapted):
         return model
     if not isinstance(model, type):
-        if isinstance(model, nnx.Module):
+        if is_of_nnx(model, "Module"):
+            from jaxdl.calling.nnx_modules import adapt_nnx
+
             return adapt_nnx(model, init)
         if is_equinox(model):
             return adapt_equinox(model, init, mapped=mapped)

@@ -223,9 +223,11 @@ def _command_line(
 
 
 def _start(chosen: argparse.Namespace) -> None:
-    """Keep what is compiled, and find the other processes."""
+    """Keep what is compiled and what is freed, and find the other processes."""
     from jaxdl.compiling import keep_compiled
+    from jaxdl.freed_memory import keep_memory
 
+    keep_memory()
     keep_compiled()
     if chosen.coordinator or chosen.processes or chosen.process:
         from jaxdl.training.fit.layouts import initialize

@@ -92,7 +92,7 @@ def read_cache(
 
     None if there is no copy for `source`, or if it is damaged: every byte of its files is covered
     by a checksum in the record, and the record by a digest of its own. The arrays are read into
-    memory and belong to the caller: writing to them changes no file.
+    memory: writing to them changes no file.
 
     Arguments:
         folder: as in `write_cache`.

@@ -5,7 +5,6 @@ import logging
 import socket
 import sys
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -105,8 +104,10 @@ def _fetch(resource: Published, partial: Path) -> Path:
 
 def _check_reachable(url: str) -> None:
     """Fail in seconds if there is no network; the manager would retry for minutes."""
+    from urllib.request import getproxies  # it loads much, and only a download needs it
+
     parts = urllib.parse.urlsplit(url)
-    if parts.hostname is None or urllib.request.getproxies():
+    if parts.hostname is None or getproxies():
         return  # a proxy makes the connection, and only it knows whether it can
     port = parts.port or (443 if parts.scheme == "https" else 80)
     socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()

@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from jaxdl.data.catalog import FILE_SETS, FileSet
 from jaxdl.data.embedded import EMBEDDED_SETS, read_embedded
 from jaxdl.data.releases import load_files, prepare_files, whereabouts
@@ -49,9 +52,10 @@ def load(name: str, data_dir: Folder | None = None, raw_dir: Folder | None = Non
     `data_dir`. It is used as long as the files keep their names, sizes and times of change; a copy
     of the published files is used without them.
 
-    Files of your own in the release's format are read too. Each load of a set with other numbers of
-    examples than published, or from a file whose published digest is known and differs, says so in
-    a warning of the logger `jaxdl.data`.
+    The arrays are read-only, so that a run on a CPU trains on them without a copy of its own; copy
+    what you want to change. Files of your own in the release's format are read too. Each load of a
+    set with other numbers of examples than published, or from a file whose published digest is
+    known and differs, says so in a warning of the logger `jaxdl.data`.
 
     Arguments:
         name: a name that `available` lists.
@@ -76,8 +80,18 @@ def load(name: str, data_dir: Folder | None = None, raw_dir: Folder | None = Non
                     f"raw_dir must be None for {name}, which {embedded.package} carries, "
                     f"got {raw_dir}; leave it out"
                 )
-            return read_embedded(embedded)
-    return load_files(_file_set(name), data_dir=_data_dir(data_dir), raw_dir=_folder(raw_dir))
+            return _read_only(read_embedded(embedded))
+    files = load_files(_file_set(name), data_dir=_data_dir(data_dir), raw_dir=_folder(raw_dir))
+    return _read_only(files)
+
+
+def _read_only(dataset: Dataset) -> Dataset:
+    """The data set, of whose arrays no part can be written to, nor the memory that they view."""
+    for leaf in jax.tree.leaves((dataset.train, dataset.test)):
+        while isinstance(leaf, np.ndarray):
+            leaf.flags.writeable = False
+            leaf = leaf.base
+    return dataset
 
 
 def load_or_small(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxdl.checks import require_at_least
 from jaxdl.layers.inputs import as_mask, floating
-from jaxdl.layers.standardization import Counted, MeanOf, standardize
+from jaxdl.layers.standardization import Counted, SumOf, standardize
 
 
 class BatchNorm(nn.Module):
@@ -203,12 +203,12 @@ class BatchNorm(nn.Module):
         axis += 1
         shape = [1] * values.ndim
         shape[axis] = features
-        mean_of, number, counted = self._mean(values, counts, axis, train=train)
+        sum_of, counted = self._sum(values, counts, axis, train=train)
         scale, bias = (each.reshape(shape) for each in scale_and_bias)
         near = self._near(values, counts, axis)
-        y, mean, var = standardize(values, scale, bias, near, counted, mean_of, self.epsilon)
+        y, mean, var = standardize(values, scale, bias, near, counted, sum_of, self.epsilon)
         if running and not self.is_initializing():
-            self._move(running, mean, var, number)
+            self._move(running, mean, var, counted[1])
         return y.reshape(whole)
 
     def _move(self, running: dict[str, Any], mean: Array, var: Array, number: Any) -> None:
@@ -285,10 +285,10 @@ class BatchNorm(nn.Module):
             near = lax.pmax(lax.stop_gradient(near), self.axis_name, axis_index_groups=groups)
         return lax.stop_gradient(jnp.where(jnp.isneginf(near), 0, near))
 
-    def _mean(
+    def _sum(
         self, values: Array, counts: Array | None, axis: int, *, train: bool
-    ) -> tuple[MeanOf, Any, Counted]:
-        """The mean over all axes but the first and the features; of how many values; which."""
+    ) -> tuple[SumOf, Counted]:
+        """The sum over all axes but the first and the features; which values count, how many."""
         reduced = tuple(other for other in range(1, values.ndim) if other != axis)
         count = math.prod(values.shape[other] for other in reduced)
         if self.axis_name is not None:
@@ -302,7 +302,9 @@ class BatchNorm(nn.Module):
                 f"pass a larger batch{' or train=False' if self.track_running_stats else ''}"
             )
 
-        def sum_of(numbers: Array) -> Array:
+        def sum_of(numbers: Array, which: Array | None) -> Array:
+            if which is not None:
+                numbers = jnp.where(which, numbers, 0)
             summed = jnp.sum(numbers, reduced, keepdims=True)
             if self.axis_name is None:
                 return summed
@@ -310,17 +312,9 @@ class BatchNorm(nn.Module):
             shared: Array = lax.psum(summed, self.axis_name, axis_index_groups=groups)
             return shared
 
-        size = 2.0 ** math.ceil(math.log2(count))  # numbers / size have a sum that is no infinity
-
-        def mean_of(numbers: Array, counted: Counted) -> Array:
-            if counted is None:
-                return sum_of(numbers / size) / (count / size)
-            which, number = counted
-            return sum_of(jnp.where(which, numbers, 0) / size) / (jnp.maximum(number, 1) / size)
-
         if counts is None:
-            return mean_of, float(count), None
+            return sum_of, (None, float(count))
         # An axis of length 1 stands for all places of the values' axis.
         times = math.prod(values.shape[other] // counts.shape[other] for other in reduced)
-        number = times * sum_of(counts.astype(values.dtype))
-        return mean_of, number, (counts, number)
+        number = times * sum_of(counts.astype(values.dtype), None)
+        return sum_of, (counts, jnp.maximum(number, 1))

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Counted = tuple[Array, Array] | None
-"""Which values count, and how many those are for each mean; None where all count."""
+Counted = tuple[Array | None, Any]
+"""Which values count, or None where all do; and how many those are for each mean."""
 
-MeanOf = Callable[[Array, Counted], Array]
-"""A mean over some axes, kept with length 1, and over the devices that share statistics."""
+SumOf = Callable[[Array, Array | None], Array]
+"""(numbers, which count): a sum over some axes, kept with length 1, and over the devices that share
+statistics."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
@@ -24,7 +25,7 @@ def standardize(
     bias: Float[Array, "..."],
     near: Float[Array, "..."],
     counted: Any,
-    mean_of: MeanOf,
+    sum_of: SumOf,
     epsilon: float,
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
     r"""Normalise `values` by their own statistics; return also their mean and variance.
@@ -34,9 +35,9 @@ def standardize(
       \frac{\partial L}{\partial x} = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}
       \left(g - \overline{g} - \hat x\, \overline{g \hat x}\right)$$
 
-    with g the gradient of the loss with respect to y; the means are those of `mean_of`.
+    with g the gradient of the loss with respect to y; the means are sums by their number.
 
-    The variance is the biased one, in two passes: mean_of((x - mu)^2). The derivative is written
+    The variance is the biased one, in two passes: the mean of (x - mu)^2. The derivative is written
     out, because its sums of g and of g x_hat are also the gradients of beta and gamma. So it takes
     two passes over the gradient; automatic differentiation takes four.
 
@@ -46,36 +47,53 @@ def standardize(
 
     Arguments:
         values: x.
-        scale: gamma, of a shape that broadcasts against mean_of(x).
+        scale: gamma, of a shape that broadcasts against the sums.
         bias: beta, which must broadcast in the same way.
         near: one of the values of each mean, from which the others are measured: their sum is then
             rounded less, and not at all where they are equal. It may have any value.
-        counted: what `mean_of` is told of the values that count; None where all do. The gradient is
-            right for values that do not count only if those of y are not used.
-        mean_of: a linear function; x - mean_of(x) must have the mean zero.
+        counted: which values count, as `sum_of` is told, and how many those are: a number, or an
+            array that broadcasts against the sums. The gradient is right for values that do not
+            count only if those of y are not used.
+        sum_of: a linear function.
         epsilon: 0 or more.
 
     Example:
         >>> x = jnp.array([[1.0], [3.0]])
-        >>> mean_of = lambda x, counted: x.mean(0, keepdims=True)
-        >>> y, mean, var = standardize(x, jnp.ones(1), jnp.zeros(1), x[:1], None, mean_of, 0.0)
+        >>> sum_of = lambda x, counted: x.sum(0, keepdims=True)
+        >>> y, mean, var = standardize(x, jnp.ones(1), jnp.zeros(1), x[:1], (None, 2), sum_of, 0.0)
         >>> y.ravel().tolist(), mean.item(), var.item()
         ([-1.0, 1.0], 2.0, 1.0)
 
     Source: Ioffe and Szegedy (2015), section 3, the chain rule carried out.
     """
-    mean, var, multiplier = _moments(values, near, counted, mean_of, epsilon)
+    mean, var, multiplier = _moments(values, near, counted, sum_of, epsilon)
     return (values - mean) * (scale * multiplier) + bias, mean, var
 
 
 def _moments(
-    values: Array, near: Array, counted: Counted, mean_of: MeanOf, epsilon: float
+    values: Array, near: Array, counted: Counted, sum_of: SumOf, epsilon: float
 ) -> tuple[Array, Array, Array]:
     """The mean, the variance, and the inverse of the deviation."""
+    which, number = counted
+    # So that the sum of the squares is no infinity where their mean is none, as in `_unit`.
+    part = 2.0 ** -math.ceil(math.log2(values.size / near.size) / 2)
     unit = _unit(values.dtype, epsilon)
-    mean = near + mean_of(values - near, counted)
-    square = mean_of(jnp.square((values - mean) * unit), counted)
+    total = sum_of(values - near, which)
+    # An infinite sum is of values whose squares are infinite, too: any mean will do.
+    mean = near + jnp.where(jnp.isinf(total), 0, total) / number
+    deviation = (values - _apart(mean, near, 1)) * _apart(part * unit, near, 1)
+    square = sum_of(jnp.square(deviation), which) / (number * part**2)
     return mean, square / unit**2, _inverse_deviation(square, unit, epsilon)
+
+
+def _apart(value: Any, near: Array, use: int) -> Array:
+    """The value, of the shape of the means, as a variable of its own for this use.
+
+    XLA's CPU backend computes a sum of products in one pass over the arrays. But what two of its
+    operations share, such as x - mu, or what is one number for all, it writes to memory first, in
+    the size of x. So each sum gets variables of its own, which XLA does not know to be the same.
+    """
+    return jnp.where(jnp.isnan(near), use, value).astype(near.dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -110,19 +128,27 @@ def _unit(dtype: Any, epsilon: float) -> float:
 
 @standardize.defjvp
 def _tangents(
-    mean_of: MeanOf,
+    sum_of: SumOf,
     epsilon: float,
     primals: tuple[Any, ...],
     tangents: tuple[Any, ...],
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
     values, scale, bias, near, counted = primals
     d_values, d_scale, d_bias, *_ = tangents
-    y, mean, var = standardize(values, scale, bias, near, counted, mean_of, epsilon)
-    _, _, multiplier = _moments(values, near, counted, mean_of, epsilon)
-    standard, slope = (values - mean) * multiplier, scale * multiplier
-    d_mean, covariance = mean_of(d_values, counted), mean_of(standard * d_values, counted)
+    # Moments are taken once: of sums over devices the compiler never sees that two are the same.
+    mean, var, multiplier = _moments(values, near, counted, sum_of, epsilon)
+    y = (values - mean) * (scale * multiplier) + bias
+    (which, number), slope = counted, scale * multiplier
+    standard = (values - mean) * multiplier
+    d_mean = sum_of(d_values, which) / number
+    covariance = sum_of(standard * d_values, which) / number
     # Group terms of one shape: transposed, each group is one sum over the gradient.
-    d_y = slope * d_values + (d_bias - slope * d_mean) + standard * (d_scale - slope * covariance)
+    d_slope, centred = d_scale - slope * covariance, values - _apart(mean, near, 2)
+    if epsilon > 0:
+        d_standard = centred * (multiplier * d_slope)
+    else:  # values as small as there are, whose products may be no floats
+        d_standard = centred * _apart(multiplier, near, 2) * d_slope
+    d_y = slope * d_values + (d_bias - slope * d_mean) + d_standard
     flat = multiplier == 0
     deviation = jnp.where(flat, 0, 1 / jnp.where(flat, 1, multiplier))
     return (y, mean, var), (d_y, d_mean, 2 * covariance * deviation)

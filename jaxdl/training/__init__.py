@@ -4,8 +4,11 @@ In the source, the state of a run is in state.py, one step in steps.py, `fit` in
 a kill in checkpoints/, many runs in sweep/, and the search for good settings in search.py.
 """
 
+from typing import TYPE_CHECKING
+
 from jaxdl.compiling import compiler_options
-from jaxdl.public import public_names
+from jaxdl.freed_memory import keep_memory, one_heap
+from jaxdl.public import imported_when_used, public_names
 from jaxdl.training import checkpoints
 from jaxdl.training.fit import (
     Change,
@@ -20,7 +23,6 @@ from jaxdl.training.fit import (
     initialize,
     load,
 )
-from jaxdl.training.folding import fold
 from jaxdl.training.orders import (
     alternating_flip_orders,
     epoch_order,
@@ -34,8 +36,22 @@ from jaxdl.training.statistics import recalibrate
 from jaxdl.training.steps import make_eval_step, make_train_epoch, make_train_step
 from jaxdl.training.sweep import sweep
 from jaxdl.training.task import Task, scale_images
-from jaxdl.training.widths.parametrization import parametrization
-from jaxdl.training.widths.parametrized import ByWidth, Parametrization
+
+if TYPE_CHECKING:
+    from jaxdl.training.folding import fold
+    from jaxdl.training.widths.parametrization import parametrization
+    from jaxdl.training.widths.parametrized import ByWidth, Parametrization
+else:
+    _PARAMETRIZED = "jaxdl.training.widths.parametrized"
+    __getattr__ = imported_when_used(
+        globals(),
+        fold="jaxdl.training.folding",
+        parametrization="jaxdl.training.widths.parametrization",
+        ByWidth=_PARAMETRIZED,
+        Parametrization=_PARAMETRIZED,
+    )
+
+one_heap()
 
 __all__ = [
     "ByWidth",
@@ -63,6 +79,7 @@ __all__ = [
     "fold",
     "init_state",
     "initialize",
+    "keep_memory",
     "load",
     "make_eval_step",
     "make_run",

@@ -64,17 +64,25 @@ def check_held(batch: Mapping[str, Any], where: str) -> None:
 def on_device(batch: Any) -> Any:
     """The batch as JAX arrays that no later writing to the caller's memory can change.
 
-    On a CPU JAX may use NumPy's memory where it is. That is kept for memory that nobody can write
-    to, such as a memory-mapped file of `data.load`; the rest is copied.
+    Memory that nobody can write to, such as the arrays of `data.load` or a memory-mapped file, is
+    used where it is if the device is a CPU and it begins at a multiple of 64 bytes. The rest is
+    copied.
     """
     return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf) if _never_changes(leaf) else jnp.array(leaf), batch
+        lambda leaf: _shared(leaf) if _never_changes(leaf) else jnp.array(leaf), batch
     )
 
 
 def on_host(batch: Any) -> Any:
     """The same for arrays that stay on the host and are read again."""
     return jax.tree.map(lambda leaf: leaf if _never_changes(leaf) else np.array(leaf), batch)
+
+
+def _shared(leaf: Any) -> Any:
+    if not isinstance(leaf, np.ndarray):
+        return jnp.asarray(leaf)
+    with jax.ensure_compile_time_eval():  # a caller may be tracing, with data that it knows
+        return jax.device_put(leaf)  # `jnp.asarray` would copy it
 
 
 def _never_changes(leaf: Any) -> bool:

@@ -6,9 +6,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array
 
+from jaxdl.calling.nnx_kinds import is_of_nnx
 from jaxdl.layers import BatchNorm
 from jaxdl.layers.inputs import as_mask
 
@@ -17,7 +17,7 @@ def is_batch_norm(module: Any) -> bool:
     """Whether a module keeps running statistics that are understood here."""
     if isinstance(module, BatchNorm):
         return module.track_running_stats
-    return isinstance(module, nn.BatchNorm | nnx.BatchNorm)
+    return isinstance(module, nn.BatchNorm) or is_of_nnx(module, "BatchNorm")
 
 
 def feature_axis(module: Any) -> Any:
@@ -53,7 +53,7 @@ def which_count(module: Any, x: Array, called_with: Mapping[str, Any]) -> Array 
 def running_mean(module: Any) -> Array | None:
     """The running mean that a module holds; None if it was called without statistics."""
     held: Array
-    if isinstance(module, nnx.BatchNorm):
+    if is_of_nnx(module, "BatchNorm"):
         held = module.mean.get_value()
         return held
     if not module.has_variable("batch_stats", "mean"):
@@ -64,7 +64,7 @@ def running_mean(module: Any) -> Array | None:
 
 def put_back(module: Any, mean: Array) -> None:
     """Give a module the running mean that it had, so that its next call reads this again."""
-    if isinstance(module, nnx.BatchNorm):
+    if is_of_nnx(module, "BatchNorm"):
         module.mean.set_value(mean)
     elif module.is_mutable_collection("batch_stats"):
         module.put_variable("batch_stats", "mean", mean)

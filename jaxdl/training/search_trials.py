@@ -12,9 +12,10 @@ import numpy as np
 from jaxdl.compiling import once_for_equal
 from jaxdl.training.search_space import Setting
 from jaxdl.training.sweep.by_seed import BySeed, Make
+from jaxdl.training.sweep.calls import prepare
 from jaxdl.training.sweep.folder import SweepFolder
 from jaxdl.training.sweep.outputs import check_outputs
-from jaxdl.training.sweep.program import Program, prepare, trace_member
+from jaxdl.training.sweep.program import Program, trace_member
 
 
 class Bench:

@@ -8,13 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from flax.core import unfreeze
 from jaxtyping import Array
 
 from jaxdl.calling import GivenMode, call_model, name_of
 from jaxdl.calling.adapted import watch_calls
 from jaxdl.calling.call import is_mapped
+from jaxdl.calling.nnx_kinds import is_of_nnx
 from jaxdl.checks import is_traced
 from jaxdl.compiling import once_for_equal, traced_apart
 from jaxdl.data.types import Arrays
@@ -180,7 +180,7 @@ def moments_program(
     keeps_unbiased: dict[Path, bool] = {}
 
     def watch(module: Any, call: Any, args: Any, kwargs: Any, trains: list[bool]) -> Any:
-        if isinstance(module, nn.Dropout | nnx.Dropout):
+        if isinstance(module, nn.Dropout) or is_of_nnx(module, "Dropout"):
             return args[0]
         if is_batch_norm(module):
             named = arguments_of_norm(module, args, kwargs)

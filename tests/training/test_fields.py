@@ -240,6 +240,22 @@ def test_a_file_that_is_only_read_is_used_where_it_is(tmp_path):
     np.save(tmp_path / "values.npy", INPUTS)
     mapped = np.load(tmp_path / "values.npy", mmap_mode="r")
     assert on_host(mapped) is mapped
+    assert on_device(mapped).unsafe_buffer_pointer() == mapped.ctypes.data
+
+
+def test_a_loaded_set_is_used_where_it_is_and_cannot_be_written_to():
+    """Nobody can change it, not even through the memory that its arrays view."""
+    loaded = data.load("digits").train.inputs
+    with pytest.raises(ValueError, match="read-only"):
+        loaded[0] = 0
+    held = aligned(loaded)
+    for part in (held, held.base):
+        part.flags.writeable = False
+    # Under a trace, too, as in a member of a sweep that knows its data.
+    seen = []
+    jax.make_jaxpr(lambda: seen.append(on_device(held)))()
+    for kept in (on_device(held), *seen):
+        assert kept.unsafe_buffer_pointer() == held.ctypes.data
 
 
 @pytest.mark.parametrize("parallel", ["jit", "mesh"])

@@ -107,7 +107,8 @@ def record(*, tiny: bool) -> list[Measured]:
 def sweep(*, tiny: bool) -> list[Measured]:
     """2-4-3-1 on 404 dwellings, Adam, 100 epochs of batches of 128; members in one program."""
     from jaxdl.training.sweep.by_seed import checked_by_seed
-    from jaxdl.training.sweep.program import prepare, trace_member
+    from jaxdl.training.sweep.calls import prepare
+    from jaxdl.training.sweep.program import trace_member
 
     epochs, counts = (2, (1, 4)) if tiny else (100, (1, 16, 256, 4096))
     task = training.Task(models.MLP([4, 3, 1]), losses.mean_squared_error)

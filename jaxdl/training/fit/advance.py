@@ -3,14 +3,12 @@
 from dataclasses import replace
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.training.fit.batches import Reader
 from jaxdl.training.fit.history import SKIPPED
 from jaxdl.training.fit.programs import Piece, Programs, joined
-from jaxdl.training.state import TrainState
+from jaxdl.training.state import TrainState, copied
 
 # A signal is answered after the call in progress, so calls are short.
 CALL_SECONDS = 2.0
@@ -91,7 +89,7 @@ def _attempt(
 ) -> tuple[TrainState, TrainState, dict[str, np.ndarray], bool]:
     """The state before and after these steps, their metrics, and whether all is finite."""
     # A single step overwrites its state. The caller's own stays: an error may need it.
-    before, state = state, state if looped else jax.tree.map(jnp.copy, state)
+    before, state = state, state if looped else copied(state)
     pieces: list[Piece] = []
     while steps:
         source, rows, batch = reader.read(epoch, steps)

@@ -230,28 +230,28 @@ def check_shapes(
     task = setup.task
     shapes = {name: example_shapes(split) for name, split in splits.items()}
 
-    def start_of(sample: Any) -> TrainState:
-        return init_state(key, task, setup.optimizer, sample) if state is None else state
+    def start_of(sample: Any) -> Any:
+        start = init_state(key, task, setup.optimizer, sample) if state is None else state
+        return vars(start), start.variables
 
     sample = jax.eval_shape(task.preprocess, batch_shapes(shapes["train"], 1)["inputs"])
     if state is not None:
         expected = jax.eval_shape(lambda x: vars(init_state(key, task, setup.optimizer, x)), sample)
         require_like("state", vars(state), expected)
-    variables = jax.eval_shape(task.init, key, sample) if state is None else state.variables
+    before, variables = jax.eval_shape(start_of, sample)
     outputs = checked_outputs(task, variables, shapes, max(plan.sizes))
     for name, split in splits.items():
         if isinstance(split, Arrays):
             check_labels(name, outputs, split.targets, task.loss, split.weights)
     looped, measured = True, dict[str, Any]()
 
-    def traced(sample: Any, batch: Batch) -> Any:
-        after, numbers = train_step(start_of(sample), batch)
+    def traced(start: dict[str, Any], batch: Batch) -> Any:
+        after, numbers = train_step(TrainState(**start), batch)
         return vars(after), numbers
 
-    before = jax.eval_shape(lambda sample: vars(start_of(sample)), sample)
     for size in sorted(set(plan.sizes)):
         jaxpr, (after, measured) = jax.make_jaxpr(traced, return_shape=True)(
-            sample, batch_shapes(shapes["train"], size)
+            before, batch_shapes(shapes["train"], size)
         )
         looped = looped and loops_well(jaxpr)
         _check_step(before, after, measured)

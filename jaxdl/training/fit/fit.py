@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Key
 
@@ -16,6 +17,7 @@ from jaxdl.checks import Count, require_at_least, require_choice
 from jaxdl.data.given import as_dataset
 from jaxdl.data.types import Arrays
 from jaxdl.forking import require_own_threads
+from jaxdl.freed_memory import keep_memory
 from jaxdl.training import checkpoints
 from jaxdl.training.evaluated_stats import recalibrated_over, with_room
 from jaxdl.training.fit import arguments, signals
@@ -28,10 +30,11 @@ from jaxdl.training.fit.moment import Moment, identity_of, restore, save
 from jaxdl.training.fit.nonfinite import OnNonFinite, diagnose, diagnose_validation, end_of
 from jaxdl.training.fit.observing import Change, Event, Observer, Setup, as_observer, tell
 from jaxdl.training.fit.programs import compile_programs
-from jaxdl.training.fit.progress import Length, check_progress, shown
+from jaxdl.training.fit.progress import check_progress, shown
 from jaxdl.training.fit.recipe import recipe_of
 from jaxdl.training.fit.result import Result
 from jaxdl.training.fit.saving import about
+from jaxdl.training.fit.standing import Length
 from jaxdl.training.state import TrainState, check_parts
 from jaxdl.training.steps import TrainStep
 from jaxdl.training.task import Augment, PerExample, as_task, scale_images
@@ -175,10 +178,12 @@ def fit(
     sample, example, looped, measured = arguments.check_shapes(
         setup, splits, plan, programs.train_step, key, state
     )
+    if not looped:  # convolutions on a CPU
+        keep_memory()
 
     given = state is not None
     if state is None:
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sample)
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), sample)
         state = programs.init(key, zeros)
     state = layout.replicate(with_room(task, state) if recalibrate else state)
     end = (int(state.step) // per_epoch + epochs) * per_epoch

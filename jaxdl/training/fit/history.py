@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from jaxdl.checks import require_choice
 from jaxdl.extras import import_extra
-from jaxdl.plotting import learning_curves
 from jaxdl.showing import loss_first
 from jaxdl.training.fit.described import history_html, history_line, measured_line
 
@@ -43,6 +42,8 @@ class History:
 
     def plot(self) -> Any:
         """A matplotlib figure of `steps`, `train` and `validation`, a panel for each value."""
+        from jaxdl.plotting import learning_curves
+
         return learning_curves(self.steps, self.train, self.validation)
 
     def to_pandas(self, per: Any = "epoch") -> Any:

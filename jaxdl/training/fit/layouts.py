@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdl.data.types import Arrays
+from jaxdl.training.state import copied
 from jaxdl.training.task import as_batch
 
 Parallel = Literal["auto", "jit", "pmap"] | Mesh
@@ -66,7 +67,7 @@ class Layout:
     def replicate(self, tree: Any) -> Any:
         """A copy of the tree on every device. Every process must pass the same values."""
         if self.mesh is None:
-            return jax.tree.map(jnp.copy, tree)
+            return copied(tree)
         return jax.tree.map(self._replicate_leaf, tree)
 
     def _replicate_leaf(self, leaf: Any) -> Any:

@@ -3,50 +3,20 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
-from jaxdl.showing import counted, named, notebook_line, seconds
+from jaxdl.showing import notebook_line, seconds
 from jaxdl.training.fit.described import measured_line
 from jaxdl.training.fit.moment import Moment
+from jaxdl.training.fit.standing import SECONDS_BETWEEN, Length, Style, Values, place_of
 
-Values = Mapping[str, float]
 Show = Callable[..., None]
 """(where the run stands, the measurements of its last steps, why it stops here or None)."""
-Style = tuple[Callable[[Moment, Values], None], Callable[[Moment, str], None]]
-"""A function for each call, and one for the end: (where the run stands, how it ended)."""
-
-SECONDS_BETWEEN = 0.5
-"""Two redraws a second keep a bar's own thread below 1 % of a core."""
-
-
-class Length(NamedTuple):
-    """How long a run is.
-
-    Attributes:
-        first: the step of the state that it started from, before any checkpoint.
-        end: the step at which it ends, if nothing stops it.
-        epochs: how many of them these steps are.
-        examples: in a step, on average.
-    """
-
-    first: int
-    end: int
-    epochs: int
-    examples: float
 
 
 def check_progress(progress: Any) -> None:
@@ -99,7 +69,9 @@ def shown(
     elif notebook:
         renew, end = _line(start, length)
     else:
-        renew, end = _bar(console, start, length)
+        from jaxdl.training.fit.progress_bar import as_bar
+
+        renew, end = as_bar(console, start, length)
     last, ending = start, ""
 
     def show(moment: Moment, measured: Values, stopped: str | None = None) -> None:
@@ -133,17 +105,17 @@ def _lines(stream: Any, start: Moment, length: Length) -> Style:
 
     def end(last: Moment, ending: str) -> None:
         if ending:
-            say(f"{_place(last, length)}{ending}")
+            say(f"{place_of(last, length)}{ending}")
 
     if start.step > length.first:
-        say(f"goes on after {_place(start, length)}")
+        say(f"goes on after {place_of(start, length)}")
     return renew, end
 
 
 def _line(start: Moment, length: Length) -> Style:
     """One line in a notebook. It is renewed where it stands; the last one is saved with it."""
     began = shown_at = time.monotonic()
-    replace = notebook_line(_place(start, length))
+    replace = notebook_line(place_of(start, length))
 
     def renew(moment: Moment, measured: Values) -> None:
         nonlocal shown_at
@@ -152,7 +124,7 @@ def _line(start: Moment, length: Length) -> Style:
             shown_at = now
             left = (now - began) * (length.end - moment.step) / (moment.step - start.step)
             of_steps = measured_line(measured, {}, digits="#.4g")
-            replace(f"{_place(moment, length)}: {of_steps}; {left:,.0f} s left")
+            replace(f"{place_of(moment, length)}: {of_steps}; {left:,.0f} s left")
 
     def end(last: Moment, ending: str) -> None:
         measured = ""
@@ -160,57 +132,6 @@ def _line(start: Moment, length: Length) -> Style:
             newest = last.epochs[-1]
             measured = f": {measured_line(newest.train, newest.validation)}"
         taken = sum(epoch.seconds for epoch in last.epochs) + last.seconds
-        replace(f"{_place(last, length)}{measured}; {seconds(taken)}{ending}")
+        replace(f"{place_of(last, length)}{measured}; {seconds(taken)}{ending}")
 
     return renew, end
-
-
-def _bar(console: Console, start: Moment, length: Length) -> Style:
-    """A bar: measurements, examples per second, time left."""
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        BarColumn(),
-        TextColumn("{task.fields[measured]}"),
-        _ExamplesPerSecond(length.examples),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=console, refresh_per_second=1 / SECONDS_BETWEEN)
-    task = bar.add_task(
-        "",
-        total=length.end - length.first,
-        completed=start.step - length.first,
-        epoch=len(start.epochs),
-        epochs=length.epochs,
-        measured="",
-    )
-    bar.start()
-
-    def renew(moment: Moment, measured: Values) -> None:
-        bar.update(task, completed=moment.step - length.first, epoch=len(moment.epochs))
-        if measured:
-            texts = {name: f"{value:#.4g}" for name, value in measured.items()}
-            bar.update(task, measured=named(texts))
-
-    def end(last: Moment, ending: str) -> None:
-        bar.stop()
-        if ending:
-            console.print(f"{_place(last, length)}{ending}", markup=False, highlight=False)
-
-    return renew, end
-
-
-def _place(moment: Moment, length: Length) -> str:
-    """How far a run came."""
-    place = f"{len(moment.epochs)}/{length.epochs} epochs"
-    beyond = len(moment.steps.get("loss", ()))
-    return f"{place} and {counted(beyond, 'step')}" if beyond else place
-
-
-class _ExamplesPerSecond(ProgressColumn):
-    def __init__(self, examples: float) -> None:
-        super().__init__()
-        self.examples = examples
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed * self.examples:,.0f} examples/s")

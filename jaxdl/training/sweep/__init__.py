@@ -1,4 +1,8 @@
-"""Many runs at once: `sweep` (sweep.py) over the axes of axes.py, as the calls of program.py."""
+"""Many runs at once: `sweep` (sweep.py) over the axes of axes.py, in the calls of calls.py.
+
+A call computes members of a compiled program (program.py): here, or in the workers (worker.py) of
+an executor (elsewhere.py).
+"""
 
 from jaxdl.training.sweep.sweep import sweep
 

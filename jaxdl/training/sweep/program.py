@@ -1,11 +1,8 @@
-"""The members of a sweep in compiled calls: traced once, divided into calls, run on every core."""
+"""The run of a sweep as a program: traced for one member, compiled for the members of a call."""
 
 import hashlib
-import math
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,24 +21,8 @@ from jaxtyping import Array
 
 from jaxdl.compiling import compiler_options, loops_well, side_by_side_options
 from jaxdl.host_loops import with_loops_on_host
-from jaxdl.jaxprs import DECOMPOSITIONS, atom_bytes, equations, holds_primitive
+from jaxdl.jaxprs import atom_bytes, equations
 from jaxdl.training.sweep.by_seed import BySeed
-
-# On a CPU, what a step reads and writes for all members of a call should stay near the size of a
-# core's cache. A 784-128-10 network with Adam (3 MB a member) is fastest with 4 to 8 members in a
-# call, and a fifth slower with 32. Above 64 members a call saves nothing more: 2-4-3-1 takes the
-# same time per member with 128.
-CPU_BYTES, CPU_MEMBERS = 16_000_000, 64
-
-# On other devices memory is the limit. One operation reads and writes about half of a member's
-# memory. The rest is for the data, the compiler and the user.
-DEVICE_SHARE = 0.25
-DEVICE_BYTES = 4_000_000_000
-"""The memory assumed for a device that does not report it."""
-
-
-Finished = Callable[[np.ndarray, list[np.ndarray]], None]
-"""(members of a call, their metrics) -> None, called after each call."""
 
 
 @dataclass(frozen=True)
@@ -238,89 +219,3 @@ def _traffic(program: core.Jaxpr) -> Iterator[int]:
     """The bytes that each equation reads and writes, also inside inner functions."""
     for equation in equations(program):
         yield sum(map(atom_bytes, (*equation.invars, *equation.outvars)))
-
-
-@dataclass(frozen=True)
-class Calls:
-    """How members are divided into calls.
-
-    Attributes:
-        devices: they share each call.
-        threads: calls that run at the same time.
-        members: members in a call. If the last call has fewer, it repeats its last member.
-    """
-
-    devices: tuple[jax.Device, ...]
-    threads: int
-    members: int
-
-
-def plan_calls(program: Program, members: int, chunk: int | None) -> Calls:
-    """Calls of equal size that keep all cores and devices busy; `chunk` members on each device."""
-    devices = tuple(jax.local_devices())
-    if not program.loops_well():
-        # Convolutions with a kernel for each member are slow, and the host dispatches each step.
-        devices, chunk = devices[:1], chunk or 1
-    on_cpu = devices[0].platform == "cpu"
-    alone = on_cpu and holds_primitive(program.jaxpr.jaxpr, *DECOMPOSITIONS)
-    if alone:  # XLA may wait for ever when two programs with such an operation run at once
-        devices = devices[:1]
-    threads = max(1, _cores() // len(devices)) if on_cpu and not alone else 1
-    if chunk is None:
-        each = max(1, _budget(devices[0]) // max(1, program.bytes_per_member()))
-        most = min(members, (min(each, CPU_MEMBERS) if on_cpu else each) * len(devices))
-        # A multiple of the threads, so that all cores finish at about the same time.
-        number = min(members, threads * math.ceil(members / most / threads))
-        chunk = math.ceil(members / number / len(devices))
-    size = min(chunk, math.ceil(members / len(devices))) * len(devices)
-    return Calls(devices, min(threads, math.ceil(members / size)), size)
-
-
-def _budget(device: jax.Device) -> int:
-    if device.platform == "cpu":
-        return CPU_BYTES
-    limit = (device.memory_stats() or {}).get("bytes_limit", DEVICE_BYTES)
-    return int(DEVICE_SHARE * limit)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def prepare(
-    program: Program, members: int, chunk: int | None
-) -> Callable[[Sequence[np.ndarray | BySeed], np.ndarray, Finished], None]:
-    """Compile for this many members; the result (arguments, members, finished) -> None runs some.
-
-    A compiled call keeps one CPU core busy, so calls run in threads: JAX releases the interpreter's
-    lock while it computes. Each thread calls `finished(members, metrics)` after its call.
-    """
-    calls = plan_calls(program, members, chunk)
-    call = program.compile(calls.members, calls.devices, threads=calls.threads)
-
-    def taken(argument: np.ndarray | BySeed, members: np.ndarray) -> list[np.ndarray]:
-        if isinstance(argument, BySeed):
-            return argument.take(members)
-        return [argument[members] if argument.ndim else argument]
-
-    def execute(
-        arguments: Sequence[np.ndarray | BySeed], todo: np.ndarray, finished: Finished
-    ) -> None:
-        def one(start: int) -> None:
-            now = todo[start : start + calls.members]
-            padded = np.concatenate([now, np.repeat(now[-1:], calls.members - len(now))])
-            outputs = call(*(array for each in arguments for array in taken(each, padded)))
-            finished(now, [output[: len(now)] for output in outputs])
-
-        with ThreadPoolExecutor(calls.threads) as pool:
-            futures = [pool.submit(one, start) for start in range(0, len(todo), calls.members)]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-    return execute

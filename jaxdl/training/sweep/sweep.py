@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,8 +16,6 @@ from jaxdl.environment import versions
 from jaxdl.extras import import_extra
 from jaxdl.files import as_path
 from jaxdl.forking import require_own_threads
-from jaxdl.training.fit.fit import fit
-from jaxdl.training.run import Run
 from jaxdl.training.sweep.axes import (
     GIVEN_BY_SWEEP,
     Axis,
@@ -27,10 +24,13 @@ from jaxdl.training.sweep.axes import (
     seed_numbers,
 )
 from jaxdl.training.sweep.by_seed import BySeed, checked_by_seed
+from jaxdl.training.sweep.calls import Prepare, prepare
+from jaxdl.training.sweep.elsewhere import elsewhere
 from jaxdl.training.sweep.folder import SweepFolder, open_folder
 from jaxdl.training.sweep.members_bar import members_bar
 from jaxdl.training.sweep.outputs import check_outputs, dims_of
-from jaxdl.training.sweep.program import Program, prepare, trace_member
+from jaxdl.training.sweep.program import Program, trace_member
+from jaxdl.training.sweep.swept import check_run, member_of
 
 if TYPE_CHECKING:
     import xarray
@@ -49,6 +49,7 @@ def sweep(
     dims: Mapping[str, Sequence[str]] | None = None,
     chunk: Count | None = None,
     folder: str | Path | None = None,
+    executor: Any = None,
     progress: bool | None = None,
 ) -> "xarray.Dataset":
     r"""Call the pure function `run` for every combination of the settings and every seed.
@@ -88,6 +89,10 @@ def sweep(
             by rounding only.
         folder: keep finished calls here. A restart computes what is missing; files that cannot be
             read are computed again, with a warning.
+        executor: a `concurrent.futures.Executor` whose workers compute the calls, here or on other
+            machines: `Client(...).get_executor()` of Dask, or a `ProcessPoolExecutor` that spawns.
+            `run` and `by_seed` go to each worker, and are traced and called there. A call keeps one
+            core busy, or all accelerators of its worker. If a worker dies, its call is done again.
         progress: show the members done and the time left; by default if standard error is a
             terminal.
 
@@ -100,8 +105,9 @@ def sweep(
             or dims out of range; metrics whose shape depends on a setting; a folder of another
             sweep.
         TypeError: a metric that is no array of numbers, an argument of the wrong type, or `fit`,
-            which runs from the host.
-        ImportError: xarray is not installed.
+            which runs from the host; with an executor, a run that cannot be pickled.
+        RuntimeError: the executor broke, or a worker traces another program than this process.
+        ImportError: xarray is not installed, or for an executor cloudpickle.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -118,12 +124,13 @@ def sweep(
     module = import_extra("xarray", "a sweep")
     axes = [make_axis(name, values, name in static) for name, values in (over or {}).items()]
     seed_values = seed_numbers(seeds)
-    run = _member(run)
+    run = member_of(run)
     made = checked_by_seed(
         by_seed or {}, orders, [*(axis.name for axis in axes), *GIVEN_BY_SWEEP], seed_values
     )
-    _check_run(run, axes, [each.name for each in made], static)
+    check_run(run, axes, [each.name for each in made], static)
     chunk = None if chunk is None else whole_number("chunk", chunk)
+    away = None if executor is None else elsewhere(executor)
 
     fixed = [axis for axis in axes if axis.static]
     moving = [axis for axis in axes if not axis.static]
@@ -132,22 +139,19 @@ def sweep(
         ", ".join(f"{a.name}={a.labels[i]}" for a, i in zip(fixed, place, strict=True))
         for place in places
     ]
-    programs = []
+    dtypes = {axis.name: np.asarray(axis.values).dtype for axis in moving}
+    runs, programs = [], []
     for place, here in zip(places, coordinates, strict=True):
         settings = {a.name: a.values[i] for a, i in zip(fixed, place, strict=True)}
+        runs.append(functools.partial(run, **settings))
         with _naming(here):
-            programs.append(
-                trace_member(
-                    functools.partial(run, **settings),
-                    {axis.name: np.asarray(axis.values).dtype for axis in moving},
-                    by_seed=made,
-                )
-            )
+            programs.append(trace_member(runs[-1], dtypes, by_seed=made))
     check_outputs(programs, axes)
     own_dims = dims_of(programs[0], axes, dims or {})
     kept = None
     if folder is not None:
-        identity = _identity(programs, axes, seed_values)
+        backend = jax.default_backend() if away is None else away.room.platform
+        identity = _identity(programs, axes, seed_values, backend)
         if made:
             identity["by seed"] = {each.name: each.digest() for each in made}
         kept = open_folder(as_path(folder), identity)
@@ -160,7 +164,10 @@ def sweep(
         columns = []
         for group, (program, here) in enumerate(zip(programs, coordinates, strict=True)):
             with _naming(here):
-                columns.append(_run_group(group, program, arguments, chunk, kept, tell))
+                ready = prepare
+                if away is not None:
+                    ready = functools.partial(away.prepare, runs[group], made)
+                columns.append(_run_group(group, program, arguments, chunk, kept, tell, ready))
 
     grid = [*fixed, *moving]
     shape = (*(len(axis.values) for axis in grid), len(seed_values))
@@ -195,6 +202,7 @@ def _run_group(
     chunk: int | None,
     kept: SweepFolder | None,
     tell: Callable[[int], None],
+    ready: Prepare,
 ) -> list[np.ndarray]:
     """The metrics of all members that share a program, one array per metric."""
     assert isinstance(arguments[0], np.ndarray)
@@ -212,71 +220,12 @@ def _run_group(
     tell(int(done.sum()))
     if not done.all():
         todo = np.flatnonzero(~done)
-        prepare(program, len(todo), chunk)(arguments, todo, finished)
+        ready(program, len(todo), chunk)(arguments, todo, finished)
     return columns
 
 
-def _check_run(
-    run: Callable[..., Any],
-    axes: Sequence[Axis],
-    made: Sequence[str],
-    static: Sequence[str],
-) -> None:
-    """Refuse settings that `run` does not take."""
-    if isinstance(static, str):
-        raise TypeError(f"static must be a tuple of names, got {static!r}; pass ({static!r},)")
-    given = [axis.name for axis in axes]
-    if unknown := [name for name in static if name not in given]:
-        raise ValueError(f"static must name settings of over, {given}, got {unknown}; leave it out")
-    parameters = list(inspect.signature(run).parameters.values())[1:]
-    named = {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    if not takes_any and (unknown := [name for name in made if name not in named]):
-        raise ValueError(
-            f"by_seed must name arguments of run, {sorted(named)}, got {unknown}; rename them or "
-            "add them to run"
-        )
-    if not takes_any and (unknown := [name for name in given if name not in named]):
-        raise ValueError(
-            f"over must name arguments of run, {sorted({*named} - {*GIVEN_BY_SWEEP})}, "
-            f"got {unknown}; rename them or add them to run"
-        )
-    missing = [
-        name
-        for name, parameter in named.items()
-        if parameter.default is parameter.empty and name not in (*given, *made)
-    ]
-    if missing:
-        raise ValueError(
-            f"over must name every argument of run that has no default, got none for {missing}; "
-            f"add it to over, e.g. {{{missing[0]!r}: [...]}}, or to by_seed, as a function of a key"
-        )
-
-
-def _member(run: Callable[..., Any]) -> Callable[..., Any]:
-    """The function to be swept: of a `Run` the measured values, without the state."""
-    called = getattr(run, "func", run)
-    if called is fit:
-        raise TypeError(
-            "sweep compiles many runs into one program, got fit, which runs from the host; make "
-            "the run with training.make_run(task, optimizer, batch_size=...) and sweep that"
-        )
-    if not isinstance(called, Run):
-        return run
-    if "data" not in getattr(run, "keywords", {}):
-        raise TypeError(
-            "a Run is swept with its data, got a Run alone; pass functools.partial(run, "
-            'data={"train": ...}), and by_seed={"orders": ...}'
-        )
-
-    def member(key: Any, *, orders: Any) -> Any:
-        return run(key, orders=orders)[1]
-
-    return member
-
-
 def _identity(
-    programs: Sequence[Program], axes: Sequence[Axis], seeds: np.ndarray
+    programs: Sequence[Program], axes: Sequence[Axis], seeds: np.ndarray, backend: str
 ) -> dict[str, Any]:
     """What decides the results, as JSON values."""
     outputs = programs[0].outputs.items()
@@ -287,5 +236,5 @@ def _identity(
         "metrics": {name: f"{out.dtype}{list(out.shape)}" for name, out in outputs},
         "digest of run": [program.digest() for program in programs],
         "version": versions(*_PACKAGES),
-        "backend": jax.default_backend(),
+        "backend": backend,
     }

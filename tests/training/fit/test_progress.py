@@ -15,7 +15,8 @@ from jaxdl import data, losses, models, optimizers, training
 from jaxdl.training.fit import progress as progress_module
 from jaxdl.training.fit.history import EpochMeasurements
 from jaxdl.training.fit.moment import Moment
-from jaxdl.training.fit.progress import Length, shown
+from jaxdl.training.fit.progress import shown
+from jaxdl.training.fit.standing import Length
 
 ONES = data.Arrays(np.ones((8, 2), np.float32), np.ones((8, 1), np.float32))
 DATASET = data.Dataset("ones", ONES, ONES, None)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdl import training
+from jaxdl.training.sweep import calls as sweep_calls
 from jaxdl.training.sweep import program as sweep_program
 
 OPERATIONS = {
@@ -32,7 +33,7 @@ def member(key, *, scale, operation):
 def test_they_run_one_call_at_a_time_and_are_right(name):
     run = functools.partial(member, operation=OPERATIONS[name])
     traced = sweep_program.trace_member(run, {"scale": np.dtype(np.float32)})
-    plan = sweep_program.plan_calls(traced, 8, 2)
+    plan = sweep_calls.plan_calls(traced, 8, 2)
     if jax.default_backend() == "cpu":
         assert (plan.threads, len(plan.devices)) == (1, 1)
     swept = training.sweep(run, {"scale": [0.1, 0.2]}, seeds=4, chunk=2)["values"]

@@ -17,6 +17,7 @@ from processes import with_devices
 
 from jaxdl import losses, models, optimizers, training
 from jaxdl.training import sweep
+from jaxdl.training.sweep import calls as sweep_calls
 from jaxdl.training.sweep import folder as sweep_folder
 from jaxdl.training.sweep import program as sweep_program
 from jaxdl.training.sweep.by_seed import BySeed
@@ -221,7 +222,7 @@ def test_calls_run_side_by_side(monkeypatch):
         meeting.wait(timeout=60)  # raises unless two calls are in flight
 
     seeds = np.arange(8, dtype=np.uint32)
-    execute = sweep_program.prepare(program, 8, 2)
+    execute = sweep_calls.prepare(program, 8, 2)
     execute((seeds,), np.arange(8), finished)
 
 
@@ -230,11 +231,11 @@ def test_the_cores_get_calls_of_equal_size(monkeypatch, members, count):
     cores(monkeypatch, count)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices("cpu")[:1])
     program = sweep_program.trace_member(draw, {})
-    plan = sweep_program.plan_calls(program, members, None)
+    plan = sweep_calls.plan_calls(program, members, None)
     calls = -(-members // plan.members)
     assert plan.threads == min(count, calls)
     assert calls % count == 0 or calls == members
-    assert plan.members <= sweep_program.CPU_MEMBERS
+    assert plan.members <= sweep_calls.CPU_MEMBERS
     # Padding is less than one member a call.
     assert calls * plan.members - members < calls
 
@@ -260,7 +261,7 @@ def test_a_failing_call_is_reported_and_ends_the_sweep(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     seeds = np.arange(64, dtype=np.uint32)
-    execute = sweep_program.prepare(program, 64, 1)
+    execute = sweep_calls.prepare(program, 64, 1)
     with pytest.raises(OSError, match="disk full"):
         execute((seeds,), np.arange(64), finished)
 
@@ -280,7 +281,7 @@ def finished_sweep(kept_sweep, tmp_path):
 def computed(monkeypatch):
     """Records the members that are computed, by program."""
     seen = []
-    prepare = sweep_program.prepare
+    prepare = sweep_calls.prepare
 
     def record(program, members, chunk):
         execute = prepare(program, members, chunk)

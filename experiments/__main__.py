@@ -34,6 +34,8 @@ THEMES = {
 """The folders of scripts in the order of the lectures, and their titles."""
 BENCHMARKS = "benchmarks"
 """The folder of scripts that measure the clock: no experiments, and run alone."""
+APART = ("gpu",)
+"""A benchmark with a table of its own, which is run by its file."""
 
 
 def by_theme() -> dict[str, list[Path]]:
@@ -54,8 +56,9 @@ def titles() -> dict[str, str]:
 
 
 def benchmarks() -> dict[str, Path]:
-    """Every benchmark by its name."""
-    return {script.stem: script for script in sorted((FOLDER / BENCHMARKS).glob("*.py"))}
+    """Every benchmark of the common table by its name."""
+    scripts = sorted((FOLDER / BENCHMARKS).glob("*.py"))
+    return {script.stem: script for script in scripts if script.stem not in APART}
 
 
 def constant(script: Path, name: str) -> str | None:

@@ -417,7 +417,13 @@ def stepped(formula, problem, rate, settings):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[1].__name__} {case[3]}")
+def name_of(case):
+    """The rule and its settings; a function by its name, whose address differs by process."""
+    settings = {name: getattr(value, "__name__", value) for name, value in case[3].items()}
+    return f"{case[1].__name__} {settings}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_equals_the_formula(case, problem):
     optimizer, formula, rate, settings = case
     problem = PROBLEMS[problem]
@@ -427,7 +433,7 @@ def test_equals_the_formula(case, problem):
     assert relative_error(trajectory(optimizer, problem), expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[1].__name__} {case[3]}")
+@pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_equals_the_formula_to_the_rounding_of_float64(case):
     optimizer, formula, rate, settings = case
     problem = PROBLEMS["quadratic"]

@@ -261,10 +261,10 @@ def _broken() -> Iterator[None]:
         ) from error
 
 
-def _error_of(answer: Answer) -> Exception:
+def _error_of(answer: Answer) -> BaseException:
     """The error of a call, with where it was raised."""
     assert answer.error is not None
-    error: Exception = pickle.loads(answer.error)
+    error: BaseException = pickle.loads(answer.error)
     error.add_note(f"raised in {answer.process}, a worker of the sweep's executor:\n{answer.trace}")
     return error
 

@@ -178,7 +178,10 @@ def compute(
         if held is None:
             return Answer(_process())
         return Answer(_process(), held.call(size, numbers))
-    except Exception as error:
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # sys.exit of the user's functions is not a lost worker
         return Answer(_process(), error=_pickled(error), trace=traceback.format_exc())
 
 
@@ -284,7 +287,7 @@ def _python() -> str:
     return ".".join(platform.python_version_tuple()[:2])
 
 
-def _pickled(error: Exception) -> bytes:
+def _pickled(error: BaseException) -> bytes:
     """The error as bytes that can be read again; of one that cannot, its type and text."""
     cloudpickle = import_extra("cloudpickle", "a sweep with an executor", "cluster")
     try:

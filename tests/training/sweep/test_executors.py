@@ -306,6 +306,30 @@ def test_an_error_of_a_member_is_raised_with_its_coordinates():
     assert "in data\n" in notes  # the traceback
 
 
+def test_an_exit_of_a_member_is_no_lost_worker():
+    class Exits(Inline):
+        def submit(self, function, /, *arguments):
+            try:
+                return super().submit(function, *arguments)
+            except SystemExit as error:  # as a pool of processes does
+                self.futures[-1].set_exception(error)
+                return self.futures[-1]
+
+    def data(key):
+        if int(jax.random.key_data(key)[-1]):
+            raise SystemExit("no licence")
+        return jnp.ones(2)
+
+    executor = Exits()
+    with pytest.raises(SystemExit, match="no licence") as caught:
+        training.sweep(
+            lambda key, data: {"value": data}, seeds=2, by_seed={"data": data}, chunk=1,
+            executor=executor,
+        )  # fmt: skip
+    assert "a worker of the sweep's executor" in caught.value.__notes__[0]
+    assert executor.tasks.count("compute") == 2  # none was given again
+
+
 def test_an_error_that_cannot_travel_keeps_its_name():
     def data(key):
         if int(jax.random.key_data(key)[-1]):

@@ -11,13 +11,16 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxdl.checks import require_at_least, require_non_negative
+from jaxdl.checks import is_traced, require_at_least, require_non_negative
 from jaxdl.factories import factory
 from jaxdl.initializers.fans import compute_fans
 from jaxdl.initializers.protocol import Initializer, working_dtype
 
 SYMMETRIC = 1e-5
 """A matrix is symmetric, and has no negative eigenvalue, to this share of its largest number."""
+
+PATCH_BYTES = 64_000_000
+"""The bytes of patches and products at once. Those of a whole data set are many times its size."""
 
 
 @factory
@@ -79,7 +82,7 @@ def whitening(second_moment: ArrayLike, *, epsilon: ArrayLike = 0.0) -> Initiali
 
 
 def patch_second_moment(
-    images: Any, window: tuple[int, int] = (2, 2)
+    images: Any, window: Sequence[int] = (2, 2)
 ) -> Float[np.ndarray, "inputs inputs"]:
     r"""The mean of p p^T over all patches of images, for `whitening`.
 
@@ -97,17 +100,31 @@ def patch_second_moment(
 
     Raises:
         ValueError: images of another shape, or none; a window below 1, or larger than they are.
-        TypeError: a window of no whole numbers.
+        TypeError: complex or traced images; a window of no whole numbers.
 
     Example:
         >>> patch_second_moment(jnp.arange(4.0).reshape(1, 2, 2, 1), (1, 2)).tolist()
         [[2.0, 3.0], [3.0, 5.0]]
     """
+    if is_traced(images):
+        raise TypeError(
+            "patch_second_moment is measured on the host, from images whose numbers are known, got "
+            "traced ones; call it outside jit or vmap"
+        )
+    if not isinstance(images, jax.Array | np.ndarray):
+        images = np.asarray(images)
     if np.ndim(images) != 4 or not len(images):
         raise ValueError(
             "images must be (batch, height, width, channels), at least one, got shape "
             f"{np.shape(images)}; add the missing axis, as images[None] does for one image"
         )
+    if np.iscomplexobj(images):
+        raise TypeError(
+            f"images must be real, got {images.dtype}; pass x.real and x.imag side by side, as "
+            "channels"
+        )
+    if np.shape(window) != (2,):
+        raise ValueError(f"window must be (height, width), got {window!r}; pass e.g. (2, 2)")
     height, width = window
     require_at_least(1, height=height, width=width)
     rows, columns = images.shape[1] - height + 1, images.shape[2] - width + 1
@@ -116,8 +133,13 @@ def patch_second_moment(
             f"window must fit into the images of {images.shape[1]} x {images.shape[2]} pixels, got "
             f"{height} x {width}; pass a smaller one"
         )
-    of_images = np.asarray(_of_images(jnp.asarray(images), (height, width)), np.float64)
-    moment: np.ndarray = of_images.mean(0)
+    inputs = height * width * images.shape[3]
+    at_once = max(1, PATCH_BYTES // (4 * max(1, inputs) * (rows * columns + inputs)))
+    total = np.zeros((inputs, inputs))
+    for start in range(0, len(images), at_once):
+        some = jnp.asarray(images[start : start + at_once])
+        total += np.asarray(_of_images(some, (height, width)), np.float64).sum(0)
+    moment: np.ndarray = total / len(images)
     return moment
 
 

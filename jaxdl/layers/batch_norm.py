@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -273,13 +274,15 @@ class BatchNorm(nn.Module):
 
     def _near(self, values: Array, counts: Array | None, axis: int) -> Array:
         """One of the values of each mean, the same on all devices that share it."""
-        if counts is None:
+        reduced = tuple(other for other in range(1, values.ndim) if other != axis)
+        if counts is not None:
+            near = jnp.max(jnp.where(counts, values, -jnp.inf), reduced, keepdims=True)
+        elif _is_split(values, reduced):
+            near = jnp.max(values, reduced, keepdims=True)
+        else:
             places: Any = [slice(1)] * values.ndim
             places[0] = places[axis] = slice(None)
             near = values[tuple(places)]
-        else:
-            reduced = tuple(other for other in range(1, values.ndim) if other != axis)
-            near = jnp.max(jnp.where(counts, values, -jnp.inf), reduced, keepdims=True)
         if self.axis_name is not None:
             groups = self.axis_index_groups
             near = lax.pmax(lax.stop_gradient(near), self.axis_name, axis_index_groups=groups)
@@ -318,3 +321,12 @@ class BatchNorm(nn.Module):
         times = math.prod(values.shape[other] // counts.shape[other] for other in reduced)
         number = times * sum_of(counts.astype(values.dtype), None)
         return sum_of, (counts, jnp.maximum(number, 1))
+
+
+def _is_split(values: Array, axes: Sequence[int]) -> bool:
+    """Whether an axis is divided among devices by its type: such a one cannot be cut to one place.
+
+    So it is under `jax.jit` over a mesh of explicit axes, as `jax.make_mesh` makes them.
+    """
+    spec = jax.typeof(values).sharding.spec
+    return any(axis < len(spec) and spec[axis] is not None for axis in axes)

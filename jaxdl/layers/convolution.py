@@ -22,11 +22,13 @@ def convolve(inputs: Array, kernel: Array, *settings: Any, **named: Any) -> Arra
         >>> conv.init_with_output(jax.random.key(0), jnp.ones((1, 5, 5, 3)))[0].shape
         (1, 5, 5, 8)
     """
-    if jax.default_backend() != "cpu" or not jnp.issubdtype(inputs.dtype, jnp.inexact):
+    divides = jnp.issubdtype(inputs.dtype, jnp.inexact) and kernel.size and inputs.size
+    if jax.default_backend() != "cpu" or not divides:
         return lax.conv_general_dilated(inputs, kernel, *settings, **named)
-    # A one that is known only at run time: XLA would simplify a constant away.
-    unknown = jnp.isnan(lax.stop_gradient(kernel).ravel()[:1]).any()
-    one = jnp.where(unknown, 2, 1).astype(inputs.dtype)
+    # A one that XLA does not know: it would simplify a constant away. No number is and is no NaN.
+    first = lax.stop_gradient(kernel).ravel()[:1]
+    never = (jnp.isnan(first) & (first == first)).any()
+    one = jnp.where(never, 2, 1).astype(inputs.dtype)
     outputs = lax.conv_general_dilated(_in_memory(inputs, one), kernel, *settings, **named)
     return _gradient_in_memory(outputs, one, kernel.ravel()[:1])
 

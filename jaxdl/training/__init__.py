@@ -2,6 +2,10 @@
 
 In the source, the state of a run is in state.py, one step in steps.py, `fit` in fit/, what survives
 a kill in checkpoints/, many runs in sweep/, and the search for good settings in search.py.
+
+With glibc the import lets all threads of the process take memory from one heap (freed_memory.py).
+Set a variable of the environment that sets up the allocator, such as MALLOC_ARENA_MAX=8, and
+nothing is changed.
 """
 
 from typing import TYPE_CHECKING

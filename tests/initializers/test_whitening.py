@@ -1,5 +1,7 @@
 """Whitening: outputs of one size that do not go together, measured on patches cut one by one."""
 
+import importlib
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,9 @@ import numpy as np
 import pytest
 
 from jaxdl import initializers as ini
+
+# The package has the function under this name.
+whitening = importlib.import_module("jaxdl.initializers.whitening")
 
 ROUNDING = 2.0**-23
 
@@ -45,6 +50,38 @@ def test_stored_images_count_as_the_numbers_that_they_are():
     expected = patches.T @ patches / len(patches)
     found = ini.patch_second_moment(jnp.asarray(images))
     np.testing.assert_allclose(found, expected, rtol=16 * ROUNDING)
+
+
+def test_images_are_taken_a_part_at_a_time(monkeypatch):
+    images = smooth_images()
+    whole = ini.patch_second_moment(images)
+    sizes = []
+
+    def part(images, window):
+        sizes.append(len(images))
+        return of_images(images, window)
+
+    of_images = whitening._of_images
+    monkeypatch.setattr(whitening, "_of_images", part)
+    ini.patch_second_moment(images)
+    assert sizes == [40]  # small data go at once
+    sizes.clear()
+    # The patches of an image are 8 x 7 x 12 float32 numbers, their products 12 x 12.
+    monkeypatch.setattr(whitening, "PATCH_BYTES", 15 * 4 * (8 * 7 * 12 + 12 * 12))
+    in_parts = ini.patch_second_moment(images)
+    assert sizes == [15, 15, 10]
+    np.testing.assert_allclose(in_parts, whole, rtol=64 * np.finfo(np.float64).eps)
+
+
+def test_a_list_of_images_is_taken_and_what_is_no_real_number_is_refused():
+    images = smooth_images()[:2]
+    np.testing.assert_array_equal(
+        ini.patch_second_moment(images.tolist()), ini.patch_second_moment(images)
+    )
+    with pytest.raises(TypeError, match="images must be real, got complex64"):
+        ini.patch_second_moment(images * np.complex64(1j))
+    with pytest.raises(TypeError, match="outside jit or vmap"):
+        jax.jit(ini.patch_second_moment)(images)
 
 
 def test_a_convolution_of_it_whitens_and_says_the_negatives(key):
@@ -102,6 +139,7 @@ def test_fewer_units_are_the_first_ones(key):
         (lambda: ini.patch_second_moment(np.ones((0, 4, 4, 3))), "at least one"),
         (lambda: ini.patch_second_moment(np.ones((1, 4, 4, 3)), (5, 2)), "fit into the images"),
         (lambda: ini.patch_second_moment(np.ones((1, 4, 4, 3)), (0, 2)), "height must be"),
+        (lambda: ini.patch_second_moment(np.ones((1, 4, 4, 3)), [2] * 3), r"\(height, width\)"),
     ],
 )
 def test_what_is_refused(make, message):

@@ -189,6 +189,37 @@ def test_groups_of_devices_share_their_statistics():
     subprocess.run([sys.executable, "-c", IN_GROUPS], env=with_devices(4), check=True)
 
 
+OVER_A_MESH = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxdl.layers import BatchNorm
+
+norm = BatchNorm(momentum=0.0)
+x = 100 + jax.random.normal(jax.random.key(0), (4, 3, 2))
+variables = norm.init(jax.random.key(1), x, train=False)
+
+def derivatives(x):
+    y, back, updates = jax.vjp(
+        lambda x: norm.apply(variables, x, train=True, mutable=["batch_stats"]), x, has_aux=True
+    )
+    return y, updates["batch_stats"], back(jnp.cos(y))[0]
+
+alone = derivatives(x)
+for kind in AxisType.Auto, AxisType.Explicit:
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("devices")))
+        found = jax.jit(derivatives)(split)
+    assert found[0].sharding.spec[0] == "devices"
+    # The mean, near 100, is rounded to 2^-18; so is y, of size 1.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2.0**-16), found, alone)
+"""
+
+
+def test_a_mesh_of_automatic_or_explicit_axes_has_one_batch():
+    subprocess.run([sys.executable, "-c", OVER_A_MESH], env=with_devices(2), check=True)
+
+
 @pytest.mark.parametrize("frozen", ["scale", "bias"])
 def test_what_is_frozen_has_no_gradient(frozen):
     norm, x = BatchNorm(**{f"freeze_{frozen}": True}), batch()

@@ -41,6 +41,35 @@ def test_inputs_that_are_not_finite_pass():
     chex.assert_trees_all_equal(kept.apply(variables, x), plain.apply(variables, x))
 
 
+@pytest.mark.parametrize("place", [(0, 0, 0, 0), (1, 1, 2, 4)])
+def test_a_kernel_with_a_nan_spoils_its_own_channel_only(place):
+    plain = nn.Conv(5, (3, 3))
+    kept = plain.clone(conv_general_dilated=convolve)
+    variables = plain.init(jax.random.key(1), IMAGES)
+    kernel = variables["params"]["kernel"].at[place].set(jnp.nan)
+    variables = {"params": {**variables["params"], "kernel": kernel}}
+
+    def derivatives(conv):
+        y, back = jax.vjp(conv.apply, variables, IMAGES)
+        return y, back(jnp.ones_like(y))
+
+    chex.assert_trees_all_equal(derivatives(kept), derivatives(plain))
+    assert jnp.isnan(kept.apply(variables, IMAGES)).any((0, 1, 2)).sum() == 1
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 3, 5), (2, 4, 4, 0, 5), (2, 4, 4, 3, 0)])
+def test_nothing_is_convolved_to_nothing(shape):
+    *images, channels, features = shape
+    x, kernel = jnp.ones((*images, channels)), jnp.ones((3, 3, channels, features))
+    settings = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+    def derivatives(conv):
+        y, back = jax.vjp(lambda x, kernel: conv(x, kernel, (1, 1), "SAME", **settings), x, kernel)
+        return y, back(y)
+
+    chex.assert_trees_all_equal(derivatives(convolve), derivatives(jax.lax.conv_general_dilated))
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the CPU backend's fusions")
 def test_nothing_is_computed_in_a_transposed_copy_and_no_number_is_written_as_an_image():
     model, optimizer = models.ResNet(8, norm=BatchNorm), optimizers.sgd(0.1)

@@ -111,7 +111,7 @@ def elsewhere(executor: Any) -> Elsewhere:
     sweep = uuid4().hex
     tickets = (f"{sweep}-{number}" for number in itertools.count())
     with _broken():
-        room = executor.submit(worker.room, next(tickets)).result()
+        room = _submitted(executor, worker.room, next(tickets)).result()
     return Elsewhere(executor, Room(*room), tickets)
 
 
@@ -189,7 +189,7 @@ class _Flight:
         with warnings.catch_warnings(), _broken():
             # Dask's advice is to send large things once to each worker, which is what happens.
             warnings.filterwarnings("ignore", message="Sending large graph")
-            future = self.executor.submit(function, next(self.tickets), *arguments)
+            future = _submitted(self.executor, function, next(self.tickets), *arguments)
         self.flying[future] = call
         self.delivering += call is None
         self.sending += call is None or self._takes_along(call)
@@ -240,6 +240,14 @@ class _Flight:
         return None
 
 
+def _submitted(executor: Executor, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """The task at the executor. An executor that was shut down raises a plain RuntimeError."""
+    try:
+        return executor.submit(function, *arguments)
+    except RuntimeError as error:
+        raise error if isinstance(error, BrokenExecutor) else BrokenExecutor(str(error)) from error
+
+
 @contextlib.contextmanager
 def _broken() -> Iterator[None]:
     """Say what is left to do when the executor takes no more calls."""
@@ -253,10 +261,10 @@ def _broken() -> Iterator[None]:
         ) from error
 
 
-def _error_of(answer: Answer) -> Exception:
+def _error_of(answer: Answer) -> BaseException:
     """The error of a call, with where it was raised."""
     assert answer.error is not None
-    error: Exception = pickle.loads(answer.error)
+    error: BaseException = pickle.loads(answer.error)
     error.add_note(f"raised in {answer.process}, a worker of the sweep's executor:\n{answer.trace}")
     return error
 

@@ -1,9 +1,11 @@
 """What a worker process of a sweep does: it keeps programs, and computes calls of their members."""
 
 import hashlib
+import io
 import os
 import pickle
 import platform
+import sys
 import threading
 import traceback
 from collections import OrderedDict
@@ -24,6 +26,9 @@ from jaxdl.training.sweep.program import Program, trace_member
 
 KEPT_PROGRAMS = 2
 """Programs that a worker keeps. Each holds its data, and the next group's calls need another."""
+
+_OF_JAX: Any = (jax.custom_jvp, jax.custom_vjp, type(jax.jit(abs)))
+"""The types of functions that JAX makes of others."""
 
 
 class Recipe(NamedTuple):
@@ -93,13 +98,43 @@ def packed(recipe: Recipe) -> Sent:
     """
     cloudpickle = import_extra("cloudpickle", "a sweep with an executor", "cluster")
     try:
-        content = cloudpickle.dumps(recipe)
+        content = _dumps(cloudpickle, recipe)
     except Exception as error:
         raise TypeError(
             f"run and by_seed must be picklable to go to another process, got {error!r}; make "
             "locks, files and generators inside of run"
         ) from error
     return Sent(hashlib.blake2b(content, digest_size=16).hexdigest(), content)
+
+
+def _dumps(cloudpickle: Any, recipe: Recipe) -> bytes:
+    """As `cloudpickle.dumps`, but what a module made with jit, such as jax.nn.relu, by its name.
+
+    cloudpickle takes only plain functions by name. A copy of relu has lost its own name, which
+    JAX's C++ class keeps, and the worker's program would be another.
+    """
+    by_value = tuple(cloudpickle.list_registry_pickle_by_value())
+
+    class ByName(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, value: Any) -> Any:
+            if isinstance(value, _OF_JAX) and _is_imported(value, by_value):
+                return value.__qualname__
+            return super().reducer_override(value)
+
+    content = io.BytesIO()
+    ByName(content).dump(recipe)
+    return content.getvalue()
+
+
+def _is_imported(function: Any, by_value: Sequence[str]) -> bool:
+    """Whether another process finds this very object in a module, as pickle does."""
+    name, path = function.__module__, getattr(function, "__qualname__", "")
+    found: Any = sys.modules.get(name)
+    if name == "__main__" or any(f"{name}.".startswith(f"{each}.") for each in by_value):
+        return False
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return found is function
 
 
 def facts() -> dict[str, Any]:
@@ -143,7 +178,10 @@ def compute(
         if held is None:
             return Answer(_process())
         return Answer(_process(), held.call(size, numbers))
-    except Exception as error:
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # sys.exit of the user's functions is not a lost worker
         return Answer(_process(), error=_pickled(error), trace=traceback.format_exc())
 
 
@@ -205,7 +243,8 @@ def _opened(content: bytes) -> tuple[Program, list[BySeed]]:
     seeds = np.asarray([recipe.first_seed], np.uint32)
     by_seed = [BySeed(name, make, shared, seeds) for name, make, shared in recipe.by_seed]
     program = trace_member(recipe.run, recipe.settings, by_seed=by_seed)
-    found = "; ".join(differences(recipe.facts, facts()))
+    # It is read in the sweep's process, so "there" is the worker.
+    found = "; ".join(differences(facts(), recipe.facts))
     where = f"{_process()} ({found or 'its versions are the same'})"
     if program.digest() != recipe.program:
         raise RuntimeError(
@@ -248,7 +287,7 @@ def _python() -> str:
     return ".".join(platform.python_version_tuple()[:2])
 
 
-def _pickled(error: Exception) -> bytes:
+def _pickled(error: BaseException) -> bytes:
     """The error as bytes that can be read again; of one that cannot, its type and text."""
     cloudpickle = import_extra("cloudpickle", "a sweep with an executor", "cluster")
     try:

@@ -306,6 +306,30 @@ def test_an_error_of_a_member_is_raised_with_its_coordinates():
     assert "in data\n" in notes  # the traceback
 
 
+def test_an_exit_of_a_member_is_no_lost_worker():
+    class Exits(Inline):
+        def submit(self, function, /, *arguments):
+            try:
+                return super().submit(function, *arguments)
+            except SystemExit as error:  # as a pool of processes does
+                self.futures[-1].set_exception(error)
+                return self.futures[-1]
+
+    def data(key):
+        if int(jax.random.key_data(key)[-1]):
+            raise SystemExit("no licence")
+        return jnp.ones(2)
+
+    executor = Exits()
+    with pytest.raises(SystemExit, match="no licence") as caught:
+        training.sweep(
+            lambda key, data: {"value": data}, seeds=2, by_seed={"data": data}, chunk=1,
+            executor=executor,
+        )  # fmt: skip
+    assert "a worker of the sweep's executor" in caught.value.__notes__[0]
+    assert executor.tasks.count("compute") == 2  # none was given again
+
+
 def test_an_error_that_cannot_travel_keeps_its_name():
     def data(key):
         if int(jax.random.key_data(key)[-1]):
@@ -354,6 +378,49 @@ def test_functions_of_a_script_travel(tmp_path):
     assert float(done.stdout) < 6 * np.finfo(np.float32).eps  # of numbers below 6
 
 
+@pytest.mark.parametrize("activation", [jax.nn.relu, jax.nn.relu6, jnp.tanh, jax.nn.gelu])
+def test_functions_of_jax_travel_by_name(activation):
+    def member(key, *, rate, activation):
+        return {"value": activation(jax.random.normal(key, (3,))) * rate}
+
+    over = {"rate": [1.0, 2.0], "activation": [activation]}
+    found = training.sweep(member, over, seeds=2, executor=Inline())
+    xarray.testing.assert_equal(found, training.sweep(member, over, seeds=2))
+
+
+ONLY_HERE = """
+import jax
+
+@jax.jit
+def doubled(x):
+    return 2 * x
+"""
+
+
+def test_a_module_that_is_to_travel_with_its_code_does(tmp_path, monkeypatch):
+    cloudpickle = pytest.importorskip("cloudpickle")
+    (tmp_path / "with_its_code.py").write_text(ONLY_HERE)
+    monkeypatch.syspath_prepend(tmp_path)
+    import with_its_code  # type: ignore[import-not-found]
+
+    doubled = with_its_code.doubled
+
+    def member(key):
+        return {"value": doubled(jax.random.normal(key))}
+
+    def forget(number):
+        if number > 1:
+            sys.modules.pop("with_its_code", None)
+            (tmp_path / "with_its_code.py").unlink(missing_ok=True)
+
+    cloudpickle.register_pickle_by_value(with_its_code)
+    try:
+        found = training.sweep(member, seeds=2, executor=Inline(before=forget))
+    finally:
+        cloudpickle.unregister_pickle_by_value(with_its_code)
+    xarray.testing.assert_equal(found, training.sweep(member, seeds=2))
+
+
 def test_a_function_that_the_worker_cannot_import_is_named(tmp_path, monkeypatch):
     (tmp_path / "only_here.py").write_text("def member(key):\n    return {'value': 1.0}\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -379,7 +446,7 @@ def test_a_program_that_differs_on_the_worker_is_refused(monkeypatch):
     facts = worker.facts()
     given = iter([facts | {"flax": "0.1"}, facts])
     monkeypatch.setattr(worker, "facts", lambda: next(given))
-    with pytest.raises(RuntimeError, match=r"same program .* \(flax is 0.1 there and .* here\)"):
+    with pytest.raises(RuntimeError, match=r"same program .* \(flax is .* there and 0.1 here\)"):
         training.sweep(member, seeds=1, executor=Inline())
 
 
@@ -442,6 +509,18 @@ def test_an_executor_that_was_shut_down_or_cancels_is_named():
 
     with pytest.raises(RuntimeError, match="executor must work until the sweep ends"):
         training.sweep(draws(), seeds=1, executor=Cancels())
+
+    class ShutDown(Inline):
+        def submit(self, function, /, *arguments):
+            if function is worker.compute:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            return super().submit(function, *arguments)
+
+    ended = ThreadPoolExecutor(1)
+    ended.shutdown()
+    for executor in (ended, ShutDown()):
+        with pytest.raises(RuntimeError, match=r"must work until .* make a new executor"):
+            training.sweep(draws(), seeds=1, executor=executor)
 
 
 @pytest.mark.parametrize(("threads", "calls"), [(1, 1), (3, 3)])

@@ -416,13 +416,13 @@ def stepped(formula, problem, rate, settings):
     return np.stack(list(formula(lambda w: gradient(np, w), problem.start, schedule, **settings)))
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
 def name_of(case):
     """The rule and its settings; a function by its name, whose address differs by process."""
     settings = {name: getattr(value, "__name__", value) for name, value in case[3].items()}
     return f"{case[1].__name__} {settings}"
 
 
+@pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_equals_the_formula(case, problem):
     optimizer, formula, rate, settings = case

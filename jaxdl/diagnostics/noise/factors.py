@@ -121,9 +121,23 @@ def _users(program: Jaxpr) -> dict[Var, list[tuple[int, int]]]:
             continue
         for side, atom in enumerate(equation.invars):
             aval: Any = atom.aval
-            if not isinstance(atom, Literal) and jnp.issubdtype(aval.dtype, jnp.inexact):
+            if isinstance(atom, Literal) or not jnp.issubdtype(aval.dtype, jnp.inexact):
+                continue
+            if _takes(equation, side):
                 users.setdefault(atom, []).append((place, side))
     return users
+
+
+def _takes(equation: JaxprEqn, side: int) -> bool:
+    """Whether the value of an equation depends on an operand: not all do with a rule of their own.
+
+    A convolution of this library is told a number of its kernel and gives it the gradient 0.
+    """
+    body = equation.params.get("call_jaxpr")
+    if equation.primitive.name != "custom_jvp_call" or body is None:
+        return True
+    read = {atom for inner in body.jaxpr.eqns for atom in inner.invars if isinstance(atom, Var)}
+    return body.jaxpr.invars[side] in read | set(body.jaxpr.outvars)
 
 
 def gradient_of_one(

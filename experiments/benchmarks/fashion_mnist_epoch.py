@@ -1,6 +1,7 @@
 """What an epoch of Fashion-MNIST costs: `training.fit`, a hand-written scan, and PyTorch.
 
-784-128-10, ReLU, Adam at 1e-3, batches of 100. Arms, interleaved in one process:
+784-128-10, ReLU, Adam at 1e-3, batches of 100. Arms, in turns, each in a process of its own (beside
+PyTorch's threads in one process, XLA's come to share a core, and an epoch takes twice as long):
 
     fit          `training.fit`, from one epoch's end to the next: order, steps, history, all
     run          a run of `training.make_run`, jitted, its order made before
@@ -16,6 +17,7 @@ Run: python experiments/benchmarks/fashion_mnist_epoch.py     (needs the extra `
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import sys
@@ -27,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from comparison import Row, amount, measure, options_of, result_of, run, show
+from comparison import Row, Served, amount, measure, options_of, result_of, run, serve, show
 
 from jaxdl import data, initializers, losses, metrics, models, optimizers, training
 
@@ -35,6 +37,8 @@ NEEDS, PACKAGE = "fashion_mnist", "torch"
 BATCH, STEPS, RATE = 100, 600, 1e-3
 SQUARE = 2048
 """The side of the product whose rate is the roofline."""
+SETTLE = 0.2
+"""Seconds before an epoch that is not timed and one that is: the arm before comes to rest."""
 SMALL = 1e-9
 """What keeps a product in the program without a change that matters."""
 KEY = jax.random.key(0)
@@ -221,31 +225,41 @@ def dataloader_epochs(
         yield timed(lambda: epoch(shuffled))
 
 
+ARMS = ("fit", "run", "scan", "torch", "dataloader")
+
+
+def serve_arm(name: str) -> None:
+    """Train an epoch of one arm when told; the first epoch's last losses come first."""
+    dataset = data.load("fashion_mnist")
+    init = jax.jit(lambda key: training.init_state(key, MODEL, OPTIMIZER, jnp.zeros((1, 784))))
+    state = init(KEY)
+    order = training.epoch_order(state.key, 0, len(dataset.train))
+    arm = {
+        "fit": lambda: fit_epochs(dataset),
+        "run": lambda: run_epochs(dataset, state, order),
+        "scan": lambda: scan_epochs(dataset, state, order),
+        "torch": lambda: torch_epochs(dataset, state, order),
+        "dataloader": lambda: dataloader_epochs(dataset, state, order),
+    }[name]()
+    last = float(next(arm)[1][-100:].mean())
+    serve(functools.partial(next, arm), last, clock=lambda epoch: float(epoch()[0]))
+
+
 def epochs(rounds: int) -> dict[str, np.ndarray]:
     """The seconds of `rounds` epochs of each arm, in turns after an agreement of the losses."""
-    dataset = data.load("fashion_mnist")
-    state = jax.jit(lambda key: training.init_state(key, MODEL, OPTIMIZER, jnp.zeros((1, 784))))(
-        KEY
-    )
-    order = training.epoch_order(state.key, 0, len(dataset.train))
-    arms = {
-        "fit": fit_epochs(dataset),
-        "run": run_epochs(dataset, state, order),
-        "scan": scan_epochs(dataset, state, order),
-        "torch": torch_epochs(dataset, state, order),
-        "dataloader": dataloader_epochs(dataset, state, order),
-    }
-    first = {name: next(arm)[1] for name, arm in arms.items()}
-    for name, step_losses in first.items():
-        difference = abs(step_losses[-100:].mean() / first["scan"][-100:].mean() - 1)
-        print(
-            f"{name:>10}: loss of the first epoch's last 100 steps {step_losses[-100:].mean():.6f}"
-        )
-        if not difference < 1e-3:
-            raise SystemExit(f"{name} does not train as the others do: {difference:.1e} apart")
-    # A warm-up first: what is compiled or allocated at the second epoch.
-    calls = {name: functools.partial(next, arm) for name, arm in arms.items()}
-    seconds: dict[str, np.ndarray] = measure(calls, rounds, clock=lambda epoch: epoch()[0])
+    with contextlib.ExitStack() as running:
+        arms = {}
+        for name in ARMS:
+            arms[name] = Served(__file__, "--serve", name)
+            running.callback(arms[name].close)
+        for name, arm in arms.items():
+            difference = abs(arm.first / arms["scan"].first - 1)
+            print(f"{name:>10}: loss of the first epoch's last 100 steps {arm.first:.6f}")
+            if not difference < 1e-3:
+                raise SystemExit(f"{name} does not train as the others do: {difference:.1e} apart")
+        # A warm-up first: what is compiled or allocated at the second epoch.
+        clock: Callable[[Served], float] = lambda arm: arm()  # noqa: E731
+        seconds: dict[str, np.ndarray] = measure(arms, rounds, clock=clock, settle=SETTLE)
     return seconds
 
 
@@ -339,4 +353,9 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
 if __name__ == "__main__":
     parser = options_of(__doc__, rounds=7)
     parser.add_argument("--bar", action="store_true", help="the progress bar alone")
-    sys.exit(run(rows, parser, __file__))
+    parser.add_argument("--serve", choices=ARMS, help=argparse.SUPPRESS)
+    served = parser.parse_args().serve
+    if served:
+        serve_arm(served)
+    else:
+        sys.exit(run(rows, parser, __file__))

@@ -48,8 +48,10 @@ class Served:
         return json.loads(line)
 
 
-def serve(step: Callable[[], Any], first: Any) -> None:
+def serve(
+    step: Callable[[], Any], first: Any, clock: Callable[[Callable[[], Any]], float] = seconds_of
+) -> None:
     """Say `first`, then the seconds of a step for each line that is read, to the end of input."""
     print(json.dumps(first), flush=True)
     for _ in sys.stdin:
-        print(seconds_of(step), flush=True)
+        print(clock(step), flush=True)

@@ -18,6 +18,7 @@ What was tried for the train step of ResNet-20 (two cores, AVX-512; 240 ms befor
     one product of all patches; nine products; channels first     below
     YNNPACK's element-wise operations, too                        +35 %
     each core a device (the norms' sums are all-reduced)          ConvNet -16 %, ResNet-20 +54 %
+                                                                  (earlier: AVX2, not kept)
     XLA's oneDNN options                                          not applied to convolutions
     `optimization_barrier`                                        without effect on this backend
     fast mathematics, narrower vectors                            within 2 %

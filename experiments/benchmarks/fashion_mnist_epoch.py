@@ -258,8 +258,7 @@ def epochs(rounds: int) -> dict[str, np.ndarray]:
             if not difference < 1e-3:
                 raise SystemExit(f"{name} does not train as the others do: {difference:.1e} apart")
         # A warm-up first: what is compiled or allocated at the second epoch.
-        clock: Callable[[Served], float] = lambda arm: arm()  # noqa: E731
-        seconds: dict[str, np.ndarray] = measure(arms, rounds, clock=clock, settle=SETTLE)
+        seconds: dict[str, np.ndarray] = measure(arms, rounds, clock=Served.__call__, settle=SETTLE)
     return seconds
 
 

@@ -158,7 +158,7 @@ def result_from(kept: Mapping[str, object]) -> Result:
     rows = kept.get("rows") or ()
     assert isinstance(rows, list | tuple)
     made = tuple(row_from(row) for row in rows)
-    return Result(**{**kept, "rows": made})  # type: ignore[arg-type]
+    return Result(**{**kept, "rows": made})  # type: ignore[arg-type]  # as it was written
 
 
 def row_from(kept: Mapping[str, object]) -> Row:
@@ -174,4 +174,4 @@ def row_from(kept: Mapping[str, object]) -> Row:
         for name, value in kept.items()
         if name in names
     }
-    return Row(**values)  # type: ignore[arg-type]
+    return Row(**values)  # type: ignore[arg-type]  # as it was written
